@@ -18,7 +18,7 @@ from llmops.state.database import database_of
 MOST_FRESH = 500  #: most corrections measured, the latest ones
 
 
-def fixed_items(version: Version) -> list[Example]:
+def read_fixed_items(version: Version) -> list[Example]:
     """Return the test items that the version answered before its release, except those erased since."""
     answers = pq.read_table(
         version.path / "answers.parquet", columns=["id", "question", "context", "reference", "model"]
@@ -30,7 +30,7 @@ def fixed_items(version: Version) -> list[Example]:
     ]
 
 
-def fresh_items(config: Config) -> list[Example]:
+def read_fresh_items(config: Config) -> list[Example]:
     """Return the corrections accepted since the champion was made, by a reviewer or by agreement of users.
 
     The last correction of a question counts.
@@ -39,13 +39,13 @@ def fresh_items(config: Config) -> list[Example]:
     if champion is None:
         return []
     refresh(config)
-    found: dict[tuple[str, str], Example] = {}
+    corrections: dict[tuple[str, str], Example] = {}
     for row in rows.trained(database_of(config), timestamp()):
         if row.kind == "correction" and row.decided >= timestamp(datetime.fromisoformat(champion.created)):
             key = row.question, row.context
-            found.pop(key, None)
-            found[key] = _item(content_id(*key), row.question, row.text, row.context, "fresh")
-    return list(found.values())[-MOST_FRESH:]
+            corrections.pop(key, None)
+            corrections[key] = _item(content_id(*key), row.question, row.text, row.context, "fresh")
+    return list(corrections.values())[-MOST_FRESH:]
 
 
 def _item(id: str, question: str, answer: str, context: str, source: str) -> Example:

@@ -21,7 +21,7 @@ from llmops.statistics import intervals
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "openvino-genai")
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """A figure with its interval."""
 
     value: float
@@ -29,35 +29,35 @@ class Measured(NamedTuple):
     high: float
 
 
-def measure(config: Config, version: Version, items: Sequence[Example]) -> dict[str, Measured]:
+def measure(config: Config, version: Version, items: Sequence[Example]) -> dict[str, Measurement]:
     """Return the task's primary metric (`token_f1`, `accuracy`, …) and the perplexity of a version on some items.
 
     Raises:
         OSError: if the version's model was removed.
     """
-    path = config.home / "decay" / config.release.name / version.name / f"{_key(config, version, items)}.json"
+    path = config.home / "decay" / config.release.name / version.name / f"{_cache_key(config, version, items)}.json"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, _compute(config, version, items))
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return {metric: Measured(*values) for metric, values in kept.items()}
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return {metric: Measurement(*values) for metric, values in stored.items()}
 
 
-def content_of(items: Sequence[Example]) -> str:
+def digest_items(items: Sequence[Example]) -> str:
     """Return a digest of the items' questions, contexts and answers."""
     return content_id(*(text for item in items for text in (item.question, item.context, item.answer)))
 
 
-def _key(config: Config, version: Version, items: Sequence[Example]) -> str:
+def _cache_key(config: Config, version: Version, items: Sequence[Example]) -> str:
     files = sorted(file for file in version.servable.rglob("*") if file.is_file())
     stats = [(str(file.relative_to(version.servable)), file.stat()) for file in files]
-    where = {name: library_version(name) for name in _LIBRARIES} | {"gpu": machine.gpu(), "cpu": _processor()}
+    environment = {name: library_version(name) for name in _LIBRARIES} | {"gpu": machine.gpu(), "cpu": _processor()}
     settings = config.evaluate.model_dump(mode="json", exclude={"slice_items", "worst"})
     return content_id(
         version.compress,
         *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats),
-        json.dumps([where, settings], sort_keys=True),
-        content_of(items),
+        json.dumps([environment, settings], sort_keys=True),
+        digest_items(items),
     )
 
 

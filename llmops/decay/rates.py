@@ -10,7 +10,7 @@ from llmops.monitoring.reader import Reader
 from llmops.statistics.rates import Rate, wilson
 
 
-def live_rates(reader: Reader, version: str, since: datetime, until: datetime) -> dict[str, Rate]:
+def measure_live_rates(reader: Reader, version: str, since: datetime, until: datetime) -> dict[str, Rate]:
     """Return rates of the requests of a period, with Wilson's intervals. Rates without data are left out.
 
     `up_share` is the share of positive ratings (the last one of a key per request), `refusals` that of refused answers.
@@ -21,10 +21,10 @@ def live_rates(reader: Reader, version: str, since: datetime, until: datetime) -
     served = reader.columns(SERVING, ("llmops.model.version", "http.request.id"), *between)
     ours = {id for name, id in served if name == version}
     fields = ("http.request.id", "llmops.key.prefix", "llmops.feedback.rating")
-    said = reader.columns(FEEDBACK, fields, timestamp(since))
-    rated = {(id, key): rating for id, key, rating in said if rating and id in ours}
+    ratings = reader.columns(FEEDBACK, fields, timestamp(since))
+    last_ratings = {(id, key): rating for id, key, rating in ratings if rating and id in ours}
     counts = {
-        "up_share": (sum(rating == "up" for rating in rated.values()), len(rated)),
+        "up_share": (sum(rating == "up" for rating in last_ratings.values()), len(last_ratings)),
         "refusals": (sum(refused), len(refused)),
     }
     return {name: wilson(*count) for name, count in counts.items() if count[1]}

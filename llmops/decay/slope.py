@@ -3,7 +3,7 @@
 The Theil-Sen slope is the median of the slopes of all pairs of days, so single outliers do not move it (Sen 1968,
 "Estimates of the regression coefficient based on Kendall's tau"). Its interval uses the variance of Kendall's S,
 increased for autocorrelation (Hamed and Rao 1998, "A modified Mann-Kendall trend test for autocorrelated data"): days
-that resemble the days before are less evidence than their number says.
+that resemble the days before are less evidence than independent ones.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ def _variance(values: NDArray[np.float64]) -> float:
     return float((n * (n - 1) * (2 * n + 5) - ties) / 18)
 
 
-def _inflation(rest: NDArray[np.float64]) -> float:
+def _inflation(residuals: NDArray[np.float64]) -> float:
     """Return the factor by which autocorrelation of the ranks increases the variance; at least 1."""
-    n = len(rest)
-    ranks = rankdata(rest) - (n + 1) / 2
-    whole = float(ranks @ ranks)
-    if not whole:
+    n = len(residuals)
+    ranks = rankdata(residuals) - (n + 1) / 2
+    square_sum = float(ranks @ ranks)
+    if not square_sum:
         return 1.0
     extra = 0.0
     for lag in range(1, n - 2):
-        found = float(ranks[lag:] @ ranks[:-lag]) / whole
-        if abs(found) > NormalDist().inv_cdf(0.975) / math.sqrt(n):  # smaller ones are chance
-            extra += (n - lag) * (n - lag - 1) * (n - lag - 2) * found
+        correlation = float(ranks[lag:] @ ranks[:-lag]) / square_sum
+        if abs(correlation) > NormalDist().inv_cdf(0.975) / math.sqrt(n):  # smaller ones are chance
+            extra += (n - lag) * (n - lag - 1) * (n - lag - 2) * correlation
     return max(1.0, 1 + 2 * extra / (n * (n - 1) * (n - 2)))

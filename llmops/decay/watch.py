@@ -14,9 +14,9 @@ from typing import Any
 
 from llmops.config import Config
 from llmops.config.model import LOWER_IS_BETTER
-from llmops.decay.items import fixed_items, fresh_items
-from llmops.decay.measure import content_of, measure
-from llmops.decay.rates import live_rates
+from llmops.decay.items import read_fixed_items, read_fresh_items
+from llmops.decay.measure import digest_items, measure
+from llmops.decay.rates import measure_live_rates
 from llmops.decay.slope import slope_of
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DECAY
@@ -31,7 +31,7 @@ _LESS_IS_BETTER = LOWER_IS_BETTER | {"refusals"}
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class DailyFigure:
     """One figure of a day."""
 
     set: str  #: `fixed`, `fresh` or `live`
@@ -62,33 +62,33 @@ def watch_decay(config: Config, now: datetime | None = None) -> dict[str, Any]:
         return {"state": "no reader", "why": str(error).rstrip(".")}
     day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     earlier = list(reader.find(DECAY, timestamp(day - timedelta(days=DAYS - 1)), timestamp(day)))
-    told = [
+    figures = [
         _with_slope(figure, [event for event in earlier if event.get("llmops.model.version") == champion.name], day)
-        for figure in _figures(config, reader, champion, day)
+        for figure in _measure_all(config, reader, champion, day)
     ]
-    emit_all(config.events, DECAY, [_event(config, champion, now, day, figure) for figure in told])
-    decayed = [f"{one['metric']} ({one['set']})" for one in told if one["decayed"]]
+    emit_all(config.events, DECAY, [_event(config, champion, now, day, figure) for figure in figures])
+    decayed = [f"{one['metric']} ({one['set']})" for one in figures if one["decayed"]]
     return {
         "state": "measured",
         "version": champion.name,
         "day": day.date().isoformat(),
-        "figures": told,
+        "figures": figures,
         "decayed": decayed,
     }
 
 
-def _figures(config: Config, reader: Reader, version: Version, day: datetime) -> Iterator[Figure]:
-    for name, items in (("fixed", fixed_items(version)), ("fresh", fresh_items(config))):
+def _measure_all(config: Config, reader: Reader, version: Version, day: datetime) -> Iterator[DailyFigure]:
+    for name, items in (("fixed", read_fixed_items(version)), ("fresh", read_fresh_items(config))):
         if len(items) >= (LEAST_FRESH if name == "fresh" else 1):
-            # corrections change every day, and their series must go on: it has no digest
-            content = content_of(items) if name == "fixed" else ""
+            # no digest for corrections: they change every day, and their series must continue
+            content = digest_items(items) if name == "fixed" else ""
             for metric, found in measure(config, version, items).items():
-                yield Figure(name, metric, *found, items=len(items), content=content)
-    for metric, rate in live_rates(reader, version.name, day - timedelta(days=1), day).items():
-        yield Figure("live", metric, rate.rate, rate.low, rate.high, items=rate.total)
+                yield DailyFigure(name, metric, *found, items=len(items), content=content)
+    for metric, rate in measure_live_rates(reader, version.name, day - timedelta(days=1), day).items():
+        yield DailyFigure("live", metric, rate.rate, rate.low, rate.high, items=rate.total)
 
 
-def _with_slope(figure: Figure, earlier: list[dict[str, Any]], day: datetime) -> dict[str, Any]:
+def _with_slope(figure: DailyFigure, earlier: list[dict[str, Any]], day: datetime) -> dict[str, Any]:
     series: dict[int, float] = {}
     for event in earlier:
         same = all(
@@ -115,18 +115,18 @@ def _event(config: Config, version: Version, now: datetime, day: datetime, figur
         "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, identity)),
         "event.action": "measure",
         "event.outcome": "success",
-        "message": sentence(figure),
+        "message": describe(figure),
         "llmops.model.name": config.release.name,
         "llmops.model.version": version.name,
         **{f"llmops.decay.{name}": value for name, value in figure.items()},
     }
 
 
-def sentence(figure: Mapping[str, Any]) -> str:
+def describe(figure: Mapping[str, Any]) -> str:
     """Return a figure in words."""
     bounds = f"{figure['value']:.4g} ({figure['low']:.4g} to {figure['high']:.4g})"
-    told = f"{figure['metric']} on {figure['items']} {figure['set']} items is {bounds}"
+    level = f"{figure['metric']} on {figure['items']} {figure['set']} items is {bounds}"
     if figure["slope"] is None:
-        return f"{told}; {figure['days']} days are too few for a slope."
+        return f"{level}; {figure['days']} days are too few for a slope."
     change = f"{figure['slope']:+.3g} a day ({figure['slope_low']:+.3g} to {figure['slope_high']:+.3g})"
-    return f"{told}, {change} over {figure['days']} days{'; it decays' if figure['decayed'] else ''}."
+    return f"{level}, {change} over {figure['days']} days{'; it decays' if figure['decayed'] else ''}."

@@ -13,8 +13,8 @@ from llmops.cli import main
 from llmops.config import Config
 from llmops.data.feedback import rows
 from llmops.data.feedback.rows import Review
-from llmops.decay.items import fixed_items, fresh_items
-from llmops.decay.measure import Measured, measure
+from llmops.decay.items import read_fixed_items, read_fresh_items
+from llmops.decay.measure import Measurement, measure
 from llmops.decay.watch import LEAST_FRESH, watch_decay
 from llmops.monitoring.datasets import DECAY, FEEDBACK, SERVING, TEXT
 from llmops.monitoring.events import emit_all, timestamp
@@ -50,7 +50,7 @@ def figures(monkeypatch):
     values = {"token_f1": 0.5, "perplexity": 9.0}
     monkeypatch.setattr(
         "llmops.decay.watch.measure",
-        lambda config, version, items: {name: Measured(v, v - 0.1, v + 0.1) for name, v in values.items()},
+        lambda config, version, items: {name: Measurement(v, v - 0.1, v + 0.1) for name, v in values.items()},
     )
     return values
 
@@ -68,10 +68,10 @@ def watch(config, day):
 def test_a_champion_that_gets_worse_decays_and_one_that_is_the_same_does_not(config, figures):
     for n in range(11):
         figures["token_f1"] = 0.5 - 0.005 * n
-        told, found = watch(config, DAY + timedelta(days=n))
-        assert told["fixed", "token_f1"]["days"] == n + 1
+        measured, found = watch(config, DAY + timedelta(days=n))
+        assert measured["fixed", "token_f1"]["days"] == n + 1
         assert found["decayed"] == ([] if n < 9 else ["token_f1 (fixed)"])
-    same, worse = told["fixed", "perplexity"], told["fixed", "token_f1"]
+    same, worse = measured["fixed", "perplexity"], measured["fixed", "token_f1"]
     assert (same["slope"], same["slope_low"], same["slope_high"]) == (0, 0, 0)
     assert worse["slope"] == pytest.approx(-0.005) and worse["slope_high"] < 0
     watch(config, DAY + timedelta(days=10, hours=3))  # the same day again
@@ -89,8 +89,8 @@ def test_perplexity_that_rises_decays_and_other_items_are_another_series(config,
     path = registry_of(config).champion().path / "answers.parquet"
     rows = [{"id": "1", "question": "q", "context": "", "reference": "a", "model": "candidate"}]
     write_table(path, pa.Table.from_pylist(rows))  # an erasure took two of the items
-    told, found = watch(config, DAY + timedelta(days=10))
-    assert found["decayed"] == [] and told["fixed", "perplexity"]["days"] == 1
+    measured, found = watch(config, DAY + timedelta(days=10))
+    assert found["decayed"] == [] and measured["fixed", "perplexity"]["days"] == 1
 
 
 def test_what_users_say_and_get(config, figures):
@@ -105,10 +105,10 @@ def test_what_users_say_and_get(config, figures):
         said = {"http.request.id": id, "llmops.feedback.rating": word, "llmops.key.prefix": "k"}
         emit_all(config.events, FEEDBACK, [at(n, **said)])
     ship(config)
-    told, _ = watch(config, DAY + timedelta(days=1))
-    live = {metric: (one["value"], one["items"]) for (name, metric), one in told.items() if name == "live"}
+    measured, _ = watch(config, DAY + timedelta(days=1))
+    live = {metric: (one["value"], one["items"]) for (name, metric), one in measured.items() if name == "live"}
     assert live == {"up_share": (0.5, 4), "refusals": (0.2, 10)}
-    assert told["live", "up_share"]["low"] < 0.5 < told["live", "up_share"]["high"]
+    assert measured["live", "up_share"]["low"] < 0.5 < measured["live", "up_share"]["high"]
     quiet, _ = watch(config, DAY + timedelta(days=3))
     assert not [name for name, _ in quiet if name == "live"]
 
@@ -126,13 +126,13 @@ def test_fresh_items_are_corrections_that_were_accepted_since_the_champion_was_m
 
     decided(*(correction(n) for n in range(LEAST_FRESH - 1)))
     decided(correction(50, state="refused"), correction(51, kind="answer"), correction(52, days=-1))
-    assert [item.question for item in fresh_items(config)] == [f"Q{n}" for n in range(LEAST_FRESH - 1)]
-    told, _ = watch(config, DAY + timedelta(days=1))
-    assert not [name for name, _ in told if name == "fresh"]  # too few
+    assert [item.question for item in read_fresh_items(config)] == [f"Q{n}" for n in range(LEAST_FRESH - 1)]
+    measured, _ = watch(config, DAY + timedelta(days=1))
+    assert not [name for name, _ in measured if name == "fresh"]  # too few
     decided(correction(60), correction(61, question="Q0", edited="better"))
-    assert fresh_items(config)[-1].answer == "better" and len(fresh_items(config)) == LEAST_FRESH
-    told, _ = watch(config, DAY + timedelta(days=2))
-    assert told["fresh", "token_f1"]["items"] == LEAST_FRESH
+    assert read_fresh_items(config)[-1].answer == "better" and len(read_fresh_items(config)) == LEAST_FRESH
+    measured, _ = watch(config, DAY + timedelta(days=2))
+    assert measured["fresh", "token_f1"]["items"] == LEAST_FRESH
 
 
 def test_the_model_is_asked_once_for_the_same(config, tiny_base, monkeypatch):
@@ -141,7 +141,7 @@ def test_the_model_is_asked_once_for_the_same(config, tiny_base, monkeypatch):
     version = registry_of(config).champion()
     shutil.rmtree(version.servable)
     shutil.copytree(tiny_base, version.servable)
-    items, asked, real = fixed_items(version), [], answered.answer_test
+    items, asked, real = read_fixed_items(version), [], answered.answer_test
 
     def answer_test(*given):
         asked.append(asked[0] if asked else real(*given))

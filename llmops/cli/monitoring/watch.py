@@ -45,7 +45,7 @@ def drift(settings: Config, options: argparse.Namespace) -> None:
 
 def decay(settings: Config, options: argparse.Namespace) -> None:
     """Measure the champion today, and show how its quality changed over the last 90 days."""
-    from llmops.decay.watch import sentence, watch_decay
+    from llmops.decay.watch import describe, watch_decay
     from llmops.monitoring.shipping import drain
 
     drain(settings.events, settings.monitoring)
@@ -58,7 +58,7 @@ def decay(settings: Config, options: argparse.Namespace) -> None:
         return
     print(f"{found['version']}, {found['day']}")
     for figure in found["figures"]:
-        print(sentence(figure))
+        print(describe(figure))
 
 
 def _moment(text: str) -> datetime | None:
