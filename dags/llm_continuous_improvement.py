@@ -51,7 +51,7 @@ def llm_continuous_improvement() -> None:
 
         context = get_current_context()
         refuse_unknown(context["params"], context["dag"].params)
-        return weekly.read(load(), context["dag_run"].run_after)
+        return weekly.read_feedback(load(), context["dag_run"].run_after)
 
     @task.short_circuit(ignore_downstream_trigger_rules=False)
     def is_something_new(found: dict[str, Any]) -> bool:
@@ -67,7 +67,7 @@ def llm_continuous_improvement() -> None:
         states = ti.get_task_states(dag_id=ti.dag_id, task_ids=["retrain"], run_ids=[run.run_id])
         trained = states.get(run.run_id, {}).get("retrain") == "success"
         since, until = (datetime.fromisoformat(found[name]) for name in ("since", "until"))
-        return weekly.report(load(), since, until, run.run_id, bool(found["new"]), trained)
+        return weekly.write_report(load(), since, until, run.run_id, bool(found["new"]), trained)
 
     retrain = TriggerDagRunOperator(
         task_id="retrain",

@@ -71,12 +71,12 @@ def llm_monitoring() -> None:
     @task(trigger_rule="all_done", outlets=[AssetAlias(DECLINE)])
     def decline() -> list[str]:
         from llmops.config import load
-        from llmops.improve.decline import declines
+        from llmops.improve.decline import read_declines
 
         context, config = get_current_context(), load()
         run = context["dag_run"]
         until = run.data_interval_end or run.run_after
-        found = declines(config, run.data_interval_start or until - timedelta(hours=1), until)
+        found = read_declines(config, run.data_interval_start or until - timedelta(hours=1), until)
         if found:  # llm_continuous_improvement is scheduled on it
             context["outlet_events"][AssetAlias(DECLINE)].add(Asset(DECLINE), extra={"alerts": found})
         return found

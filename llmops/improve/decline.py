@@ -10,7 +10,7 @@ from llmops.config import Config
 RULES = ("drift", "decay")
 
 
-def declines(config: Config, since: datetime, until: datetime) -> list[str]:
+def read_declines(config: Config, since: datetime, until: datetime) -> list[str]:
     """Return the messages of alerts about drift or decay that were raised in a period and not silenced.
 
     They are read from the alert ledger, because their events may arrive in the event store much later.

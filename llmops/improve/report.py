@@ -1,4 +1,4 @@
-"""The improvement report: what users said, what was accepted, and what the gate and canaries decided.
+"""The improvement report: feedback, which of it was accepted, and the decisions of gate and canaries.
 
     llmops improve report
 
@@ -20,8 +20,8 @@ from llmops.artifacts import Record
 from llmops.code_version import code_version, git_commit
 from llmops.config import Config
 from llmops.data.feedback import review, rows
-from llmops.improve import words
-from llmops.improve.topics import unanswered
+from llmops.improve import rendering
+from llmops.improve.unanswered import find_unanswered
 from llmops.monitoring.datasets import IMPROVEMENT
 from llmops.monitoring.events import emit, timestamp
 from llmops.monitoring.reader import reader_of
@@ -30,12 +30,10 @@ from llmops.state.database import database_of
 
 STAGE = "improve"  #: folder of the artifacts
 WEEK = timedelta(days=7)
-MOST = 20  #: most entries shown per list
-
-markdown = words.markdown
+MOST_ENTRIES = 20  #: most entries shown per list
 
 
-def last_until(config: Config, before: datetime) -> datetime:
+def last_report_end(config: Config, before: datetime) -> datetime:
     """Return the end of the last report before a moment; a week before the moment if there is none."""
     made = [path for path in (config.artifacts / STAGE).glob("*") if artifacts.is_done(path) or artifacts.is_gone(path)]
     ends = [artifacts.read_record(path).metrics["until"] for path in made]  # erased reports keep their record
@@ -43,46 +41,46 @@ def last_until(config: Config, before: datetime) -> datetime:
     return max(known, default=before - WEEK)
 
 
-def midnight(moment: datetime) -> datetime:
+def last_midnight(moment: datetime) -> datetime:
     """Return the midnight (UTC) before a moment: the end of the last whole data interval."""
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def gather(config: Config, *, since: datetime | None = None, until: datetime | None = None) -> dict[str, Any]:
-    """Return the report's data: what users said from `since` until before `until`, and what was decided on it.
+    """Return the report's data: the feedback from `since` until before `until`, and the decisions on it.
 
     Default: from the end of the last report to the last midnight.
     """
-    until = until or midnight(datetime.now(UTC))
-    since = since or last_until(config, until)
+    until = until or last_midnight(datetime.now(UTC))
+    since = since or last_report_end(config, until)
     start, end = timestamp(since), timestamp(until)
     reader = reader_of(config)
     found = [row for row in rows.read(database_of(config)) if row.time < end]
-    said = [row for row in found if start <= row.time]
+    recent = [row for row in found if start <= row.time]
     heads = [row for row in found if not row.joined]
     decided = [row for row in heads if start <= row.decided < end]
     accepted = [row for row in decided if row.state == "accepted"]
     refused = [row for row in decided if row.state == "refused"]
-    held = [row for row in said if row.state == "held"]
+    held = [row for row in recent if row.state == "held"]
     waiting = [row for row in heads if row.state == "waiting"]
     return {
         "since": start,
         "until": end,
         "source": any(source.kind == "feedback" for source in config.collect.sources),
-        "corrections": sum(row.kind == "correction" for row in said),
-        "good_answers": sum(row.kind == "answer" for row in said),
-        "useless": sum(row.state == "useless" for row in said),
+        "corrections": sum(row.kind == "correction" for row in recent),
+        "good_answers": sum(row.kind == "answer" for row in recent),
+        "useless": sum(row.state == "useless" for row in recent),
         "accepted": len(accepted),
         "refused": len(refused),
         "held": len(held),
         "waiting": len(waiting),
         "pairs": sum(row.kind == "correction" and bool(row.answer) for row in accepted),
-        "accepted_entries": [_entry(row) for row in accepted[:MOST]],
-        "refused_entries": [_entry(row) for row in refused[:MOST]],
+        "accepted_entries": [_entry(row) for row in accepted[:MOST_ENTRIES]],
+        "refused_entries": [_entry(row) for row in refused[:MOST_ENTRIES]],
         "held_reasons": sorted({f"key {row.key}: {row.why}" for row in held}),
-        "waiting_entries": [_entry(row) for row in waiting[:MOST]],
-        "topics": unanswered(reader, start, end),
-        "decisions": _decisions(config, since),
+        "waiting_entries": [_entry(row) for row in waiting[:MOST_ENTRIES]],
+        "topics": find_unanswered(reader, start, end),
+        "decisions": _read_decisions(config, since),
         "champion": registry_of(config).aliases().get("champion", ""),
     }
 
@@ -91,18 +89,18 @@ def _entry(row: rows.Review) -> dict[str, str]:
     return {"id": row.id, "question": row.question, "text": row.text, "by": row.by, "why": row.why}
 
 
-def _decisions(config: Config, since: datetime) -> list[dict[str, Any]]:
+def _read_decisions(config: Config, since: datetime) -> list[dict[str, Any]]:
     known = registry_of(config).decisions()
     return [decision for decision in known if datetime.fromisoformat(decision["time"]) >= since]
 
 
-def take_in(config: Config) -> dict[str, int]:
+def refresh_feedback(config: Config) -> dict[str, int]:
     """Read new feedback into the review. Return state → number of entries."""
     review.refresh(config)
     return rows.counts(database_of(config))
 
 
-def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str = "") -> Path:
+def store_report(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str = "") -> Path:
     """Write a report as an artifact and emit its event. A repetition for the same run changes nothing."""
     report = {**report, "ended": ended}
     started = datetime.now(UTC).isoformat()
@@ -132,18 +130,18 @@ def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str
             )
         else:
             report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-    _tell(config, report, path)
+    _emit(config, report, path)
     return path
 
 
 def _write(path: Path, report: Mapping[str, Any]) -> None:
-    text = words.markdown(report)
+    text = rendering.render_markdown(report)
     artifacts.write_json(path / "report.json", report)
     artifacts.write_whole(path / "report.md", text.encode())
-    artifacts.write_whole(path / "report.html", words.html(text).encode())
+    artifacts.write_whole(path / "report.html", rendering.render_html(text).encode())
 
 
-def _tell(config: Config, report: Mapping[str, Any], path: Path) -> None:
+def _emit(config: Config, report: Mapping[str, Any], path: Path) -> None:
     last = report["decisions"][-1] if report["decisions"] else {}
     names = ("since", "until", "corrections", "accepted", "refused", "waiting", "pairs")
     emit(
@@ -154,7 +152,7 @@ def _tell(config: Config, report: Mapping[str, Any], path: Path) -> None:
             "event.action": "improve",
             "event.outcome": "failure" if report["ended"] == "failed" else "success",
             "event.reason": report["ended"],
-            "message": words.headline(report),
+            "message": rendering.summarize(report),
             "llmops.model.version": last.get("version"),
             **{f"llmops.improvement.{name}": report[name] for name in names},
             "llmops.improvement.topics": len(report["topics"]),  # not the questions: their retention time is short

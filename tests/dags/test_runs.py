@@ -319,10 +319,10 @@ def trigger(self, context):
     raise ValueError("the pipeline failed")
 
 TriggerDagRunOperator.execute = trigger
-config, real, states = load(), weekly.read, []
+config, real, states = load(), weekly.read_feedback, []
 noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 for days in (0, 1):  # a run of a test is of now
-    weekly.read = lambda config, moment: real(config, noon + timedelta(days=days))
+    weekly.read_feedback = lambda config, moment: real(config, noon + timedelta(days=days))
     run = DagBag(dag_folder=sys.argv[1] + "/llm_continuous_improvement.py").dags["llm_continuous_improvement"].test()
     states.append([run.state, {t.task_id: t.state for t in run.get_task_instances()}])
     for row in rows.read(database_of(config), "waiting"):  # somebody accepts what waits after the first run

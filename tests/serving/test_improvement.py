@@ -280,7 +280,7 @@ def test_who_is_forgotten_leaves_no_report_of_what_they_said(people: People, cap
     (row,), database = people.waiting(), database_of(people.config)
     people.decide(row.id, "refused", why="not what Ana Petrova was told")
     caplog.set_level("INFO")
-    ref = weekly.report(people.config, NOON - HOUR, NOON + HOUR, "run 1", new=False, trained=False)
+    ref = weekly.write_report(people.config, NOON - HOUR, NOON + HOUR, "run 1", new=False, trained=False)
     assert right(TOPICS[0]) in (people.config.artifacts / ref / "report.html").read_text()
     assert right(TOPICS[0]) not in caplog.text and "so nothing is trained" in caplog.text
     people.forget("Ana Petrova")
@@ -378,8 +378,8 @@ def test_topics_that_nobody_answers_are_a_list_for_people(people: People) -> Non
     drain(people.config.events, people.config.monitoring)
     made = report.gather(people.config, since=NOON - HOUR, until=NOON + HOUR)
     assert [(t["question"], t["count"], t["why"]) for t in made["topics"]] == [
-        ("How do I descale it?", 2, "declined 2 times"), ("Where is my parcel?", 1, "found bad"),
+        ("How do I descale it?", 2, "declined 2 times"), ("Where is my parcel?", 1, "rated bad"),
     ]  # fmt: skip
-    report.keep(people.config, made, run="run 1", ended="nothing new")
+    report.store_report(people.config, made, run="run 1", ended="nothing new")
     (event,) = people.site.events("llmops.improvement")
     assert event["llmops.improvement.topics"] == 2 and "descale" not in json.dumps(event)

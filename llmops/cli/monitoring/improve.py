@@ -71,11 +71,11 @@ def _print(entry: dict[str, Any]) -> None:
 
 def improve(settings: Config, options: argparse.Namespace) -> None:
     """Report in words what users said, which of it trains and why, and the effect on the model."""
-    from llmops.improve import report
+    from llmops.improve import rendering, report
 
     since, until = (datetime.fromisoformat(f"{text}T00:00:00+00:00") if text else None for text in _dates(options))
     made = report.gather(settings, since=since, until=until)
-    print(json.dumps(made) if options.json else report.markdown(made))
+    print(json.dumps(made) if options.json else rendering.render_markdown(made))
 
 
 def _dates(options: argparse.Namespace) -> tuple[str, str]:

@@ -1,0 +1,126 @@
+"""The improvement report as Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+Report = Mapping[str, Any]
+
+_OUTCOMES = {
+    "promoted": "It passed: it is significantly better than the version it was compared with.",
+    "rejected": "It did not pass; the champion stays.",
+    "inconclusive": "The test cannot decide: too few of its questions are about new examples. The champion stays.",
+}
+_STYLE = """
+body { font: 15px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1a1f29; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
+td { border-top: 1px solid #e3e6eb; vertical-align: top; overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { body { background: #0f1218; color: #e6e9ef; } td { border-color: #272d39; } }
+"""
+
+
+def summarize(report: Report) -> str:
+    """Return the outcome in one line."""
+    waits = f"{_count(report['waiting'], 'entry waits', 'entries wait')} for a person"
+    if report.get("ended") == "nothing new":
+        return f"Nothing new was accepted, so nothing is trained; {waits}."
+    gate = next((d for d in reversed(report["decisions"]) if d["kind"] == "gate"), None)
+    examples = f"{_count(report['accepted'], 'new example')} from feedback"
+    if report.get("ended") == "failed":
+        return f"The run with {examples} failed; {waits}."
+    decision = f"{gate['version']} is {gate['outcome']} by the gate; " if gate else ""
+    return f"{examples}; {decision}{waits}."
+
+
+def render_markdown(report: Report) -> str:
+    """Return the report as Markdown. User texts are escaped."""
+    lines = [
+        f"# Feedback, {report['since'][:10]} to {report['until'][:10]}",
+        "",
+        summarize(report),
+        "",
+        "## Received",
+        "",
+        f"- {_count(report['corrections'], 'correction')}, of which {report['useless']} only repeat the answer.",
+        f"- {_count(report['good_answers'], 'answer')} with a good rating and a stored text.",
+        f"- {_count(report['accepted'], 'new example')} accepted, {report['refused']} refused by a person, "
+        f"{report['held']} held back, {report['waiting']} waiting for a person.",
+        f"- {_count(report['pairs'], 'new preference pair')} (chosen: the correction, rejected: the model's answer).",
+    ]
+    if not report["source"]:
+        lines += ["", "No source of the kind `feedback` is configured: none of this is trained on."]
+    lines += _entry_table("Accepted", report["accepted_entries"], report["accepted"])
+    lines += _entry_table("Refused", report["refused_entries"], report["refused"])
+    if report["held_reasons"]:
+        lines += ["", "## Held back", "", *(f"- {_escape(reason)}" for reason in report["held_reasons"])]
+    lines += _entry_table("Waiting for a person", report["waiting_entries"], report["waiting"])
+    lines += ["", "## Questions without a good answer", ""]
+    lines += [f"- {_escape(t['question'])} ({t['count']}: {t['why']})" for t in report["topics"]] or [
+        "None is known. The texts of questions are stored only with `monitoring.keep_text`."
+    ]
+    lines += ["", "## The model", "", *_describe_model(report)]
+    return "\n".join(lines) + "\n"
+
+
+def render_html(text: str) -> str:
+    """Return an HTML page of the report's Markdown."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    title = escape(text.partition("\n")[0].lstrip("# "))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"></head><body>\n{body}</body></html>\n'
+    )
+
+
+def _describe_model(report: Report) -> Iterable[str]:
+    if not report["decisions"]:
+        yield f"Nothing was decided; {report['champion'] or 'no version'} answers."
+        return
+    for decision in report["decisions"]:
+        kind = {"gate": "The gate", "canary": "The canary", "ab_test": "The A/B test"}.get(decision["kind"], "A person")
+        yield f"- **{kind} on {decision['version']}: {decision['outcome']}.** {_escape(decision['why'])}"
+        if decision["kind"] == "gate":
+            yield f"  {_OUTCOMES.get(decision['outcome'], '')} {_describe_figures(decision['numbers'])}"
+    yield ""
+    yield f"{report['champion'] or 'No version'} answers now."
+
+
+def _describe_figures(numbers: Mapping[str, Any]) -> str:
+    primary = next((c for c in numbers.get("comparisons", ()) if c["role"] == "primary"), None)
+    if not primary:
+        return ""
+    text = (
+        f"On {numbers['items']} questions of {numbers['groups']} topics its {primary['metric']} is "
+        f"{primary['candidate']:.3f}, that of {numbers['opponent']} {primary['opponent']:.3f}: a difference of "
+        f"{primary['difference']:+.3f} ({primary['low']:+.3f} to {primary['high']:+.3f}). To pass, the whole interval "
+        f"must be above {primary['bound']:+.3f}."
+    )
+    failed = [c["metric"] for c in numbers["comparisons"] if c["role"] == "guardrail" and not c["passed"]]
+    text += f" Worse, or not significantly as good, in {', '.join(failed)}." if failed else ""
+    if numbers.get("power"):
+        text += f" A difference of {numbers['power']:.3f} would be found in four of five tests."
+    return text
+
+
+def _entry_table(title: str, entries: Sequence[Mapping[str, str]], number: int) -> list[str]:
+    if not entries:
+        return []
+    lines = ["", f"## {title}", "", "| question | answer | by | why |", "|---|---|---|---|"]
+    for entry in entries:
+        cells = (_escape(entry[name]).replace("|", "\\|") for name in ("question", "text", "by", "why"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines + (["", f"and {number - len(entries)} more."] if number > len(entries) else [])
+
+
+def _escape(text: str) -> str:
+    line = " ".join(text.split())
+    return "".join(f"\\{letter}" if letter in r"\`*_[]<>#!~&" else letter for letter in line)
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
