@@ -47,7 +47,7 @@ def llm_monitoring() -> None:
 
     @task(multiple_outputs=False, trigger_rule="all_done")  # a failing sink must not silence alerts
     def judge() -> dict[str, Any]:
-        from llmops.alerts.judge import catch_up, report
+        from llmops.alerts.judge import build_report, catch_up
         from llmops.config import load
         from llmops.errors import ConfigError
 
@@ -56,7 +56,7 @@ def llm_monitoring() -> None:
         since = run.data_interval_start or until - timedelta(hours=1)
         told = [f"{alert['state']} {alert['rule']}" for alert in catch_up(config, since, until)]
         try:
-            return {**report(config, since, until), "told": told}
+            return {**build_report(config, since, until), "told": told}
         except ConfigError as error:  # no configured sink can be read, which is not a failure
             return {"why": str(error), "told": told}
 

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from llmops import __version__
 from llmops.access.keys import keys_of
-from llmops.alerts.watch import Watch
+from llmops.alerts.threads import AlertThreads
 from llmops.config import Config
 from llmops.errors import ConfigError, LlmopsError
 from llmops.machine import spin_briefly
@@ -84,7 +84,7 @@ def create_app(
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         shipper = shipper_for(config.events, config.monitoring)
-        watch = Watch(config, waiting=lambda: sum(loaded.engine.stats().waiting for loaded in models.loaded))
+        watch = AlertThreads(config, waiting=lambda: sum(loaded.engine.stats().waiting for loaded in models.loaded))
         async with AsyncExitStack() as ending:  # the last to begin ends first; if it fails the others end all the same
             ending.push_async_callback(asyncio.to_thread, traces.close)  # 30 s if the collector hangs
             shipper.start()

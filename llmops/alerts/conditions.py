@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.access.keys import keys_of
-from llmops.alerts.finding import Finding, place
+from llmops.alerts.breach import Breach, machine_id
 from llmops.alerts.traffic import Sources
 from llmops.config import Config
 from llmops.doctor import nearest
@@ -21,16 +21,16 @@ from llmops.registry.registry import registry_of
 from llmops.state import tables
 from llmops.state.database import database_of
 
-LOOK = timedelta(days=3)  #: age of the events about drift and decay that are read; at least two drift windows
+LOOKBACK = timedelta(days=3)  #: age of the events about drift and decay that are read; at least two drift windows
 
 
-def drift(sources: Sources, now: datetime) -> list[Finding] | None:
-    """Find drift in the last windows, one finding per version."""
+def check_drift(sources: Sources, now: datetime) -> list[Breach] | None:
+    """Find drift in the last windows, one breach per version."""
     if not sources.reader:
         return None
     config = sources.config
     last: dict[tuple[str, ...], dict[str, Any]] = {}
-    look = max(LOOK, 2 * timedelta(hours=config.monitoring.drift_hours))
+    look = max(LOOKBACK, 2 * timedelta(hours=config.monitoring.drift_hours))
     for event in sources.reader.find(DRIFT, timestamp(now - look), timestamp(now)):
         comparison = tuple(str(event.get(f"llmops.drift.{name}", "")) for name in ("feature", "side", "test"))
         last[str(event.get("llmops.model.version", "")), *comparison] = event
@@ -40,7 +40,7 @@ def drift(sources: Sources, now: datetime) -> list[Finding] | None:
         if event.get("llmops.drift.drifted") and in_a_row >= config.alerts.drift_windows:
             drifted[version].add(f"{feature} of the {side}" if side else feature)
     return [
-        Finding(
+        Breach(
             "drift",
             f"Requests{f' to {version}' if version else ''} differ from the reference in "
             f"{config.alerts.drift_windows} windows in a row: {', '.join(sorted(features))}.",
@@ -51,12 +51,12 @@ def drift(sources: Sources, now: datetime) -> list[Finding] | None:
     ]
 
 
-def decay(sources: Sources, now: datetime) -> list[Finding] | None:
+def check_decay(sources: Sources, now: datetime) -> list[Breach] | None:
     """Find figures of the last days whose slope is significantly bad."""
     if not sources.reader:
         return None
     last: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for event in sources.reader.find(DECAY, timestamp(now - LOOK), timestamp(now)):
+    for event in sources.reader.find(DECAY, timestamp(now - LOOKBACK), timestamp(now)):
         names = ("llmops.model.version", "llmops.decay.metric", "llmops.decay.set")
         version, metric, items = (str(event.get(name, "")) for name in names)
         last[version, metric, items] = event
@@ -72,11 +72,11 @@ def decay(sources: Sources, now: datetime) -> list[Finding] | None:
             f"(95 %: {low:.4g} to {high:.4g}); it is {value:.4g} now."
         )
         subject = " ".join(part for part in (version, metric, items) if part)
-        found.append(Finding("decay", message, subject=subject, value=slope, bound=0.0))
+        found.append(Breach("decay", message, subject=subject, value=slope, bound=0.0))
     return found
 
 
-def stage_failed(sources: Sources, now: datetime) -> list[Finding] | None:
+def check_stage_failed(sources: Sources, now: datetime) -> list[Breach] | None:
     """Find stages whose last try within a day failed, of runs without Airflow; its runs have `run_failed`."""
     if not sources.reader:
         return None
@@ -86,7 +86,7 @@ def stage_failed(sources: Sources, now: datetime) -> list[Finding] | None:
         if not event.get("llmops.run") and event.get("event.action")
     }
     return [
-        Finding(
+        Breach(
             "stage_failed",
             f"The stage {stage} of {event.get('llmops.interval', '')} failed at {event['@timestamp']}: "
             f"{event.get('error.type')}: {str(event.get('error.message'))[:300]}",
@@ -97,7 +97,7 @@ def stage_failed(sources: Sources, now: datetime) -> list[Finding] | None:
     ]
 
 
-def spool(sources: Sources, now: datetime) -> list[Finding]:
+def check_spool(sources: Sources, now: datetime) -> list[Breach]:
     """Find sinks with events that wait for too long, or with too many."""
     config = sources.config
     if not (config.events / "spool.db").exists():
@@ -105,19 +105,18 @@ def spool(sources: Sources, now: datetime) -> list[Finding]:
     found = []
     with Spool(config.events) as spool:
         for sink, count in sorted(spool.waiting().items()):
-            _, oldest = spool.read(sink, 1)
-            if not oldest:
+            if not (oldest := spool.oldest(sink)):
                 continue
-            minutes = (now - datetime.fromisoformat(oldest[0]["@timestamp"])).total_seconds() / 60
+            minutes = (now - datetime.fromisoformat(oldest)).total_seconds() / 60
             late, many = minutes > config.alerts.spool_minutes, count > config.alerts.spool_events
             if late or many:
                 message = f"The sink {sink} has yet to take {count:,} events, the oldest of {minutes:,.0f} min ago."
                 value, bound = (minutes, config.alerts.spool_minutes) if late else (count, config.alerts.spool_events)
-                found.append(Finding("spool", message, subject=sink, value=value, bound=bound, place=place(config)))
+                found.append(Breach("spool", message, sink, value, bound, machine=machine_id(config)))
     return found
 
 
-def disk(sources: Sources, now: datetime) -> list[Finding]:
+def check_disk(sources: Sources, now: datetime) -> list[Breach]:
     """Find a lack of free space on the home's disk."""
     config = sources.config
     usage = shutil.disk_usage(nearest(config.home))
@@ -128,24 +127,24 @@ def disk(sources: Sources, now: datetime) -> list[Finding]:
         f"{usage.free / 1e9:,.1f} of {usage.total / 1e9:,.1f} GB are free on the disk of {config.home}, {share:.1%}; "
         f"{config.alerts.disk_free:.1%} should be."
     )
-    return [Finding("disk", message, value=share, bound=config.alerts.disk_free, place=place(config))]
+    return [Breach("disk", message, value=share, bound=config.alerts.disk_free, machine=machine_id(config))]
 
 
-def dag_missing(sources: Sources, now: datetime) -> list[Finding]:
+def check_dag_missing(sources: Sources, now: datetime) -> list[Breach]:
     """Find DAGs that ran by schedule before and should have run again."""
     config = sources.config
-    beats, found = heartbeats(config), []
+    beats, found = read_heartbeats(config), []
     for dag, hours in sorted(config.alerts.missing_hours.items()):
         if dag not in beats:
             continue
         passed = (now - datetime.fromisoformat(beats[dag])).total_seconds() / 3600
         if passed > hours:
             message = f"{dag} ran by its schedule {passed:,.1f} h ago for the last time, at {beats[dag]}."
-            found.append(Finding("dag_missing", message, subject=dag, value=passed, bound=hours))
+            found.append(Breach("dag_missing", message, subject=dag, value=passed, bound=hours))
     return found
 
 
-def key_expiring(sources: Sources, now: datetime) -> list[Finding]:
+def check_key_expiring(sources: Sources, now: datetime) -> list[Breach]:
     """Find keys that expire soon, or expired less than a day ago.
 
     Keys with a validity shorter than the warning time are left out.
@@ -162,21 +161,21 @@ def key_expiring(sources: Sources, now: datetime) -> list[Finding]:
         if -1 < days < config.alerts.key_days:
             when = f"expires in {days:.1f} days, on" if days > 0 else "has expired, on"
             message = f"The API key {key.prefix} of the role {key.role} {when} {key.expires}."
-            found.append(Finding("key_expiring", message, subject=key.prefix, value=days, bound=config.alerts.key_days))
+            found.append(Breach("key_expiring", message, subject=key.prefix, value=days, bound=config.alerts.key_days))
     return found
 
 
-def trial_error(sources: Sources, now: datetime) -> list[Finding]:
+def check_trial_error(sources: Sources, now: datetime) -> list[Breach]:
     """Find a running trial with a verdict of `error`."""
     registry = registry_of(sources.config)
     if (trial := registry.canary()) is None:
         return []
     errors = [one for one in registry.decisions(trial.version) if one["numbers"].get("trial") == trial.started]
     message = f"The trial of {trial.version} cannot be decided: {errors[-1]['why'] if errors else ''}"
-    return [Finding("trial_error", message, subject=trial.version)] if errors else []
+    return [Breach("trial_error", message, subject=trial.version)] if errors else []
 
 
-def heartbeats(config: Config) -> dict[str, str]:
+def read_heartbeats(config: Config) -> dict[str, str]:
     """Return the time of the last run of each scheduled job."""
     with database_of(config).read() as connection:
         return {row.name: row.time for row in connection.execute(sa.select(tables.heartbeats))}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from llmops.alerts import ledger
-from llmops.alerts.conditions import heartbeats
-from llmops.alerts.finding import Finding, place
+from llmops.alerts import lifecycle
+from llmops.alerts.breach import Breach, machine_id
+from llmops.alerts.conditions import read_heartbeats
 from llmops.alerts.outbox import deliver_all
 from llmops.alerts.receivers import receivers_of
 from llmops.alerts.rules import RULES
@@ -32,7 +32,7 @@ class Judge:
     """
 
     def __init__(self, config: Config, reader: Reader | None = None, waiting: Callable[[], int] | None = None) -> None:
-        self._config, self._sources = config, Sources(config, reader or _reader(config), waiting)
+        self._config, self._sources = config, Sources(config, reader or _find_reader(config), waiting)
 
     def judge(self, now: datetime | None = None) -> list[dict[str, Any]]:
         """Judge all rules, and return raised and resolved alerts. A rule that cannot be judged changes nothing.
@@ -41,18 +41,18 @@ class Judge:
             StateError: if the database cannot be used.
         """
         now = now or datetime.now(UTC)
-        findings: list[Finding] = []
+        breaches: list[Breach] = []
         judged: set[str] = set()
         for check in dict.fromkeys(row.check for row in RULES.values() if row.check):
             rules = [rule for rule, row in RULES.items() if row.check is check]
             try:
                 if (found := check(self._sources, now)) is not None:
-                    findings += found
+                    breaches += found
                     judged.update(rules)
             except Exception:  # for example, a reader is down: the other rules are still judged
                 log.exception("The rules %s cannot be judged", ", ".join(rules))
-        findings = [finding for finding in findings if finding.rule not in self._config.alerts.off]
-        return ledger.judged(self._config, findings, judged, now, place(self._config))
+        breaches = [breach for breach in breaches if breach.rule not in self._config.alerts.off]
+        return lifecycle.update(self._config, breaches, judged, now, machine_id(self._config))
 
 
 def catch_up(config: Config, since: datetime, until: datetime) -> list[dict[str, Any]]:
@@ -63,19 +63,19 @@ def catch_up(config: Config, since: datetime, until: datetime) -> list[dict[str,
     Returns:
         The raised and resolved alerts.
     """
-    told: list[dict[str, Any]] = []
-    known = heartbeats(config).get(ledger.JUDGED)
+    changes: list[dict[str, Any]] = []
+    known = read_heartbeats(config).get(lifecycle.JUDGE_HEARTBEAT)
     step = timedelta(minutes=config.alerts.window_minutes)
     moment = max(since, datetime.fromisoformat(known)) if known else since
     judge = Judge(config)
     while moment < until:
         moment = min(moment + step, until)
-        told += judge.judge(moment)
+        changes += judge.judge(moment)
     deliver_all(database_of(config), receivers_of(config))
-    return told
+    return changes
 
 
-def report(config: Config, since: datetime, until: datetime, reader: Reader | None = None) -> dict[str, Any]:
+def build_report(config: Config, since: datetime, until: datetime, reader: Reader | None = None) -> dict[str, Any]:
     """Return figures of the requests with `since <= time < until`, and the alerts that were open in that time.
 
     It judges nothing: `catch_up` first. Events that wait in the spool are not seen: `spool.drain` first.
@@ -92,22 +92,22 @@ def report(config: Config, since: datetime, until: datetime, reader: Reader | No
     return {
         "since": timestamp(since),
         "until": timestamp(until),
-        **_summary(found.total),
-        "versions": {version: _summary(figures) for version, figures in found.versions.items()},
+        **_summarize(found.total),
+        "versions": {version: _summarize(figures) for version, figures in found.versions.items()},
         "objectives": config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"}),
         "alerts": [
             {**{name: row[name] for name in names}, "message": row["finding"]["message"]}
-            for row in ledger.open_between(config, since, until)
+            for row in lifecycle.read_open_between(config, since, until)
         ],
     }
 
 
-def _summary(figures: Figures) -> dict[str, Any]:
+def _summarize(figures: Figures) -> dict[str, Any]:
     names = ("requests", "answered", "refused", "failed", "error_rate", "latency_ms", "input_tokens", "output_tokens")
     return {name: getattr(figures, name) for name in names}
 
 
-def _reader(config: Config) -> Reader | None:
+def _find_reader(config: Config) -> Reader | None:
     try:
         return reader_of(config)
     except ConfigError as error:

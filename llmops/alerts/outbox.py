@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.alerts.receivers import SERVICE_S, Receiver
+from llmops.alerts.receivers import SERVICE_TIMEOUT_S, Receiver
 from llmops.errors import said
 from llmops.monitoring.events import timestamp
 from llmops.state import tables
@@ -21,22 +21,22 @@ from llmops.state.database import Database
 
 log = logging.getLogger(__name__)
 
-TAKEN_S = 30.0 + 2 * SERVICE_S  #: how long a message is reserved for the process that sends it
-FIRST_S, LONGEST_S = 5.0, 300.0  #: pauses between tries, doubled each time
-GIVE_UP = timedelta(hours=24)  #: an alert of yesterday helps nobody
+RESERVED_S = 30.0 + 2 * SERVICE_TIMEOUT_S  #: how long a message is reserved for the process that sends it
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0  #: pauses between tries, doubled each time
+GIVE_UP_AFTER = timedelta(hours=24)  #: age at which a message is given up: an alert of yesterday helps nobody
 
 
 def deliver(database: Database, receiver: Receiver) -> int:
     """Send a receiver's waiting messages until one fails or none is left. Return the number sent."""
     sent = 0
-    while row := _take(database, receiver):
+    while row := _reserve(database, receiver):
         error = ""
         try:
             receiver.send(row["document"])
             sent += 1
         except Exception as failure:  # any failure of one receiver
             error = f"{type(failure).__name__}: {said(failure)}"[:1000]
-        _note(database, row, error)
+        _record_result(database, row, error)
         if error:
             break
     return sent
@@ -49,12 +49,12 @@ def deliver_all(database: Database, receivers: Sequence[Receiver]) -> dict[str, 
         return dict(zip([receiver.name for receiver in receivers], counts, strict=True))
 
 
-def _take(database: Database, receiver: Receiver) -> Mapping[str, Any] | None:
+def _reserve(database: Database, receiver: Receiver) -> Mapping[str, Any] | None:
     """Return the oldest due message, reserved, unless an earlier message of its alert still waits."""
     table = tables.alert_deliveries
     earlier = table.alias()
     now = datetime.now(UTC)
-    before = sa.exists().where(
+    has_earlier = sa.exists().where(
         earlier.c.receiver == table.c.receiver,
         earlier.c.alert == table.c.alert,
         earlier.c.ended == "",
@@ -62,7 +62,7 @@ def _take(database: Database, receiver: Receiver) -> Mapping[str, Any] | None:
     )
     select = (
         sa.select(table)
-        .where(table.c.receiver == receiver.name, table.c.ended == "", table.c.due <= timestamp(now), ~before)
+        .where(table.c.receiver == receiver.name, table.c.ended == "", table.c.due <= timestamp(now), ~has_earlier)
         .order_by(table.c.created)
         .limit(1)
     )
@@ -73,20 +73,20 @@ def _take(database: Database, receiver: Receiver) -> Mapping[str, Any] | None:
         row = connection.execute(select).mappings().first()
         if row is None:
             return None
-        until = timestamp(now + timedelta(seconds=TAKEN_S))
+        until = timestamp(now + timedelta(seconds=RESERVED_S))
         values = {"due": until, "tries": row["tries"] + 1}
         connection.execute(sa.update(table).where(table.c.id == row["id"]).values(values))
         return {**row, **values}
 
 
-def _note(database: Database, row: Mapping[str, Any], error: str) -> None:
+def _record_result(database: Database, row: Mapping[str, Any], error: str) -> None:
     now = datetime.now(UTC)
     values = {"ended": timestamp(now), "outcome": "sent", "error": ""}
-    if error and now - datetime.fromisoformat(row["created"]) >= GIVE_UP:
+    if error and now - datetime.fromisoformat(row["created"]) >= GIVE_UP_AFTER:
         values |= {"outcome": "given_up", "error": error}
-        log.error("The receiver %s was not told of %s: %s", row["receiver"], row["id"], error)
+        log.error("The receiver %s did not get %s: %s", row["receiver"], row["id"], error)
     elif error:
-        pause_s = min(LONGEST_S, FIRST_S * 2 ** min(row["tries"] - 1, 16))
+        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(row["tries"] - 1, 16))
         values = {"due": timestamp(now + timedelta(seconds=pause_s)), "error": error}
         log.warning(
             "The receiver %s does not take %s (%s); next try in %.0f s", row["receiver"], row["id"], error, pause_s

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from llmops.alerts.finding import document, text, title
+from llmops.alerts.breach import build_message, format_text, format_title
 from llmops.config import Config
 from llmops.config.alerts import Receiver as Settings
 from llmops.errors import ConfigError, TransientError, said
@@ -23,15 +23,15 @@ from llmops.variables import VARIABLE, filled
 
 log = logging.getLogger(__name__)
 
-SERVICE_S = 30.0  #: time limit of a service, besides its own limits for connecting and reading
-HIDDEN = "…"  #: replaces a secret
+SERVICE_TIMEOUT_S = 30.0  #: time limit of a service, besides its own limits for connecting and reading
+REDACTED = "…"  #: replaces a secret
 #: chat programs read these as a mention of everybody, or a link to somebody
 _MENTION = re.compile(r"<(?=[!@#])|@(?=(?:channel|here|all|everyone)\b)")
 _DETAILS = ("Socket Exception", "Response Details")  #: beginnings of apprise's debug messages with the reason
 
 
 class Receiver(NamedTuple):
-    """A receiver of alerts. `send` takes a document of `finding.document`, maybe twice, and raises if it fails."""
+    """A receiver of alerts. `send` takes a message of `build_message`, maybe twice, and raises if it fails."""
 
     name: str
     send: Callable[[Mapping[str, Any]], None]
@@ -40,10 +40,10 @@ class Receiver(NamedTuple):
 def receivers_of(config: Config, environ: Mapping[str, str] = os.environ) -> list[Receiver]:
     """Return the log, the events, and the receivers of the configuration."""
     named = [Receiver(settings.name, partial(_send, settings, environ)) for settings in config.alerts.receivers]
-    return [Receiver("log", _log), Receiver("event", partial(emit_alert, config.events)), *named]
+    return [Receiver("log", _log_alert), Receiver("event", partial(emit_alert, config.events)), *named]
 
 
-def service(settings: Settings, environ: Mapping[str, str] = os.environ, alert: str = "0") -> Any:
+def build_service(settings: Settings, environ: Mapping[str, str] = os.environ, alert: str = "0") -> Any:
     """Return apprise's service for a receiver's URL, with `{alert}` replaced by the alert's id.
 
     Raises:
@@ -63,7 +63,7 @@ def service(settings: Settings, environ: Mapping[str, str] = os.environ, alert: 
         return environ[name]
 
     url = filled(settings.url.replace("{alert}", alert), value)
-    asset = AppriseAsset(app_id="llmops", http_redirects=False, service_timeout=SERVICE_S)
+    asset = AppriseAsset(app_id="llmops", http_redirects=False, service_timeout=SERVICE_TIMEOUT_S)
     if found := Apprise.instantiate(url, asset=asset):
         return found
     scheme = url.partition("://")[0] if re.match(r"\w+://", url) else "SCHEME"
@@ -76,42 +76,42 @@ def service(settings: Settings, environ: Mapping[str, str] = os.environ, alert: 
 def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str, Any]) -> None:
     from apprise import Apprise
 
-    found = service(settings, environ, document["alert"])
-    if hasattr(found, "payload_extras"):  # json://, form:// and xml:// get all fields, besides title and message
-        more = {**document["details"], **{name: document[name] for name in document if name != "message"}}
-        more = {name: value for name, value in more.items() if isinstance(value, str | int | float)}
-        numbers = found.protocol != "xml"  # in XML apprise would leave numbers empty
-        found.payload_extras |= {name: value if numbers else str(value) for name, value in more.items()}
+    service = build_service(settings, environ, document["alert"])
+    if hasattr(service, "payload_extras"):  # json://, form:// and xml:// get all fields, besides title and message
+        fields = {**document["details"], **{name: document[name] for name in document if name != "message"}}
+        fields = {name: value for name, value in fields.items() if isinstance(value, str | int | float)}
+        numbers = service.protocol != "xml"  # in XML apprise would leave numbers empty
+        service.payload_extras |= {name: value if numbers else str(value) for name, value in fields.items()}
     sender = Apprise()
-    sender.add(found)
+    sender.add(service)
     severity = "failure" if document["severity"] == "critical" else "warning"
     result = sender.notify(
-        title=_MENTION.sub("\\g<0>\u200b", title(document)),
-        body=_MENTION.sub("\\g<0>\u200b", text(document)),
+        title=_MENTION.sub("\\g<0>\u200b", format_title(document)),
+        body=_MENTION.sub("\\g<0>\u200b", format_text(document)),
         body_format="text",
         log_level=logging.DEBUG,
         notify_type={"resolved": "success", "test": "info"}.get(document["state"], severity),
     )
     if not result:
         why = [e.message for e in result.logs() if e.level in ("WARNING", "ERROR") or e.message.startswith(_DETAILS)]
-        raise TransientError(_without_secrets(" ".join(why) or result.status.name, settings, environ))
+        raise TransientError(_redact_secrets(" ".join(why) or result.status.name, settings, environ))
 
 
-def _without_secrets(words: str, settings: Settings, environ: Mapping[str, str]) -> str:
+def _redact_secrets(text: str, settings: Settings, environ: Mapping[str, str]) -> str:
     """Hide the URL's variables, user and path, which may contain tokens: an error may quote the address."""
     user, path = re.fullmatch(r"(?:[^:]+://)?(?:([^?]*)@)?[^/?]*([^?]*).*", settings.url, re.DOTALL).groups()  # type: ignore[union-attr]
-    secrets, written = set(), [VARIABLE.sub("/", part or "") for part in (user, path)]
-    for value in (*(environ[name] for name in VARIABLE.findall(settings.url)), *written):
+    secrets, literal = set(), [VARIABLE.sub("/", part or "") for part in (user, path)]
+    for value in (*(environ[name] for name in VARIABLE.findall(settings.url)), *literal):
         parts = [part for part in re.split(r"[/:@?&=,]+", value) if len(part) > 3]
         for part in (value, *parts):
             secrets |= {part, quote(part), quote(part, safe=""), unquote(part)}
     for secret in sorted(secrets - {""}, key=len, reverse=True):
-        words = words.replace(secret, HIDDEN)
-    return words
+        text = text.replace(secret, REDACTED)
+    return text
 
 
-def _log(document: Mapping[str, Any]) -> None:
-    log.warning("%s %s Runbook: %s", title(document), document["message"], document["runbook"])
+def _log_alert(document: Mapping[str, Any]) -> None:
+    log.warning("%s %s Runbook: %s", format_title(document), document["message"], document["runbook"])
 
 
 def emit_alert(folder: Path, document: Mapping[str, Any]) -> None:
@@ -138,17 +138,17 @@ def emit_alert(folder: Path, document: Mapping[str, Any]) -> None:
     emit(folder, ALERT, {name: value for name, value in fields.items() if value is not None})
 
 
-def try_out(config: Config, receivers: Sequence[Receiver]) -> dict[str, str]:
+def send_test(config: Config, receivers: Sequence[Receiver]) -> dict[str, str]:
     """Send each receiver a test message. Return name → error, empty for success."""
     now = timestamp()
-    message = "This is a test of who is told of alerts; nothing has happened."
-    finding: dict[str, Any] = {"message": message, "value": None, "bound": None, "since": "", "until": ""}
+    sentence = "This is a test of the receivers of alerts; nothing has happened."
+    body: dict[str, Any] = {"message": sentence, "value": None, "bound": None, "since": "", "until": ""}
     row = {"id": uuid.uuid4().hex, "rule": "test", "subject": "", "place": "", "severity": "warning"}
-    told = document(config, {**row, "finding": {**finding, "details": {}}, "raised": now, "resolved": now}, "test")
+    message = build_message(config, {**row, "finding": {**body, "details": {}}, "raised": now, "resolved": now}, "test")
 
     def send(receiver: Receiver) -> str:
         try:
-            receiver.send(told)
+            receiver.send(message)
         except Exception as error:  # the result of the test
             return f"{type(error).__name__}: {said(error)}"
         return ""

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from llmops.alerts import ledger
-from llmops.alerts.finding import Finding, document
+from llmops.alerts import lifecycle
+from llmops.alerts.breach import Breach, build_message
 from llmops.alerts.outbox import deliver_all
 from llmops.alerts.receivers import emit_alert, receivers_of
 from llmops.config import Config, load
@@ -31,34 +31,34 @@ GC_FAILED: Rule = "gc_failed"
 LATE: Rule = "run_late"
 
 
-def alert(rule: Rule, dag: str, run: str, cleared: int, message: str, fields: Mapping[str, Any]) -> None:
+def raise_alert(rule: Rule, dag: str, run: str, cleared: int, message: str, fields: Mapping[str, Any]) -> None:
     """Raise an alert about a run, and notify receivers at once.
 
     A repetition for the same run changes nothing. After a run was cleared, to run again, it can raise a new alert. If
     the database cannot be used, at least an event is emitted.
     """
-    config = settings()
+    config = load_settings()
     if rule in config.alerts.off:
         return
     id = uuid.uuid5(uuid.NAMESPACE_URL, "|".join([ALERT, rule, dag, run, str(cleared)])).hex
-    finding = Finding(rule, message, subject=dag, details={"llmops.dag": dag, "llmops.run": run, **fields})
+    breach = Breach(rule, message, subject=dag, details={"llmops.dag": dag, "llmops.run": run, **fields})
     now = datetime.now(UTC)
     try:
-        ledger.raise_once(config, finding, id, now)
+        lifecycle.raise_once(config, breach, id, now)
         deliver_all(database_of(config), receivers_of(config))
     except Exception:
         log.exception("The alert %s about %s of %s cannot be raised; it is an event only", rule, run, dag)
-        emit_alert(config.events, document(config, ledger.row_of(finding, id, timestamp(now)), "raised"))
+        emit_alert(config.events, build_message(config, lifecycle.build_row(breach, id, timestamp(now)), "raised"))
 
 
-def succeeded(dag: str, *rules: Rule) -> None:
+def resolve_alerts(dag: str, *rules: Rule) -> None:
     """Resolve these rules' alerts about a DAG, after a success."""
-    config = settings()
-    if ledger.over(config, rules, dag, datetime.now(UTC)):
+    config = load_settings()
+    if lifecycle.resolve(config, rules, dag, datetime.now(UTC)):
         deliver_all(database_of(config), receivers_of(config))
 
 
-def settings() -> Config:
+def load_settings() -> Config:
     """Return the configuration; if it cannot be read, the defaults with the home from the environment."""
     try:
         return load()

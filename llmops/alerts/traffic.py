@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from llmops.alerts.finding import Finding, place
+from llmops.alerts.breach import Breach, machine_id
 from llmops.config import Config
 from llmops.config.alerts import Rule
 from llmops.monitoring.datasets import SERVING
@@ -29,8 +29,8 @@ _FIELDS = (
     "llmops.guard.rules",
 )
 #: rule → short and long window that must both burn too fast, in multiples of the judged window
-BURNS: dict[Rule, tuple[int, int]] = {"burn_rate_fast": (1, 12), "burn_rate_slow": (6, 72)}
-LOOKS = 3  #: judgements in a row at which a queue must be long
+BURN_WINDOWS: dict[Rule, tuple[int, int]] = {"burn_rate_fast": (1, 12), "burn_rate_slow": (6, 72)}
+QUEUE_CHECKS = 3  #: judgements in a row at which a queue must be long
 
 
 class Request(NamedTuple):
@@ -52,31 +52,31 @@ class Sources:
 
     def __init__(self, config: Config, reader: Reader | None, waiting: Callable[[], int] | None = None) -> None:
         self.config, self.reader, self.waiting = config, reader, waiting
-        self.lengths: deque[int] = deque(maxlen=LOOKS)
+        self.lengths: deque[int] = deque(maxlen=QUEUE_CHECKS)
 
 
-def queue(sources: Sources, now: datetime) -> list[Finding] | None:
+def check_queue(sources: Sources, now: datetime) -> list[Breach] | None:
     """Find a queue of requests for this process' engines that is long in several judgements in a row."""
     if not sources.waiting:
         return None
     sources.lengths.append(sources.waiting())
     bound, least = sources.config.alerts.queue_length, min(sources.lengths)
-    if len(sources.lengths) < LOOKS or least < bound:
+    if len(sources.lengths) < QUEUE_CHECKS or least < bound:
         return []
-    message = f"At least {least} requests waited for the engines at {LOOKS} looks in a row; {bound} raise this."
-    return [Finding("queue_length", message, value=least, bound=bound, place=place(sources.config))]
+    message = f"At least {least} requests waited for the engines at {QUEUE_CHECKS} looks in a row; {bound} raise this."
+    return [Breach("queue_length", message, value=least, bound=bound, machine=machine_id(sources.config))]
 
 
-def requests(sources: Sources, now: datetime) -> list[Finding] | None:
+def check_requests(sources: Sources, now: datetime) -> list[Breach] | None:
     """Judge the requests of the last window, read once for all rules about them, and the burn rates."""
     config, reader = sources.config, sources.reader
     if not reader:
         return None
-    found = read(reader, now - timedelta(minutes=config.alerts.window_minutes), now)
+    found = read_requests(reader, now - timedelta(minutes=config.alerts.window_minutes), now)
     return [*judge_requests(config, found, now), *judge_burns(config, reader, now)]
 
 
-def read(reader: Reader, since: datetime, until: datetime) -> list[Request]:
+def read_requests(reader: Reader, since: datetime, until: datetime) -> list[Request]:
     """Return the requests with `since <= time < until` that were answered, or failed."""
     rows = reader.columns(SERVING, _FIELDS, timestamp(since), timestamp(until))
     return [
@@ -92,7 +92,7 @@ def read(reader: Reader, since: datetime, until: datetime) -> list[Request]:
     ]
 
 
-def counted(reader: Reader, since: datetime, until: datetime) -> tuple[int, int]:
+def count_requests(reader: Reader, since: datetime, until: datetime) -> tuple[int, int]:
     """Return the number of answered and failed requests, and of failed ones.
 
     The reader counts them, which needs no memory here. The window is extended to whole minutes, which the local store
@@ -104,63 +104,63 @@ def counted(reader: Reader, since: datetime, until: datetime) -> tuple[int, int]
     return figures.answered + figures.failed, figures.failed
 
 
-def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -> list[Finding]:
+def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -> list[Breach]:
     """Judge `latency_p95`, `error_rate`, `queue_time` and `guard_rejections` on the requests of one window."""
     enough, least = config.monitoring.min_requests, config.alerts.min_bad
     since, until = timestamp(now - timedelta(minutes=config.alerts.window_minutes)), timestamp(now)
-    last = f"in the last {spoken(config.alerts.window_minutes)}"
-    found: list[Finding] = []
+    last = f"in the last {format_minutes(config.alerts.window_minutes)}"
+    found: list[Breach] = []
 
-    def times(rule: Rule, what: str, values: Sequence[float], bound: float) -> None:
+    def check_percentile(rule: Rule, what: str, values: Sequence[float], bound: float) -> None:
         p95, slow = percentile(values, 0.95), sum(value > bound for value in values)
         if p95 is not None and len(values) >= enough and slow >= least and p95 > bound:
             message = (
                 f"The 95th percentile of {what} is {p95:,.0f} ms {last}, above the {bound:,.0f} ms that are promised: "
                 f"{slow} of {len(values)} took longer."
             )
-            found.append(Finding(rule, message, value=p95, bound=bound, since=since, until=until))
+            found.append(Breach(rule, message, value=p95, bound=bound, since=since, until=until))
 
-    def share(rule: Rule, what: str, bad: int, of: int, bound: float) -> None:
-        if of >= enough and bad >= least and bad / of > bound:
-            message = f"{bad} of {of} {what} {last}, {bad / of:.1%}, more than {bound:.1%}."
-            found.append(Finding(rule, message, value=bad / of, bound=bound, since=since, until=until))
+    def check_share(rule: Rule, what: str, bad: int, total: int, bound: float) -> None:
+        if total >= enough and bad >= least and bad / total > bound:
+            message = f"{bad} of {total} {what} {last}, {bad / total:.1%}, more than {bound:.1%}."
+            found.append(Breach(rule, message, value=bad / total, bound=bound, since=since, until=until))
 
     answered = [request for request in requests if not request.failed]
-    own = [request.ms for request in answered if request.path == "/generate"]
+    latencies = [request.ms for request in answered if request.path == "/generate"]
     waits = [request.waited_ms for request in answered if request.waited_ms is not None]
-    times("latency_p95", "answers of /generate", own, config.monitoring.latency_p95_ms)
-    times("queue_time", "waiting for an engine", waits, config.alerts.queue_time_ms)
+    check_percentile("latency_p95", "answers of /generate", latencies, config.monitoring.latency_p95_ms)
+    check_percentile("queue_time", "waiting for an engine", waits, config.alerts.queue_time_ms)
     failed = len(requests) - len(answered)
-    share("error_rate", "requests failed", failed, len(requests), config.monitoring.error_rate)
+    check_share("error_rate", "requests failed", failed, len(requests), config.monitoring.error_rate)
     cut = sum(request.cut for request in answered)
-    share("guard_rejections", "answers were cut by the guard", cut, len(answered), config.alerts.guard_share)
+    check_share("guard_rejections", "answers were cut by the guard", cut, len(answered), config.alerts.guard_share)
     return found
 
 
-def judge_burns(config: Config, reader: Reader, now: datetime) -> list[Finding]:
+def judge_burns(config: Config, reader: Reader, now: datetime) -> list[Breach]:
     """Judge the burn rates. The long window is only counted if the short one burns too fast."""
     budget, minutes = config.monitoring.error_rate, config.alerts.window_minutes
-    found: list[Finding] = []
-    for rule, (short, long) in BURNS.items() if budget else ():
+    found: list[Breach] = []
+    for rule, (short, long) in BURN_WINDOWS.items() if budget else ():
         bound = config.alerts.burn_fast if rule == "burn_rate_fast" else config.alerts.burn_slow
-        of, failed = counted(reader, now - timedelta(minutes=short * minutes), now)
-        if failed < config.alerts.min_bad or (burn := failed / of / budget) <= bound:
+        total, failed = count_requests(reader, now - timedelta(minutes=short * minutes), now)
+        if failed < config.alerts.min_bad or (burn := failed / total / budget) <= bound:
             continue
-        begun = now - timedelta(minutes=long * minutes)
-        before, failed_before = counted(reader, begun, now)
-        burn_before = failed_before / before / budget
-        if before >= config.monitoring.min_requests and burn_before > bound:
+        start = now - timedelta(minutes=long * minutes)
+        total_before, failed_before = count_requests(reader, start, now)
+        burn_before = failed_before / total_before / budget
+        if total_before >= config.monitoring.min_requests and burn_before > bound:
             message = (
                 f"Requests fail {burn:.1f} times as fast as the promised {budget:.1%} allow in the last "
-                f"{spoken(short * minutes)} and {burn_before:.1f} times in the last {spoken(long * minutes)} "
-                f"({failed_before} of {before}); {bound:g} times raise this."
+                f"{format_minutes(short * minutes)} and {burn_before:.1f} times in the last "
+                f"{format_minutes(long * minutes)} ({failed_before} of {total_before}); {bound:g} times raise this."
             )
-            since, until = timestamp(begun), timestamp(now)
-            found.append(Finding(rule, message, value=burn, bound=bound, since=since, until=until))
+            since, until = timestamp(start), timestamp(now)
+            found.append(Breach(rule, message, value=burn, bound=bound, since=since, until=until))
     return found
 
 
-def spoken(minutes: float) -> str:
+def format_minutes(minutes: float) -> str:
     """Return a time in words."""
     if minutes < 1:
         return f"{minutes * 60:g} s"

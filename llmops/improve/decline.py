@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from llmops.alerts.ledger import told_between
+from llmops.alerts.lifecycle import read_notified
 from llmops.config import Config
 
 RULES = ("drift", "decay")
@@ -13,6 +13,6 @@ RULES = ("drift", "decay")
 def read_declines(config: Config, since: datetime, until: datetime) -> list[str]:
     """Return the messages of alerts about drift or decay that were raised in a period and not silenced.
 
-    They are read from the alert ledger, because their events may arrive in the event store much later.
+    They are read from the database of alerts, because their events may arrive in the event store much later.
     """
-    return [str(row["finding"]["message"]) for row in told_between(config, RULES, since, until)]
+    return [str(row["finding"]["message"]) for row in read_notified(config, RULES, since, until)]

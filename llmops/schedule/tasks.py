@@ -19,8 +19,8 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # the stub of Airflow 3
     RetryRule,
 )
 
-from llmops.alerts import ledger, runs
-from llmops.alerts.runs import FAILED, GC_FAILED, LATE, alert
+from llmops.alerts import lifecycle, runs
+from llmops.alerts.runs import FAILED, GC_FAILED, LATE, raise_alert
 from llmops.artifacts import read_record
 from llmops.config import Config, load
 from llmops.config.alerts import Rule
@@ -84,18 +84,18 @@ def run_failed(context: Mapping[str, Any]) -> None:
 
 def run_succeeded(context: Mapping[str, Any]) -> None:
     """End the alerts of earlier failures. This is Airflow's `on_success_callback` of a DAG."""
-    runs.succeeded(context["dag"].dag_id, FAILED, LATE)
+    runs.resolve_alerts(context["dag"].dag_id, FAILED, LATE)
 
 
 def gc_succeeded(context: Mapping[str, Any]) -> None:
     """End the alert of a failed garbage collection. This is Airflow's `on_success_callback` of the gc task."""
-    runs.succeeded(context["dag"].dag_id, GC_FAILED)
+    runs.resolve_alerts(context["dag"].dag_id, GC_FAILED)
 
 
 def task_begins(context: Mapping[str, Any]) -> None:
     """Record that a DAG runs by schedule, so that a missing run raises an alert. It is an `on_execute_callback`."""
     if getattr(context["dag_run"], "run_type", "") == "scheduled":
-        ledger.beat(load(), context["dag"].dag_id, datetime.now(UTC))
+        lifecycle.record_heartbeat(load(), context["dag"].dag_id, datetime.now(UTC))
 
 
 def gc_failed(context: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ def _failed(
     dag, run_id = context["dag"].dag_id, str(context["run_id"])
     where = f" at {task.task_id}, try {task.try_number}" if task else f": {context.get('reason')}"
     words = f": {said(error)}" if error else "."
-    alert(
+    raise_alert(
         rule,
         dag,
         run_id,
@@ -132,7 +132,7 @@ async def run_late(hours: float, context: Mapping[str, Any]) -> None:
         return
     message = f"The run {run['dag_run_id']} of {run['dag_id']} has not ended {hours:g} h after it was queued."
     await asyncio.to_thread(
-        alert, LATE, run["dag_id"], run["dag_run_id"], 0, message, {"llmops.deadline": context["deadline"]}
+        raise_alert, LATE, run["dag_id"], run["dag_run_id"], 0, message, {"llmops.deadline": context["deadline"]}
     )
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from llmops import cli
-from llmops.alerts.finding import Finding, document
-from llmops.alerts.ledger import row_of
+from llmops.alerts.breach import Breach, build_message
+from llmops.alerts.lifecycle import build_row
 from llmops.alerts.receivers import Receiver, receivers_of
-from llmops.alerts.watch import Watch
+from llmops.alerts.threads import AlertThreads
 from llmops.config import Config, load
 from llmops.errors import ConfigError, TransientError
 from llmops.monitoring.datasets import ALERT
@@ -23,13 +23,13 @@ from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
 
 EVIL = 'über\n<!channel> @here & "\u2028'
-FINDING = Finding("spool", f"It waits, {EVIL}.", subject=EVIL, value=90.0, bound=15.0, details={"llmops.run": "r1"})
+BREACH = Breach("spool", f"It waits, {EVIL}.", subject=EVIL, value=90.0, bound=15.0, details={"llmops.run": "r1"})
 
 
 def made(tmp_path: Path, url: str, **environ: str) -> tuple[Receiver, Mapping[str, Any]]:
     config = Config(home=tmp_path, alerts={"receivers": [{"name": "mine", "url": url}]})
-    return receivers_of(config, environ)[-1], document(
-        config, row_of(FINDING, "0a", "2026-01-10T12:00:00.000Z"), "raised"
+    return receivers_of(config, environ)[-1], build_message(
+        config, build_row(BREACH, "0a", "2026-01-10T12:00:00.000Z"), "raised"
     )
 
 
@@ -102,7 +102,7 @@ def test_a_receiver_that_cannot_be_told_is_named_without_its_secret(
 
 def test_a_receiver_that_cannot_work_is_logged_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     receivers = [{"name": "typo", "url": "mailtoo://x"}, {"name": "good", "url": "json://x"}]
-    watch = Watch(Config(home=tmp_path, alerts={"receivers": receivers}))
+    watch = AlertThreads(Config(home=tmp_path, alerts={"receivers": receivers}))
     watch.stop()
     watch._judge()
     assert [record.levelname for record in caplog.records if "receiver" in record.getMessage()] == ["ERROR"]

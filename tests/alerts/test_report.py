@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.alerts.judge import Judge, report
+from llmops.alerts.judge import Judge, build_report
 from llmops.config import Config, Monitoring
 from llmops.monitoring.datasets import PIPELINE, SERVING
 from llmops.monitoring.events import build, timestamp
@@ -25,7 +25,7 @@ def test_a_healthy_window_without_what_is_outside_and_what_is_no_request(tmp_pat
     other = build(PIPELINE, {"@timestamp": timestamp(SINCE), "event.duration": 5})
     config = Config(home=tmp_path)
     LocalStore(config.events).send([*(request(ms=n, minute=59.999 * (n % 2)) for n in range(1, 101)), *outside, other])
-    result = report(config, SINCE, UNTIL)
+    result = build_report(config, SINCE, UNTIL)
     assert (result["requests"], result["error_rate"], result["output_tokens"]) == (100, 0, 500)
     assert result["latency_ms"] == {"p50": 50, "p95": 95, "p99": 99}
     assert result["alerts"] == []
@@ -44,8 +44,8 @@ def test_the_report_names_what_was_raised_and_nothing_else(tmp_path, events, ale
     promised = Monitoring(latency_p95_ms=500, error_rate=0.05, min_requests=20)
     config = Config(home=tmp_path, monitoring=promised, alerts={"disk_free": 0, "off": ["burn_rate_fast"]})
     LocalStore(config.events).send([request(*one) for one in events])
-    assert report(config, SINCE, UNTIL)["alerts"] == []  # nobody has judged
+    assert build_report(config, SINCE, UNTIL)["alerts"] == []  # nobody has judged
     raised = Judge(config).judge(SINCE + timedelta(minutes=5))
-    found = report(config, SINCE, UNTIL)
+    found = build_report(config, SINCE, UNTIL)
     assert sorted(alert["rule"] for alert in found["alerts"]) == sorted(told["rule"] for told in raised) == alerts
     assert found["objectives"] == {"latency_p95_ms": 500, "error_rate": 0.05}

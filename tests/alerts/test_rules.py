@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmops.access.keys import KeyStore
-from llmops.alerts import conditions, ledger
+from llmops.alerts import conditions, lifecycle
 from llmops.alerts.judge import Judge
 from llmops.alerts.traffic import Sources
 from llmops.config import Config
@@ -167,7 +167,7 @@ def test_a_spool_that_is_not_emptied(config: Config) -> None:
     emit(config.events, SERVING, {"@timestamp": timestamp(NOW - 14 * MINUTE)})
     assert raised(config) == set()
     emit(config.events, SERVING, {"@timestamp": timestamp(NOW - 90 * MINUTE)})
-    assert conditions.spool(Sources(config, None), NOW + 2 * MINUTE)[0].subject == "elasticsearch"
+    assert conditions.check_spool(Sources(config, None), NOW + 2 * MINUTE)[0].subject == "elasticsearch"
     few = config.model_copy(update={"alerts": config.alerts.model_copy(update={"spool_events": 1})})
     assert raised(few) == {"spool"}
 
@@ -175,7 +175,7 @@ def test_a_spool_that_is_not_emptied(config: Config) -> None:
 def test_a_dag_is_missed_only_if_it_ever_ran_by_its_schedule(config: Config) -> None:
     for hours, rules in ((0, set()), (1.9, set()), (2.1, {"dag_missing"})):
         if hours:
-            ledger.beat(config, "llm_monitoring", NOW - timedelta(hours=hours))
+            lifecycle.record_heartbeat(config, "llm_monitoring", NOW - timedelta(hours=hours))
         assert raised(config) == rules
 
 
@@ -195,13 +195,13 @@ def test_a_trial_whose_last_verdict_is_an_error_until_it_ends(config: Config) ->
     registry = two_versions(config)
     registry.decide("v2", "canary", "error", by="run 1", why="an earlier trial", numbers={"trial": "2025"})
     registry.start_canary("v2", 0.5)
-    assert conditions.trial_error(Sources(config, None), NOW) == []
+    assert conditions.check_trial_error(Sources(config, None), NOW) == []
     trial = rollout.going_on(registry, "canary").started
     registry.decide("v2", "canary", "error", by="run 1", why="counts are lost", numbers={"trial": trial})
-    (found,) = conditions.trial_error(Sources(config, None), NOW)
+    (found,) = conditions.check_trial_error(Sources(config, None), NOW)
     assert found.subject == "v2" and "counts are lost" in found.message and "trial_error" in raised(config)
     registry.stop_canary()
-    assert conditions.trial_error(Sources(config, None), NOW) == []
+    assert conditions.check_trial_error(Sources(config, None), NOW) == []
 
 
 def test_a_rule_that_is_off_raises_nothing_and_what_cannot_be_judged_stops_no_other(config: Config) -> None:
@@ -209,9 +209,9 @@ def test_a_rule_that_is_off_raises_nothing_and_what_cannot_be_judged_stops_no_ot
         def columns(self, *args: Any, **more: Any) -> Any:
             raise ConnectionError("no server")
 
-    ledger.beat(config, "llm_monitoring", NOW - timedelta(hours=5))
+    lifecycle.record_heartbeat(config, "llm_monitoring", NOW - timedelta(hours=5))
     assert raised(config, reader=Broken(config.events)) == {"dag_missing"}
-    assert ledger.JUDGED not in conditions.heartbeats(config)  # so that this time is judged later
+    assert lifecycle.JUDGE_HEARTBEAT not in conditions.read_heartbeats(config)  # so that this time is judged later
     off = Config(home=config.home / "other", alerts={"off": ["latency_p95"], "disk_free": 0})
     assert raised(off, requests(60, 1500)) == set()
     assert raised(Config(home=config.home / "full", alerts={"disk_free": 0.9999})) == {"disk"}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmops.alerts import ledger
+from llmops.alerts import lifecycle
 from llmops.alerts.judge import Judge
-from llmops.alerts.runs import FAILED, GC_FAILED, LATE, alert, succeeded
+from llmops.alerts.runs import FAILED, GC_FAILED, LATE, raise_alert, resolve_alerts
 from llmops.config import Config, load
 from llmops.monitoring.datasets import ALERT
 from llmops.monitoring.shipping import drain
@@ -54,11 +54,11 @@ def test_a_failed_run_is_over_when_a_later_one_succeeds(config: Config, hook: An
 
 
 def test_judging_leaves_alerts_of_runs_as_they_are(config: Config) -> None:
-    alert(LATE, "llmops_pipeline", "r1", 0, "It is late.", {})
+    raise_alert(LATE, "llmops_pipeline", "r1", 0, "It is late.", {})
     Judge(config).judge(datetime.now(UTC) + timedelta(hours=3))
-    assert [row["rule"] for row in ledger.listed(config, datetime.now(UTC))["open"]] == [LATE]
-    succeeded("llmops_pipeline", FAILED, LATE)
-    assert ledger.listed(config, datetime.now(UTC))["open"] == []
+    assert [row["rule"] for row in lifecycle.list_alerts(config, datetime.now(UTC))["open"]] == [LATE]
+    resolve_alerts("llmops_pipeline", FAILED, LATE)
+    assert lifecycle.list_alerts(config, datetime.now(UTC))["open"] == []
 
 
 def test_old_data_that_could_not_be_removed_is_over_when_it_could_not_when_its_run_succeeds(config: Config) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from llmops.alerts import ledger
-from llmops.alerts.finding import Finding
+from llmops.alerts import lifecycle
+from llmops.alerts.breach import Breach
 from llmops.config import Config, Monitoring
 from llmops.config.alerts import Rule
 from llmops.monitoring.events import emit
@@ -298,7 +298,7 @@ def test_monitoring_with_a_sink_down_is_red_and_still_tells_a_decline(environ: d
     rules: tuple[Rule, ...] = ("decay", "drift", "latency_p95")
     for minutes, rule in enumerate(rules, start=-9):  # the event of none of them has come to a sink
         raised = datetime.now(UTC) + timedelta(minutes=minutes)
-        ledger.raise_once(Config(home=tmp_path), Finding(rule, f"{rule} is bad"), rule, raised)
+        lifecycle.raise_once(Config(home=tmp_path), Breach(rule, f"{rule} is bad"), rule, raised)
     state, tasks, values = python(MONITORING, down, str(ROOT / "dags"))
     assert state == "failed" and values["decline"] == ["decay is bad", "drift is bad"]  # which starts the improvement
     judged = {"judge": "success", "decline": "success", "drift": "success"}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.alerts import conditions
+from llmops.alerts.conditions import check_drift
 from llmops.alerts.traffic import Sources
 from llmops.cli import main
 from llmops.config import Config
@@ -117,7 +117,7 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     assert [line["drift"] > 0 for line in page["windows"]] == [False, False, True]
     json.dumps(page)
     soon = datetime.now(UTC) + timedelta(minutes=1)
-    [alert] = conditions.drift(Sources(shop.config, reader_of(shop.config)), soon)
+    [alert] = check_drift(Sources(shop.config, reader_of(shop.config)), soon)
     assert alert.subject == "v1" and "topics of the prompt" in alert.message
     for name, value in {"HOME": str(shop.config.home), "MONITORING__DRIFT_REQUESTS": "40"}.items():
         monkeypatch.setenv(f"LLMOPS_{name}", value)
@@ -128,7 +128,7 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     assert main(["drift", "--until", "2026-03-06"]) == 0
     assert "differs" in (said := capsys.readouterr().out) and "DRIFT" not in said
     three = Config(home=shop.config.home, monitoring=shop.config.monitoring, alerts={"drift_windows": 3})
-    assert watch_drift(three, days(1, 5)[0])["drift"] == conditions.drift(Sources(three, reader_of(three)), soon) == []
+    assert watch_drift(three, days(1, 5)[0])["drift"] == check_drift(Sources(three, reader_of(three)), soon) == []
     assert not any(line["drift"] for line in drift_figures(reader_of(three), 3, days(1, 6)[0])["windows"])
 
 

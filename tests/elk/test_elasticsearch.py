@@ -14,7 +14,7 @@ import yaml
 from elasticsearch import Elasticsearch, helpers
 
 from llmops import cli
-from llmops.alerts.judge import report
+from llmops.alerts.judge import build_report
 from llmops.config import Monitoring, load
 from llmops.drift.sample import sample_from_events
 from llmops.elk import setup
@@ -298,5 +298,5 @@ def test_every_pod_reads_what_all_of_them_sent(
         figures = dashboard_figures(reader_of(pod), "1h", 2, first + timedelta(minutes=9))
         assert (figures["totals"]["requests"], set(figures["versions"])) == (2, {"v0", "v1"})
         hour = first, first + timedelta(hours=1)
-        assert report(pod, *hour)["requests"] == 2
+        assert build_report(pod, *hour)["requests"] == 2
         assert len(sample_from_events(reader_of(pod), *map(timestamp, hour))) == 2  # which drift is judged by

@@ -7,7 +7,7 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
-from llmops.alerts.traffic import Sources, requests
+from llmops.alerts.traffic import Sources, check_requests
 from llmops.config import Config, Monitoring
 from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, GATE, SERVING
@@ -85,7 +85,7 @@ def test_figures_are_those_of_the_local_store(remote, local):
 
 def test_requests_raise_the_same_alerts(remote, local, tmp_path):
     config = Config(home=tmp_path, alerts={"window_minutes": 60})
-    ours, theirs = (requests(Sources(config, reader), START + HOURS) for reader in (local, remote))
+    ours, theirs = (check_requests(Sources(config, reader), START + HOURS) for reader in (local, remote))
     assert ours == theirs and {"error_rate", "burn_rate_slow"} <= {finding.rule for finding in ours}
 
 

@@ -149,7 +149,7 @@ def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Con
         decided = events(settings, "llmops.canary")
         assert [e["llmops.canary.outcome"] for e in decided] == ["error"] * number
         assert registry.decisions("v2")[-1]["numbers"]["trial"] == trial.started
-        assert decided[-1]["event.reason"] == decision["why"] and conditions.trial_error(
+        assert decided[-1]["event.reason"] == decision["why"] and conditions.check_trial_error(
             Sources(settings, None), datetime.now(UTC)
         )
 

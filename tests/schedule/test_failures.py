@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 
 from llmops import cli, pipeline
-from llmops.alerts.runs import FAILED, LATE, alert
+from llmops.alerts.runs import FAILED, LATE, raise_alert
 from llmops.config import Config, load
 from llmops.config.schedule import Limited
 from llmops.errors import ConfigError, DiskFullError, LlmopsError, SourceError, SourceUnavailableError, TimeLimitError
@@ -99,9 +99,9 @@ def test_an_alert_of_a_run_is_stored_once_until_it_is_cleared(tmp_path: Path, mo
     (tmp_path / "broken.yaml").write_text("train: {sed: 1}")
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
     for rule, cleared in ((FAILED, 0), (FAILED, 0), (LATE, 0), (FAILED, 1)):
-        alert(rule, "llmops_pipeline", "r1", cleared, "The run r1 failed.", {})
+        raise_alert(rule, "llmops_pipeline", "r1", cleared, "The run r1 failed.", {})
     monkeypatch.setenv("LLMOPS_CONFIG", str(tmp_path / "broken.yaml"))
-    alert(FAILED, "llmops_pipeline", "r2", 0, "The run r2 failed.", {})
+    raise_alert(FAILED, "llmops_pipeline", "r2", 0, "The run r2 failed.", {})
     found = stored(settings(tmp_path), ALERT)
     assert sorted(event["rule.name"] for event in found) == [FAILED, FAILED, FAILED, LATE]
 

@@ -34,9 +34,9 @@ def alerts(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _list(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.ledger import listed
+    from llmops.alerts.lifecycle import list_alerts
 
-    found = listed(settings, datetime.now(UTC))
+    found = list_alerts(settings, datetime.now(UTC))
     if options.json:
         print(json.dumps(found))
         return 0
@@ -56,7 +56,7 @@ def _list(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _silence(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.ledger import silence
+    from llmops.alerts.lifecycle import silence
 
     if options.what not in get_args(Rule):
         raise ConfigError(f"alerts silence: there is no rule {options.what!r}; there are {', '.join(get_args(Rule))}.")
@@ -70,7 +70,7 @@ def _silence(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _unsilence(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.ledger import unsilence
+    from llmops.alerts.lifecycle import unsilence
 
     if not options.what.isdecimal():
         raise ConfigError("alerts unsilence: give the number that `llmops alerts list` shows.")
@@ -79,9 +79,9 @@ def _unsilence(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _test(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.receivers import receivers_of, try_out
+    from llmops.alerts.receivers import receivers_of, send_test
 
-    results = try_out(settings, receivers_of(settings))
+    results = send_test(settings, receivers_of(settings))
     if options.json:
         print(json.dumps(results))
     for name, error in {} if options.json else results.items():
@@ -90,11 +90,11 @@ def _test(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _watch(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.watch import Watch
+    from llmops.alerts.threads import AlertThreads
 
     if not settings.alerts.every_s:
         raise ConfigError("alerts watch: alerts.every_s is 0, so nothing is judged.")
-    watch = Watch(settings)
+    watch = AlertThreads(settings)
     signal.signal(signal.SIGTERM, lambda *_: watch.stop(0.0))
     watch.start()
     print(f"The rules are judged every {settings.alerts.every_s:g} s until this is stopped.", file=sys.stderr)

@@ -15,8 +15,8 @@ from typing import get_args
 import pytest
 
 from llmops import cli
-from llmops.alerts import ledger
-from llmops.alerts.finding import Finding
+from llmops.alerts import lifecycle
+from llmops.alerts.breach import Breach
 from llmops.alerts.rules import RULES
 from llmops.config import Config
 from llmops.config.alerts import Rule
@@ -42,7 +42,7 @@ def test_each_rule_has_a_row_a_section_in_the_runbook_and_its_line_in_the_docume
 
 def test_list_silence_unsilence(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     now = datetime.now(UTC)
-    ledger.judged(config, [Finding("disk", "It is full.")], {"disk"}, now - timedelta(minutes=1))
+    lifecycle.update(config, [Breach("disk", "It is full.")], {"disk"}, now - timedelta(minutes=1))
     assert cli.main(["alerts", "list"]) == 0
     out = capsys.readouterr().out
     assert "critical" in out and "It is full." in out and "docs/runbook.md#disk" in out
@@ -69,4 +69,4 @@ def test_the_process_that_judges_ends_when_it_is_told_to(config: Config) -> None
     finally:
         process.kill()
         process.wait()
-    assert [row["rule"] for row in ledger.listed(config, datetime.now(UTC))["open"]] == ["disk"]
+    assert [row["rule"] for row in lifecycle.list_alerts(config, datetime.now(UTC))["open"]] == ["disk"]

@@ -145,7 +145,7 @@ def test_models_that_cannot_end_keep_no_events_back_and_these_wait_for_no_collec
         raise StateUnavailable("the database is away")
 
     monkeypatch.setattr(app_module.Models, "stop", fail)
-    note(app_module.Watch, "stop", "alerts"), note(Shipper, "stop", "events"), note(Traces, "close", "traces")
+    note(app_module.AlertThreads, "stop", "alerts"), note(Shipper, "stop", "events"), note(Traces, "close", "traces")
     with pytest.raises(StateUnavailable), site.client() as client:
         site.ready(client)
     assert ended == ["alerts", "events", "traces"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from llmops.alerts.judge import Judge
 from llmops.alerts.outbox import deliver
-from llmops.alerts.receivers import Receiver, receivers_of, service
+from llmops.alerts.receivers import Receiver, build_service, receivers_of
 from llmops.config import Config
 from llmops.errors import ConfigError
 from llmops.state.database import database_of
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 DELIVER_S = 5.0  #: seconds between checks for waiting messages
 
 
-class Watch:
+class AlertThreads:
     """A thread that judges, and one per receiver, so that none waits for another.
 
     Several processes may do this with one database: each alert is raised and resolved once.
@@ -33,7 +33,7 @@ class Watch:
             threading.Thread(target=self._judge, name="alerts", daemon=True),
             *(
                 threading.Thread(
-                    target=self._every, args=(deliver_s, self._telling(receiver)), name=f"tell {receiver.name}",
+                    target=self._repeat, args=(deliver_s, self._deliver_to(receiver)), name=f"notify {receiver.name}",
                     daemon=True,
                 )
                 for receiver in receivers_of(config)
@@ -61,19 +61,19 @@ class Watch:
     def _judge(self) -> None:
         for settings in self._config.alerts.receivers:
             try:
-                service(settings)
+                build_service(settings)
             except ConfigError as error:  # reported at the start instead of at the first alert; other receivers work
                 log.error("%s", error)
         judge = Judge(self._config, waiting=self._waiting)
-        self._every(self._config.alerts.every_s, judge.judge)
+        self._repeat(self._config.alerts.every_s, judge.judge)
 
-    def _telling(self, receiver: Receiver) -> Callable[[], object]:
+    def _deliver_to(self, receiver: Receiver) -> Callable[[], object]:
         database = database_of(self._config)
         return lambda: deliver(database, receiver)
 
-    def _every(self, seconds: float, work: Callable[[], object]) -> None:
+    def _repeat(self, seconds: float, task: Callable[[], object]) -> None:
         while not self._stopped.wait(seconds):
             try:
-                work()
+                task()
             except Exception:  # for example, the database is away: the thread survives
                 log.exception("Alerts: %s failed; next try in %g s", threading.current_thread().name, seconds)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from llmops.alerts import ledger, outbox
-from llmops.alerts.finding import Finding
-from llmops.alerts.judge import catch_up, report
+from llmops.alerts import lifecycle, outbox
+from llmops.alerts.breach import Breach
+from llmops.alerts.judge import build_report, catch_up
 from llmops.alerts.outbox import deliver, deliver_all
 from llmops.alerts.receivers import receivers_of
 from llmops.config import Config
@@ -32,7 +32,7 @@ from llmops.state.tables import alert_deliveries
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 HOOK = {"name": "hook", "url": "json://127.0.0.1:9/"}
-SLOW = Finding("latency_p95", "It is slow.", value=1500.0, bound=1000.0)
+SLOW = Breach("latency_p95", "It is slow.", value=1500.0, bound=1000.0)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def here(tmp_path: Path) -> Config:
     return Config(home=tmp_path, alerts={"receivers": [HOOK]})
 
 
-class Told:
+class FlakyReceiver:
     """A receiver that remembers, and fails so often first."""
 
     def __init__(self, name: str = "hook", failures: int = 0) -> None:
@@ -59,9 +59,9 @@ class Told:
         self.documents.append(document)
 
 
-def judge(config: Config, minute: float, *findings: Finding, place: str = "") -> list[str]:
+def judge(config: Config, minute: float, *breaches: Breach, machine: str = "") -> list[str]:
     rules = {"latency_p95", "error_rate", "spool"}
-    return [told["state"] for told in ledger.judged(config, findings, rules, NOW + minute * MINUTE, place)]
+    return [change["state"] for change in lifecycle.update(config, breaches, rules, NOW + minute * MINUTE, machine)]
 
 
 def waiting(config: Config) -> list[tuple[str, str]]:
@@ -89,26 +89,26 @@ def due(config: Config) -> None:
 def test_raised_once_and_resolved_once_it_has_been_fine_for_a_while(config: Config) -> None:
     told = [judge(config, minute, *([SLOW] if minute < 4 else [])) for minute in range(12)]
     assert told == [["raised"], [], [], [], [], [], [], [], ["resolved"], [], [], []]
-    told = ledger.listed(config, NOW + 20 * MINUTE)
+    told = lifecycle.list_alerts(config, NOW + 20 * MINUTE)
     assert told["open"] == [] and len(told["over"]) == 1
 
 
 def test_what_comes_and_goes_is_one_alert(here: Config) -> None:
     flapping = [judge(here, minute, *([SLOW] if minute % 4 == 0 else [])) for minute in range(20)]
     assert [state for states in flapping for state in states] == ["raised"]
-    assert ledger.judged(here, [], {"error_rate"}, NOW + 80 * MINUTE) == []  # what could not be judged is not over
-    assert judge(here, 81) == ["resolved"] and len(ledger.listed(here, NOW)["over"]) == 1
+    assert lifecycle.update(here, [], {"error_rate"}, NOW + 80 * MINUTE) == []  # what could not be judged is not over
+    assert judge(here, 81) == ["resolved"] and len(lifecycle.list_alerts(here, NOW)["over"]) == 1
     judge(here, 81 + 60 * 24 * 91)  # what has been over for long is forgotten
-    assert ledger.listed(here, NOW)["over"] == []
+    assert lifecycle.list_alerts(here, NOW)["over"] == []
 
 
 def test_what_another_machine_alone_can_see_is_its_own_until_it_is_gone(here: Config) -> None:
-    for place in ("one", "two"):
-        stuck = Finding("spool", "It waits.", subject="elasticsearch", place=place)
-        assert judge(here, 0, stuck, place=place) == ["raised"]
-    assert judge(here, 30, place="two") == ["resolved"]  # its own
-    assert judge(here, 59, place="two") == []
-    assert judge(here, 61, place="two") == ["resolved"]  # of one, which has said nothing for an hour
+    for machine in ("one", "two"):
+        stuck = Breach("spool", "It waits.", subject="elasticsearch", machine=machine)
+        assert judge(here, 0, stuck, machine=machine) == ["raised"]
+    assert judge(here, 30, machine="two") == ["resolved"]  # its own
+    assert judge(here, 59, machine="two") == []
+    assert judge(here, 61, machine="two") == ["resolved"]  # of one, which has said nothing for an hour
 
 
 def test_two_replicas_in_step_raise_and_resolve_once(config: Config) -> None:
@@ -130,40 +130,40 @@ def test_who_looks_rarely_is_not_overruled_between_two_looks(here: Config) -> No
 
 
 def test_alerts_of_a_time_are_those_that_were_told(here: Config) -> None:
-    drift = Finding("drift", "It drifts.", subject="v1")
-    made = ledger.silence(here, "drift", "", "we know", "ana", NOW, NOW + timedelta(hours=9))
+    drift = Breach("drift", "It drifts.", subject="v1")
+    made = lifecycle.silence(here, "drift", "", "we know", "ana", NOW, NOW + timedelta(hours=9))
     judge(here, 1, SLOW, drift)
 
     def told(since: float, until: float) -> list[str]:
         between = NOW + since * MINUTE, NOW + until * MINUTE
-        return [row["rule"] for row in ledger.told_between(here, ("drift", "latency_p95"), *between)]
+        return [row["rule"] for row in lifecycle.read_notified(here, ("drift", "latency_p95"), *between)]
 
     assert told(0, 60) == ["latency_p95"] and told(2, 60) == []
-    ledger.unsilence(here, made["id"], "ana", NOW + 70 * MINUTE)
+    lifecycle.unsilence(here, made["id"], "ana", NOW + 70 * MINUTE)
     assert told(0, 60) == ["latency_p95"] and told(60, 120) == ["drift"]
 
 
 def test_a_silenced_alert_is_told_to_nobody_until_the_silence_ends(config: Config) -> None:
     end = NOW + timedelta(hours=2)
-    made = ledger.silence(config, "latency_p95", "", "we move the database", "ana", NOW, end)
+    made = lifecycle.silence(config, "latency_p95", "", "we move the database", "ana", NOW, end)
     judge(config, 1, SLOW)
     judge(config, 2, SLOW)
     assert sorted(waiting(config)) == [("event", "silenced"), ("log", "silenced")]
-    assert [row["told"] for row in ledger.listed(config, NOW)["open"]] == [""]
-    ledger.unsilence(config, made["id"], "ana", NOW + 3 * MINUTE)
+    assert [row["told"] for row in lifecycle.list_alerts(config, NOW)["open"]] == [""]
+    lifecycle.unsilence(config, made["id"], "ana", NOW + 3 * MINUTE)
     assert hooked(config) == ["raised"]
-    with pytest.raises(ConfigError, match="goes on"):
-        ledger.unsilence(config, made["id"], "ana", NOW + 4 * MINUTE)
+    with pytest.raises(ConfigError, match="no active silence"):
+        lifecycle.unsilence(config, made["id"], "ana", NOW + 4 * MINUTE)
     assert judge(config, 10) == ["resolved"]
     assert hooked(config) == ["raised", "resolved"]
 
 
 def test_what_begins_and_ends_in_silence_is_told_to_nobody_and_what_outlasts_it_is(here: Config) -> None:
-    ledger.silence(here, "latency_p95", "", "we move", "ana", NOW, NOW + 15 * MINUTE)
-    ledger.silence(here, "spool", "elasticsearch", "it is moved", "ana", NOW, NOW + timedelta(hours=1))
+    lifecycle.silence(here, "latency_p95", "", "we move", "ana", NOW, NOW + 15 * MINUTE)
+    lifecycle.silence(here, "spool", "elasticsearch", "it is moved", "ana", NOW, NOW + timedelta(hours=1))
     judge(here, 1, SLOW)
     assert judge(here, 10) == ["resolved"] and hooked(here) == []
-    local = Finding("spool", "It waits.", subject="local")  # a silence of one subject is of no other
+    local = Breach("spool", "It waits.", subject="local")  # a silence of one subject is of no other
     judge(here, 11, SLOW, local)
     assert hooked(here) == ["raised"]
     judge(here, 16, SLOW, local)
@@ -173,14 +173,14 @@ def test_what_begins_and_ends_in_silence_is_told_to_nobody_and_what_outlasts_it_
 @pytest.mark.parametrize(("reason", "hours"), [("  ", 1), ("why", 0)])
 def test_a_silence_needs_a_reason_and_an_end(here: Config, reason: str, hours: float) -> None:
     with pytest.raises(ConfigError):
-        ledger.silence(here, "disk", "", reason, "ana", NOW, NOW + timedelta(hours=hours))
+        lifecycle.silence(here, "disk", "", reason, "ana", NOW, NOW + timedelta(hours=hours))
 
 
 def test_a_receiver_that_was_down_is_told_in_order(here: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "FIRST_S", 3600.0)
+    monkeypatch.setattr(outbox, "FIRST_PAUSE_S", 3600.0)
     judge(here, 0, SLOW)
     judge(here, 9)
-    hook = Told(failures=2)
+    hook = FlakyReceiver(failures=2)
     for sent in (0, 0, 2):
         assert deliver(database_of(here), hook) == sent
         assert deliver(database_of(here), hook) == 0  # not due
@@ -192,12 +192,12 @@ def test_a_receiver_that_was_down_is_told_in_order(here: Config, monkeypatch: py
 def test_one_bad_receiver_stops_no_other_and_each_is_told_of_its_severities(tmp_path: Path) -> None:
     receivers = [{**HOOK, "name": "bad"}, {**HOOK, "name": "good", "severities": ["critical"]}]
     config = Config(home=tmp_path, alerts={"receivers": receivers})
-    judge(config, 0, SLOW, Finding("spool", "It waits."))
+    judge(config, 0, SLOW, Breach("spool", "It waits."))
     names = [name for name, _ in waiting(config)]
     assert (names.count("bad"), names.count("good")) == (2, 1)
-    sent = deliver_all(database_of(config), [Told("bad", failures=9), Told("good")])
+    sent = deliver_all(database_of(config), [FlakyReceiver("bad", failures=9), FlakyReceiver("good")])
     assert sent == {"bad": 0, "good": 1}
-    assert "ConnectionError: it is down" in [row["error"] for row in ledger.listed(config, NOW)["deliveries"]]
+    assert "ConnectionError: it is down" in [row["error"] for row in lifecycle.list_alerts(config, NOW)["deliveries"]]
 
 
 def test_after_a_day_it_is_given_up_and_said(here: Config) -> None:
@@ -205,15 +205,15 @@ def test_after_a_day_it_is_given_up_and_said(here: Config) -> None:
     with database_of(here).change() as connection:
         old = timestamp(datetime.now(UTC) - timedelta(hours=25))
         connection.execute(sa.update(alert_deliveries).values(created=old))
-    assert deliver(database_of(here), Told(failures=1)) == 0
-    listed = ledger.listed(here, datetime.now(UTC))["deliveries"]
+    assert deliver(database_of(here), FlakyReceiver(failures=1)) == 0
+    listed = lifecycle.list_alerts(here, datetime.now(UTC))["deliveries"]
     assert [(row["receiver"], row["outcome"]) for row in listed] == [("hook", "given_up")]
 
 
 DIE = """
 import os, signal, sys
-from llmops.alerts import ledger, outbox
-from llmops.alerts.finding import Finding
+from llmops.alerts import lifecycle, outbox
+from llmops.alerts.breach import Breach
 from llmops.config import Config
 from llmops.state.database import database_of
 from datetime import UTC, datetime
@@ -226,7 +226,7 @@ class Dying:
 
 receiver = {"name": "hook", "url": "json://127.0.0.1:9/"}
 config = Config(home=sys.argv[1], state={"url": sys.argv[2]}, alerts={"receivers": [receiver]})
-ledger.judged(config, [Finding("latency_p95", "It is slow.")], {"latency_p95"}, datetime(2026, 1, 10, 12, tzinfo=UTC))
+lifecycle.update(config, [Breach("latency_p95", "It is slow.")], {"latency_p95"}, datetime(2026, 1, 10, 12, tzinfo=UTC))
 if sys.argv[3] == "sending":
     outbox.deliver(database_of(config), Dying())
 os.kill(os.getpid(), signal.SIGKILL)
@@ -238,7 +238,7 @@ def test_killed_between_raise_and_delivery_it_is_delivered_after_a_restart(confi
     command = [sys.executable, "-c", DIE, str(config.home), config.state.url, when]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    hook = Told()
+    hook = FlakyReceiver()
     if when == "sending":  # nobody else sends it meanwhile
         assert deliver(database_of(config), hook) == 0
         due(config)
@@ -249,7 +249,7 @@ def test_killed_between_raise_and_delivery_it_is_delivered_after_a_restart(confi
 
 def test_two_that_deliver_at_once_tell_it_once(config: Config) -> None:
     judge(config, 0, SLOW)
-    hook, barrier = Told(), threading.Barrier(2)
+    hook, barrier = FlakyReceiver(), threading.Barrier(2)
 
     def send() -> None:
         barrier.wait(50)
@@ -288,8 +288,8 @@ def test_catching_up_finds_what_nobody_judged_and_only_that(tmp_path: Path) -> N
         ("raised", "latency_p95"), ("resolved", "latency_p95"),
     ]  # fmt: skip
     for since, rules in ((-5, []), (0, ["latency_p95"]), (5, ["latency_p95"]), (10, [])):
-        found = report(config, NOW + since * MINUTE, NOW + (since + 5) * MINUTE)
+        found = build_report(config, NOW + since * MINUTE, NOW + (since + 5) * MINUTE)
         assert [alert["rule"] for alert in found["alerts"]] == rules, since
     assert catch_up(config, *hour) == []
-    ledger.judged(config, [], [], NOW + 90 * MINUTE)  # somebody has judged since
+    lifecycle.update(config, [], [], NOW + 90 * MINUTE)  # somebody has judged since
     assert catch_up(config, NOW + 30 * MINUTE, NOW + 90 * MINUTE) == []

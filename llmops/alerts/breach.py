@@ -1,4 +1,4 @@
-"""A finding of a rule, and the message that receivers get about it."""
+"""A breach of a rule, and the message that receivers get about it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from llmops.config.alerts import Rule
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A rule that is broken now."""
+class Breach:
+    """A rule that is broken now, for one subject."""
 
     rule: Rule
     message: str  #: for people, with the numbers
@@ -25,15 +25,15 @@ class Finding:
     bound: float | None = None  #: promised value
     since: str = ""  #: window that was judged
     until: str = ""
-    place: str = ""  #: the only machine that can judge it
+    machine: str = ""  #: the only machine that can judge it
     details: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the event
 
-    def kept(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the content of the database column `finding`."""
         return {name: asdict(self)[name] for name in ("message", "value", "bound", "since", "until", "details")}
 
 
-def document(config: Config, row: Mapping[str, Any], state: str) -> dict[str, Any]:
+def build_message(config: Config, row: Mapping[str, Any], state: str) -> dict[str, Any]:
     """Return the message to receivers."""
     message = row["finding"]["message"]
     if state == "resolved":
@@ -52,12 +52,12 @@ def document(config: Config, row: Mapping[str, Any], state: str) -> dict[str, An
         "resolved": row["resolved"] or None,
         "place": row["place"],
         "runbook": f"{config.alerts.runbook}#{row['rule']}",
-        "link": link(config),
+        "link": dashboard_url(config),
         "service": "llmops",
     }
 
 
-def link(config: Config) -> str:
+def dashboard_url(config: Config) -> str:
     """Return the address of the dashboard."""
     if config.alerts.dashboard:
         return config.alerts.dashboard
@@ -65,13 +65,13 @@ def link(config: Config) -> str:
     return f"http://{host}:{config.serving.port}/dashboard"
 
 
-def title(document: Mapping[str, Any]) -> str:
+def format_title(document: Mapping[str, Any]) -> str:
     """Return one line with state, severity, rule and subject."""
     about = f" ({document['subject']})" if document["subject"] else ""
     return " ".join(f"[{document['state']}] {document['severity']}: {document['rule']}{about}".split())
 
 
-def text(document: Mapping[str, Any]) -> str:
+def format_text(document: Mapping[str, Any]) -> str:
     """Return the message with its numbers, the runbook and the dashboard. The last line is the same at every try."""
     names = ("value", "bound", "since", "until", "raised", "resolved")
     rows = [f"{name}: {document[name]}" for name in names if document[name] not in (None, "")]
@@ -79,10 +79,10 @@ def text(document: Mapping[str, Any]) -> str:
     return "\n".join([document["message"], "", *rows, "", *ends])
 
 
-def place(config: Config) -> str:
+def machine_id(config: Config) -> str:
     """Return the name of this home. Several processes may share it; other machines cannot see it.
 
-    Findings about its spool and its disk have this name.
+    Breaches of the rules about its spool and its disk carry this name.
     """
     file = config.home / "place"
     if not file.is_file():
