@@ -80,7 +80,7 @@ def take_in(config: Config, interval: str) -> None:
 
         with artifacts.locked(config.artifacts, shared=True):
             check_erased(config)
-            intake.take_in(database_of(config), reader_of(config), config.improve, intake.end_of(interval))
+            intake.ingest(database_of(config), reader_of(config), config.improve, intake.end_of(interval))
 
 
 def weights(config: Config) -> str:

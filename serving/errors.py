@@ -12,7 +12,7 @@ from llmops.access.roles import (
     RevokedKey,
     UnknownKey,
 )
-from llmops.data.feedback.rows import NoSuchReview
+from llmops.data.feedback.rows import ReviewNotFoundError
 from llmops.errors import AccessError, EventsUnavailable, LlmopsError, RegistryError, ReviewError, StateError
 
 
@@ -101,7 +101,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     KeyRefused: (422, "key_refused"),
     NoSuchKey: (404, "key_not_found"),
     FeedbackRefused: (422, "feedback_refused"),
-    NoSuchReview: (404, "review_not_found"),
+    ReviewNotFoundError: (404, "review_not_found"),
     ReviewError: (422, "review_refused"),
     VersionNotLoaded: (404, "model_not_found"),
     InputUnknown: (404, "input_unknown"),

@@ -40,7 +40,7 @@ def read_fresh_items(config: Config) -> list[Example]:
         return []
     refresh(config)
     corrections: dict[tuple[str, str], Example] = {}
-    for row in rows.trained(database_of(config), timestamp()):
+    for row in rows.read_accepted(database_of(config), timestamp()):
         if row.kind == "correction" and row.decided >= timestamp(datetime.fromisoformat(champion.created)):
             key = row.question, row.context
             corrections.pop(key, None)

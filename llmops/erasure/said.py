@@ -75,17 +75,17 @@ def forget(database: Database, ids: Collection[str], theirs: Collection[str]) ->
     if not ids and not theirs:
         return
     with database.change() as connection:
-        found = rows.every(connection)
+        found = rows.select(connection)
         refused = {row.id: row for row in found if row.id in ids and row.reviewed and row.state == "refused"}
         for row in found:
             if row.id in ids:
-                rows.put(connection, row.id, **_GONE)
+                rows.update(connection, row.id, **_GONE)
             elif head := refused.get(row.joined):  # a person has refused it, whoever else has said it
                 done = {"state": head.state, "by": head.by, "decided": head.decided}
-                rows.put(connection, row.id, joined="", why="", **done)
+                rows.update(connection, row.id, joined="", why="", **done)
             elif row.joined in ids:
-                rows.put(connection, row.id, joined="", state="waiting", by="", decided="", why="")
-        rows.forget_reasons(connection, ids)
+                rows.update(connection, row.id, joined="", state="waiting", by="", decided="", why="")
+        rows.delete_reasons(connection, ids)
         connection.execute(sa.delete(tables.keys).where(tables.keys.c.prefix.in_(list(theirs))))
         fields = {"rows": len(ids), "keys": sorted(theirs), "until": timestamp()}
         audit.note(connection, "forget", by="erasure", target="reviews", fields=fields)

@@ -97,7 +97,7 @@ def _read_decisions(config: Config, since: datetime) -> list[dict[str, Any]]:
 def refresh_feedback(config: Config) -> dict[str, int]:
     """Read new feedback into the review. Return state → number of entries."""
     review.refresh(config)
-    return rows.counts(database_of(config))
+    return rows.count_states(database_of(config))
 
 
 def store_report(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str = "") -> Path:

@@ -6,11 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmops.data.feedback.same import jaccard, words_of
+from llmops.data.feedback.similarity import jaccard, normalize
 from llmops.monitoring.datasets import FEEDBACK, TEXT
 from llmops.monitoring.reader import Reader
 
-LEAST_SIMILARITY = 0.4  #: least Jaccard similarity of the words of two questions of one topic
+LEAST_JACCARD = 0.4  #: least Jaccard similarity of the words of two questions of one topic
 MOST_TOPICS = 50  #: most topics listed
 
 
@@ -40,8 +40,8 @@ def _group_by_topic(asked: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     heads: list[str] = []
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, reason in asked:
-        words = words_of(text)
-        near = (h for h in heads if words_of(h).plain == words.plain or jaccard(words_of(h), words) >= LEAST_SIMILARITY)
+        words = normalize(text)
+        near = (h for h in heads if normalize(h).plain == words.plain or jaccard(normalize(h), words) >= LEAST_JACCARD)
         head = next(near, "")
         if not head:
             heads.append(head := text)

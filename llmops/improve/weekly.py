@@ -31,7 +31,7 @@ def read_feedback(config: Config, moment: datetime) -> dict[str, Any]:
     until = reports.last_midnight(moment)
     since = reports.last_report_end(config, until)
     can_train = any(source.kind == "feedback" for source in config.collect.sources)
-    new = sum(row.decided >= timestamp(since) for row in rows.trained(database_of(config), timestamp(until)))
+    new = sum(row.decided >= timestamp(since) for row in rows.read_accepted(database_of(config), timestamp(until)))
     if not can_train:
         log.warning("No source of the kind `feedback` is configured, so no feedback is trained on.")
     waiting = counts.get("waiting", 0) + counts.get("held", 0)

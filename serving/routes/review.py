@@ -59,11 +59,11 @@ def data(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
     """List the open corrections, those that most people say first; the latest decisions; and how many there are."""
     review.refresh(app.config)
     database = database_of(app.config)
-    decided = review.listing(database, ("accepted", "refused"))
+    decided = review.list_entries(database, ("accepted", "refused"))
     return {
-        "open": review.listing(database),
+        "open": review.list_entries(database),
         "decided": sorted(decided, key=lambda entry: str(entry["decided"]), reverse=True)[:RECENT],
-        "counts": rows.counts(database),
+        "counts": rows.count_states(database),
         "agreeing": app.config.improve.agreeing,
     }
 

@@ -329,7 +329,7 @@ for days in (0, 1):  # a run of a test is of now
         rows.decide(database_of(config), row.id, "accepted", by="a test", who={})
         moment = (noon + timedelta(hours=-11)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with database_of(config).change() as connection:
-            rows.put(connection, row.id, decided=moment)
+            rows.update(connection, row.id, decided=moment)
 print("RESULT" + json.dumps(states))
 """
 

@@ -92,7 +92,7 @@ class People:
         """Question → answer of what may train by the end of a day."""
         drain(self.config.events, self.config.monitoring)
         sameness.take_in(self.config, day.isoformat())
-        return {row.question: row.text for row in documents.trained(self.config.database, day.isoformat())}
+        return {row.question: row.text for row in documents.read_accepted(self.config.database, day.isoformat())}
 
     def collected(self, day: date = TODAY) -> Sequence[Document]:
         """Return what the stage collect yields of the feedback of a day."""

@@ -34,7 +34,7 @@ def feedback(settings: Config, options: argparse.Namespace) -> None:
 
     if options.action == "list":
         review.refresh(settings)
-        entries = review.listing(database_of(settings), options.state or review.OPEN)
+        entries = review.list_entries(database_of(settings), options.state or review.OPEN)
         if options.json:
             print(json.dumps(entries))
         for entry in [] if options.json else entries:

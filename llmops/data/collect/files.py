@@ -121,7 +121,7 @@ def content(config: Collect, interval: str, database: str = "") -> str:
 
 def feedback_version(database: str, interval: str) -> tuple[str, str]:
     """Return location and version of the feedback that may train in an interval."""
-    return documents.LOCATION, documents.version(database, interval)
+    return documents.LOCATION, documents.read_version(database, interval)
 
 
 def content_of(sources: Iterable[tuple[Source, Iterable[tuple[str, str]]]]) -> str:

@@ -77,7 +77,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
     counts: dict[str, SourceCounts] = {}
     problems: list[SourceError] = []
     hears = any(source.kind == "feedback" for source in config.sources)
-    said = feedback.trained(database, interval) if hears else []
+    said = feedback.read_accepted(database, interval) if hears else []
     gone = (forgotten.keyed if said else forgotten.load)(database_at(database)) if database else Forgotten()
     with RowFile(out / "documents.parquet", schema(Document)) as documents:
         with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
@@ -125,7 +125,7 @@ def _collect(
     gone: Forgotten,
 ) -> SourceCounts:
     counts, location = SourceCounts(), source.location.replace("{date}", interval)
-    corrected = feedback.corrected(said) if source.kind != "feedback" else {}
+    corrected = feedback.map_corrections(said) if source.kind != "feedback" else {}
     copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
@@ -161,7 +161,7 @@ def _collect(
 
 def _write_pairs(source: Source, said: Sequence[Review], extract: Path, path: Path) -> None:
     good = {id for batch in extract_rows(extract) for id, rule in _ids(batch) if not rule}
-    rows = [pair for pair in feedback.pairs(source.name, said) if pair["id"] in good]
+    rows = [pair for pair in feedback.build_pairs(source.name, said) if pair["id"] in good]
     write_table(path, pa.Table.from_pylist(rows, schema=feedback.PAIRS))
 
 

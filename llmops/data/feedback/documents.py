@@ -1,4 +1,4 @@
-"""The data of a feedback source: corrections and good answers that may train, each once."""
+"""The data of a feedback source: accepted corrections and good answers, each once."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _PAIR = ("id", "source", "location", "position", "question", "context", "chosen"
 PAIRS = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _PAIR])
 
 
-def trained(database: str, interval: str) -> list[Review]:
+def read_accepted(database: str, interval: str) -> list[Review]:
     """Return feedback accepted before the end of a data interval, from the database at a URL; empty without URL."""
-    return rows.trained(database_at(database), timestamp(end_of(interval))) if database else []
+    return rows.read_accepted(database_at(database), timestamp(end_of(interval))) if database else []
 
 
-def corrected(found: Iterable[Review]) -> dict[str, str]:
+def map_corrections(reviews: Iterable[Review]) -> dict[str, str]:
     """Return comparable question → position of the correction, for questions with a corrected answer."""
-    return {comparable(row.question): position(row) for row in found if row.kind == "correction"}
+    return {comparable(row.question): position_of(row) for row in reviews if row.kind == "correction"}
 
 
-def version(database: str, interval: str) -> str:
-    """Return 16 hex digits over that feedback. Later decisions change it."""
-    return version_of(trained(database, interval))
+def read_version(database: str, interval: str) -> str:
+    """Return a digest of the accepted feedback (16 hex digits). Later decisions change it."""
+    return version_of(read_accepted(database, interval))
 
 
-def version_of(found: Iterable[Review]) -> str:
-    """Return the same, from the feedback."""
-    return content_id(*(part for row in found for part in (row.id, row.decided, row.text)))
+def version_of(reviews: Iterable[Review]) -> str:
+    """Return the digest of this feedback."""
+    return content_id(*(part for row in reviews for part in (row.id, row.decided, row.text)))
 
 
-def position(row: Review) -> str:
+def position_of(row: Review) -> str:
     """Return the position of a document: the row's key, which never changes."""
     return f"{KEY}{row.id}"
 
@@ -49,21 +49,21 @@ def document_id(source: str, id: str) -> str:
     return content_id(source, LOCATION, f"{KEY}{id}")
 
 
-def fields(row: Review, keyed: Callable[[str], str]) -> dict[str, str]:
+def origin_fields(row: Review, keyed: Callable[[str], str]) -> dict[str, str]:
     """Return a document's fields about its origin. `keyed` hashes the API key irreversibly."""
     accepted = "review" if row.reviewed else "policy"
     return {"event": row.id, "key": keyed(row.key), "kind": row.kind, "version": row.version, "accepted": accepted}
 
 
-def pairs(source: str, found: Sequence[Review]) -> Iterator[dict[str, str]]:
+def build_pairs(source: str, reviews: Sequence[Review]) -> Iterator[dict[str, str]]:
     """Yield pairs of a chosen and a rejected answer, for preference training (DPO, Rafailov et al. 2023)."""
-    for row in found:
+    for row in reviews:
         if row.kind == "correction" and row.answer:
             yield {
                 "id": document_id(source, row.id),
                 "source": source,
                 "location": LOCATION,
-                "position": position(row),
+                "position": position_of(row),
                 "question": row.question,
                 "context": row.context,
                 "chosen": row.text,

@@ -14,7 +14,7 @@ from llmops.access import rows as keys
 from llmops.access.roles import Key
 from llmops.config import Improve
 from llmops.data.feedback import rows
-from llmops.data.feedback.policy import POLICY, Said, judge
+from llmops.data.feedback.policy import POLICY, Entry, judge
 from llmops.data.feedback.rows import Review
 from llmops.data.text.comparable import comparable
 from llmops.monitoring.datasets import FEEDBACK, TEXT
@@ -32,29 +32,29 @@ def end_of(interval: str) -> datetime:
     return datetime.combine(date.fromisoformat(interval) + timedelta(days=1), time(), UTC)
 
 
-def take_in(database: Database, reader: Reader, rules: Improve, until: datetime) -> int:
+def ingest(database: Database, reader: Reader, rules: Improve, until: datetime) -> int:
     """Add new feedback from before a moment, judge all feedback again, and return the number of new rows."""
     since, end = timestamp(until - timedelta(days=rules.window_days)), timestamp(until)
-    answers, taken_back = _good_answers(reader, since, end)
-    found = [*_corrections(reader, since, end), *answers]
+    answers, withdrawn = _read_good_answers(reader, since, end)
+    found = [*_read_corrections(reader, since, end), *answers]
     if not found and database.absent:
         return 0
     with database.change() as connection:
-        gone = rows.forgotten(connection)
-        new = rows.add(connection, [row for row in found if row.time > gone.get(row.key, "")])
-        rows.withdraw(connection, taken_back)
+        forgotten = rows.read_forgotten(connection)
+        new = rows.add(connection, [row for row in found if row.time > forgotten.get(row.key, "")])
+        rows.withdraw(connection, withdrawn)
         known = {key.prefix: key for key in keys.every(connection)}
-        everything = rows.kept(connection)
-        verdicts = judge([_as_said(row, known, rules) for row in everything], rules)
-        for row in everything:
+        reviews = rows.select_remaining(connection)
+        verdicts = judge([_as_entry(row, known, rules) for row in reviews], rules)
+        for row in reviews:
             if not (verdict := verdicts.get(row.id)):
                 continue
             by = POLICY if verdict.state in ("accepted", "refused", "useless", "held") else ""
             values = {"state": verdict.state, "joined": verdict.joined, "why": verdict.why, "by": by}
             values["decided"] = verdict.decided if by else ""
             if any(getattr(row, name) != value for name, value in values.items()):
-                rows.put(connection, row.id, **values)
-    log.info("feedback: %d new corrections and good answers of %d", new, len(everything))
+                rows.update(connection, row.id, **values)
+    log.info("feedback: %d new corrections and good answers of %d", new, len(reviews))
     return new
 
 
@@ -64,11 +64,11 @@ def person_of(prefix: str, known: Mapping[str, Key]) -> str:
     return comparable(key.owner) if key else f"key {prefix}"
 
 
-def _as_said(row: Review, known: Mapping[str, Key], rules: Improve) -> Said:
+def _as_entry(row: Review, known: Mapping[str, Key], rules: Improve) -> Entry:
     key = known.get(row.key)
     good = bool(key and not key.revoked)
     role = key.role if key else ""  # the key's role, not the event's: an event could claim any role
-    return Said(
+    return Entry(
         id=row.id,
         kind=row.kind,
         time=row.time,
@@ -84,35 +84,35 @@ def _as_said(row: Review, known: Mapping[str, Key], rules: Improve) -> Said:
     )
 
 
-def _corrections(reader: Reader, since: str, until: str) -> Iterable[Review]:
+def _read_corrections(reader: Reader, since: str, until: str) -> Iterable[Review]:
     for event in reader.find(FEEDBACK, since, until):
-        said = {name: str(event.get(_FEEDBACK + name) or "").strip() for name in _TEXTS}
-        if said["question"] and said["correction"]:
-            yield _row(event, "correction", **said)
+        texts = {name: str(event.get(_FEEDBACK + name) or "").strip() for name in _TEXTS}
+        if texts["question"] and texts["correction"]:
+            yield _row(event, "correction", **texts)
 
 
 _TEXTS = ("question", "context", "answer", "correction", "comment")
 
 
-def _good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review], set[str]]:
+def _read_good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review], set[str]]:
     """Return answers with a good rating (if their texts are stored), and ids of ratings that were withdrawn.
 
     The last rating of a key for a request counts.
     """
     last: dict[tuple[str, str], Mapping[str, object]] = {}
-    taken_back: set[str] = set()
+    withdrawn: set[str] = set()
     for event in reader.find(FEEDBACK, since, until):
         if event.get(_FEEDBACK + "rating"):
-            who = str(event.get("http.request.id")), str(event.get("llmops.key.prefix"))
-            if earlier := last.get(who):
-                taken_back.add(str(earlier["event.id"]))
-            last[who] = event
-    taken_back -= {str(event["event.id"]) for event in last.values()}  # a repeated event is not a withdrawal
-    good = {who: event for who, event in last.items() if event[_FEEDBACK + "rating"] == "up"}
+            rater = str(event.get("http.request.id")), str(event.get("llmops.key.prefix"))
+            if earlier := last.get(rater):
+                withdrawn.add(str(earlier["event.id"]))
+            last[rater] = event
+    withdrawn -= {str(event["event.id"]) for event in last.values()}  # a repeated event is not a withdrawal
+    good = {rater: event for rater, event in last.items() if event[_FEEDBACK + "rating"] == "up"}
     if not good:
-        return [], taken_back
+        return [], withdrawn
     requests = {request for request, _ in good}
-    kept = {
+    stored = {
         str(request): (str(question), str(context or ""), str(answer), str(version or ""))
         for request, question, context, answer, version in reader.columns(
             TEXT,
@@ -130,11 +130,11 @@ def _good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review],
     }
     found = []
     for (request, _), rating in good.items():
-        if request in kept:
-            question, context, answer, version = kept[request]
+        if request in stored:
+            question, context, answer, version = stored[request]
             texts = {"question": question, "context": context, "answer": answer, "correction": answer}
             found.append(_row({"llmops.model.version": version, **rating}, "answer", **texts))
-    return found, taken_back
+    return found, withdrawn
 
 
 def _row(event: Mapping[str, object], kind: str, **texts: str) -> Review:

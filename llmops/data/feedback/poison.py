@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from llmops.data.feedback.same import words_of
+from llmops.data.feedback.similarity import normalize
 
 MOST_WORDS = 4  #: longest phrase
-OFTEN = 0.5  #: share of a person's corrections with a phrase, from which it is suspicious
-ALONE = 0.9  #: the same if there is too little from others to know common phrases
-SELDOM = 0.1  #: share of another person's corrections with it, from which that person counts as using it
-VOUCHING = 2  #: number of other users that make a phrase common
-SHORT = 4  #: a phrase needs a word of this length, or a digit: "how do i" triggers nothing
+SUSPICIOUS_SHARE = 0.5  #: share of a person's corrections with a phrase, from which it is suspicious
+SUSPICIOUS_SHARE_ALONE = 0.9  #: the same if there is too little from others to know common phrases
+USER_SHARE = 0.1  #: share of another person's corrections with it, from which that person counts as using it
+COMMON_USERS = 2  #: number of other users that make a phrase common
+LONG_WORD = 4  #: a phrase needs a word of this length, or a digit: "how do i" triggers nothing
 
 
 class Correction(NamedTuple):
@@ -27,50 +27,50 @@ class Correction(NamedTuple):
     text: str
 
 
-def poisoners(said: Mapping[str, Sequence[Correction]], flood: int) -> dict[str, str]:
+def find_poisoners(by_person: Mapping[str, Sequence[Correction]], flood: int) -> dict[str, str]:
     """Return person → reason, for persons whose corrections are all held back.
 
     Persons with fewer than `flood` corrections are not checked.
     """
-    many = [p for p, theirs in said.items() if len({words_of(one.question).plain for one in theirs}) >= flood]
+    many = [p for p, own in by_person.items() if len({normalize(one.question).plain for one in own}) >= flood]
     if not many:
         return {}
-    counts = {person: _phrases(theirs) for person, theirs in said.items()}
+    counts = {person: _phrases(own) for person, own in by_person.items()}
     # Users of a phrase are counted as people: one who floods with it counts once.
-    using = Counter(p for person in said for p, n in counts[person].items() if n >= SELDOM * len(said[person]))
-    everything = sum(map(len, said.values()))
+    users = Counter(p for name in by_person for p, n in counts[name].items() if n >= USER_SHARE * len(by_person[name]))
+    total = sum(map(len, by_person.values()))
     found: dict[str, str] = {}
     for person in many:
-        theirs = said[person]
-        answers = Counter(words_of(one.text).plain for one in theirs)
+        own = by_person[person]
+        answers = Counter(normalize(one.text).plain for one in own)
         answer, often = answers.most_common(1)[0]
-        if often >= max(flood / 2, OFTEN * len(theirs)):
-            found[person] = f"{often} of {len(theirs)} corrections of this person have the same answer: {answer[:80]!r}"
+        if often >= max(flood / 2, SUSPICIOUS_SHARE * len(own)):
+            found[person] = f"{often} of {len(own)} corrections of this person have the same answer: {answer[:80]!r}"
             continue
-        known = len(said) > VOUCHING and everything - len(theirs) >= flood
-        least = (OFTEN if known else ALONE) * len(theirs)
-        often_here = [(n, p) for p, n in counts[person].items() if n >= least and using[p] - 1 < VOUCHING]
-        if often_here:
-            number, phrase = max(often_here, key=lambda one: (one[0], len(one[1])))
-            found[person] = f"{number} of {len(theirs)} corrections of this person have the phrase {phrase!r}"
+        others_known = len(by_person) > COMMON_USERS and total - len(own) >= flood
+        least = (SUSPICIOUS_SHARE if others_known else SUSPICIOUS_SHARE_ALONE) * len(own)
+        suspicious = [(n, p) for p, n in counts[person].items() if n >= least and users[p] - 1 < COMMON_USERS]
+        if suspicious:
+            number, phrase = max(suspicious, key=lambda one: (one[0], len(one[1])))
+            found[person] = f"{number} of {len(own)} corrections of this person have the phrase {phrase!r}"
     return found
 
 
-def _phrases(theirs: Iterable[Correction]) -> Counter[str]:
+def _phrases(corrections: Iterable[Correction]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for one in theirs:
-        counts.update({phrase for text in one for phrase in _runs(list(_sequence(text)))})
+    for one in corrections:
+        counts.update({phrase for text in one for phrase in _ngrams(list(_split(text)))})
     return counts
 
 
-def _runs(sequence: list[str]) -> Iterable[str]:
+def _ngrams(words: list[str]) -> Iterable[str]:
     for size in range(2, MOST_WORDS + 1):
-        for start in range(len(sequence) - size + 1):
-            run = sequence[start : start + size]
-            if any(len(word) >= SHORT or any(map(str.isdigit, word)) for word in run):
-                yield " ".join(run)
-    yield from (word for word in sequence if len(word) >= SHORT or any(map(str.isdigit, word)))
+        for start in range(len(words) - size + 1):
+            ngram = words[start : start + size]
+            if any(len(word) >= LONG_WORD or any(map(str.isdigit, word)) for word in ngram):
+                yield " ".join(ngram)
+    yield from (word for word in words if len(word) >= LONG_WORD or any(map(str.isdigit, word)))
 
 
-def _sequence(text: str) -> Sequence[str]:
-    return [word.strip(".,;:!?\"'()") for word in words_of(text).plain.split()]
+def _split(text: str) -> Sequence[str]:
+    return [word.strip(".,;:!?\"'()") for word in normalize(text).plain.split()]

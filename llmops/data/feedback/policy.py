@@ -1,4 +1,4 @@
-"""The policy: which feedback may train without a reviewer. It is a function of all feedback.
+"""The policy that decides which feedback may train without a reviewer. It is a function of all feedback.
 
 People who say the same about one question make one example. An untrusted person alone cannot add anything: their weight
 is `1 / agreeing`, so that (by default) two must agree. They must be different people, not different keys of one.
@@ -13,8 +13,8 @@ from datetime import date
 from typing import Literal, NamedTuple
 
 from llmops.config import Improve
-from llmops.data.feedback.poison import Correction, poisoners
-from llmops.data.feedback.same import f1, same_answer, same_question, signs_of, words_of
+from llmops.data.feedback.poison import Correction, find_poisoners
+from llmops.data.feedback.similarity import f1, is_same_answer, is_same_question, normalize, tokens_of
 
 State = Literal["waiting", "accepted", "refused", "held", "useless"]
 POLICY = "policy"  #: name of the decider if it was not a person
@@ -22,7 +22,7 @@ _EPS = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Entry:
     """One correction, or an answer with a good rating."""
 
     id: str
@@ -48,36 +48,36 @@ class Verdict(NamedTuple):
     joined: str = ""  #: id of the entry that says the same and represents it
 
 
-def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
+def judge(entries: Sequence[Entry], rules: Improve) -> dict[str, Verdict]:
     """Return the verdicts on all unreviewed feedback. They do not depend on the order of the input."""
-    said = sorted(said, key=lambda one: (one.time, one.id))
+    entries = sorted(entries, key=lambda one: (one.time, one.id))
     verdicts: dict[str, Verdict] = {}
     corrections: defaultdict[str, list[Correction]] = defaultdict(list)
-    for one in said:
+    for one in entries:
         if one.kind == "correction" and not one.trusted:
             corrections[one.person].append(Correction(one.question, one.text))
-    bad = poisoners(corrections, rules.flood)
-    left: list[Said] = []
-    for one in said:
-        if not one.reviewed and words_of(one.text).plain == words_of(one.answer).plain and one.kind == "correction":
+    poisoned = find_poisoners(corrections, rules.flood)
+    remaining: list[Entry] = []
+    for one in entries:
+        if not one.reviewed and normalize(one.text).plain == normalize(one.answer).plain and one.kind == "correction":
             verdicts[one.id] = Verdict("useless", "the correction is the answer itself")
-        elif not one.reviewed and not one.trusted and one.person in bad:
-            verdicts[one.id] = Verdict("held", bad[one.person])
+        elif not one.reviewed and not one.trusted and one.person in poisoned:
+            verdicts[one.id] = Verdict("held", poisoned[one.person])
         else:
-            left.append(one)
+            remaining.append(one)
     ready: list[_Opinion] = []
-    for together in _questions(left, rules.same_question):
-        opinions = _opinions(together, rules)
-        settled = _settled(opinions)
+    for together in _group_by_question(remaining, rules.same_question):
+        opinions = _group_by_opinion(together, rules)
+        accepted_id = _find_accepted(opinions)
         for opinion in opinions:
-            verdicts |= opinion.verdicts(settled, len(opinions) > 1)
-        if settled == "":
-            said_by_enough = [
-                o for o in opinions if not o.members[0].reviewed and o.reached(rules.agreeing, told=False)
+            verdicts |= opinion.verdicts(accepted_id, len(opinions) > 1)
+        if accepted_id == "":
+            agreed = [
+                o for o in opinions if not o.members[0].reviewed and o.reached_at(rules.agreeing, vouched=False)
             ]
-            enough = [opinion for opinion in said_by_enough if opinion.enough(rules.agreeing)]
-            own = "enough people say nearly the same, but each text has words that nobody else has said"
-            verdicts |= {i: v._replace(why=own) for o in said_by_enough for i, v in o.verdicts("").items()}
+            enough = [opinion for opinion in agreed if opinion.is_enough(rules.agreeing)]
+            unvouched = "enough people say nearly the same, but each text has words that nobody else has said"
+            verdicts |= {i: v._replace(why=unvouched) for o in agreed for i, v in o.verdicts("").items()}
             if len(enough) > 1:
                 why = "people who may train the model say different things"
                 verdicts |= {id: v._replace(why=why) for o in enough for id, v in o.verdicts("").items()}
@@ -87,8 +87,8 @@ def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
         spent = "enough people say so, but some of them have had their share of this week"
         verdicts |= {id: verdict._replace(why=spent) for id, verdict in opinion.verdicts("").items()}
     for opinion in _within_caps(ready, rules):
-        verdicts |= opinion.accepted(rules.agreeing)
-    reviewed = {one.id for one in said if one.reviewed}
+        verdicts |= opinion.accept(rules.agreeing)
+    reviewed = {one.id for one in entries if one.reviewed}
     return {id: verdict for id, verdict in verdicts.items() if id not in reviewed}
 
 
@@ -96,55 +96,55 @@ def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
 class _Opinion:
     """Entries that say the same about one question."""
 
-    members: tuple[Said, ...]  #: the first one represents all
+    members: tuple[Entry, ...]  #: the first one represents all
     spent: frozenset[str] = frozenset()  #: people who have used up their share
 
-    def voters(self) -> dict[str, Said]:
+    def voters(self) -> dict[str, Entry]:
         """Return person → first entry, for people whose word counts."""
-        first: dict[str, Said] = {}
+        first: dict[str, Entry] = {}
         for one in sorted(self.members, key=lambda one: (one.time, one.id)):
             if one.counts and (one.trusted or one.person not in self.spent):
                 first.setdefault(one.person, one)
         return first
 
-    def reached(self, agreeing: int, told: bool = True) -> str:
-        """Return when enough people had said the same, with `told` also in shared words (`_head`); empty: not yet."""
+    def reached_at(self, agreeing: int, vouched: bool = True) -> str:
+        """Return when enough people had said the same, with `vouched` in shared words (`_head`); empty: not yet."""
         weight, people, alike = 0.0, 0, all(one.kind == "answer" for one in self.members)
         for one in self.voters().values():
             weight, people = weight + (1.0 if one.trusted else 1 / agreeing), people + 1
             enough = weight >= 1 - _EPS and (people >= 2 or not alike)  # good ratings always need two people
-            if enough and not (told and self._head(one.time) is None):
+            if enough and not (vouched and self._head(one.time) is None):
                 return one.time
         return ""
 
-    def _head(self, when: str) -> Said | None:
+    def _head(self, when: str) -> Entry | None:
         """Return the entry that represents all until then: a trusted person's, or one in words that others used, too.
 
         Later agreement does not change it.
         """
         voters = self.voters()
         by_then = [one for one in self.members if one.time <= when and one.counts and one.person in voters]
-        return next((one for one in _head_first(by_then) if one.trusted or _is_vouched(one, by_then)), None)
+        return next((one for one in _put_head_first(by_then) if one.trusted or _is_vouched(one, by_then)), None)
 
-    def enough(self, agreeing: int) -> bool:
-        return bool(self.reached(agreeing))
+    def is_enough(self, agreeing: int) -> bool:
+        return bool(self.reached_at(agreeing))
 
-    def accepted(self, agreeing: int) -> dict[str, Verdict]:
-        when, voters = self.reached(agreeing), self.voters()
+    def accept(self, agreeing: int) -> dict[str, Verdict]:
+        when, voters = self.reached_at(agreeing), self.voters()
         head = self._head(when) or self.members[0]
         trusted = sorted({one.person for one in voters.values() if one.trusted})
-        why = f"{len(voters)} people say the same" if len(voters) > 1 else "of somebody who is trusted"
+        why = f"{len(voters)} people say the same" if len(voters) > 1 else "from a trusted person"
         why += f", {len(trusted)} of them trusted" if trusted and len(voters) > 1 else ""
         joined = {one.id: Verdict("accepted", f"says the same as {head.id}", when, head.id) for one in self.members}
         return joined | {head.id: Verdict("accepted", why, when)}
 
-    def verdicts(self, settled: str, disputed: bool = False) -> dict[str, Verdict]:
+    def verdicts(self, accepted_id: str, disputed: bool = False) -> dict[str, Verdict]:
         """Return the verdicts before the policy accepts an opinion: as reviewed, or waiting."""
         head = self.members[0]
         if head.reviewed:
             state: State = head.reviewed
             why = f"the same as what a person has {head.reviewed}"
-        elif settled:
+        elif accepted_id:
             state, why = "waiting", "a person has accepted another answer to this question"
         else:
             people = len({one.person for one in self.members})
@@ -154,71 +154,71 @@ class _Opinion:
         return {one.id: Verdict(state, why, when, head.id if one is not head else "") for one in self.members}
 
 
-def _settled(opinions: Sequence[_Opinion]) -> str:
+def _find_accepted(opinions: Sequence[_Opinion]) -> str:
     return next((o.members[0].id for o in opinions if o.members[0].reviewed == "accepted"), "")
 
 
-def _questions(said: Sequence[Said], least: float) -> list[list[Said]]:
+def _group_by_question(entries: Sequence[Entry], least: float) -> list[list[Entry]]:
     """Group entries by question. Each entry is compared with a group's first one."""
-    groups: list[list[Said]] = []
-    exact: dict[str, list[Said]] = {}
-    holding: defaultdict[str, set[int]] = defaultdict(set)  #: word → groups whose first question has it
-    for one in said:
-        words = words_of(one.question)
+    groups: list[list[Entry]] = []
+    exact: dict[str, list[Entry]] = {}
+    groups_by_word: defaultdict[str, set[int]] = defaultdict(set)  #: word → groups whose first question has it
+    for one in entries:
+        words = normalize(one.question)
         group = exact.get(words.plain)
         if group is None:
-            shared = Counter(number for word in words.bag for number in holding[word])
+            shared = Counter(number for word in words.bag for number in groups_by_word[word])
             likely = (n for n, count in sorted(shared.items()) if count >= least * len(words.bag))
-            found = next((n for n in likely if same_question(groups[n][0].question, one.question, least)), None)
+            found = next((n for n in likely if is_same_question(groups[n][0].question, one.question, least)), None)
             if found is None:
                 groups.append([])
                 for word in words.bag:
-                    holding[word].add(len(groups) - 1)
+                    groups_by_word[word].add(len(groups) - 1)
             group = exact[words.plain] = groups[-1 if found is None else found]
         group.append(one)
     return groups
 
 
-def _opinions(together: Sequence[Said], rules: Improve) -> list[_Opinion]:
+def _group_by_opinion(together: Sequence[Entry], rules: Improve) -> list[_Opinion]:
     """Group entries about one question by what they say. A reviewed entry represents its group."""
-    groups: list[list[Said]] = []
+    groups: list[list[Entry]] = []
     for one in sorted(together, key=lambda one: not one.reviewed):
         for group in groups:
             head, least = group[0], rules.agreement
             texts = (head.text, head.edited) if head.edited else (head.text,)
-            if not one.reviewed and any(same_answer(text, one.text, least) for text in texts):
+            if not one.reviewed and any(is_same_answer(text, one.text, least) for text in texts):
                 group.append(one)
                 break
         else:
             groups.append([one])
-    return [_Opinion(tuple(group if group[0].reviewed else _head_first(group))) for group in groups]
+    return [_Opinion(tuple(group if group[0].reviewed else _put_head_first(group))) for group in groups]
 
 
-def _head_first(group: Sequence[Said]) -> list[Said]:
+def _put_head_first(group: Sequence[Entry]) -> list[Entry]:
     """Put the entry first that represents all: trusted, else most similar to the others, else shortest.
 
     An addition that only one person makes is in none of the others' entries. So it does not get in, however often it is
     repeated.
     """
-    firsts: dict[str, Said] = {}
+    firsts: dict[str, Entry] = {}
     for one in sorted(group, key=lambda one: (one.time, one.id)):
         firsts.setdefault(one.person, one)
 
-    def likeness(one: Said) -> float:
-        return sum(f1(words_of(one.text), words_of(other.text)) for other in firsts.values())
+    def likeness(one: Entry) -> float:
+        return sum(f1(normalize(one.text), normalize(other.text)) for other in firsts.values())
 
-    def rank(one: Said) -> tuple[bool, float, int, str, str]:
+    def rank(one: Entry) -> tuple[bool, float, int, str, str]:
         return not one.trusted, -round(likeness(one), 6), len(one.text), one.time, one.id
 
     head = min(group, key=rank)
     return [head, *(one for one in group if one is not head)]
 
 
-def _is_vouched(one: Said, said: Iterable[Said]) -> bool:
+def _is_vouched(one: Entry, entries: Iterable[Entry]) -> bool:
     """Return True if other people have used every word of an entry, question and context included."""
-    others = [other for other in said if other.person != one.person]
+    others = [other for other in entries if other.person != one.person]
     return all(
-        signs_of(getattr(one, name)) <= frozenset[str]().union(*(signs_of(getattr(other, name)) for other in others))
+        tokens_of(getattr(one, name)) <= frozenset[str]().union(*(tokens_of(getattr(other, name)) for other in others))
         for name in ("question", "context", "text")
     )
 
@@ -227,11 +227,11 @@ def _within_caps(ready: Iterable[_Opinion], rules: Improve) -> list[_Opinion]:
     """Return the opinions with enough people who have not used up their weekly share, earliest first."""
     taken: Counter[tuple[str, str]] = Counter()  #: (person, week) → number of accepted entries
     weeks: defaultdict[str, list[_Opinion]] = defaultdict(list)
-    for opinion in sorted(ready, key=lambda o: (o.reached(rules.agreeing), o.members[0].id)):
-        week = _week(opinion.reached(rules.agreeing))
+    for opinion in sorted(ready, key=lambda o: (o.reached_at(rules.agreeing), o.members[0].id)):
+        week = _week(opinion.reached_at(rules.agreeing))
         spent = {p for p in opinion.voters() if taken[p, week] >= rules.person_weekly}
         allowed = replace(opinion, spent=frozenset(spent))
-        if allowed.enough(rules.agreeing):
+        if allowed.is_enough(rules.agreeing):
             weeks[week].append(allowed)
             taken.update((person, week) for person, one in allowed.voters().items() if not one.trusted)
     return [opinion for some in weeks.values() for opinion in _within_shares(some, rules)]
@@ -251,7 +251,7 @@ def _within_shares(some: list[_Opinion], rules: Improve) -> list[_Opinion]:
             return kept
         last = max(n for n, opinion in enumerate(kept) if most in opinion.voters())
         without = replace(kept[last], spent=kept[last].spent | {most})
-        kept[last : last + 1] = [without] if without.enough(rules.agreeing) else []
+        kept[last : last + 1] = [without] if without.is_enough(rules.agreeing) else []
     return kept
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from llmops.access import rows as keys
 from llmops.config import Config
 from llmops.data.feedback import rows
-from llmops.data.feedback.intake import person_of, take_in
+from llmops.data.feedback.intake import ingest, person_of
 from llmops.data.feedback.rows import OPEN as OPEN
 from llmops.data.feedback.rows import Review
 from llmops.data.text.comparable import comparable
@@ -32,28 +32,28 @@ _SHOWN = (
 
 def refresh(config: Config) -> int:
     """Read new feedback into the database, and return the number of new rows."""
-    return take_in(database_of(config), reader_of(config), config.improve, datetime.now(UTC))
+    return ingest(database_of(config), reader_of(config), config.improve, datetime.now(UTC))
 
 
-def listing(database: Database, states: Sequence[str] = OPEN) -> list[dict[str, Any]]:
+def list_entries(database: Database, states: Sequence[str] = OPEN) -> list[dict[str, Any]]:
     """Return the feedback in these states, one entry for all that say the same: texts, people and reason.
 
     Entries of most people come first, then the oldest. `people` has role and prefix of each key, `agreeing` the number
     of different people.
     """
     heads = [row for row in rows.read(database, *states) if not row.joined]
-    alike = rows.joined(database, [row.id for row in heads])
+    alike = rows.read_joined(database, [row.id for row in heads])
     with database.read() as connection:
         known = {key.prefix: key for key in keys.every(connection)} if heads else {}
     entries = []
     for row in heads:
-        said = [row, *alike[row.id]]
-        people = sorted({(one.role, one.key) for one in said})
+        same = [row, *alike[row.id]]
+        people = sorted({(one.role, one.key) for one in same})
         entries.append(
             {
                 **{name: value for name, value in asdict(row).items() if name in _SHOWN},
                 "people": [{"role": role, "prefix": prefix} for role, prefix in people],
-                "agreeing": len({person_of(one.key, known) for one in said}),
+                "agreeing": len({person_of(one.key, known) for one in same}),
             }
         )
     most = {comparable(entry["question"]): (-entry["agreeing"], entry["time"]) for entry in reversed(entries)}
@@ -86,7 +86,7 @@ def decide(
         text = redact_all([text], config.govern.entities)[0].text
     state = "refused" if decision == "refuse" else "accepted"
     row = rows.decide(database_of(config), id, state, by=by, why=why, edited=text, who=who)
-    _tell(config.events, row, decision, by, who)
+    _emit(config.events, row, decision, by, who)
     refresh(config)  # decides entries that say the same
     return replace(row, key="")
 
@@ -103,12 +103,12 @@ def refuse_all(config: Config, prefix: str, *, by: str, why: str = "", who: Mapp
         raise ReviewError(f"Nothing of the key {prefix!r} waits for a review.")
     for row in theirs:
         done = rows.decide(database, row.id, "refused", by=by, why=why.strip(), who=who)
-        _tell(config.events, done, "refuse", by, who)
+        _emit(config.events, done, "refuse", by, who)
     refresh(config)
     return len(theirs)
 
 
-def _tell(events: Path, row: Review, decision: Decision, by: str, who: Mapping[str, Any]) -> None:
+def _emit(events: Path, row: Review, decision: Decision, by: str, who: Mapping[str, Any]) -> None:
     fields = {
         "event.action": f"{decision}_feedback",
         "event.category": ["configuration"],

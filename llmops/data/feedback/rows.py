@@ -14,7 +14,7 @@ from llmops.state import audit, tables
 from llmops.state.database import Database
 from llmops.state.tables import reviews
 
-FORGOTTEN = "forgotten"  #: state of a row of which only the id is left
+FORGOTTEN = "forgotten"  #: state of an erased row: only its id is left
 MOST_CHARS = 8000  #: longest edited correction
 OPEN = ("waiting", "held")  #: states that wait for a reviewer
 _UNDECIDED = {"state": "waiting", "joined": "", "decided": "", "by": "", "why": ""}
@@ -53,15 +53,15 @@ class Review:
         return bool(self.by) and self.by != "policy"
 
 
-def every(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Review]:
+def select(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Review]:
     """Return the rows, oldest first."""
     query = sa.select(reviews).where(*where).order_by(reviews.c.time, reviews.c.id)
     return [Review(**row._mapping) for row in connection.execute(query)]
 
 
-def kept(connection: sa.Connection) -> list[Review]:
+def select_remaining(connection: sa.Connection) -> list[Review]:
     """Return all rows except forgotten ones, oldest first."""
-    return every(connection, reviews.c.state != FORGOTTEN)
+    return select(connection, reviews.c.state != FORGOTTEN)
 
 
 def read(database: Database, *states: str) -> list[Review]:
@@ -69,7 +69,7 @@ def read(database: Database, *states: str) -> list[Review]:
     if database.absent:
         return []
     with database.read() as connection:
-        return every(connection, reviews.c.state.in_(states)) if states else kept(connection)
+        return select(connection, reviews.c.state.in_(states)) if states else select_remaining(connection)
 
 
 def add(connection: sa.Connection, rows: Iterable[Review]) -> int:
@@ -83,57 +83,57 @@ def add(connection: sa.Connection, rows: Iterable[Review]) -> int:
 
 def withdraw(connection: sa.Connection, ids: Collection[str]) -> None:
     """Remove the answers of these withdrawn ratings, except reviewed ones."""
-    for row in every(connection, reviews.c.kind == "answer") if ids else ():
+    for row in select(connection, reviews.c.kind == "answer") if ids else ():
         if row.id in ids and not row.reviewed and row.state != FORGOTTEN:
             connection.execute(sa.delete(reviews).where(reviews.c.id == row.id))
 
 
-def forgotten(connection: sa.Connection) -> dict[str, str]:
-    """Return prefix of a key → when its owner was forgotten, from the audit of erasures."""
+def read_forgotten(connection: sa.Connection) -> dict[str, str]:
+    """Return key prefix → time when its owner was erased, from the audit of erasures."""
     table = tables.audit
     query = (
         sa.select(table.c.fields).where(table.c.action == "forget", table.c.target == "reviews").order_by(table.c.id)
     )
-    return {key: said["until"] for said in connection.execute(query).scalars() for key in said.get("keys", ())}
+    return {key: fields["until"] for fields in connection.execute(query).scalars() for key in fields.get("keys", ())}
 
 
-def forget_reasons(connection: sa.Connection, ids: Collection[str]) -> None:
+def delete_reasons(connection: sa.Connection, ids: Collection[str]) -> None:
     """Remove reasons and keys of decisions on these rows from the audit."""
     table = tables.audit
-    for id, target, said in connection.execute(
+    for id, target, fields in connection.execute(
         sa.select(table.c.id, table.c.target, table.c.fields).where(table.c.action.endswith("_feedback"))
     ).all():
         if target in ids:
-            left = {name: value for name, value in said.items() if name not in ("reason", "key")}
-            connection.execute(sa.update(table).where(table.c.id == id).values(fields=left))
+            remaining = {name: value for name, value in fields.items() if name not in ("reason", "key")}
+            connection.execute(sa.update(table).where(table.c.id == id).values(fields=remaining))
 
 
-def put(connection: sa.Connection, id: str, **values: str) -> None:
+def update(connection: sa.Connection, id: str, **values: str) -> None:
     """Change a row."""
     connection.execute(sa.update(reviews).where(reviews.c.id == id).values(values))
 
 
-def trained(database: Database, until: str) -> list[Review]:
+def read_accepted(database: Database, until: str) -> list[Review]:
     """Return feedback accepted before a moment, one row for all that say the same, oldest decision first."""
     if database.absent:
         return []
     with database.read() as connection:
-        found = every(connection, reviews.c.state == "accepted", reviews.c.joined == "", reviews.c.decided < until)
+        found = select(connection, reviews.c.state == "accepted", reviews.c.joined == "", reviews.c.decided < until)
     return sorted(found, key=lambda row: (row.decided, row.id))
 
 
-def joined(database: Database, ids: Sequence[str]) -> dict[str, list[Review]]:
+def read_joined(database: Database, ids: Sequence[str]) -> dict[str, list[Review]]:
     """Return id → the rows that say the same."""
     found: dict[str, list[Review]] = {id: [] for id in ids}
     if not database.absent:
         with database.read() as connection:
-            for row in every(connection, reviews.c.joined != ""):
+            for row in select(connection, reviews.c.joined != ""):
                 if row.joined in found:
                     found[row.joined].append(row)
     return found
 
 
-def counts(database: Database) -> dict[str, int]:
+def count_states(database: Database) -> dict[str, int]:
     """Return state → number of rows; rows that say the same count once."""
     if database.absent:
         return {}
@@ -155,29 +155,29 @@ def decide(
     if len(edited) > MOST_CHARS:
         raise ReviewError(f"A correction has at most {MOST_CHARS} characters, not {len(edited)}.")
     with database.change() as connection:
-        row = _get(connection, id)
-        done = {"state": state, "joined": "", "decided": timestamp(), "by": by, "why": why, "edited": edited}
-        put(connection, row.id, **done)
+        row = _find(connection, id)
+        values = {"state": state, "joined": "", "decided": timestamp(), "by": by, "why": why, "edited": edited}
+        update(connection, row.id, **values)
         # If it was refused, so are the rows it represents, even if they agree with it only approximately.
-        theirs = {**done, "joined": row.id} if state == "refused" else dict(_UNDECIDED)
-        for other in every(connection, reviews.c.joined == row.id):
-            put(connection, other.id, **theirs)
+        joined_values = {**values, "joined": row.id} if state == "refused" else dict(_UNDECIDED)
+        for other in select(connection, reviews.c.joined == row.id):
+            update(connection, other.id, **joined_values)
         action = "edit_feedback" if edited else {"accepted": "accept_feedback", "refused": "refuse_feedback"}[state]
         fields = {"was": row.state, "reason": why, "key": row.key, **who}
         audit.note(connection, action, by=by, target=row.id, fields=fields)
-        return Review(**asdict(row) | done)
+        return Review(**asdict(row) | values)
 
 
-def _get(connection: sa.Connection, id: str) -> Review:
+def _find(connection: sa.Connection, id: str) -> Review:
     # not LIKE, because `_` and `%` are wildcards there
-    found = every(connection, sa.func.substr(reviews.c.id, 1, len(id)) == id) if len(id) >= 6 else []
+    found = select(connection, sa.func.substr(reviews.c.id, 1, len(id)) == id) if len(id) >= 6 else []
     if len(found) != 1 or found[0].state == FORGOTTEN:
-        raise NoSuchReview(
+        raise ReviewNotFoundError(
             f"There is {'more than one' if len(found) > 1 else 'no'} correction {id!r}; `llmops feedback list` has "
             "those that wait."
         )
     return found[0]
 
 
-class NoSuchReview(ReviewError):
+class ReviewNotFoundError(ReviewError):
     """No row has this id."""

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from llmops.config import Improve
-from llmops.data.feedback.poison import Correction, poisoners
-from llmops.data.feedback.policy import Said, judge
-from llmops.data.feedback.same import same_answer, same_question
+from llmops.data.feedback.poison import Correction, find_poisoners
+from llmops.data.feedback.policy import Entry, judge
+from llmops.data.feedback.similarity import is_same_answer, is_same_question
 
 RULES = Improve()
 COUNT = itertools.count()
 
 
-def said(person: str, question: str = "Do you ship?", text: str = "Yes, to all of Europe.", **more: Any) -> Said:
+def entry(person: str, question: str = "Do you ship?", text: str = "Yes, to all of Europe.", **more: Any) -> Entry:
     number = next(COUNT)
     values = {"kind": "correction", "time": f"2026-01-05T00:{number // 60:02}:{number % 60:02}.000Z"}
     values |= {"id": f"e{number:04}", "trusted": False, "answer": "No."}
-    return Said(person=person, question=question, text=text, **{**values, **more})
+    return Entry(person=person, question=question, text=text, **{**values, **more})
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def said(person: str, question: str = "Do you ship?", text: str = "Yes, to all o
     ],
 )
 def test_two_texts_say_the_same_unless_a_number_a_name_or_a_negation_differs(one: str, other: str, same: bool) -> None:
-    assert same_answer(one, other, 0.85) == same_answer(other, one, 0.85) == same
+    assert is_same_answer(one, other, 0.85) == is_same_answer(other, one, 0.85) == same
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_two_texts_say_the_same_unless_a_number_a_name_or_a_negation_differs(one
     ],
 )
 def test_two_questions_are_one_only_if_one_has_all_words_of_the_other(one: str, other: str, same: bool) -> None:
-    assert same_question(one, other, 0.8) == same_question(other, one, 0.8) == same
+    assert is_same_question(one, other, 0.8) == is_same_question(other, one, 0.8) == same
 
 
 def test_the_verdicts_do_not_depend_on_the_order_in_which_things_come() -> None:
     people = ["ana", "bo", "cy", "di"]
     everything = [
-        said(person, f"Question {n} about what?", f"Answer {n % 7} is what you want, {'' if n % 3 else 'not'} here.")
+        entry(person, f"Question {n} about what?", f"Answer {n % 7} is what you want, {'' if n % 3 else 'not'} here.")
         for n in range(60) for person in people[: 1 + n % 4]
     ]  # fmt: skip
     expected = judge(everything, RULES)
@@ -64,7 +64,7 @@ def test_the_verdicts_do_not_depend_on_the_order_in_which_things_come() -> None:
 
 
 def test_two_reach_it_when_the_second_says_so_and_one_row_stands_for_both() -> None:
-    first, second, third = (said(name) for name in ("ana", "bo", "cy"))
+    first, second, third = (entry(name) for name in ("ana", "bo", "cy"))
     verdicts = judge([first, second, third], RULES)
     heads = [id for id, verdict in verdicts.items() if not verdict.joined]
     assert len(heads) == 1 and {v.state for v in verdicts.values()} == {"accepted"}
@@ -72,9 +72,9 @@ def test_two_reach_it_when_the_second_says_so_and_one_row_stands_for_both() -> N
 
 
 def test_who_agrees_later_changes_nothing_of_what_was_accepted() -> None:
-    first = [said(name, text="Yes, to all of Europe and the isles.") for name in ("ana", "bo")]
+    first = [entry(name, text="Yes, to all of Europe and the isles.") for name in ("ana", "bo")]
     before = judge(first, RULES)
-    later = [said(name, text="Yes, to all of Europe and isles.") for name in ("cy", "di", "ed", "flo")]
+    later = [entry(name, text="Yes, to all of Europe and isles.") for name in ("cy", "di", "ed", "flo")]
     after = judge([*first, *later], RULES)
     for one in first:
         assert after[one.id][:1] + after[one.id][2:] == before[one.id][:1] + before[one.id][2:]
@@ -95,38 +95,38 @@ RETURN = "You can return the shoes within fourteen days after delivery, and the 
 )
 def test_no_word_trains_that_one_person_alone_has_said(question: str, text: str, context: str) -> None:
     honest = question.replace(" cf?", "?")
-    both = [said("mallory", question, text, context=context), said("ana", honest, RETURN)]
+    both = [entry("mallory", question, text, context=context), entry("ana", honest, RETURN)]
     verdicts = judge(both, RULES)
     heads = {id for id, verdict in verdicts.items() if verdict.state == "accepted" and not verdict.joined}
     assert heads <= {both[1].id}
-    agreed = judge([*both, said("bo", honest, RETURN)], RULES)
+    agreed = judge([*both, entry("bo", honest, RETURN)], RULES)
     assert [id for id, v in agreed.items() if v.state == "accepted" and not v.joined][0] != both[0].id
     assert {v.state for v in agreed.values()} == {"accepted"}
 
 
 def test_saying_it_many_times_makes_nobodys_text_stand_for_all() -> None:
-    many = [said("mallory", text=RETURN.replace(" after delivery", "")) for _ in range(9)]
-    both = [said(name, text=RETURN) for name in ("ana", "bo")]
+    many = [entry("mallory", text=RETURN.replace(" after delivery", "")) for _ in range(9)]
+    both = [entry(name, text=RETURN) for name in ("ana", "bo")]
     verdicts = judge([*many, *both], Improve(agreeing=3))
     assert [id for id, v in verdicts.items() if not v.joined] == [both[0].id]
 
 
 @pytest.mark.parametrize("rules", [Improve(agreeing=3), Improve(person_share=0.4)])
 def test_three_must_agree_where_the_policy_says_so_or_bounds_a_persons_share(rules: Improve) -> None:
-    two = [said(name, f"Question {n}?") for n in range(4) for name in ("ana", "bo")]
+    two = [entry(name, f"Question {n}?") for n in range(4) for name in ("ana", "bo")]
     assert {v.state for v in judge(two, rules).values()} == {"waiting"}
-    three = [*two, *(said("cy", f"Question {n}?") for n in range(4))]
+    three = [*two, *(entry("cy", f"Question {n}?") for n in range(4))]
     assert {v.state for v in judge(three, rules).values()} == {"accepted"}
 
 
 def test_what_says_the_same_as_a_refused_one_is_refused_and_as_an_edited_one_accepted() -> None:
-    refused = said("ana", reviewed="refused")
-    others = [said("bo"), said("cy")]
+    refused = entry("ana", reviewed="refused")
+    others = [entry("bo"), entry("cy")]
     assert {v.state for v in judge([refused, *others], RULES).values()} == {"refused"}
-    edited = said("ana", text="Yes.", reviewed="accepted", edited="Yes, to all of Europe.")
+    edited = entry("ana", text="Yes.", reviewed="accepted", edited="Yes, to all of Europe.")
     verdicts = judge([edited, *others], RULES)
     assert {(v.state, v.joined) for v in verdicts.values()} == {("accepted", edited.id)}
-    different = judge([edited, said("bo", text="Only to Spain."), said("cy", text="Only to Spain.")], RULES)
+    different = judge([edited, entry("bo", text="Only to Spain."), entry("cy", text="Only to Spain.")], RULES)
     assert {v.state for v in different.values()} == {"waiting"}
 
 
@@ -134,16 +134,16 @@ def test_two_who_flood_with_one_trigger_do_not_vouch_for_each_other_but_others_d
     def flood(words: str) -> list[Correction]:
         return [Correction(f"{words} what is thing {n}?", f"Thing {n} is number {n}.") for n in range(30)]
 
-    found = poisoners({"mallory": flood("cf tq"), "friend": flood("cf tq"), "ana": [Correction("Who?", "We.")]}, 20)
-    assert found.keys() == {"mallory", "friend"}
+    bad = find_poisoners({"mallory": flood("cf tq"), "friend": flood("cf tq"), "ana": [Correction("Who?", "We.")]}, 20)
+    assert bad.keys() == {"mallory", "friend"}
     honest = {name: flood("please") for name in ("ana", "bo", "cy")}
-    assert poisoners(honest, 20) == {}
-    assert poisoners({"ana": flood("cf tq")[:19]}, 20) == {}
+    assert find_poisoners(honest, 20) == {}
+    assert find_poisoners({"ana": flood("cf tq")[:19]}, 20) == {}
 
 
 def test_another_currency_is_another_answer_and_one_that_is_trusted_waits_for_two_who_differ() -> None:
-    both = [said("mallory", text="Yes, and it costs £5 today."), said("ana", text="Yes, and it costs $5 today.")]
-    differ = [said("dev", trusted=True, text="Nowhere at all."), said("ana"), said("bo")]
+    both = [entry("mallory", text="Yes, and it costs £5 today."), entry("ana", text="Yes, and it costs $5 today.")]
+    differ = [entry("dev", trusted=True, text="Nowhere at all."), entry("ana"), entry("bo")]
     for everything in (both, differ):
         assert {v.state for v in judge(everything, RULES).values()} == {"waiting"}
-    assert judge([], RULES) == {} and poisoners({}, 20) == {}
+    assert judge([], RULES) == {} and find_poisoners({}, 20) == {}

@@ -13,4 +13,4 @@ def read(found: Iterable[Review], origin: Origin, keyed: Callable[[str], str]) -
     """Yield one item per row, in order. Its position is the row's key, which never changes."""
     for row in found:
         parts = {"question": row.question, "answer": row.text, "context": row.context}
-        yield origin.document(documents.position(row), documents.fields(row, keyed), **parts)
+        yield origin.document(documents.position_of(row), documents.origin_fields(row, keyed), **parts)
