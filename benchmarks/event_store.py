@@ -27,7 +27,7 @@ from report import divided, finish, parser  # noqa: E402
 from llmops.config import Monitoring  # noqa: E402
 from llmops.monitoring.datasets import FEEDBACK, SERVING  # noqa: E402
 from llmops.monitoring.events import build, timestamp  # noqa: E402
-from llmops.monitoring.sinks.local import FEW, LocalStore  # noqa: E402
+from llmops.monitoring.sinks.local import MOST_EXACT, LocalStore  # noqa: E402
 from serving.observe.dashboard import SPANS, dashboard_figures  # noqa: E402
 
 ROLLUPS, ONE_BY_ONE = "roll-ups", "one by one"
@@ -52,7 +52,7 @@ def main() -> None:
         stored = count / (time.perf_counter() - begun)
         arms: dict[str, dict[str, float]] = {
             arm: asked(LocalStore(folder, KEPT, few), now, rounds)
-            for arm, few, rounds in ((ROLLUPS, FEW, 7), (ONE_BY_ONE, count + 1, 1))
+            for arm, few, rounds in ((ROLLUPS, MOST_EXACT, 7), (ONE_BY_ONE, count + 1, 1))
         }
         arms[ROLLUPS] |= {"stored/s": stored, "bytes/event": sum(f.stat().st_size for f in folder.iterdir()) / count}
     ratios = divided(arms, {f"{span}: roll-ups over one by one": ((ONE_BY_ONE, f"{span} ms"), (ROLLUPS, f"{span} ms"))

@@ -86,7 +86,7 @@ def outage(folder: Path, count: int) -> dict[str, float]:
         ended = time.monotonic()
         shipper.stop()
         with Spool(spool) as opened:
-            rejected = sum(opened.rejected_counts().values())
+            rejected = sum(opened.count_rejected().values())
         return {
             "events": count,
             **compared(server, ids),
@@ -107,7 +107,7 @@ def emit(spool: Path, ids: list[str], count: int) -> None:
 def waiting(spool: Path) -> int:
     """How many events Elasticsearch has not confirmed."""
     with Spool(spool) as opened:
-        return opened.waiting().get("elasticsearch", 0)
+        return opened.count_waiting().get("elasticsearch", 0)
 
 
 def compared(server: Running, ids: Sequence[str]) -> dict[str, float]:

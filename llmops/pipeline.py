@@ -150,7 +150,7 @@ def run_stage(
             return _run_stage(name, config, interval, inputs, run)
     except Exception as error:
         named = transient(error) or error
-        stage_events.failed(config.events, name, interval, run, attempt, started, named)
+        stage_events.emit_failure(config.events, name, interval, run, attempt, started, named)
         if named is error:
             raise
         raise named from error
@@ -170,7 +170,7 @@ def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Pa
             return todo.path
         record = _build(todo, config, run)
     log.info("%s: %s", name, record.metrics)
-    stage_events.made(config.events, record)
+    stage_events.emit_success(config.events, record)
     return todo.path
 
 

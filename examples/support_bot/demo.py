@@ -247,7 +247,7 @@ def fill_pages(config: Config) -> None:
 def noted(config: Config, since: datetime, count: int, limit_s: float = 60) -> None:
     """Wait until the features of so many answers can be read: they are made off the path of the requests."""
     reader, end = reader_of(config), time.monotonic() + limit_s
-    while len(reader.columns(TEXT, ["@timestamp"], timestamp(since))) < count and time.monotonic() < end:
+    while len(reader.select(TEXT, ["@timestamp"], timestamp(since))) < count and time.monotonic() < end:
         time.sleep(0.5)
 
 

@@ -104,7 +104,7 @@ def check_spool(sources: Sources, now: datetime) -> list[Breach]:
         return []
     found = []
     with Spool(config.events) as spool:
-        for sink, count in sorted(spool.waiting().items()):
+        for sink, count in sorted(spool.count_waiting().items()):
             if not (oldest := spool.oldest(sink)):
                 continue
             minutes = (now - datetime.fromisoformat(oldest)).total_seconds() / 60

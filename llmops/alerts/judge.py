@@ -17,7 +17,7 @@ from llmops.alerts.traffic import Sources
 from llmops.config import Config
 from llmops.errors import ConfigError
 from llmops.monitoring.events import timestamp
-from llmops.monitoring.figures.requests import Figures
+from llmops.monitoring.figures.requests import Stats
 from llmops.monitoring.reader import Reader, reader_of
 from llmops.state.database import database_of
 
@@ -87,7 +87,7 @@ def build_report(config: Config, since: datetime, until: datetime, reader: Reade
     Raises:
         ConfigError: if no configured sink can be read.
     """
-    found = (reader or reader_of(config)).requests(since, until)
+    found = (reader or reader_of(config)).summarize(since, until)
     names = ("id", "rule", "subject", "severity", "raised", "resolved")
     return {
         "since": timestamp(since),
@@ -102,7 +102,7 @@ def build_report(config: Config, since: datetime, until: datetime, reader: Reade
     }
 
 
-def _summarize(figures: Figures) -> dict[str, Any]:
+def _summarize(figures: Stats) -> dict[str, Any]:
     names = ("requests", "answered", "refused", "failed", "error_rate", "latency_ms", "input_tokens", "output_tokens")
     return {name: getattr(figures, name) for name in names}
 

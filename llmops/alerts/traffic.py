@@ -78,7 +78,7 @@ def check_requests(sources: Sources, now: datetime) -> list[Breach] | None:
 
 def read_requests(reader: Reader, since: datetime, until: datetime) -> list[Request]:
     """Return the requests with `since <= time < until` that were answered, or failed."""
-    rows = reader.columns(SERVING, _FIELDS, timestamp(since), timestamp(until))
+    rows = reader.select(SERVING, _FIELDS, timestamp(since), timestamp(until))
     return [
         Request(
             path=path or "/generate",
@@ -100,7 +100,7 @@ def count_requests(reader: Reader, since: datetime, until: datetime) -> tuple[in
     """
     minutes = (math.floor(since.timestamp() / 60), math.ceil(until.timestamp() / 60))
     first, last = (datetime.fromtimestamp(60 * minute, UTC) for minute in minutes)
-    figures = reader.requests(first, last).total
+    figures = reader.summarize(first, last).total
     return figures.answered + figures.failed, figures.failed
 
 

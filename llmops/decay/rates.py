@@ -16,12 +16,12 @@ def measure_live_rates(reader: Reader, version: str, since: datetime, until: dat
     `up_share` is the share of positive ratings (the last one of a key per request), `refusals` that of refused answers.
     """
     between = timestamp(since), timestamp(until)
-    texts = reader.columns(TEXT, ("llmops.model.version", "llmops.answer.refusal"), *between)
+    texts = reader.select(TEXT, ("llmops.model.version", "llmops.answer.refusal"), *between)
     refused = [bool(refusal) for name, refusal in texts if name == version and refusal is not None]
-    served = reader.columns(SERVING, ("llmops.model.version", "http.request.id"), *between)
+    served = reader.select(SERVING, ("llmops.model.version", "http.request.id"), *between)
     ours = {id for name, id in served if name == version}
     fields = ("http.request.id", "llmops.key.prefix", "llmops.feedback.rating")
-    ratings = reader.columns(FEEDBACK, fields, timestamp(since))
+    ratings = reader.select(FEEDBACK, fields, timestamp(since))
     last_ratings = {(id, key): rating for id, key, rating in ratings if rating and id in ours}
     counts = {
         "up_share": (sum(rating == "up" for rating in last_ratings.values()), len(last_ratings)),

@@ -79,7 +79,7 @@ class Sample:
 def sample_from_events(reader: Reader, since: str, until: str, version: str = "") -> Sample:
     """Return the requests of a period, of one version or all."""
     fields = ["llmops.model.version", "http.request.id", "llmops.prompt.text", *(f.field for f in FEATURES)]
-    rows = [row for row in reader.columns(TEXT, fields, since, until) if not version or row[0] == version]
+    rows = [row for row in reader.select(TEXT, fields, since, until) if not version or row[0] == version]
     columns = {feature: [_comparable(feature, row[n]) for row in rows] for n, feature in enumerate(FEATURES, 3)}
     return Sample(columns, [str(row[1] or "") for row in rows], [str(row[2] or "") for row in rows])
 

@@ -29,7 +29,7 @@ def find_unanswered(reader: Reader, since: str, until: str) -> list[dict[str, An
             bad[request] = "rated bad"
     names = ("http.request.id", "llmops.prompt.text", "llmops.answer.refusal")
     asked: list[tuple[str, str]] = []
-    for request, text, refused in reader.columns(TEXT, names, since, until):
+    for request, text, refused in reader.select(TEXT, names, since, until):
         reason = "declined" if refused else bad.get(str(request), "")
         if text and reason:
             asked.append((str(text), reason))

@@ -17,7 +17,7 @@ from llmops.monitoring.spool import BATCH, Spool
 
 log = logging.getLogger(__name__)
 
-PROOFS = 3  #: failures over one event, after the sink accepted the next one, before the event counts as faulty
+FAULT_PROOFS = 3  #: failures over one event, after the sink accepted the next one, before the event counts as faulty
 
 Events = list[dict[str, Any]]
 
@@ -56,9 +56,9 @@ class Delivery:
                 send_in_parts(self.sink, events, confirm)
             except SinkError as error:
                 sent += done
-                if culprit := self._culprit(spool):
-                    spool.ack(name, culprit[0], [culprit[1]])
-                    _log(self.sink, culprit[1])
+                if faulty := self._find_faulty(spool):
+                    spool.ack(name, faulty[0], [faulty[1]])
+                    _log(self.sink, faulty[1])
                     sent, rejected = sent + 1, rejected + 1
                     continue
                 self._size = max(1, self._size // 2)
@@ -66,7 +66,7 @@ class Delivery:
             sent += done
             self._size = min(BATCH, self._size * 2)
 
-    def _culprit(self, spool: Spool) -> tuple[int, Rejection] | None:
+    def _find_faulty(self, spool: Spool) -> tuple[int, Rejection] | None:
         """Return the oldest waiting event if the sink accepts the event behind it, but not this one."""
         if self._size > 1:
             return None
@@ -80,7 +80,7 @@ class Delivery:
             return None
         except BatchRefusedError:
             pass  # the sink answered, so it is up
-        for _ in range(PROOFS):
+        for _ in range(FAULT_PROOFS):
             try:
                 self.sink.send([first])
             except SinkError as error:

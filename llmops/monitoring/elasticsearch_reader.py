@@ -12,12 +12,12 @@ from typing import Any
 from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, SERVING
 from llmops.monitoring.elasticsearch_client import client_of, login_of, stream_of
-from llmops.monitoring.figures.requests import SHARES, Figures, Percentiles, Requests, number_of, outcome_of, steps
+from llmops.monitoring.figures.requests import SHARES, Percentiles, Stats, Summary, count_steps, outcome_of, version_key
 from llmops.monitoring.times import timestamp
 
 LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")  #: prefixes of variables; the first one that is set counts
 PAGE = 5000  #: events per request; a server returns at most 10,000
-ASKED = 1000  #: ids per query
+IDS_PER_QUERY = 1000  #: ids per query
 VERSIONS, STATUSES, ERRORS = 200, 60, 50  #: most buckets of each
 STATUS = "http.response.status_code"
 TIMES = {"latency": "event.duration", "first_token": "llmops.time_to_first_token", "queue": "llmops.queue_time"}
@@ -44,19 +44,19 @@ class ElasticsearchReader:
     ) -> Iterator[dict[str, Any]]:
         """See `Reader`."""
         order = "desc" if newest_first else "asc"
-        yield from self._hits(dataset, [_window(since, until)], True, order, limit)
+        yield from self._read_hits(dataset, [_window(since, until)], True, order, limit)
 
-    def columns(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
+    def select(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
         """See `Reader`."""
-        hits = self._hits(dataset, [_window(since, until)], list(fields))
+        hits = self._read_hits(dataset, [_window(since, until)], list(fields))
         return [tuple(hit.get(field) for field in fields) for hit in hits]
 
-    def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
+    def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Summary:
         """See `Reader`."""
         aggs: dict[str, Any] = {**_FIGURES, "versions": _terms("llmops.model.version", VERSIONS, _FIGURES)}
         if step:
-            size, begun = step // timedelta(milliseconds=1), _milliseconds(since)
-            histogram = {"field": "@timestamp", "fixed_interval": f"{size}ms", "offset": f"{begun % size}ms"}
+            size, start = step // timedelta(milliseconds=1), _milliseconds(since)
+            histogram = {"field": "@timestamp", "fixed_interval": f"{size}ms", "offset": f"{start % size}ms"}
             aggs["series"] = {"date_histogram": {**histogram, "min_doc_count": 1}, "aggs": _FIGURES}
         with _as_unavailable():
             answer = self._client.search(
@@ -66,24 +66,24 @@ class ElasticsearchReader:
                 query=_window(timestamp(since), timestamp(until)),
                 aggs=aggs,
             )
-        found = answer.get("aggregations", _NOTHING)
-        series = [Figures()] * steps(since, until, step)
+        found = answer.get("aggregations", _NO_FIGURES)
+        series = [Stats()] * count_steps(since, until, step)
         if step:
             for bucket in found.get("series", {"buckets": []})["buckets"]:
-                series[(int(bucket["key"]) - begun) // size] = _figures(bucket)
+                series[(int(bucket["key"]) - start) // size] = _figures(bucket)
         versions = {str(bucket["key"]): _figures(bucket) for bucket in found["versions"]["buckets"]}
-        named = {name: versions[name] for name in sorted(versions, key=number_of) if name}
-        return Requests(_figures(found), named, series)
+        named = {name: versions[name] for name in sorted(versions, key=version_key) if name}
+        return Summary(_figures(found), named, series)
 
-    def ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
+    def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """See `Reader`."""
         fields = ("http.request.id", "llmops.key.prefix", "llmops.feedback.rating")
-        rated = {(id, key): rating for id, key, rating in self.columns(FEEDBACK, fields, timestamp(since)) if rating}
+        rated = {(id, key): rating for id, key, rating in self.select(FEEDBACK, fields, timestamp(since)) if rating}
         ids, versions = sorted({id for id, _ in rated if id}), dict[str, str]()
-        for start in range(0, len(ids), ASKED):
-            asked = {"terms": {"http.request.id": ids[start : start + ASKED]}}
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            by_id = {"terms": {"http.request.id": ids[start : start + IDS_PER_QUERY]}}
             window = _window(timestamp(since), timestamp(until))
-            for hit in self._hits(SERVING, [window, asked], ["http.request.id", "llmops.model.version"]):
+            for hit in self._read_hits(SERVING, [window, by_id], ["http.request.id", "llmops.model.version"]):
                 versions[hit["http.request.id"]] = hit.get("llmops.model.version") or ""
         found: dict[str, dict[str, int]] = {}
         for (id, _), rating in rated.items():
@@ -92,7 +92,7 @@ class ElasticsearchReader:
                 counts[rating] = counts.get(rating, 0) + 1
         return found
 
-    def _hits(
+    def _read_hits(
         self, dataset: str, filters: list[dict[str, Any]], source: bool | list[str], order: str = "asc", limit: int = -1
     ) -> Iterator[dict[str, Any]]:
         """Yield the `_source` of matching events, page by page, from one snapshot."""
@@ -162,10 +162,10 @@ _FIGURES: dict[str, Any] = {
         },
     },
 }
-_NOTHING: dict[str, Any] = {"statuses": {"buckets": []}, "answered": {}, "versions": {"buckets": []}}
+_NO_FIGURES: dict[str, Any] = {"statuses": {"buckets": []}, "answered": {}, "versions": {"buckets": []}}
 
 
-def _figures(bucket: Mapping[str, Any]) -> Figures:
+def _figures(bucket: Mapping[str, Any]) -> Stats:
     outcomes, errors, sums = Counter[str](), Counter[str](), Counter[str]()
     for status in bucket["statuses"]["buckets"]:
         outcome = outcome_of(int(status["key"]))
@@ -177,7 +177,7 @@ def _figures(bucket: Mapping[str, Any]) -> Figures:
             for error in status["errors"]["buckets"]:
                 errors[f"{status['key']} {error['key']}".strip()] += error["doc_count"]
     latency, first_token, queue = (_milliseconds_of(bucket["answered"].get(name)) for name in TIMES)
-    return Figures(
+    return Stats(
         requests=outcomes.total(),
         **outcomes,
         input_tokens=int(sums["input"]),

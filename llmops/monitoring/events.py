@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.monitoring.datasets import DATASETS
-from llmops.monitoring.fields import names_of
+from llmops.monitoring.fields import field_names
 from llmops.monitoring.spool import Spool
 from llmops.monitoring.times import timestamp
 
@@ -52,8 +52,8 @@ def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         **{name: _finite(value) for name, value in fields.items()},
         "event.dataset": dataset,
     }
-    assert dataset not in DATASETS or event.keys() <= names_of(dataset), (
-        f"llmops.monitoring.fields does not have {sorted(event.keys() - names_of(dataset))} of {dataset}"
+    assert dataset not in DATASETS or event.keys() <= field_names(dataset), (
+        f"llmops.monitoring.fields does not have {sorted(event.keys() - field_names(dataset))} of {dataset}"
     )
     result: dict[str, Any] = json.loads(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
     return result

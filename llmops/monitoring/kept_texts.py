@@ -20,7 +20,7 @@ FIELDS = ("llmops.prompt.text", "llmops.context.text", "llmops.answer.text")
 _TABLES = {"store.db": ("events",), "spool.db": ("events", "rejected")}
 
 
-def remove_old(folder: Path, days: float, now: datetime | None = None) -> int:
+def prune_texts(folder: Path, days: float, now: datetime | None = None) -> int:
     """Remove the texts from events older than `days`, in the local store and the spool. Return the number of events."""
     before = timestamp((now or datetime.now(UTC)) - timedelta(days=days))
     removed = 0

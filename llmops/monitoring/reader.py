@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from llmops.config import Config
 from llmops.errors import ConfigError
 from llmops.monitoring.elasticsearch_reader import ElasticsearchReader
-from llmops.monitoring.figures.requests import Requests
+from llmops.monitoring.figures.requests import Summary
 from llmops.monitoring.sinks.local import LocalStore
 
 
@@ -26,16 +26,16 @@ class Reader(Hashable, Protocol):
     ) -> Iterator[dict[str, Any]]:
         """Yield the events of a dataset with `since <= @timestamp < until`, in order of time."""
 
-    def columns(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
+    def select(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
         """Return some fields of the events of a dataset, in order of time; None where an event lacks the field."""
 
-    def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
+    def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Summary:
         """Return the figures of the requests with `since <= @timestamp < until`: in total, by version, and by `step`.
 
         Percentiles are exact, or accurate to 1 % if there are many requests.
         """
 
-    def ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
+    def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """Return version → rating → count, for requests of this window, rated at any time.
 
         The last rating of a key counts.

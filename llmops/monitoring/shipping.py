@@ -26,7 +26,7 @@ from llmops.monitoring.spool import BATCH, Spool
 
 log = logging.getLogger(__name__)
 
-ENDS = {"failing": "recovered", "refusing": "settled"}  #: state of a sink → `event.action` when it ends
+END_ACTIONS = {"failing": "recovered", "refusing": "settled"}  #: state of a sink → `event.action` when it ends
 
 
 def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
@@ -40,7 +40,7 @@ def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
         shipped = list(threads.map(lambda sink: _ship(folder, Delivery(sink)), sinks))
     done = {sink.name: shipment for sink, shipment in zip(sinks, shipped, strict=True)}
     with Spool(folder) as spool:
-        waiting = spool.waiting()
+        waiting = spool.count_waiting()
     for sink in sinks:
         if waiting[sink.name] and not done[sink.name].error:
             _ship(folder, Delivery(sink))  # events about state changes of other sinks
@@ -56,10 +56,10 @@ def drain(folder: Path, config: Monitoring) -> dict[str, Shipment]:
     sinks = sinks_for(folder, config)
     try:
         with Spool(folder) as spool:
-            spool.bound(config.spool_max_mb, config.spool_free_mb)
+            spool.set_bounds(config.spool_max_mb, config.spool_free_mb)
         done = ship(folder, sinks)
         with Spool(folder) as spool:
-            others = {name: count for name, count in spool.waiting().items() if count and name not in done}
+            others = {name: count for name, count in spool.count_waiting().items() if count and name not in done}
     finally:
         for sink in sinks:
             sink.close()
@@ -80,8 +80,8 @@ def retry(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
     for sink in sinks:
         with Spool(folder) as spool:
             done[sink.name] = _retry(spool, sink)
-            if not spool.rejected_counts().get(sink.name):
-                _note(spool, sink.name, "refusing", "")
+            if not spool.count_rejected().get(sink.name):
+                _record_state(spool, sink.name, "refusing", "")
     return done
 
 
@@ -131,7 +131,7 @@ class Shipper:
 def shipper_for(folder: Path, config: Monitoring) -> Shipper:
     """Return a shipper to the configured sinks, not started, and apply the configured bounds of the spool."""
     with Spool(folder) as spool:
-        spool.bound(config.spool_max_mb, config.spool_free_mb)
+        spool.set_bounds(config.spool_max_mb, config.spool_free_mb)
     return Shipper(folder, sinks_for(folder, config))
 
 
@@ -140,39 +140,39 @@ def _ship(folder: Path, delivery: Delivery) -> Shipment:
     with Spool(folder) as spool:
         shipment = delivery.ship(spool)
         if shipment.error or shipment.sent:
-            _note(spool, name, "failing", shipment.error)
+            _record_state(spool, name, "failing", shipment.error)
         if shipment.rejected:
-            letters = spool.rejected(name)
-            _note(spool, name, "refusing", next((letter.reason for _, letter in letters), ""))
+            letters = spool.read_rejected(name)
+            _record_state(spool, name, "refusing", next((letter.reason for _, letter in letters), ""))
             letters.close()
     return shipment
 
 
-def _note(spool: Spool, sink: str, state: str, reason: str) -> None:
-    if bool(reason) == (sink in spool.in_state(state)):
+def _record_state(spool: Spool, sink: str, state: str, reason: str) -> None:
+    if bool(reason) == (sink in spool.sinks_in_state(state)):
         return
     event = build(
         SINK,
         {
-            "event.action": state if reason else ENDS[state],
+            "event.action": state if reason else END_ACTIONS[state],
             "event.outcome": "failure" if reason else "success",
             "event.reason": reason,
             "llmops.sink.name": sink,
-            "llmops.sink.waiting": spool.waiting().get(sink, 0),
-            "llmops.sink.rejected": spool.rejected_counts().get(sink, 0),
+            "llmops.sink.waiting": spool.count_waiting().get(sink, 0),
+            "llmops.sink.rejected": spool.count_rejected().get(sink, 0),
         },
     )
-    spool.turn(sink, state, reason, event)
+    spool.change_state(sink, state, reason, event)
 
 
 def _retry(spool: Spool, sink: Sink) -> Shipment:
-    letters, sent, rejected = spool.rejected(sink.name), 0, 0
+    letters, sent, rejected = spool.read_rejected(sink.name), 0, 0
     while documents := [letter.document for _, letter in islice(letters, BATCH)]:
         done = 0
 
         def confirm(count: int, refused: Sequence[Rejection], documents: Sequence[dict[str, Any]] = documents) -> None:
             nonlocal done, rejected
-            spool.settle(sink.name, [str(event["event.id"]) for event in documents[done : done + count]], refused)
+            spool.ack_rejected(sink.name, [str(event["event.id"]) for event in documents[done : done + count]], refused)
             done, rejected = done + count, rejected + len(refused)
 
         try:

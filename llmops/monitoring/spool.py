@@ -25,7 +25,7 @@ from llmops.monitoring.sinks.base import Rejection
 BATCH = 500  #: most events per delivery
 BATCH_CHARACTERS = 4_000_000  #: of documents per delivery, before the last one; receivers accept 20 MB by default
 MB = 1_000_000
-FREE_MB = 128  #: default of `bound`: disk space that is left free
+FREE_MB = 128  #: default of `set_bounds`: disk space that is left free
 SCHEMA = """
 CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, document TEXT NOT NULL);
 CREATE TABLE positions (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL);
@@ -53,7 +53,7 @@ class Spool:
         self._folder = folder
         self._db = connect(folder / "spool.db", SCHEMA)
         bounds = dict(self._db.execute("SELECT name, value FROM bounds"))
-        self._most, self._free = MB * bounds.get("most", 0), MB * bounds.get("free", FREE_MB)
+        self._most_bytes, self._free_bytes = MB * bounds.get("most", 0), MB * bounds.get("free", FREE_MB)
         self._page_size = self._db.execute("PRAGMA page_size").fetchone()[0]
 
     def __enter__(self) -> Self:
@@ -66,12 +66,12 @@ class Spool:
         """Close the file."""
         self._db.close()
 
-    def bound(self, most_mb: int, free_mb: int) -> None:
+    def set_bounds(self, most_mb: int, free_mb: int) -> None:
         """Set the largest size of the spool (0: unlimited) and the disk space to leave free, from now on."""
         with self._db:
             rows = [("most", most_mb), ("free", free_mb)]
             self._db.executemany("INSERT OR REPLACE INTO bounds VALUES (?, ?)", rows)
-        self._most, self._free = MB * most_mb, MB * free_mb
+        self._most_bytes, self._free_bytes = MB * most_mb, MB * free_mb
 
     def size(self) -> int:
         """Return the bytes of waiting events and dead letters. The file may be larger, with pages for reuse."""
@@ -84,12 +84,12 @@ class Spool:
         Raises:
             SpoolFullError: if a bound is reached. No event is accepted then.
         """
-        if (free := shutil.disk_usage(self._folder).free) < self._free:
+        if (free := shutil.disk_usage(self._folder).free) < self._free_bytes:
             raise SpoolFullError(
                 f"Only {free / MB:,.0f} MB are left on the disk of {self._folder}, and the spool leaves "
-                f"{self._free / MB:,.0f} (monitoring.spool_free_mb): events are not recorded. Make room."
+                f"{self._free_bytes / MB:,.0f} (monitoring.spool_free_mb): events are not recorded. Make room."
             )
-        if self._most and (size := self.size()) > self._most:
+        if self._most_bytes and (size := self.size()) > self._most_bytes:
             raise SpoolFullError(
                 f"{size / MB:,.0f} MB wait in the spool {self._folder}, more than monitoring.spool_max_mb: events are "
                 "not recorded. `llmops events` says which sink does not take them."
@@ -128,14 +128,14 @@ class Spool:
         with self._db:
             self._db.executemany("INSERT OR IGNORE INTO positions VALUES (?, 0)", [(sink,) for sink in sinks])
 
-    def forget(self, sink: str) -> None:
+    def unregister(self, sink: str) -> None:
         """Stop keeping events for a sink that is gone, and delete its dead letters."""
         with self._db:
             for table in ("positions", "rejected", "states"):
                 self._db.execute(f"DELETE FROM {table} WHERE sink = ?", (sink,))
             self._db.execute("DELETE FROM events WHERE seq <= (SELECT min(seq) FROM positions)")
 
-    def waiting(self) -> dict[str, int]:
+    def count_waiting(self) -> dict[str, int]:
         """Return the number of unconfirmed events of each known sink."""
         first, last = self._db.execute("SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events)").fetchone()
         rows = self._db.execute("SELECT sink, seq FROM positions").fetchall()
@@ -149,7 +149,7 @@ class Spool:
 
     # --- dead letters
 
-    def rejected(self, sink: str = "") -> Generator[tuple[str, Rejection]]:
+    def read_rejected(self, sink: str = "") -> Generator[tuple[str, Rejection]]:
         """Yield the dead letters of a sink (default: all), each with the sink's name, without loading all at once."""
         after = ("", "")
         while rows := self._db.execute(
@@ -161,11 +161,11 @@ class Spool:
                 yield name, Rejection(event, reason, json.loads(document))
             after = rows[-1][:2]
 
-    def rejected_counts(self) -> dict[str, int]:
+    def count_rejected(self) -> dict[str, int]:
         """Return the number of dead letters of each sink that has any."""
         return dict(self._db.execute("SELECT sink, count(*) FROM rejected GROUP BY sink"))
 
-    def settle(self, sink: str, ids: Iterable[str], rejections: Sequence[Rejection]) -> None:
+    def ack_rejected(self, sink: str, ids: Iterable[str], rejections: Sequence[Rejection]) -> None:
         """Delete dead letters that were sent again, except those that were refused again."""
         with self._db:
             self._db.executemany("DELETE FROM rejected WHERE sink = ? AND id = ?", [(sink, event) for event in ids])
@@ -177,12 +177,12 @@ class Spool:
 
     # --- states of sinks
 
-    def in_state(self, state: str) -> dict[str, tuple[str, str]]:
+    def sinks_in_state(self, state: str) -> dict[str, tuple[str, str]]:
         """Return the sinks in state `failing` or `refusing`, with its beginning and reason."""
         rows = self._db.execute("SELECT sink, since, reason FROM states WHERE state = ?", (state,))
         return {sink: (since, reason) for sink, since, reason in rows}
 
-    def turn(self, sink: str, state: str, reason: str, event: Mapping[str, Any]) -> None:
+    def change_state(self, sink: str, state: str, reason: str, event: Mapping[str, Any]) -> None:
         """Start a state of a sink, or end it if `reason` is empty, and append the event about it.
 
         It is one transaction: if several processes see the change, only one emits the event. No bound applies.

@@ -14,7 +14,7 @@ from llmops.monitoring.events import emit
 log = logging.getLogger(__name__)
 
 
-def made(events: Path, record: Record) -> None:
+def emit_success(events: Path, record: Record) -> None:
     """Emit the event that a stage made an artifact. `events` is the events folder, `record` the artifact's record."""
     took = datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)
     fields = {
@@ -29,7 +29,7 @@ def made(events: Path, record: Record) -> None:
     emit(events, PIPELINE, fields)
 
 
-def failed(
+def emit_failure(
     events: Path, stage: str, interval: str, run: str, attempt: int, started: datetime, error: Exception
 ) -> None:
     """Emit the event that a stage failed. Never raise: the stage's own error must reach the user."""

@@ -18,7 +18,7 @@ from llmops import sameness
 from llmops.config import Config
 from llmops.monitoring.datasets import RETENTION
 from llmops.monitoring.events import emit
-from llmops.monitoring.kept_texts import remove_old
+from llmops.monitoring.kept_texts import prune_texts
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.registry import Registry
 from llmops.retention import plan, removal
@@ -48,7 +48,7 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
             log.info("removing %s %s: %s", item.kind, item.name, item.why)
             _remove(config, item, by, when)
         removal.finish(config)
-    remove_old(config.events, config.monitoring.keep_text_days, now)  # where no app runs that would do it
+    prune_texts(config.events, config.monitoring.keep_text_days, now)  # where no app runs that would do it
     if made.going:
         _announce(config, made, by)
     return made

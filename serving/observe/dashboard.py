@@ -11,7 +11,7 @@ from llmops.drift.event_fields import read_comparison
 from llmops.monitoring.datasets import ALERT, CANARY, DECAY, DRIFT, GATE, HUB, PIPELINE, SINK
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.figures import stages
-from llmops.monitoring.figures.requests import Figures
+from llmops.monitoring.figures.requests import Stats
 from llmops.monitoring.reader import Reader
 
 Span = Literal["1h", "24h", "7d", "90d"]
@@ -42,13 +42,13 @@ def dashboard_figures(reader: Reader, span: Span, in_a_row: int, now: datetime |
     step, count = SPANS[span]
     last = datetime.fromtimestamp(now.timestamp() // step.total_seconds() * step.total_seconds(), UTC)
     first = last - (count - 1) * step
-    found = reader.requests(first, last + step, step)
+    found = reader.summarize(first, last + step, step)
     return {
         "now": timestamp(now),
         "step_s": int(step.total_seconds()),
         "totals": found.total.as_json(),
         "series": [{"time": timestamp(first + n * step), **_bucket(b)} for n, b in enumerate(found.series)],
-        "versions": _versions(found.versions, reader.ratings(first, last + step)),
+        "versions": _versions(found.versions, reader.count_ratings(first, last + step)),
         "stages": _stage_lines(reader, now),
         "gates": [_gate(event) for event in _recent(reader, GATE)],
         "canaries": [_canary(event) for event in _recent(reader, CANARY)],
@@ -60,14 +60,14 @@ def dashboard_figures(reader: Reader, span: Span, in_a_row: int, now: datetime |
     }
 
 
-def _bucket(figures: Figures) -> dict[str, Any]:
+def _bucket(figures: Stats) -> dict[str, Any]:
     names = ("answered", "refused", "failed", "input_tokens", "output_tokens")
     times = {"": figures.latency_ms, "first_": figures.first_token_ms, "queue_": figures.queue_ms}
     percentiles = {f"{prefix}{p}": values[p] for prefix, values in times.items() for p in ("p50", "p95")}
     return {**{name: getattr(figures, name) for name in names}, **percentiles}
 
 
-def _versions(versions: Mapping[str, Figures], rated: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+def _versions(versions: Mapping[str, Stats], rated: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
     everything = sum(figures.requests for figures in versions.values())
     return {
         name: {
@@ -195,8 +195,8 @@ def stage_figures(reader: Reader, stage: str, now: datetime) -> dict[str, Any] |
         "stage": stage,
         "of": measured[0],
         "before": measured[1] if before else None,
-        "rows": stages.rows(metrics, before),
-        "parts": stages.parts(metrics),
+        "rows": stages.format_figures(metrics, before),
+        "parts": stages.format_tables(metrics),
         "runs": runs[:RUNS],
     }
 
@@ -213,7 +213,7 @@ def _read(reader: Reader, moment: int) -> list[dict[str, Any]]:
 
 def _run(event: Mapping[str, Any]) -> dict[str, Any]:
     stage, metrics = event.get("event.action", ""), event.get("llmops.metrics") or {}
-    error, figure = event.get("error.message", ""), stages.headline(stage, metrics)
+    error, figure = event.get("error.message", ""), stages.format_headline(stage, metrics)
     return {
         "time": event["@timestamp"],
         "stage": stage,

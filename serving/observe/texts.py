@@ -23,7 +23,7 @@ from llmops.drift.features import extract_features, is_refusal
 from llmops.drift.lexicon import Lexicon, load_version_lexicon
 from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.events import emit_all
-from llmops.monitoring.kept_texts import remove_old
+from llmops.monitoring.kept_texts import prune_texts
 from llmops.registry.version import Version
 from llmops.scans.pii import redact_all
 from serving.observe.exchange import Exchange, Given, asked_of, context_of
@@ -130,7 +130,7 @@ class Texts:
         self._flushed_at = now
         if now >= self._tidied_at + TIDY_S:
             self._tidied_at = now
-            remove_old(self._config.events, self._config.monitoring.keep_text_days)
+            prune_texts(self._config.events, self._config.monitoring.keep_text_days)
         made, self._ready = self._ready, []
         try:
             if made:

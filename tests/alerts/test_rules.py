@@ -77,13 +77,13 @@ def test_hours_of_requests_are_counted_by_the_reader_in_whole_minutes(config: Co
     read, counted = list[Any](), list[Any]()
 
     class Watched(LocalStore):
-        def columns(self, dataset: str, fields: Any, since: str = "", until: str = "~") -> Any:
+        def select(self, dataset: str, fields: Any, since: str = "", until: str = "~") -> Any:
             read.extend([(since, until)] if dataset == SERVING else [])
-            return super().columns(dataset, fields, since, until)
+            return super().select(dataset, fields, since, until)
 
-        def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Any:
+        def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Any:
             counted.append((since, until))
-            return super().requests(since, until, step)
+            return super().summarize(since, until, step)
 
     LocalStore(config.events).send(requests(300, status=500, ago=20, every_s=3))
     now = NOW + timedelta(seconds=17)
@@ -206,7 +206,7 @@ def test_a_trial_whose_last_verdict_is_an_error_until_it_ends(config: Config) ->
 
 def test_a_rule_that_is_off_raises_nothing_and_what_cannot_be_judged_stops_no_other(config: Config) -> None:
     class Broken(LocalStore):
-        def columns(self, *args: Any, **more: Any) -> Any:
+        def select(self, *args: Any, **more: Any) -> Any:
             raise ConnectionError("no server")
 
     lifecycle.record_heartbeat(config, "llm_monitoring", NOW - timedelta(hours=5))

@@ -105,7 +105,7 @@ def test_every_event_is_at_its_sink_when_the_answer_goes_out(function, released,
     function(v2("POST", "/generate", headers, BODY), None)
     assert len(list(LocalStore(home / "events").find(SERVING))) == before + 1
     with Spool(home / "events") as spool:
-        assert spool.waiting() == {"local": 0}
+        assert spool.count_waiting() == {"local": 0}
 
 
 def test_what_a_sink_does_not_take_waits_and_goes_with_the_next_request(released, tmp_path, hook, monkeypatch, caplog):
@@ -119,11 +119,11 @@ def test_what_a_sink_does_not_take_waits_and_goes_with_the_next_request(released
         answers = [function(event, None)]
         assert answers[0]["statusCode"] == 200 and "Sink logstash" in caplog.text
         with Spool(tmp_path / "events") as spool:
-            assert spool.waiting()["logstash"]
+            assert spool.count_waiting()["logstash"]
             hook.status = 200
             hook.got.clear()
             answers.append(function(event, None))
-            assert spool.waiting() == {"logstash": 0}
+            assert spool.count_waiting() == {"logstash": 0}
     finally:
         function.close()
     told = [event for _, _, body in hook.got for event in json.loads(body) if event["event.dataset"] == SERVING]

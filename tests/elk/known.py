@@ -6,7 +6,7 @@ from typing import Any
 
 from llmops.monitoring import datasets as of
 from llmops.monitoring.events import build
-from llmops.monitoring.fields import FIELDS, names_of
+from llmops.monitoring.fields import FIELDS, field_names
 
 DAY = "2026-03-02"
 VALUES: dict[str, Any] = {
@@ -44,7 +44,7 @@ def known() -> list[dict[str, Any]]:
     types = {field.name: field.type for field in FIELDS}
     events = []
     for dataset in of.DATASETS:
-        values = {name: VALUES[types[name]] for name in sorted(names_of(dataset))}
+        values = {name: VALUES[types[name]] for name in sorted(field_names(dataset))}
         for n, own in enumerate(OWN.get(dataset, [{}])):
             said = values | own | {"event.id": f"{dataset}-{n}"}
             events.append(build(dataset, {name: value for name, value in said.items() if value is not None}))

@@ -30,7 +30,7 @@ def test_what_a_sink_refused_is_erased_too(tmp_path: Path) -> None:
         spool.ack("elasticsearch", numbers[-1], letters)
     said.forget_events(tmp_path / "spool.db", Subject("Bo Ek"), {HERS})
     with Spool(tmp_path) as spool:
-        assert [letter.document["llmops.key.prefix"] for _, letter in spool.rejected()] == [HIS]
+        assert [letter.document["llmops.key.prefix"] for _, letter in spool.read_rejected()] == [HIS]
     assert HERS.encode() not in (tmp_path / "spool.db").read_bytes()
 
 

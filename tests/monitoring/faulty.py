@@ -41,9 +41,9 @@ def put(folder, *numbers):
 
 def waits(folder):
     with Spool(folder) as spool:
-        return spool.waiting()
+        return spool.count_waiting()
 
 
 def dead(folder):
     with Spool(folder) as spool:
-        return [(sink, letter.id, letter.reason) for sink, letter in spool.rejected()]
+        return [(sink, letter.id, letter.reason) for sink, letter in spool.read_rejected()]

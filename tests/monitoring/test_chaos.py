@@ -30,7 +30,7 @@ SCHEDULE = [
 
 def arrived(folder: Path) -> bool:
     with Spool(folder) as spool:
-        return not any(spool.waiting().values())
+        return not any(spool.count_waiting().values())
 
 
 def test_nothing_accepted_is_lost_while_everything_breaks(tmp_path: Path, receiver: Receiver) -> None:
@@ -51,13 +51,13 @@ def test_nothing_accepted_is_lost_while_everything_breaks(tmp_path: Path, receiv
     accepted = chaos.accepted(folder)
     poison, dead = {event for event, bad in accepted.items() if bad}, {}
     with Spool(folder) as spool:
-        for sink, letter in spool.rejected():
+        for sink, letter in spool.read_rejected():
             dead.setdefault(sink, set()).add(letter.id)
     assert poison and dead.keys() == receiver.taken.keys() and all(ids >= poison for ids in dead.values())
     receiver.misbehave()
     retry(folder, chaos.sinks(folder, receiver.url, 60))
     with Spool(folder) as spool:
-        assert spool.rejected_counts() == {}
+        assert spool.count_rejected() == {}
     assert all(accepted.keys() <= taken.keys() for taken in receiver.taken.values())
     local = [event["event.id"] for event in LocalStore(folder).find("llmops.chaos")]
     assert accepted.keys() <= set(local) and len(local) == len(set(local))

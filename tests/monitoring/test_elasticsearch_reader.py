@@ -71,7 +71,7 @@ def test_figures_are_those_of_the_local_store(remote, local):
         (START - HOURS, START + timedelta(hours=1), timedelta(minutes=30)),
         (START, START + HOURS, None),
     ):
-        ours, theirs = local.requests(since, until, step), remote.requests(since, until, step)
+        ours, theirs = local.summarize(since, until, step), remote.summarize(since, until, step)
         assert list(ours.versions) == list(theirs.versions) == ["v8", "v9", "v10"]
         several = [[found.total, *found.versions.values(), *found.series] for found in (ours, theirs)]
         for one, other in zip(*several, strict=True):
@@ -91,7 +91,7 @@ def test_requests_raise_the_same_alerts(remote, local, tmp_path):
 
 def test_ratings_are_joined_to_their_requests(remote, local):
     window = START, START + HOURS / 2
-    assert remote.ratings(*window) == local.ratings(*window) != {}
+    assert remote.count_ratings(*window) == local.count_ratings(*window) != {}
 
 
 def test_events_come_in_order_and_whole_and_over_pages(remote, local, monkeypatch):
@@ -106,20 +106,20 @@ def test_events_come_in_order_and_whole_and_over_pages(remote, local, monkeypatc
     assert list(remote.find(SERVING, limit=700)) == list(local.find(SERVING, limit=700))
     assert list(remote.find("llmops.nothing")) == list(remote.find(SERVING, limit=0)) == []
     fields = ["http.request.id", "error.type", "nowhere"]
-    assert remote.columns(SERVING, fields, *bounds) == local.columns(SERVING, fields, *bounds)
+    assert remote.select(SERVING, fields, *bounds) == local.select(SERVING, fields, *bounds)
 
 
 def test_without_any_stream_there_is_nothing(remote, monkeypatch):
     monkeypatch.setattr("llmops.monitoring.elasticsearch_reader.stream_of", lambda dataset: f"logs-{dataset}-elsewhere")
-    found = remote.requests(START, START + HOURS, timedelta(hours=1))
+    found = remote.summarize(START, START + HOURS, timedelta(hours=1))
     assert (found.total.requests, found.versions, len(found.series)) == (0, {}, 24)
-    assert list(remote.find(SERVING)) == [] and remote.ratings(START, START + HOURS) == {}
+    assert list(remote.find(SERVING)) == [] and remote.count_ratings(START, START + HOURS) == {}
 
 
 def test_a_server_that_does_not_answer_is_said_to():
     reader = ElasticsearchReader.connect("http://127.0.0.1:9", {})
     with pytest.raises(EventsUnavailable, match="Elasticsearch"):
-        reader.requests(START, START + HOURS)
+        reader.summarize(START, START + HOURS)
     with pytest.raises(EventsUnavailable):
         list(reader.find(SERVING))
 

@@ -19,13 +19,13 @@ def test_what_is_read_is_in_order_and_leaves_with_the_last_confirmation(tmp_path
         numbers, events = spool.read("one")
         assert [e["n"] for e in events] == [1, 2, 3]
         spool.ack("one", numbers[1])
-        assert [e["n"] for e in spool.read("one")[1]] == [3] and spool.waiting() == {"one": 1, "two": 3}
+        assert [e["n"] for e in spool.read("one")[1]] == [3] and spool.count_waiting() == {"one": 1, "two": 3}
         spool.ack("two", numbers[1])
         spool.register(["new"])  # gets what waits
-        assert spool.waiting() == {"one": 1, "two": 1, "new": 1} and len(spool.read("new")[1]) == 1
+        assert spool.count_waiting() == {"one": 1, "two": 1, "new": 1} and len(spool.read("new")[1]) == 1
         for sink in ("one", "two", "new"):
             spool.ack(sink, numbers[2])
-        assert set(spool.waiting().values()) == {0} and spool.oldest("two") == "" and spool.read("newer")[1] == []
+        assert set(spool.count_waiting().values()) == {0} and spool.oldest("two") == "" and spool.read("newer")[1] == []
 
 
 def test_a_batch_is_bounded_in_events_and_in_size(tmp_path):
@@ -49,7 +49,7 @@ def test_a_full_disk_is_refused_before_it_is_full_and_what_was_taken_stays(tmp_p
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 127_000_000, 127_000_000))
         with pytest.raises(SpoolFullError, match="127 MB"):
             emit(tmp_path, "llmops.test", {"n": 2})
-        spool.bound(0, 100)
+        spool.set_bounds(0, 100)
         put(tmp_path, 3)
         sink = ListSink()
         ship(tmp_path, [sink])
@@ -77,6 +77,6 @@ def test_a_forgotten_sink_holds_nothing_back(tmp_path):
     ship(tmp_path, [gone, here])
     with Spool(tmp_path) as spool:
         spool.ack("gone", 0, [Rejection("a", "no", {})])
-        spool.forget("gone")
-        assert spool.waiting() == {"here": 0} and spool.read("gone")[1] == []
-        assert spool.rejected_counts() == {} and spool.in_state("failing") == {}
+        spool.unregister("gone")
+        assert spool.count_waiting() == {"here": 0} and spool.read("gone")[1] == []
+        assert spool.count_rejected() == {} and spool.sinks_in_state("failing") == {}

@@ -46,12 +46,13 @@ def many(count, seed=1, days=3):
 
 
 def rolled_up(folder, config=LONG):
-    return LocalStore(folder, config, few=-1)
+    return LocalStore(folder, config, most_exact=-1)
 
 
 def both(folder, since=START, until=START + timedelta(days=3), step=HOUR):
     """The same window by roll-ups and one by one."""
-    return rolled_up(folder).requests(since, until, step), LocalStore(folder, LONG, 10**9).requests(since, until, step)
+    stores = rolled_up(folder), LocalStore(folder, LONG, 10**9)
+    return [store.summarize(since, until, step) for store in stores]
 
 
 def assert_alike(some, others):
@@ -78,16 +79,16 @@ def assert_alike(some, others):
 def test_percentiles_of_histograms_are_within_one_percent_of_exact_ones(draw):
     chance = random.Random(3)
     values = [draw(chance) for _ in range(2000)]
-    parts = [histogram.packed(histogram.counted(values[n::7])) for n in range(7)]
-    whole = histogram.added(parts)
-    assert histogram.packed(whole) == histogram.packed(histogram.added(parts[::-1]))
+    parts = [histogram.pack(histogram.count(values[n::7])) for n in range(7)]
+    whole = histogram.merge(parts)
+    assert histogram.pack(whole) == histogram.pack(histogram.merge(parts[::-1]))
     for share in (0.0, 0.01, 0.5, 0.95, 0.99, 1.0):
         exact = percentile(values, share)
         found = histogram.percentile_ns(whole, share)
         assert found == pytest.approx(exact, rel=histogram.ERROR * 1.0001, abs=histogram.SMALLEST_NS)
-    without_measure = histogram.counted([0, 1, 10**15, 10**18])
+    without_measure = histogram.count([0, 1, 10**15, 10**18])
     assert without_measure.sum() == 4 and histogram.percentile_ns(without_measure, 0.5) == 0.0
-    assert histogram.percentile_ns(histogram.added([]), 0.5) is None
+    assert histogram.percentile_ns(histogram.merge([]), 0.5) is None
 
 
 def test_roll_ups_tell_what_events_tell_whoever_brings_them_in_whatever_order_and_how_often(tmp_path):
@@ -112,10 +113,10 @@ def test_late_events_are_counted_where_they_belong(tmp_path):
         late = [request(now - age - HOUR / 2) for _ in range(3)]
         store.send(late)
         store.send(late)
-    found = rolled_up(tmp_path, config).requests(now - timedelta(days=90), now, timedelta(days=1))
+    found = rolled_up(tmp_path, config).summarize(now - timedelta(days=90), now, timedelta(days=1))
     assert [n for n, figures in enumerate(found.series) if figures.requests] == [29, 83, 89]
     assert found.total.requests == 12
-    minutes = rolled_up(tmp_path, config).requests(now - 24 * HOUR, now, timedelta(minutes=30))
+    minutes = rolled_up(tmp_path, config).summarize(now - 24 * HOUR, now, timedelta(minutes=30))
     assert [figures.requests for figures in minutes.series if figures.requests] == [3, 3]
 
 
@@ -126,7 +127,7 @@ from llmops.config import Monitoring
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.store import schema
 
-opened, left = schema.opened, int(sys.argv[3])
+opened, left = schema.open_store, int(sys.argv[3])
 
 def count(statement):
     global left
@@ -139,7 +140,7 @@ def counted(path):
     db.set_trace_callback(count)
     return db
 
-schema.opened = counted
+schema.open_store = counted
 events = json.loads(Path(sys.argv[2]).read_text())
 for n in range(0, len(events), 20):
     LocalStore(Path(sys.argv[1]), Monitoring(raw_days=100_000, history_days=100_000)).send(events[n : n + 20])
@@ -167,7 +168,7 @@ def test_events_that_say_nonsense_do_not_stop_the_others(tmp_path):
         build(FEEDBACK, {"http.request.id": {"a": 1}, "llmops.feedback.rating": ["up"]}),
     ]
     assert LocalStore(tmp_path, LONG).send([*nonsense, request(START)]) == []
-    assert rolled_up(tmp_path).requests(START, START + HOUR).total.requests == 4
+    assert rolled_up(tmp_path).summarize(START, START + HOUR).total.requests == 4
 
 
 def aged(folder, by=2 * HOUR):
@@ -186,25 +187,25 @@ def test_requests_go_after_their_days_and_their_figures_and_all_else_stay(tmp_pa
     aged(tmp_path)
     assert store.prune() == 100
     assert len(list(store.find(SERVING))) == 1 and len(list(store.find(GATE))) == 1
-    found = store.requests(now - timedelta(days=90), now, timedelta(days=1))
+    found = store.summarize(now - timedelta(days=90), now, timedelta(days=1))
     assert found.total.requests == 101 and found.total.latency_ms["p50"] == pytest.approx(50, rel=0.021)
-    assert store.requests(now - timedelta(days=20), now).total.requests == 1
+    assert store.summarize(now - timedelta(days=20), now).total.requests == 1
     assert store.prune(now + timedelta(days=500)) > 0
-    assert store.requests(now - timedelta(days=90), now).total.requests == 0 == len(list(store.find(GATE)))
+    assert store.summarize(now - timedelta(days=90), now).total.requests == 0 == len(list(store.find(GATE)))
 
 
 def test_a_window_that_is_not_of_whole_hours_is_exact_and_of_whole_ones_where_events_are_gone(tmp_path):
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    store = LocalStore(tmp_path, Monitoring(raw_days=30), few=0)
+    store = LocalStore(tmp_path, Monitoring(raw_days=30), most_exact=0)
     for age in (timedelta(days=40), timedelta(days=5)):
         store.send([request(now - age + timedelta(minutes=m)) for m in (10, 20, 30)])
     bounds = timedelta(minutes=15), timedelta(minutes=30)
     recent, old = ([now - age + bound for bound in bounds] for age in (timedelta(days=5), timedelta(days=40)))
-    assert store.requests(*recent).total.requests == 1
+    assert store.summarize(*recent).total.requests == 1
     aged(tmp_path)
     store.prune()
-    assert store.requests(*recent).total.requests == 1
-    assert store.requests(old[0], old[1] + HOUR).total.requests == 3
+    assert store.summarize(*recent).total.requests == 1
+    assert store.summarize(old[0], old[1] + HOUR).total.requests == 3
 
 
 def test_the_file_does_not_grow_without_bound(tmp_path):
@@ -221,7 +222,7 @@ def test_the_file_does_not_grow_without_bound(tmp_path):
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob("store.db")))
     assert max(sizes[3:]) <= 1.05 * sizes[2] < 6_000_000
     until = now.replace(minute=0, second=0, microsecond=0) + HOUR
-    assert rolled_up(tmp_path, config).requests(until - timedelta(days=1), until).total.requests == 1600
+    assert rolled_up(tmp_path, config).summarize(until - timedelta(days=1), until).total.requests == 1600
 
 
 def test_ratings_join_requests_in_whatever_order_both_come_and_outlive_them(tmp_path):
@@ -236,11 +237,11 @@ def test_ratings_join_requests_in_whatever_order_both_come_and_outlive_them(tmp_
     store.send([request(now - timedelta(days=3), **{"http.request.id": name}) for name in ("early", "late")])
     store.send([rating("late", "down", 1), rating("late", "up", 2, key="b"), rating("unknown", "up", 1)])
     window = now - timedelta(days=4), now - timedelta(days=2)
-    assert store.ratings(*window) == {"v1": {"up": 2, "down": 1}}
+    assert store.count_ratings(*window) == {"v1": {"up": 2, "down": 1}}
     aged(tmp_path)
     assert store.prune() == 2
-    assert store.ratings(*window) == {"v1": {"up": 2, "down": 1}}
-    assert store.ratings(now - timedelta(days=2), now + timedelta(days=2)) == {}
+    assert store.count_ratings(*window) == {"v1": {"up": 2, "down": 1}}
+    assert store.count_ratings(now - timedelta(days=2), now + timedelta(days=2)) == {}
 
 
 def test_a_store_of_another_release_is_refused(tmp_path):
@@ -248,4 +249,4 @@ def test_a_store_of_another_release_is_refused(tmp_path):
     with closing(sqlite3.connect(tmp_path / "store.db")) as db:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(EventsUnavailable, match="version 99"):
-        LocalStore(tmp_path).requests(START, START + HOUR)
+        LocalStore(tmp_path).summarize(START, START + HOUR)

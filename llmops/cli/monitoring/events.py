@@ -31,16 +31,16 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
         return _ship(settings, options)
     with Spool(settings.events) as spool:
         if options.action == "dead":
-            for sink, letter in spool.rejected(options.sink):
+            for sink, letter in spool.read_rejected(options.sink):
                 found = {"sink": sink, "id": letter.id, "reason": letter.reason}
                 print(json.dumps({**found, "event": letter.document}) if options.json else "  ".join(found.values()))
             return None
         if options.action == "forget":
             if not options.sink or options.sink in settings.monitoring.sinks:
                 raise ConfigError("events forget: name a sink that monitoring.sinks does not name any more.")
-            spool.forget(options.sink)
+            spool.unregister(options.sink)
             return None
-        failing, rejected = spool.in_state("failing"), spool.rejected_counts()
+        failing, rejected = spool.sinks_in_state("failing"), spool.count_rejected()
         rows = [
             {
                 "sink": sink,
@@ -51,7 +51,7 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
                 "reason": failing[sink][1] if sink in failing else "",
                 "configured": sink in settings.monitoring.sinks,
             }
-            for sink, waiting in spool.waiting().items()
+            for sink, waiting in spool.count_waiting().items()
             if options.sink in ("", sink)
         ]
         if options.json:

@@ -114,7 +114,7 @@ def _read_good_answers(reader: Reader, since: str, until: str) -> tuple[list[Rev
     requests = {request for request, _ in good}
     stored = {
         str(request): (str(question), str(context or ""), str(answer), str(version or ""))
-        for request, question, context, answer, version in reader.columns(
+        for request, question, context, answer, version in reader.select(
             TEXT,
             (
                 "http.request.id",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import cache
 
-from llmops.monitoring.fields import common, pipeline, requests, watch
+from llmops.monitoring.fields import alerts, common, pipeline, requests
 from llmops.monitoring.fields.field import Field
 
-FIELDS: tuple[Field, ...] = (*common.FIELDS, *requests.FIELDS, *pipeline.FIELDS, *watch.FIELDS)
+FIELDS: tuple[Field, ...] = (*common.FIELDS, *requests.FIELDS, *pipeline.FIELDS, *alerts.FIELDS)
 
 
 @cache
-def names_of(dataset: str) -> frozenset[str]:
+def field_names(dataset: str) -> frozenset[str]:
     """Return the names of the fields that events of a dataset may have."""
     return frozenset(field.name for field in FIELDS if not field.datasets or dataset in field.datasets)

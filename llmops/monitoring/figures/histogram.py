@@ -22,14 +22,14 @@ _ENTRY = np.dtype([("bucket", "<u2"), ("count", "<u4")])  #: storage of one non-
 Counts = npt.NDArray[np.int64]  #: one per bucket, (SIZE,)
 
 
-def counted(durations_ns: Sequence[float]) -> Counts:
+def count(durations_ns: Sequence[float]) -> Counts:
     """Return the histogram of durations in nanoseconds."""
     values = np.maximum(np.asarray(durations_ns, dtype=np.float64), SMALLEST_NS)
     buckets = np.ceil(np.log(values / SMALLEST_NS) / math.log(GROWTH)).astype(np.int64)
     return np.bincount(np.minimum(buckets, SIZE - 1), minlength=SIZE)
 
 
-def packed(counts: Counts) -> bytes:
+def pack(counts: Counts) -> bytes:
     """Return the bytes of a histogram: six for each non-empty bucket."""
     (buckets,) = np.nonzero(counts)
     entries = np.empty(len(buckets), _ENTRY)
@@ -37,7 +37,7 @@ def packed(counts: Counts) -> bytes:
     return entries.tobytes()
 
 
-def added(several: Iterable[bytes]) -> Counts:
+def merge(several: Iterable[bytes]) -> Counts:
     """Return the sum of packed histograms."""
     entries = np.frombuffer(b"".join(several), _ENTRY)
     return np.bincount(entries["bucket"], entries["count"], SIZE).astype(np.int64)

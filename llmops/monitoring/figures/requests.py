@@ -18,8 +18,8 @@ Percentiles = dict[str, float | None]  #: p50, p95 and p99, milliseconds
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Figures of some requests. Times are of answered requests.
+class Stats:
+    """Statistics of some requests. Times are of answered requests.
 
     A request is answered (status below 400), failed (500 and more) or refused (all others, the caller's mistake).
     """
@@ -48,12 +48,12 @@ class Figures:
         return {**asdict(self), "error_rate": self.error_rate}
 
 
-class Requests(NamedTuple):
-    """The requests of a window."""
+class Summary(NamedTuple):
+    """Statistics of the requests of a window."""
 
-    total: Figures
-    versions: dict[str, Figures]  #: by model version; requests that reached no model are in none
-    series: list[Figures]  #: one for each step of the window, if a step was given
+    total: Stats
+    versions: dict[str, Stats]  #: by model version; requests that reached no model are in none
+    series: list[Stats]  #: one for each step of the window, if a step was given
 
 
 @dataclass(slots=True)
@@ -77,8 +77,8 @@ class Tally:
         for mine, others in zip(self.times, other.times, strict=True):
             mine.add(others)
 
-    def figures(self) -> Figures:
-        """Return the figures of all added requests."""
+    def summarize(self) -> Stats:
+        """Return the statistics of all added requests."""
         by_outcome = Counter[str]()
         errors = Counter[str]()
         for (status, error), count in self.counts.items():
@@ -87,7 +87,7 @@ class Tally:
             if outcome != "answered":
                 errors[f"{status} {error}".strip()] += count
         latency, first_token, queue = (times.percentiles() for times in self.times)
-        return Figures(
+        return Stats(
             requests=sum(by_outcome.values()),
             **by_outcome,
             input_tokens=self.input_tokens,
@@ -115,12 +115,12 @@ class Times:
 
     def counts(self) -> Counts:
         """Return the histogram of all durations."""
-        return histogram.added(self.packed) + histogram.counted(self.exact)
+        return histogram.merge(self.packed) + histogram.count(self.exact)
 
-    def settle(self) -> None:
+    def merge(self) -> None:
         """Merge the packed histograms into one."""
         if len(self.packed) > 1:
-            self.packed = [histogram.packed(histogram.added(self.packed))]
+            self.packed = [histogram.pack(histogram.merge(self.packed))]
 
     def percentiles(self) -> Percentiles:
         """Return percentiles in milliseconds, by nearest rank: an exact one is a time that really occurred."""
@@ -142,12 +142,12 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
 
 
-def steps(since: datetime, until: datetime, step: timedelta | None) -> int:
+def count_steps(since: datetime, until: datetime, step: timedelta | None) -> int:
     """Return the number of steps in a window; the last one may be shorter."""
     return math.ceil((until - since) / step) if step else 0
 
 
-def gathered(tallies: Iterable[tuple[int, str, Tally]], count: int) -> Requests:
+def sum_tallies(tallies: Iterable[tuple[int, str, Tally]], count: int) -> Summary:
     """Sum tallies of (step number, version, tally). The step number is -1 if no step was given."""
     cells = dict[tuple[int, str], Tally]()
     for number, version, tally in tallies:
@@ -155,20 +155,20 @@ def gathered(tallies: Iterable[tuple[int, str, Tally]], count: int) -> Requests:
     total, series, versions = Tally(), [Tally() for _ in range(count)], dict[str, Tally]()
     for (number, version), tally in cells.items():
         for times in tally.times:
-            times.settle()
+            times.merge()
         total.add(tally)
         if number >= 0:
             series[number].add(tally)
         if version:
             versions.setdefault(version, Tally()).add(tally)
-    return Requests(
-        total.figures(),
-        {version: versions[version].figures() for version in sorted(versions, key=number_of)},
-        [tally.figures() for tally in series],
+    return Summary(
+        total.summarize(),
+        {version: versions[version].summarize() for version in sorted(versions, key=version_key)},
+        [tally.summarize() for tally in series],
     )
 
 
-def number_of(version: str) -> tuple[int, str]:
+def version_key(version: str) -> tuple[int, str]:
     """Return the sort key of a version: v9 comes before v10."""
     digits = version.lstrip("v")
     return (int(digits) if digits.isdecimal() else 0, version)

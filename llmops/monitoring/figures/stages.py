@@ -1,7 +1,7 @@
 """Figures of a pipeline stage as people read them: with a unit, and with the change to the run before.
 
-rows({"validation_loss": 1.6, "in": 333}, {"validation_loss": 1.7})
-# → [Row("validation loss", "1.6", "nats/token", "−0.1"), Row("in", "333", "", "")]
+format_figures({"validation_loss": 1.6, "in": 333}, {"validation_loss": 1.7})
+# → [FigureRow("validation loss", "1.6", "nats/token", "−0.1"), FigureRow("in", "333", "", "")]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNITS: tuple[tuple[str, str, float], ...] = (
 )
 
 
-class Row(NamedTuple):
+class FigureRow(NamedTuple):
     """One figure, formatted."""
 
     name: str
@@ -40,46 +40,46 @@ class Row(NamedTuple):
     change: str  #: signed; `=`: unchanged; empty: unknown
 
 
-class Part(NamedTuple):
-    """Figures of several things with the same measurements, such as the sources of `collect`."""
+class FigureTable(NamedTuple):
+    """Figures of several items with the same measurements, such as the sources of `collect`."""
 
     name: str
     columns: list[str]
-    lines: list[list[str]]  #: per thing: its name, then its value in each column
+    lines: list[list[str]]  #: per item: its name, then its value in each column
 
 
-def rows(metrics: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> list[Row]:
-    """Return a row for each figure that is not in a table of `parts`."""
-    earlier = dict(_flat(before or {}))
-    return [_row(name, value, earlier.get(name)) for name, value in _flat(metrics)]
+def format_figures(metrics: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> list[FigureRow]:
+    """Return a row for each figure that is not in a table of `format_tables`."""
+    earlier = dict(_flatten(before or {}))
+    return [_format_row(name, value, earlier.get(name)) for name, value in _flatten(metrics)]
 
 
-def parts(metrics: Mapping[str, Any]) -> list[Part]:
+def format_tables(metrics: Mapping[str, Any]) -> list[FigureTable]:
     """Return a table for each figure that is a mapping of mappings."""
     found = []
-    for name, things in metrics.items():
-        if _is_part(things):
-            columns = list(dict.fromkeys(column for values in things.values() for column in values))
-            lines = [[thing, *(_text(values.get(column)) for column in columns)] for thing, values in things.items()]
-            found.append(Part(_words(name), [_words(column) for column in columns], lines))
+    for name, items in metrics.items():
+        if _is_table(items):
+            columns = list(dict.fromkeys(column for values in items.values() for column in values))
+            lines = [[item, *(_format(values.get(column)) for column in columns)] for item, values in items.items()]
+            found.append(FigureTable(_spell(name), [_spell(column) for column in columns], lines))
     return found
 
 
-def headline(stage: str, metrics: Mapping[str, Any]) -> Row | None:
+def format_headline(stage: str, metrics: Mapping[str, Any]) -> FigureRow | None:
     """Return the figure that represents a stage in a list; None if nothing was measured."""
-    flat = dict(_flat(metrics))
+    flat = dict(_flatten(metrics))
     start = HEADLINES.get(stage, "")
     name = next((name for name in flat if name.startswith(start)), next(iter(flat), None))
-    return None if name is None else _row(name, flat[name], None)
+    return None if name is None else _format_row(name, flat[name], None)
 
 
-def _is_part(value: Any) -> bool:
+def _is_table(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(one, Mapping) for one in value.values())
 
 
-def _flat(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in metrics.items():
-        if _is_part(value):
+        if _is_table(value):
             continue
         if isinstance(value, Mapping):
             yield from ((f"{name}: {inner}", one) for inner, one in value.items())
@@ -89,26 +89,26 @@ def _flat(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _row(name: str, value: Any, before: Any) -> Row:
+def _format_row(name: str, value: Any, before: Any) -> FigureRow:
     unit, factor = next(((unit, by) for end, unit, by in _UNITS if re.search(rf"(^|_){end}$", name)), ("", 1))
     if not _is_number(value):
-        return Row(_words(name), _text(value), "", "=" if before == value and before is not None else "")
+        return FigureRow(_spell(name), _format(value), "", "=" if before == value and before is not None else "")
     change = ""
     if _is_number(before):
         difference = (value - before) * factor
-        change = f"{'−' if difference < 0 else '+'}{_text(abs(difference))}" if difference else "="
-    return Row(_words(name), _text(value * factor), unit, change)
+        change = f"{'−' if difference < 0 else '+'}{_format(abs(difference))}" if difference else "="
+    return FigureRow(_spell(name), _format(value * factor), unit, change)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _words(name: str) -> str:
+def _spell(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _text(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -27,17 +27,17 @@ def sinks_for(folder: Path, config: Monitoring, environ: Mapping[str, str] = os.
         ConfigError: if a variable cannot be parsed.
     """
 
-    def said(name: str) -> str:
+    def value(name: str) -> str:
         return environ.get(name, "").strip()
 
     def elasticsearch() -> Sink:
         return ElasticsearchSink.connect(config.elasticsearch_url, login_of(environ, "ELASTICSEARCH_"), config.ca_file)
 
     def logstash() -> Sink:
-        return LogstashSink(config.logstash_url, said("LOGSTASH_USER"), said("LOGSTASH_PASSWORD"), config.ca_file)
+        return LogstashSink(config.logstash_url, value("LOGSTASH_USER"), value("LOGSTASH_PASSWORD"), config.ca_file)
 
     def otlp() -> Sink:
-        return OtlpSink(config.otlp_url, _headers(said("OTEL_EXPORTER_OTLP_HEADERS")), config.ca_file)
+        return OtlpSink(config.otlp_url, _headers(value("OTEL_EXPORTER_OTLP_HEADERS")), config.ca_file)
 
     make: dict[str, Callable[[], Sink]] = {
         "local": lambda: LocalStore(folder, config),

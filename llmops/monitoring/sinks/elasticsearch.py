@@ -69,16 +69,16 @@ def _lines(event: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> list[Rejection]:
     rejections, busy, missing = [], "", ""
     for event, item in zip(events, answer["items"], strict=True):
-        done = item["create"]
-        status = int(done["status"])
+        result = item["create"]
+        status = int(result["status"])
         if status < 300 or status == 409:  # conflict: already stored
             continue
         if is_busy(status):
-            busy = busy or _reason(done)
+            busy = busy or _reason(result)
         elif status in _MISCONFIGURED:
-            missing = missing or f"{stream_of(event['event.dataset'])}: {_reason(done)}"
+            missing = missing or f"{stream_of(event['event.dataset'])}: {_reason(result)}"
         else:
-            rejections.append(Rejection(str(event["event.id"]), _reason(done), dict(event)))
+            rejections.append(Rejection(str(event["event.id"]), _reason(result), dict(event)))
     if busy:
         raise SinkError(f"Elasticsearch could not store all events ({busy}).")
     if missing:
@@ -89,9 +89,9 @@ def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> 
     return rejections
 
 
-def _reason(done: Mapping[str, Any]) -> str:
+def _reason(result: Mapping[str, Any]) -> str:
     """Return why a document was not stored. The faulty value is cut out, because reasons are logged."""
-    error = done.get("error")
+    error = result.get("error")
     if isinstance(error, Mapping):
-        return f"{done['status']} {error.get('type')}: {_VALUE.split(str(error.get('reason')))[0]}"
-    return f"{done['status']} {error}"
+        return f"{result['status']} {error.get('type')}: {_VALUE.split(str(error.get('reason')))[0]}"
+    return f"{result['status']} {error}"

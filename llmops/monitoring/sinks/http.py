@@ -21,9 +21,9 @@ class Poster:
     """A client that posts to one URL over persistent connections."""
 
     def __init__(
-        self, of: str, url: str, headers: Mapping[str, str], ca_file: Path | None, timeout_s: float = TIMEOUT_S
+        self, name: str, url: str, headers: Mapping[str, str], ca_file: Path | None, timeout_s: float = TIMEOUT_S
     ) -> None:
-        self._of, self._url, self._headers = of, url, dict(headers)
+        self._name, self._url, self._headers = name, url, dict(headers)
         self._pool = urllib3.PoolManager(
             ca_certs=str(ca_file) if ca_file else None,
             timeout=Timeout(connect=timeout_s, read=timeout_s),
@@ -40,11 +40,11 @@ class Poster:
         try:
             answer = self._pool.request("POST", self._url, body=body, headers=self._headers)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise SinkError(f"{self._of} does not take events ({type(error).__name__}: {error}).") from error
+            raise SinkError(f"{self._name} does not take events ({type(error).__name__}: {error}).") from error
         if 200 <= answer.status < 300:
             return answer.data
-        said = " ".join(answer.data[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
-        reason = f"{self._of} answers {answer.status}" + (f": {said}" if said else "")
+        text = " ".join(answer.data[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
+        reason = f"{self._name} answers {answer.status}" + (f": {text}" if text else "")
         if answer.status in _MISCONFIGURED:
             raise SinkError(f"{reason}. Check its URL, and the user or key in the environment.")
         if is_busy(answer.status):

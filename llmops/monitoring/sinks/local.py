@@ -14,14 +14,14 @@ from typing import Any
 from llmops.config import Monitoring
 from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, SERVING
-from llmops.monitoring.figures.requests import Requests, Tally, gathered, steps
+from llmops.monitoring.figures.requests import Summary, Tally, count_steps, sum_tallies
 from llmops.monitoring.sinks.base import Rejection, SinkError
 from llmops.monitoring.store import pruning, ratings, rollups, schema
 from llmops.monitoring.store.rollups import HOUR, MINUTE
 from llmops.monitoring.times import epoch, timestamp
 
-FEW = 2000  #: up to this number requests are read one by one, for exact percentiles; that takes 25 ms
-PRUNED = 1000  #: events of a kind that one delivery removes at least, if as many have expired
+MOST_EXACT = 2000  #: up to this number requests are read one by one, for exact percentiles; that takes 25 ms
+LEAST_PRUNED = 1000  #: least number of expired events of a kind that one delivery removes
 
 
 class LocalStore:
@@ -32,24 +32,24 @@ class LocalStore:
 
     name = "local"
 
-    def __init__(self, folder: Path, config: Monitoring | None = None, few: int = FEW) -> None:
+    def __init__(self, folder: Path, config: Monitoring | None = None, most_exact: int = MOST_EXACT) -> None:
         self._path = folder / "store.db"
         self._config = config or Monitoring()
-        self._few = few
+        self._most_exact = most_exact
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""
         now = datetime.now(UTC)
         try:
-            with closing(schema.opened(self._path)) as db:
+            with closing(schema.open_store(self._path)) as db:
                 db.execute("BEGIN IMMEDIATE")
                 with db:
                     new = [event for event in events if _insert(db, event, int(now.timestamp()))]
                     requests = [event for event in new if event["event.dataset"] == SERVING]
-                    rollups.add(db, requests, now.timestamp())
+                    rollups.add_requests(db, requests, now.timestamp())
                     ratings.add_requests(db, requests)
                     ratings.add_ratings(db, [event for event in new if event["event.dataset"] == FEEDBACK])
-                    pruning.prune(db, self._config, now, max(PRUNED, 2 * len(events)))
+                    pruning.prune(db, self._config, now, max(LEAST_PRUNED, 2 * len(events)))
         except (sqlite3.Error, OSError) as error:
             raise SinkError(f"The event store {self._path} cannot be written ({error}).") from error
         return []
@@ -71,12 +71,12 @@ class LocalStore:
             for (document,) in rows:
                 yield json.loads(document)
 
-    def columns(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
+    def select(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
         """See `Reader`. This takes a tenth of the time of `find`."""
         with self._read() as db:
             return _columns(db, dataset, fields, since, until)
 
-    def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
+    def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Summary:
         """See `Reader`. Few requests are read one by one, for exact percentiles.
 
         Otherwise roll-ups are read: of minutes (recent days) or hours, if the window and its steps consist of whole
@@ -84,45 +84,45 @@ class LocalStore:
         """
         with self._read() as db:
             first, last = timestamp(since), timestamp(until)
-            whole = first >= pruning.complete_since(db, SERVING)
-            length, count = _length(since, until, step), steps(since, until, step)
-            if whole and (not length or _count(db, first, last, self._few + 1) <= self._few):
-                return gathered(_one_by_one(db, first, last, since, step), count)
+            complete = first >= pruning.complete_since(db, SERVING)
+            length, count = _rollup_length(since, until, step), count_steps(since, until, step)
+            if complete and (not length or _count(db, first, last, self._most_exact + 1) <= self._most_exact):
+                return sum_tallies(_read_one_by_one(db, first, last, since, step), count)
             length, size = length or HOUR, int(step.total_seconds()) if step else 0
-            begun, ended = (int(moment.timestamp()) // length * length for moment in (since, until))
-            return gathered(rollups.between(db, length, begun, ended, int(since.timestamp()), size), count)
+            start, end = (int(moment.timestamp()) // length * length for moment in (since, until))
+            return sum_tallies(rollups.read_tallies(db, length, start, end, int(since.timestamp()), size), count)
 
-    def ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
+    def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """See `Reader`."""
         found: dict[str, dict[str, int]] = {}
         with self._read() as db:
-            for version, rating, count in ratings.between(db, timestamp(since), timestamp(until)):
+            for version, rating, count in ratings.count(db, timestamp(since), timestamp(until)):
                 found.setdefault(version, {})[rating] = count
         return found
 
     def prune(self, now: datetime | None = None) -> int:
         """Remove all expired data, in steps so that others can write in between. Return the number of events."""
-        gone, step = 0, -1
-        with closing(schema.opened(self._path)) as db:
+        removed, step = 0, -1
+        with closing(schema.open_store(self._path)) as db:
             while step:
                 db.execute("BEGIN IMMEDIATE")
                 with db:
-                    step = pruning.prune(db, self._config, now or datetime.now(UTC), PRUNED)
-                gone += step
+                    step = pruning.prune(db, self._config, now or datetime.now(UTC), LEAST_PRUNED)
+                removed += step
                 time.sleep(0)
-        return gone
+        return removed
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(schema.opened(self._path)) as db:
+            with closing(schema.open_store(self._path)) as db:
                 yield db
         except (sqlite3.Error, OSError) as error:
             message = f"The event store {self._path} cannot be read ({error})."
             raise EventsUnavailable(message, "the local store") from error
 
 
-def _length(since: datetime, until: datetime, step: timedelta | None) -> int:
+def _rollup_length(since: datetime, until: datetime, step: timedelta | None) -> int:
     """Return the length in seconds of the roll-ups that fit the window; 0 if none fit."""
     edges = [since.timestamp(), until.timestamp(), step.total_seconds() if step else 0.0]
     if not any(edge % HOUR for edge in edges):
@@ -154,11 +154,11 @@ def _columns(
     ).fetchall()
 
 
-def _one_by_one(
+def _read_one_by_one(
     db: sqlite3.Connection, first: str, last: str, since: datetime, step: timedelta | None
 ) -> Iterator[tuple[int, str, Tally]]:
-    begun, size = since.timestamp(), step.total_seconds() if step else 0.0
+    start, size = since.timestamp(), step.total_seconds() if step else 0.0
     for values in _columns(db, SERVING, rollups.FIELDS, first, last):
         if (moment := epoch(values[0])) is not None:
-            (version, _, _), tally = rollups.read(values)
-            yield int((moment - begun) // size) if size else -1, version, tally
+            (version, _, _), tally = rollups.tally_request(values)
+            yield int((moment - start) // size) if size else -1, version, tally

@@ -41,8 +41,8 @@ class OtlpSink:
         ca_file: Path | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        asked = {**(headers or {}), "Content-Type": "application/x-protobuf"}
-        self._poster = Poster("The collector", url.rstrip("/") + LOGS_PATH, asked, ca_file, timeout_s)
+        all_headers = {**(headers or {}), "Content-Type": "application/x-protobuf"}
+        self._poster = Poster("The collector", url.rstrip("/") + LOGS_PATH, all_headers, ca_file, timeout_s)
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""

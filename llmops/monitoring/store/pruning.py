@@ -16,26 +16,26 @@ from llmops.monitoring.store.rollups import HOUR, MINUTE, MINUTE_DAYS
 from llmops.monitoring.times import timestamp
 
 PER_REQUEST = (SERVING, TEXT)
-AGAIN = timedelta(hours=1)  #: period in which an event may be delivered twice
+REDELIVERY = timedelta(hours=1)  #: period in which an event may be delivered a second time
 
 
 def prune(db: sqlite3.Connection, config: Monitoring, now: datetime, most: int) -> int:
     """Remove up to `most` expired events of each kind and all expired roll-ups, in the caller's transaction."""
-    guard = int((now - AGAIN).timestamp())
+    stored_before = int((now - REDELIVERY).timestamp())
     raw, history = now - timedelta(days=config.raw_days), now - timedelta(days=config.history_days)
-    gone = 0
+    removed = 0
     full = used_bytes(db) > config.raw_mb * 1_000_000
     for (dataset,) in db.execute(_DATASETS).fetchall():
         before = timestamp(max(raw, history) if dataset in PER_REQUEST else history)
         if full and dataset in PER_REQUEST:
             before = "~"
-        gone += _oldest(db, dataset, before, guard, most)
+        removed += _delete_oldest(db, dataset, before, stored_before, most)
     for step, days in ((MINUTE, MINUTE_DAYS), (HOUR, config.history_days)):
         start = int((now - timedelta(days=days)).timestamp()) // HOUR * HOUR
         db.execute("DELETE FROM rollups WHERE step = ? AND start < ?", (step, start))
     db.execute("DELETE FROM ratings WHERE asked < ?", (timestamp(history),))
     db.execute("DELETE FROM ratings WHERE asked IS NULL AND said < ?", (timestamp(history),))
-    return gone
+    return removed
 
 
 def used_bytes(db: sqlite3.Connection) -> int:
@@ -52,10 +52,10 @@ def complete_since(db: sqlite3.Connection, dataset: str) -> str:
     return str(row[0]) if row else ""
 
 
-def _oldest(db: sqlite3.Connection, dataset: str, before: str, guard: int, most: int) -> int:
+def _delete_oldest(db: sqlite3.Connection, dataset: str, before: str, stored_before: int, most: int) -> int:
     rows = db.execute(
         "SELECT rowid, time FROM events WHERE dataset = ? AND time < ? AND stored < ? ORDER BY time LIMIT ?",
-        (dataset, before, guard, most),
+        (dataset, before, stored_before, most),
     ).fetchall()
     if rows:
         db.executemany("DELETE FROM events WHERE rowid = ?", [(row,) for row, _ in rows])

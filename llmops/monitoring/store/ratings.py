@@ -11,7 +11,7 @@ from typing import Any
 
 from llmops.monitoring.datasets import SERVING
 
-_LOOKED_UP = f"""
+_FIND_REQUEST = f"""
 SELECT time, coalesce(json_extract(document, '$."llmops.model.version"'), '') FROM events INDEXED BY by_request
 WHERE request = ? AND dataset = '{SERVING}' LIMIT 1
 """
@@ -31,7 +31,7 @@ def add_ratings(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> 
         rating, request = event.get("llmops.feedback.rating"), event.get("http.request.id")
         if not rating or not request:
             continue
-        asked, version = db.execute(_LOOKED_UP, (str(request),)).fetchone() or (None, None)
+        asked, version = db.execute(_FIND_REQUEST, (str(request),)).fetchone() or (None, None)
         db.execute(
             "INSERT INTO ratings VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (request, key) DO UPDATE "
             "SET rating = excluded.rating, said = excluded.said WHERE excluded.said >= said",
@@ -39,7 +39,7 @@ def add_ratings(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> 
         )
 
 
-def between(db: sqlite3.Connection, since: str, until: str) -> Sequence[tuple[str, str, int]]:
+def count(db: sqlite3.Connection, since: str, until: str) -> Sequence[tuple[str, str, int]]:
     """Return (version, rating, count) for the requests of a window."""
     return db.execute(
         "SELECT version, rating, count(*) FROM ratings WHERE asked >= ? AND asked < ? AND version != '' "

@@ -16,7 +16,7 @@ from llmops.monitoring.times import epoch
 
 MINUTE, HOUR = 60, 3600
 MINUTE_DAYS = 4.0  #: retention of minutes: covers the dashboard's 24 hours and alert windows of 3 days
-MOST = 10**15  #: largest number in an event: 11 days in nanoseconds
+LARGEST = 10**15  #: largest number in an event: 11 days in nanoseconds
 
 #: the fields that are read of an event
 FIELDS = (
@@ -28,7 +28,7 @@ Step = tuple[int, int]  #: length and start of a step of time, seconds
 Key = tuple[str, int, str]  #: version, status, kind of error
 
 
-def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float) -> None:
+def add_requests(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float) -> None:
     """Count events of requests that are not counted yet, in the caller's transaction. `now` is in seconds."""
     recent = now - MINUTE_DAYS * 24 * HOUR
     groups: dict[tuple[Step, Key], Tally] = defaultdict(Tally)
@@ -36,27 +36,27 @@ def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float)
         values = [event.get(field) for field in FIELDS]
         if (moment := epoch(values[0])) is None:
             continue
-        key, tally = read(values)
+        key, tally = tally_request(values)
         for step in (MINUTE, HOUR) if moment >= recent else (HOUR,):
             groups[(step, int(moment // step * step)), key].add(tally)
     for ((length, start), (version, status, error)), tally in groups.items():
-        place = (length, start, version, status, error)
-        _add_stored(db, place, tally)
+        row_key = (length, start, version, status, error)
+        _add_stored(db, row_key, tally)
         db.execute(
             "INSERT OR REPLACE INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *place,
+                *row_key,
                 tally.counts.total(),
                 tally.input_tokens,
                 tally.output_tokens,
                 tally.duration_ns,
-                *(_packed(times) for times in tally.times),
+                *(_pack(times) for times in tally.times),
             ),
         )
 
 
-def between(
-    db: sqlite3.Connection, length: int, since: int, until: int, begun: int, size: int
+def read_tallies(
+    db: sqlite3.Connection, length: int, since: int, until: int, first_start: int, size: int
 ) -> Iterator[tuple[int, str, Tally]]:
     """Yield (step number, version, tally) for the roll-ups of one `length` with `since <= start < until`.
 
@@ -64,7 +64,7 @@ def between(
     """
     number = "max(0, (start - ?) / ?)" if size else "-1"
     where = "FROM rollups WHERE step = ? AND start >= ? AND start < ?"
-    parameters = (*((begun, size) if size else ()), length, since, until)
+    parameters = (*((first_start, size) if size else ()), length, since, until)
     cells = dict[tuple[int, str], Tally]()
     rows = db.execute(
         f"SELECT {number} AS number, version, status, error, sum(requests), sum(input_tokens), sum(output_tokens), "
@@ -89,7 +89,7 @@ def between(
         yield at, version, tally
 
 
-def read(values: Sequence[Any]) -> tuple[Key, Tally]:
+def tally_request(values: Sequence[Any]) -> tuple[Key, Tally]:
     """Return key and tally of one request from the values of `FIELDS`. Missing and non-numeric values count as 0."""
     _, version, status, error, tokens_in, tokens_out, duration, first_token, queue = values
     status = _number(status)
@@ -106,15 +106,15 @@ def read(values: Sequence[Any]) -> tuple[Key, Tally]:
     return (str(version or ""), status, str(error or "")), tally
 
 
-def _add_stored(db: sqlite3.Connection, place: tuple[int, int, str, int, str], tally: Tally) -> None:
+def _add_stored(db: sqlite3.Connection, row_key: tuple[int, int, str, int, str], tally: Tally) -> None:
     row = db.execute(
         "SELECT requests, input_tokens, output_tokens, duration, latency, first_token, queue FROM rollups "
         "WHERE step = ? AND start = ? AND version = ? AND status = ? AND error = ?",
-        place,
+        row_key,
     ).fetchone()
     if row:
         requests, tokens_in, tokens_out, duration, *packed = row
-        tally.counts[place[3], place[4]] += requests
+        tally.counts[row_key[3], row_key[4]] += requests
         tally.input_tokens += tokens_in
         tally.output_tokens += tokens_out
         tally.duration_ns += duration
@@ -122,11 +122,11 @@ def _add_stored(db: sqlite3.Connection, place: tuple[int, int, str, int, str], t
             times.packed += [blob] if blob else []
 
 
-def _packed(times: Times) -> bytes:
-    return histogram.packed(times.counts()) if times.exact or times.packed else b""
+def _pack(times: Times) -> bytes:
+    return histogram.pack(times.counts()) if times.exact or times.packed else b""
 
 
 def _number(value: Any) -> int:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return int(min(max(value, 0), MOST))
+        return int(min(max(value, 0), LARGEST))
     return 0

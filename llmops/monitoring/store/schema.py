@@ -29,7 +29,7 @@ PRAGMA user_version = {VERSION};
 """
 
 
-def opened(path: Path) -> sqlite3.Connection:
+def open_store(path: Path) -> sqlite3.Connection:
     """Open the store at `path`; create it if it does not exist.
 
     Raises:

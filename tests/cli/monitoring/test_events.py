@@ -53,7 +53,7 @@ def test_it_sends_again_what_can_be_and_says_what_cannot(events: Path, capsys: p
     assert main(["events", "retry", "--json"]) == 75  # may be gone at the next try
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["logstash"]["error"]
     with Spool(events) as spool:
-        assert spool.rejected_counts() == {"logstash": 1}
+        assert spool.count_rejected() == {"logstash": 1}
     assert main(["events", "status"]) == 0
     assert main(["events", "retry", "nowhere"]) == 1
 
@@ -62,7 +62,7 @@ def test_only_a_sink_that_is_gone_is_forgotten(events: Path, capsys: pytest.Capt
     assert main(["events", "forget", "logstash"]) == 1 and main(["events", "forget"]) == 1
     assert main(["events", "forget", "gone"]) == 0
     with Spool(events) as spool:
-        assert spool.waiting() == {"local": 0, "logstash": 1}
+        assert spool.count_waiting() == {"local": 0, "logstash": 1}
 
 
 def test_a_process_of_its_own_ships_until_it_is_told_to_stop(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:

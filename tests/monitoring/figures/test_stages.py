@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmops.monitoring.figures.stages import MOST_CHARS, headline, parts, rows
+from llmops.monitoring.figures.stages import MOST_CHARS, format_figures, format_headline, format_tables
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from llmops.monitoring.figures.stages import MOST_CHARS, headline, parts, rows
     ],
 )
 def test_a_figure_is_a_row_with_its_unit_and_its_change(name, value, before, row):
-    assert rows({name: value}, {name: before}) == [row]
+    assert format_figures({name: value}, {name: before}) == [row]
 
 
 def test_what_has_levels_is_spread_and_what_is_measured_alike_is_a_table_of_its_own():
@@ -34,17 +34,17 @@ def test_what_has_levels_is_spread_and_what_is_measured_alike_is_a_table_of_its_
         "reasons": ["a", "b"],
         "sources": {"faq": {"in": 2}, "web": {"left": 1}},
     }
-    assert [row[:2] for row in rows(metrics)] == [
+    assert [row[:2] for row in format_figures(metrics)] == [
         ("kept", "3"),
         ("dropped: short", "1"),
         ("reasons 1", "a"),
         ("reasons 2", "b"),
     ]
-    assert parts(metrics) == [("sources", ["in", "left"], [["faq", "2", "–"], ["web", "–", "1"]])]
+    assert format_tables(metrics) == [("sources", ["in", "left"], [["faq", "2", "–"], ["web", "–", "1"]])]
 
 
 def test_one_figure_stands_for_a_stage():
-    assert headline("clean", {"in": 5, "kept": 4})[:2] == ("kept", "4")
-    assert headline("evaluate", {"items": 9, "base_f1": 0.1, "candidate_f1": 0.5})[:2] == ("candidate f1", "0.5")
-    assert headline("another", {"parts": {"a": {}}, "first": 1})[0] == "first"
-    assert headline("train", {"steps": 3})[0] == "steps" and headline("train", {}) is None
+    assert format_headline("clean", {"in": 5, "kept": 4})[:2] == ("kept", "4")
+    assert format_headline("evaluate", {"items": 9, "base_f1": 0.1, "candidate_f1": 0.5})[:2] == ("candidate f1", "0.5")
+    assert format_headline("another", {"parts": {"a": {}}, "first": 1})[0] == "first"
+    assert format_headline("train", {"steps": 3})[0] == "steps" and format_headline("train", {}) is None

@@ -15,7 +15,7 @@ def test_the_local_store_finds_by_dataset_and_time(tmp_path):
     assert [e["n.x"] for e in store.find("a")] == [1, 3, 5]
     assert [e["n.x"] for e in store.find("a", limit=2, newest_first=True)] == [5, 3]
     assert [e["n.x"] for e in store.find("a", "2026-01-01T00:00:01.000Z", "2026-01-01T00:00:05.000Z")] == [1, 3]
-    assert store.columns("b", ["n.x", "missing"]) == [(0, None), (2, None), (4, None)]
+    assert store.select("b", ["n.x", "missing"]) == [(0, None), (2, None), (4, None)]
 
 
 def test_a_local_store_that_cannot_be_written_is_a_sink_that_is_down(tmp_path):

@@ -14,7 +14,7 @@ from llmops.config import Config
 from llmops.erasure.forget import forget
 from llmops.monitoring.datasets import SERVING, TEXT
 from llmops.monitoring.events import emit_all, timestamp
-from llmops.monitoring.kept_texts import remove_old
+from llmops.monitoring.kept_texts import prune_texts
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
@@ -106,8 +106,8 @@ def test_texts_are_taken_out_of_store_spool_and_what_was_refused_when_their_days
     emit_all(config.events, SERVING, [{"@timestamp": timestamp(now - timedelta(days=31))}])
     drain(config.events, config.monitoring)
     emit_all(config.events, TEXT, [kept(3, 40, now), kept(4, 0, now)])
-    assert remove_old(config.events, 30, now) == 2
-    assert remove_old(config.events, 30, now) == 0
+    assert prune_texts(config.events, 30, now) == 2
+    assert prune_texts(config.events, 30, now) == 0
     with Spool(config.events) as spool:
         _, waiting = spool.read("local")
     events = [*LocalStore(config.events).find(TEXT), *waiting]
@@ -119,7 +119,7 @@ def test_texts_are_taken_out_of_store_spool_and_what_was_refused_when_their_days
 
 def test_the_daily_tidying_removes_them_where_no_app_runs(tmp_path):
     config, now = Config(home=tmp_path / "home"), datetime.now(UTC)
-    assert remove_old(config.events, 30) == 0 and not list(tmp_path.iterdir())  # there is nothing, and nothing is made
+    assert prune_texts(config.events, 30) == 0 and not list(tmp_path.iterdir())  # there is nothing, and nothing is made
     emit_all(config.events, TEXT, [kept(1, 31, now)])
     gc(config)
     with Spool(config.events) as spool:
@@ -171,7 +171,7 @@ def test_what_finds_no_room_is_counted_as_lost_and_what_waits_is_made(tmp_path, 
 def test_answers_do_not_wait_for_features_and_losses_are_figures(site, monkeypatch):
     """While features hang, answers come as before; then they are made."""
     hang, waits = threading.Event(), threading.Event()
-    real = texts.features
+    real = texts.extract_features
 
     def hung(*args):
         waits.set()
