@@ -87,10 +87,10 @@ def due(config: Config) -> None:
 
 
 def test_raised_once_and_resolved_once_it_has_been_fine_for_a_while(config: Config) -> None:
-    told = [judge(config, minute, *([SLOW] if minute < 4 else [])) for minute in range(12)]
-    assert told == [["raised"], [], [], [], [], [], [], [], ["resolved"], [], [], []]
-    told = lifecycle.list_alerts(config, NOW + 20 * MINUTE)
-    assert told["open"] == [] and len(told["over"]) == 1
+    result = [judge(config, minute, *([SLOW] if minute < 4 else [])) for minute in range(12)]
+    assert result == [["raised"], [], [], [], [], [], [], [], ["resolved"], [], [], []]
+    result = lifecycle.list_alerts(config, NOW + 20 * MINUTE)
+    assert result["open"] == [] and len(result["over"]) == 1
 
 
 def test_what_comes_and_goes_is_one_alert(here: Config) -> None:
@@ -125,8 +125,8 @@ def test_two_replicas_in_step_raise_and_resolve_once(config: Config) -> None:
 
 def test_who_looks_rarely_is_not_overruled_between_two_looks(here: Config) -> None:
     rarely = here.model_copy(update={"alerts": here.alerts.model_copy(update={"every_s": 600.0})})
-    told = [judge(rarely, minute, *([SLOW] if minute % 10 == 0 else [])) for minute in (0, 6, 10, 16, 20, 26, 36, 46)]
-    assert told == [["raised"], [], [], [], [], [], [], ["resolved"]]
+    states = [judge(rarely, minute, *([SLOW] if minute % 10 == 0 else [])) for minute in (0, 6, 10, 16, 20, 26, 36, 46)]
+    assert states == [["raised"], [], [], [], [], [], [], ["resolved"]]
 
 
 def test_alerts_of_a_time_are_those_that_were_told(here: Config) -> None:
@@ -134,13 +134,13 @@ def test_alerts_of_a_time_are_those_that_were_told(here: Config) -> None:
     made = lifecycle.silence(here, "drift", "", "we know", "ana", NOW, NOW + timedelta(hours=9))
     judge(here, 1, SLOW, drift)
 
-    def told(since: float, until: float) -> list[str]:
+    def notified(since: float, until: float) -> list[str]:
         between = NOW + since * MINUTE, NOW + until * MINUTE
         return [row["rule"] for row in lifecycle.read_notified(here, ("drift", "latency_p95"), *between)]
 
-    assert told(0, 60) == ["latency_p95"] and told(2, 60) == []
+    assert notified(0, 60) == ["latency_p95"] and notified(2, 60) == []
     lifecycle.unsilence(here, made["id"], "ana", NOW + 70 * MINUTE)
-    assert told(0, 60) == ["latency_p95"] and told(60, 120) == ["drift"]
+    assert notified(0, 60) == ["latency_p95"] and notified(60, 120) == ["drift"]
 
 
 def test_a_silenced_alert_is_told_to_nobody_until_the_silence_ends(config: Config) -> None:

@@ -35,28 +35,28 @@ def made(tmp_path: Path, url: str, **environ: str) -> tuple[Receiver, Mapping[st
 
 def test_a_webhook_gets_all_fields_as_json_with_an_id_that_stays(hook: Any, tmp_path: Path) -> None:
     url = hook.url.replace("http", "json") + "/hooks/${TOKEN}/{alert}?+Authorization=Bearer ${KEY}&to=a@b"
-    receiver, told = made(tmp_path, url, TOKEN="t0/p", KEY="k&y/+=")
+    receiver, message = made(tmp_path, url, TOKEN="t0/p", KEY="k&y/+=")
     for _ in range(2):
-        receiver.send(told)
+        receiver.send(message)
     (path, headers, body), again = hook.got
     assert path == "/hooks/t0/p/0a" and headers["Authorization"] == "Bearer k&y/+="
-    said = json.loads(body)
-    assert said == json.loads(again[2]) and said["id"] == "0a.raised" and said["llmops.run"] == "r1"
-    assert said["runbook"] == "docs/runbook.md#spool" and said["link"] == "http://127.0.0.1:8000/dashboard"
-    assert (said["value"], said["bound"], said["severity"], said["type"]) == (90, 15, "warning", "warning")
-    assert said["title"].startswith("[raised] warning: spool (über") and "It waits, über" in said["message"]
+    fields = json.loads(body)
+    assert fields == json.loads(again[2]) and fields["id"] == "0a.raised" and fields["llmops.run"] == "r1"
+    assert fields["runbook"] == "docs/runbook.md#spool" and fields["link"] == "http://127.0.0.1:8000/dashboard"
+    assert (fields["value"], fields["bound"], fields["severity"], fields["type"]) == (90, 15, "warning", "warning")
+    assert fields["title"].startswith("[raised] warning: spool (über") and "It waits, über" in fields["message"]
 
 
 @pytest.mark.parametrize(("scheme", "field"), [("xml", b"<value>90.0</value>"), ("form", b"value=90.0")])
 def test_other_webhooks_get_all_fields_too(hook: Any, tmp_path: Path, scheme: str, field: bytes) -> None:
-    receiver, told = made(tmp_path, hook.url.replace("http", scheme))
-    receiver.send(told)
+    receiver, message = made(tmp_path, hook.url.replace("http", scheme))
+    receiver.send(message)
     assert field in hook.got[0][2] and b"0a.raised" in hook.got[0][2]
 
 
 def test_no_text_of_an_alert_calls_everybody_in_a_chat(hook: Any, tmp_path: Path) -> None:
-    receiver, told = made(tmp_path, hook.url.replace("http", "mmost") + "/token")
-    receiver.send(told)
+    receiver, message = made(tmp_path, hook.url.replace("http", "mmost") + "/token")
+    receiver.send(message)
     path, _, body = hook.got[0]
     text = json.loads(body)["text"]
     assert path == "/hooks/token" and "docs/runbook.md#spool" in text and "über" in text
@@ -72,12 +72,12 @@ def test_what_is_not_accepted_is_an_error_and_neither_this_nor_the_log_has_the_s
     monkeypatch.setattr(logging.root, "handlers", [heard])
     address = hook.url.replace("http", "json")
     environ = {"T": "s3cret/x", "HOOK": f"{address}/hooks/s3cret/x"}
-    receiver, told = made(tmp_path, url.format(address), **environ)
-    receiver.send(told)
+    receiver, message = made(tmp_path, url.format(address), **environ)
+    receiver.send(message)
     hook.says = "The requested URL /hooks/s3cret/x was not found on this server."
     for hook.status in (302, 404, 500):
         with pytest.raises(TransientError, match=f"(?s){hook.status}.*The requested URL") as error:
-            receiver.send(told)
+            receiver.send(message)
         assert hook.got[0][0] == "/hooks/s3cret/x" and "s3cret" not in str(error.value) + heard.stream.getvalue()
 
 
@@ -94,9 +94,9 @@ def test_what_is_not_accepted_is_an_error_and_neither_this_nor_the_log_has_the_s
 def test_a_receiver_that_cannot_be_told_is_named_without_its_secret(
     tmp_path: Path, url: str, environ: dict[str, str], kind: type[Exception], words: str
 ) -> None:
-    receiver, told = made(tmp_path, url, **environ)
+    receiver, message = made(tmp_path, url, **environ)
     with pytest.raises(kind, match=words) as error:
-        receiver.send(told)
+        receiver.send(message)
     assert "s3cret" not in str(error.value)
 
 
@@ -118,11 +118,11 @@ def test_mail_by_starttls_with_a_password(
 ) -> None:
     box, people = smtp(True), "from=bot@example.com&to=a@example.com,b@example.com&format=text"
     url = f"mailtos://bot:${{SMTP_PASSWORD}}@127.0.0.1:{free_port}/?user=bot&{people}"
-    receiver, told = made(tmp_path, url, SMTP_PASSWORD="s3cret @/")
+    receiver, message = made(tmp_path, url, SMTP_PASSWORD="s3cret @/")
     with pytest.raises(TransientError, match="certificate"):  # of an authority that nobody knows
-        receiver.send(told)
+        receiver.send(message)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    receiver.send(told)
+    receiver.send(message)
     first = box.got[0]
     assert box.signed_in[0] == (b"bot", b"s3cret @/")
     assert {mail["To"] for mail in box.got} == {"a@example.com", "b@example.com"}
@@ -131,21 +131,21 @@ def test_mail_by_starttls_with_a_password(
     assert "value: 90.0" in text and "What to do: docs/runbook.md#spool" in text and "id: 0a.raised" in text
     wrong, _ = made(tmp_path, url, SMTP_PASSWORD="wr0ng")
     with pytest.raises(TransientError) as error:
-        wrong.send(told)
+        wrong.send(message)
     assert "wr0ng" not in str(error.value)
 
 
 def test_mail_without_tls_where_a_server_refuses(smtp: Callable[[bool], Any], free_port: int, tmp_path: Path) -> None:
     box, where = smtp(False), f"127.0.0.1:{free_port}/?from=bot@example.com&to=a@example.com"
-    receiver, told = made(tmp_path, f"mailto://{where}&mode=insecure")
-    receiver.send(told)
+    receiver, message = made(tmp_path, f"mailto://{where}&mode=insecure")
+    receiver.send(message)
     assert len(box.got) == 1
     strict, _ = made(tmp_path, f"mailtos://{where}")
     with pytest.raises(TransientError, match="STARTTLS"):  # nothing goes out in the clear unless that is asked for
-        strict.send(told)
+        strict.send(message)
     box.refuse = "452 mailbox full"
     with pytest.raises(TransientError, match="a@example.com"):
-        receiver.send(told)
+        receiver.send(message)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_the_command_tells_every_receiver_and_says_what_happened(
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
     monkeypatch.setenv("LLMOPS_ALERTS__RECEIVERS", json.dumps(receivers))
     assert cli.main(["alerts", "test", "--json"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert said["good"] == said["log"] == said["event"] == "" and "Connection error" in said["away"]
+    fields = json.loads(capsys.readouterr().out)
+    assert fields["good"] == fields["log"] == fields["event"] == "" and "Connection error" in fields["away"]
     assert json.loads(hook.got[0][2])["state"] == "test"
     config = load()
     drain(config.events, config.monitoring)

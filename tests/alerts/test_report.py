@@ -47,5 +47,5 @@ def test_the_report_names_what_was_raised_and_nothing_else(tmp_path, events, ale
     assert build_report(config, SINCE, UNTIL)["alerts"] == []  # nobody has judged
     raised = Judge(config).judge(SINCE + timedelta(minutes=5))
     found = build_report(config, SINCE, UNTIL)
-    assert sorted(alert["rule"] for alert in found["alerts"]) == sorted(told["rule"] for told in raised) == alerts
+    assert sorted(alert["rule"] for alert in found["alerts"]) == sorted(change["rule"] for change in raised) == alerts
     assert found["objectives"] == {"latency_p95_ms": 500, "error_rate": 0.05}

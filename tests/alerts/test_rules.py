@@ -41,7 +41,7 @@ def requests(
 
 def raised(config: Config, *events: Sequence[dict[str, Any]], **judging: Any) -> set[str]:
     LocalStore(config.events).send([event for several in events for event in several])
-    return {told["rule"] for told in Judge(config, **judging).judge(NOW) if told["state"] == "raised"}
+    return {change["rule"] for change in Judge(config, **judging).judge(NOW) if change["state"] == "raised"}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_hours_of_requests_are_counted_by_the_reader_in_whole_minutes(config: Co
 def test_a_queue_has_to_be_long_for_three_looks(config: Config) -> None:
     lengths = iter([90, 90, 3, 90, 90, 90])
     judge = Judge(config, waiting=lambda: next(lengths))
-    told = [[t["state"] for t in judge.judge(NOW + n * MINUTE)] for n in range(6)]
-    assert told == [[], [], [], [], [], ["raised"]]
+    states = [[t["state"] for t in judge.judge(NOW + n * MINUTE)] for n in range(6)]
+    assert states == [[], [], [], [], [], ["raised"]]
 
 
 def drifts(windows: Sequence[bool], feature: str = "length") -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return load()
 
 
-def told(config: Config) -> list[tuple[str, str]]:
+def sent_alerts(config: Config) -> list[tuple[str, str]]:
     drain(config.events, config.monitoring)
     return [(e["rule.name"], e.get("llmops.alert.state", "")) for e in LocalStore(config.events).find(ALERT)]
 
@@ -44,13 +44,13 @@ def test_a_failed_run_is_over_when_a_later_one_succeeds(config: Config, hook: An
     run_succeeded(context(dag="llm_monitoring"))  # another's success ends nothing
     run_succeeded(context())
     run_succeeded(context())
-    assert told(config) == [(FAILED, "raised"), (FAILED, "resolved")]
+    assert sent_alerts(config) == [(FAILED, "raised"), (FAILED, "resolved")]
     posted = [json.loads(body) for _, _, body in hook.got]
     assert [p["state"] for p in posted] == ["raised", "resolved"]
     assert {p["subject"] for p in posted} == {"llmops_pipeline"}
     assert posted[0]["llmops.run"] == "r1"
     run_failed(context())  # told already, and over
-    assert len(told(config)) == 2
+    assert len(sent_alerts(config)) == 2
 
 
 def test_judging_leaves_alerts_of_runs_as_they_are(config: Config) -> None:
@@ -64,21 +64,21 @@ def test_judging_leaves_alerts_of_runs_as_they_are(config: Config) -> None:
 def test_old_data_that_could_not_be_removed_is_over_when_it_could_not_when_its_run_succeeds(config: Config) -> None:
     gc_failed(context())
     run_succeeded(context())
-    assert told(config) == [(GC_FAILED, "raised")]
+    assert sent_alerts(config) == [(GC_FAILED, "raised")]
     gc_succeeded(context())
-    assert told(config) == [(GC_FAILED, "raised"), (GC_FAILED, "resolved")]
+    assert sent_alerts(config) == [(GC_FAILED, "raised"), (GC_FAILED, "resolved")]
 
 
 def test_a_rule_of_runs_that_is_off(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMOPS_ALERTS__OFF", '["run_failed"]')
     run_failed(context())
-    assert told(config) == []
+    assert sent_alerts(config) == []
 
 
 def test_without_the_database_there_is_an_event(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     (config.home / "state.db").write_text("no database" * 1000)
     run_failed(context())
-    assert told(config) == [(FAILED, "raised")]
+    assert sent_alerts(config) == [(FAILED, "raised")]
 
 
 def test_only_runs_by_the_schedule_are_missed(config: Config) -> None:

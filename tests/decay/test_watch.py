@@ -102,8 +102,8 @@ def test_what_users_say_and_get(config, figures):
     emit_all(config.events, TEXT, [one | {"llmops.answer.refusal": n < 2} for n, one in enumerate(asked)])
     emit_all(config.events, SERVING, [*asked, at(**{version: "v2"})])
     for n, (id, word) in enumerate([("r0", "up"), ("r1", "up"), ("r2", "down"), ("r3", "up"), ("r0", "down")]):
-        said = {"http.request.id": id, "llmops.feedback.rating": word, "llmops.key.prefix": "k"}
-        emit_all(config.events, FEEDBACK, [at(n, **said)])
+        fields = {"http.request.id": id, "llmops.feedback.rating": word, "llmops.key.prefix": "k"}
+        emit_all(config.events, FEEDBACK, [at(n, **fields)])
     ship(config)
     measured, _ = watch(config, DAY + timedelta(days=1))
     live = {metric: (one["value"], one["items"]) for (name, metric), one in measured.items() if name == "live"}
@@ -116,9 +116,9 @@ def test_what_users_say_and_get(config, figures):
 def test_fresh_items_are_corrections_that_were_accepted_since_the_champion_was_made(config, figures):
     def correction(n, days=1, state="accepted", kind="correction", **texts):
         moment = timestamp(DAY + timedelta(days=days, minutes=n))
-        said = {"question": f"Q{n}", "correction": f"A{n}", **texts}
+        content = {"question": f"Q{n}", "correction": f"A{n}", **texts}
         who = {"key": "k", "role": "user", "by": "a reviewer"}
-        return Review(id=f"{n}-{state}", kind=kind, time=moment, state=state, decided=moment, **who, **said)
+        return Review(id=f"{n}-{state}", kind=kind, time=moment, state=state, decided=moment, **who, **content)
 
     def decided(*found):
         with database_of(config).change() as connection:

@@ -67,9 +67,9 @@ def test_the_classifier_is_right_about_chance_and_sees_a_difference():
     ]
     assert np.mean(np.array(chances) <= 0.05) <= 0.15 and min(chances) >= 1 / (1 + classifier.PERMUTATIONS)
     before, now = prompts({"card": 120}), prompts({"card": 60, "cash": 40}, 1)
-    told = classifier.separate(*classifier.embed_texts(before, now))
-    assert told.p_value <= 0.01 and told.auc > 0.6
-    assert sum(row >= 60 for row in told.unlike[:20]) >= 18  # the new topic's are named
+    result = classifier.separate(*classifier.embed_texts(before, now))
+    assert result.p_value <= 0.01 and result.auc > 0.6
+    assert sum(row >= 60 for row in result.unlike[:20]) >= 18  # the new topic's are named
     rows = classifier.embed_texts(["the same"] * 50, ["the same"] * 30)
     assert classifier.separate(*rows).p_value == 1.0
     assert classifier.separate(*classifier.embed_texts([""] * 50, ["", "?"] * 20)).p_value > 0.0
@@ -92,8 +92,8 @@ def test_a_topic_that_vanishes_and_one_that_comes_are_named(lexicon, keep):
 def test_nothing_to_compare_is_no_comparison(lexicon):
     empty, one = sample_from_prompts([], lexicon, True), sample_from_prompts(["hello"], lexicon, True)
     assert compare(empty, empty) == compare(empty, one) == compare(one, empty) == []
-    told = compare(sample_from_prompts(prompts({"card": 50}), lexicon, True), one)
-    assert "texts" not in {found.feature for found in told} and all(math.isfinite(found.effect) for found in told)
+    few = compare(sample_from_prompts(prompts({"card": 50}), lexicon, True), one)
+    assert "texts" not in {found.feature for found in few} and all(math.isfinite(found.effect) for found in few)
 
 
 def test_false_alarms_are_bounded_over_all_comparisons():

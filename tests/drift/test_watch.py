@@ -59,10 +59,10 @@ class Shop:
         texts = prompts(counts, seed)
         events = []
         for n, (text, found) in enumerate(zip(texts, extract_features(texts, self.lexicon), strict=True)):
-            told = {"http.request.id": f"{day:%d}-{n}", "llmops.model.version": version, **found.fields("prompt")}
-            told |= extract_features(["Look at it."], self.lexicon, "answer")[0].fields("answer")
-            told |= {"llmops.answer.refusal": False, "@timestamp": timestamp(day + timedelta(minutes=n))}
-            events.append(told | ({"llmops.prompt.text": text} if keep else {}))
+            fields = {"http.request.id": f"{day:%d}-{n}", "llmops.model.version": version, **found.fields("prompt")}
+            fields |= extract_features(["Look at it."], self.lexicon, "answer")[0].fields("answer")
+            fields |= {"llmops.answer.refusal": False, "@timestamp": timestamp(day + timedelta(minutes=n))}
+            events.append(fields | ({"llmops.prompt.text": text} if keep else {}))
         emit_all(self.config.events, TEXT, events)
         self.ship()
 
@@ -126,7 +126,7 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     assert main(["drift", "--until", "tomorrow"]) == 1
     monkeypatch.setenv("LLMOPS_ALERTS__DRIFT_WINDOWS", "3")  # then none of them calls it drift
     assert main(["drift", "--until", "2026-03-06"]) == 0
-    assert "differs" in (said := capsys.readouterr().out) and "DRIFT" not in said
+    assert "differs" in (output := capsys.readouterr().out) and "DRIFT" not in output
     three = Config(home=shop.config.home, monitoring=shop.config.monitoring, alerts={"drift_windows": 3})
     assert watch_drift(three, days(1, 5)[0])["drift"] == check_drift(Sources(three, reader_of(three)), soon) == []
     assert not any(line["drift"] for line in drift_figures(reader_of(three), 3, days(1, 6)[0])["windows"])
@@ -166,8 +166,8 @@ def test_a_reference_outlives_its_events_and_another_version_is_none(shop):
     kept = shop.reference(days(1, 2)[0])
     (shop.config.events / "store.db").unlink()
     shop.ask(days(1, 2)[0], USUAL, version="v2")
-    again = shop.reference(days(1, 2)[0])
-    assert (again.name, again.sample.columns, again.until) == (kept.name, kept.sample.columns, kept.until)
+    reread = shop.reference(days(1, 2)[0])
+    assert (reread.name, reread.sample.columns, reread.until) == (kept.name, kept.sample.columns, kept.until)
     assert shop.watch(days(1, 2)[0])["state"] == "too few"  # what v2 was asked is not counted
 
 

@@ -46,6 +46,6 @@ def known() -> list[dict[str, Any]]:
     for dataset in of.DATASETS:
         values = {name: VALUES[types[name]] for name in sorted(field_names(dataset))}
         for n, own in enumerate(OWN.get(dataset, [{}])):
-            said = values | own | {"event.id": f"{dataset}-{n}"}
-            events.append(build(dataset, {name: value for name, value in said.items() if value is not None}))
+            fields = values | own | {"event.id": f"{dataset}-{n}"}
+            events.append(build(dataset, {name: value for name, value in fields.items() if value is not None}))
     return events

@@ -152,9 +152,9 @@ def test_a_field_that_only_a_newer_writer_knows_loses_no_event(secured_server: s
     event = {"@timestamp": f"{DAY}T00:00:00Z", "event.dataset": "llmops.sink", "event.id": "new"}
     event |= {"llmops.new": {"a": 1}}
     (stored,) = bulk(secured_server, WRITES, [event])
-    place = f"/{stored['_index']}/_doc/new"
-    assert stored["status"] == 201 and filled("GET", place)["_source"] == event
-    filled("DELETE", f"{place}?refresh=true")
+    path = f"/{stored['_index']}/_doc/new"
+    assert stored["status"] == 201 and filled("GET", path)["_source"] == event
+    filled("DELETE", f"{path}?refresh=true")
 
 
 # --- roles
@@ -188,18 +188,18 @@ def test_a_writer_adds_and_cannot_read_and_a_reader_reads_and_cannot_write(secur
 def panels() -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
     """Return title, query and columns of each panel of Lens, from the compiled objects."""
     found = []
-    for thing in setup.saved_objects():
-        for panel in json.loads(thing["attributes"]["panelsJSON"]) if thing["type"] == "dashboard" else []:
-            said = panel["embeddableConfig"]["attributes"]
-            assert [view["id"] for view in said["references"]] == ["llmops-events"] and said["state"]["filters"] == []
-            (layer,) = said["state"]["datasourceStates"]["formBased"]["layers"].values()
+    for saved in setup.saved_objects():
+        for panel in json.loads(saved["attributes"]["panelsJSON"]) if saved["type"] == "dashboard" else []:
+            chart = panel["embeddableConfig"]["attributes"]
+            assert [view["id"] for view in chart["references"]] == ["llmops-events"] and chart["state"]["filters"] == []
+            (layer,) = chart["state"]["datasourceStates"]["formBased"]["layers"].values()
             columns = [layer["columns"][id] for id in layer["columnOrder"]]
-            found.append((said["title"], said["state"]["query"], columns))
+            found.append((chart["title"], chart["state"]["query"], columns))
     return found
 
 
 def test_panels_are_of_fields_that_can_be_counted() -> None:
-    (view,) = [thing for thing in setup.saved_objects() if thing["type"] == "index-pattern"]
+    (view,) = [saved for saved in setup.saved_objects() if saved["type"] == "index-pattern"]
     assert (view["id"], view["attributes"]["title"]) == ("llmops-events", STREAMS)
     assert json.loads(view["attributes"]["fieldFormatMap"]).keys() <= INDEXED.keys()
     for title, _, columns in panels():
@@ -233,9 +233,9 @@ def test_what_happens_is_summed_and_a_state_shows_its_highest_value_as_the_yaml_
 
 def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
     for title, query, columns in panels():
-        filters = [said["input"] for column in columns for said in column["params"].get("filters", [])]
-        assert {said["language"] for said in [query, *filters] if said["query"]} <= {"lucene"}
-        wanted = [said["query"] for said in filters]
+        filters = [query_filter["input"] for column in columns for query_filter in column["params"].get("filters", [])]
+        assert {query_filter["language"] for query_filter in [query, *filters] if query_filter["query"]} <= {"lucene"}
+        wanted = [query_filter["query"] for query_filter in filters]
         wanted += [f"_exists_:{column['sourceField']}" for column in columns if column.get("sourceField") in INDEXED]
         for one in wanted:
             parts = [{"query_string": {"query": part}} for part in (query["query"], one) if part]
@@ -265,9 +265,9 @@ def test_streams_that_exist_get_new_fields(config: Monitoring, filled: Ask, monk
 # --- what several processes with homes of their own read
 
 
-def configured(place: str) -> str:
+def configured(platform: str) -> str:
     """Return the sinks, as JSON, that the pods have, or what ships events with compose."""
-    if place == "kubernetes":
+    if platform == "kubernetes":
         lines = (ROOT / "docker" / "kubernetes" / "base" / "serving.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)["LLMOPS_MONITORING__SINKS"]
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -289,9 +289,9 @@ def test_every_pod_reads_what_all_of_them_sent(
     pods = [load(environ={**settings, "LLMOPS_HOME": str(tmp_path / name)}) for name in ("one", "other")]
     first = datetime(2026, 4 if place == "compose" else 5, 1, tzinfo=UTC)
     for n, pod in enumerate(pods):
-        said = {"@timestamp": timestamp(first + timedelta(minutes=n)), "llmops.model.version": f"v{n}"}
-        emit(pod.events, SERVING, {**said, "http.response.status_code": 200, "event.duration": 10**6})
-        emit(pod.events, TEXT, said)
+        fields = {"@timestamp": timestamp(first + timedelta(minutes=n)), "llmops.model.version": f"v{n}"}
+        emit(pod.events, SERVING, {**fields, "http.response.status_code": 200, "event.duration": 10**6})
+        emit(pod.events, TEXT, fields)
         drain(pod.events, pod.monitoring)
     filled("POST", f"/{STREAMS}/_refresh")
     for pod in pods:

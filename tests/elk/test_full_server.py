@@ -44,9 +44,9 @@ class Full:
     def answer(self, method: str, path: str, headers: Mapping[str, str], sent: bytes) -> Answer:
         path, body = unquote(path.split("?")[0]), json.loads(sent) if sent else None
         self.asked.append((method, path, body))
-        status, said = self.say(method, path, body, headers)
-        told = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
-        return status, told, json.dumps(said).encode()
+        status, answer = self.say(method, path, body, headers)
+        answer_headers = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
+        return status, answer_headers, json.dumps(answer).encode()
 
     def say(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> tuple[int, Any]:
         name = path.rpartition("/")[2]

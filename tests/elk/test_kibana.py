@@ -32,8 +32,8 @@ class Kibana:
         self.odd: dict[str, tuple[int, Any]] = {}  #: answers that are given in place of others, by path
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        status, said = self.odd.get(path) or self._say(method, path, headers, body)
-        return status, {}, (said if isinstance(said, str) else json.dumps(said)).encode()
+        status, answer = self.odd.get(path) or self._say(method, path, headers, body)
+        return status, {}, (answer if isinstance(answer, str) else json.dumps(answer)).encode()
 
     def _say(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
         assert method != "POST" or headers["kbn-xsrf"]
@@ -63,10 +63,10 @@ class Kibana:
             return 200, {"success": not errors, "errors": errors}
         return 400, {"error": f"no handler found for uri [{path}] and method [{method}]"}
 
-    def _take(self, said: dict[str, Any]) -> Any:
-        if said["attributes"]["title"] == self.refused:
-            return {"id": said["id"], "error": {"type": "conflict"}}
-        self.objects[said["type"], said["id"]] = said
+    def _take(self, saved: dict[str, Any]) -> Any:
+        if saved["attributes"]["title"] == self.refused:
+            return {"id": saved["id"], "error": {"type": "conflict"}}
+        self.objects[saved["type"], saved["id"]] = saved
         return None
 
 
@@ -106,12 +106,12 @@ def test_dashboards_of_this_version_are_left_as_users_have_edited_them(config: M
 def test_a_newer_version_on_the_server_is_left_alone(config: Monitoring, server: Kibana, path: str) -> None:
     list(setup.setup(config, {}))
     found = server.documents[f"/{path}"]
-    marked = found["metadata"] if path == ROLE else found
-    marked["version"] += 1
+    versioned = found["metadata"] if path == ROLE else found
+    versioned["version"] += 1
     for what in ("newer", "done"):
         (one,) = [one for one in setup.setup(config, {}) if one.step.endswith(path.split("/")[-1])]
         assert one.outcome == what and (server.documents[f"/{path}"] is found) == (what == "newer")
-        marked["version"] -= 1
+        versioned["version"] -= 1
 
 
 def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monitoring, server: Kibana) -> None:

@@ -34,7 +34,7 @@ def sinks(folder: Path, url: str, timeout_s: float = 0.5) -> list[Sink]:
 
 def write(folder: Path) -> None:
     """Put events into the spool until killed, and note each that was accepted."""
-    noted = os.open(folder / f"accepted.{os.getpid()}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    accepted = os.open(folder / f"accepted.{os.getpid()}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     with Spool(folder) as spool:
         for turn in itertools.count(1):
             bad = turn % POISON == 0
@@ -43,7 +43,7 @@ def write(folder: Path) -> None:
                 for n in range(TOGETHER)
             ]
             spool.append(events)
-            os.write(noted, "".join(f"{event['event.id']} {int(event['poison'])}\n" for event in events).encode())
+            os.write(accepted, "".join(f"{event['event.id']} {int(event['poison'])}\n" for event in events).encode())
             time.sleep(0.2)
 
 

@@ -12,7 +12,7 @@ class ListSink:
     """Keeps what it gets; can be down, refuse events or batches, or fail."""
 
     def __init__(self, name="list"):
-        self.name, self.got, self.told, self.sizes = name, [], [], []
+        self.name, self.got, self.states, self.sizes = name, [], [], []
         self.down, self.closed, self.asked = False, False, 0
         self.refuse, self.spoil, self.crash, self.most = set(), set(), set(), 10**9
 
@@ -26,7 +26,7 @@ class ListSink:
             raise BatchRefusedError("it is refused.")
         if self.crash.intersection(numbers):
             raise SinkError("it answers 500.")
-        self.told += [e for e in events if e["event.dataset"] == SINK]
+        self.states += [e for e in events if e["event.dataset"] == SINK]
         refused = [Rejection(e["event.id"], "no", e) for e in events if e.get("n") in self.refuse]
         self.got += [n for n in numbers if n is not None and n not in self.refuse]
         return refused

@@ -22,17 +22,17 @@ HOURS = 24 * timedelta(hours=1)
 
 def request(n, chance):
     status = chance.choices((200, 429, 503), (80, 10, 10))[0]
-    said = {"gen_ai.usage.input_tokens": n % 7, "gen_ai.usage.output_tokens": n % 11, "llmops.queue_time": n * 1000}
+    answered = {"gen_ai.usage.input_tokens": n % 7, "gen_ai.usage.output_tokens": n % 11, "llmops.queue_time": n * 1000}
     failed = {"error.type": "limited" if status == 429 else "engine_died"}
     fields = {"@timestamp": timestamp(START + HOURS * n / 2000), "http.request.id": f"r{n}"}
     fields |= {"http.response.status_code": status, "event.duration": int(chance.lognormvariate(5, 1) * 1e6)}
     version = {"llmops.model.version": f"v{8 + n % 3}" if status != 429 else None}
-    return build(SERVING, {**fields, **version, **(said if status == 200 else failed)})
+    return build(SERVING, {**fields, **version, **(answered if status == 200 else failed)})
 
 
 def rating(n, word, key, later):
-    said = {"@timestamp": timestamp(START + HOURS * n / 2000 + timedelta(minutes=later)), "http.request.id": f"r{n}"}
-    return build(FEEDBACK, {**said, "llmops.key.prefix": key, "llmops.feedback.rating": word})
+    fields = {"@timestamp": timestamp(START + HOURS * n / 2000 + timedelta(minutes=later)), "http.request.id": f"r{n}"}
+    return build(FEEDBACK, {**fields, "llmops.key.prefix": key, "llmops.feedback.rating": word})
 
 
 @pytest.fixture(scope="module")

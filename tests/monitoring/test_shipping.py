@@ -15,8 +15,8 @@ from tests.clock import wait_until
 from .faulty import ListSink, dead, put, waits
 
 
-def told(sink):
-    return [(e["llmops.sink.name"], e["event.action"], e["event.outcome"]) for e in sink.told]
+def state_changes(sink):
+    return [(e["llmops.sink.name"], e["event.action"], e["event.outcome"]) for e in sink.states]
 
 
 def test_events_arrive_in_order_once_and_leave_the_spool(tmp_path):
@@ -24,7 +24,7 @@ def test_events_arrive_in_order_once_and_leave_the_spool(tmp_path):
     put(tmp_path, *range(count))
     assert ship(tmp_path, [sink]) == {"list": Shipment(count)}
     assert ship(tmp_path, [sink]) == {"list": Shipment(0)}
-    assert sink.got == list(range(count)) and sink.told == []
+    assert sink.got == list(range(count)) and sink.states == []
     with Spool(tmp_path) as spool:
         assert spool.read("another")[1] == []
 
@@ -42,10 +42,10 @@ def test_a_sink_that_is_down_keeps_its_events_and_stops_no_other(tmp_path):
     ship(tmp_path, [down, up])
     assert down.got == up.got == [1, 2, 3]
     changes = [("down", "failing", "failure"), ("down", "recovered", "success")]  # one event per change, not per try
-    assert told(up) == told(down) == changes
-    assert up.told[0]["llmops.sink.waiting"] == 2 and "down" in up.told[0]["event.reason"]
+    assert state_changes(up) == state_changes(down) == changes
+    assert up.states[0]["llmops.sink.waiting"] == 2 and "down" in up.states[0]["event.reason"]
     ship(tmp_path, [down, up])
-    assert told(down) == changes and waits(tmp_path) == {"up": 0, "down": 0}
+    assert state_changes(down) == changes and waits(tmp_path) == {"up": 0, "down": 0}
 
 
 def test_what_a_sink_refuses_for_good_is_kept_with_the_reason_stops_nothing_and_is_told_once(tmp_path):
@@ -58,7 +58,7 @@ def test_what_a_sink_refuses_for_good_is_kept_with_the_reason_stops_nothing_and_
     assert sink.got == [1, 3] and other.got == [1, 2, 3, 4]
     assert dead(tmp_path) == [("list", "id2", "no"), ("list", "id4", "no")]
     ship(tmp_path, [sink, other])
-    assert told(other) == [("list", "refusing", "failure")] and other.told[0]["llmops.sink.rejected"] == 1
+    assert state_changes(other) == [("list", "refusing", "failure")] and other.states[0]["llmops.sink.rejected"] == 1
 
 
 def test_dead_letters_are_sent_again(tmp_path):
@@ -76,7 +76,7 @@ def test_dead_letters_are_sent_again(tmp_path):
     assert retry(tmp_path, [sink]) == {"list": Shipment(2)}
     assert dead(tmp_path) == [] and sorted(sink.got) == list(range(1400))
     ship(tmp_path, [sink, other])
-    assert told(other) == [("list", "refusing", "failure"), ("list", "settled", "success")]
+    assert state_changes(other) == [("list", "refusing", "failure"), ("list", "settled", "success")]
 
 
 class Killed(BaseException):

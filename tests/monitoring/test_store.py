@@ -230,8 +230,8 @@ def test_ratings_join_requests_in_whatever_order_both_come_and_outlive_them(tmp_
     store = LocalStore(tmp_path, Monitoring(raw_days=1, history_days=400))
 
     def rating(id, word, minute, key="a"):
-        said = {"@timestamp": timestamp(now + timedelta(minutes=minute)), "http.request.id": id}
-        return build(FEEDBACK, {**said, "llmops.key.prefix": key, "llmops.feedback.rating": word})
+        fields = {"@timestamp": timestamp(now + timedelta(minutes=minute)), "http.request.id": id}
+        return build(FEEDBACK, {**fields, "llmops.key.prefix": key, "llmops.feedback.rating": word})
 
     store.send([rating("early", "up", 5), rating("early", "down", 3)])  # what was said last came first
     store.send([request(now - timedelta(days=3), **{"http.request.id": name}) for name in ("early", "late")])
