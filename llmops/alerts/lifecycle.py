@@ -99,7 +99,7 @@ def silence(
 ) -> dict[str, Any]:
     """Notify nobody of a rule's alerts, about one subject or any, until a time.
 
-    For alerts that were already sent, receivers still get the end.
+    Receivers still get the resolution of alerts that were already sent.
 
     Raises:
         ConfigError: if there is no reason, or the end is in the past.

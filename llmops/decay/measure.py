@@ -1,4 +1,4 @@
-"""Measurement of the champion on some items: like evaluate, with its servable and the code that serves it.
+"""Measurement of the champion on some items, with the code of `evaluate` and the version's servable.
 
 A result is reused for the same model, items, settings, libraries and hardware, because the number would be the same.
 """

@@ -1,7 +1,7 @@
 """Words and topics of a version's training data. The texts of its requests are compared with them.
 
-Words are stored as hash numbers, so no name can be read from it. It is made from the training split in the version's
-lineage whenever it is needed: no stored copy, nothing for an erasure to find.
+Words are hash numbers, so no name can be read from a lexicon. It is made anew from the training split in the version's
+lineage whenever it is needed: there is no stored copy for an erasure to find.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llmops.release.lineage import DATASET, lineage
 
 log = logging.getLogger(__name__)
 
-MOST_EXAMPLES = 20_000  #: of more, only every second, third … is read, to limit the time to seconds
+MOST_EXAMPLES = 20_000  #: a larger split is sampled evenly, to limit the time to seconds
 
 
 class TrainingRow(NamedTuple):

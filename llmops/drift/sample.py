@@ -18,7 +18,7 @@ from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.reader import Reader
 from llmops.records import write_table
 
-MOST_REQUESTS = 5_000  #: requests that are compared; of more a random sample is drawn
+MOST_REQUESTS = 5_000  #: most requests that are compared; a larger set is sampled at random
 _FOLDS = 5
 
 
@@ -85,7 +85,7 @@ def sample_from_events(reader: Reader, since: str, until: str, version: str = ""
 
 
 def sample_from_training(train: Path) -> Sample:
-    """Return the examples of a training split. See `sample_from_examples`.
+    """Return a sample of the examples of a training split.
 
     Raises:
         OSError: if the file no longer exists.
@@ -94,7 +94,7 @@ def sample_from_training(train: Path) -> Sample:
 
 
 def sample_from_examples(examples: Sequence[TrainingRow]) -> Sample:
-    """Return examples with features from a lexicon of the other folds: with its own words in it, none were unknown."""
+    """Return a sample of examples, with features from a lexicon of the other folds: some words must be unknown."""
     extracted: dict[Side, list[Features | None]] = {side: [None] * len(examples) for side in SIDES}
     folds = min(_FOLDS, len(examples))
     for fold in range(folds):

@@ -222,7 +222,7 @@ def test_nobody_gets_more_in_than_a_weeks_share(people: People) -> None:
         for name in ("ana", "bo"):
             people.say(name, question, right(question))
     assert list(people.accepted()) == TOPICS[:4]
-    why = "enough people say so, but some of them have had their share of this week"
+    why = "enough people say so, but some of them have used up their weekly share"
     assert {row.why for row in people.waiting()} == {why}
     for question in TOPICS[4:6]:
         people.say("cy", question, right(question)), people.say("di", question, right(question))

@@ -14,8 +14,8 @@ from llmops.data.feedback.similarity import normalize
 
 MOST_WORDS = 4  #: longest phrase
 SUSPICIOUS_SHARE = 0.5  #: share of a person's corrections with a phrase, from which it is suspicious
-SUSPICIOUS_SHARE_ALONE = 0.9  #: the same if there is too little from others to know common phrases
-USER_SHARE = 0.1  #: share of another person's corrections with it, from which that person counts as using it
+SUSPICIOUS_SHARE_ALONE = 0.9  #: the same if others have too few corrections to show common phrases
+USER_SHARE = 0.1  #: a person uses a phrase if it is in this share of their corrections
 COMMON_USERS = 2  #: number of other users that make a phrase common
 LONG_WORD = 4  #: a phrase needs a word of this length, or a digit: "how do i" triggers nothing
 

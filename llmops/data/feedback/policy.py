@@ -84,7 +84,7 @@ def judge(entries: Sequence[Entry], rules: Improve) -> dict[str, Verdict]:
             else:
                 ready += enough
     for opinion in ready:
-        spent = "enough people say so, but some of them have had their share of this week"
+        spent = "enough people say so, but some of them have used up their weekly share"
         verdicts |= {id: verdict._replace(why=spent) for id, verdict in opinion.verdicts("").items()}
     for opinion in _within_caps(ready, rules):
         verdicts |= opinion.accept(rules.agreeing)
@@ -108,7 +108,7 @@ class _Opinion:
         return first
 
     def reached_at(self, agreeing: int, vouched: bool = True) -> str:
-        """Return when enough people had said the same, with `vouched` in shared words (`_head`); empty: not yet."""
+        """Return the time at which enough people agreed; empty: not yet. With `vouched`, a `_head` must exist then."""
         weight, people, alike = 0.0, 0, all(one.kind == "answer" for one in self.members)
         for one in self.voters().values():
             weight, people = weight + (1.0 if one.trusted else 1 / agreeing), people + 1
