@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -39,14 +39,7 @@ class Features:
 
     def fields(self, side: Side) -> dict[str, Any]:
         """Return the features as fields of an `llmops.text` event."""
-        values = {
-            "characters": self.characters,
-            "words": self.words,
-            "language": self.language,
-            "script": self.script,
-            "unknown_share": self.unknown_share,
-            "topics": None if self.topics is None else list(self.topics),
-        }
+        values = {**asdict(self), "topics": None if self.topics is None else list(self.topics)}
         return {f"llmops.{side}.{name}": value for name, value in values.items() if value is not None}
 
 
