@@ -72,9 +72,7 @@ def judge(entries: Sequence[Entry], rules: Improve) -> dict[str, Verdict]:
         for opinion in opinions:
             verdicts |= opinion.verdicts(accepted_id, len(opinions) > 1)
         if accepted_id == "":
-            agreed = [
-                o for o in opinions if not o.members[0].reviewed and o.reached_at(rules.agreeing, vouched=False)
-            ]
+            agreed = [o for o in opinions if not o.members[0].reviewed and o.reached_at(rules.agreeing, vouched=False)]
             enough = [opinion for opinion in agreed if opinion.is_enough(rules.agreeing)]
             unvouched = "enough people say nearly the same, but each text has words that nobody else has said"
             verdicts |= {i: v._replace(why=unvouched) for o in agreed for i, v in o.verdicts("").items()}
