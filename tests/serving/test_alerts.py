@@ -1,7 +1,5 @@
 """An app whose answers get slow: the webhook and the mail tell of it, and of its end."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """A caller cannot write the model's control tokens: over HTTP, with a real tokenizer, by every route to a model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
