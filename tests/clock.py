@@ -1,7 +1,5 @@
 """A clock that tests move by hand, and a wait for a state with a limit that only a hang reaches."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

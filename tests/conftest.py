@@ -1,7 +1,5 @@
 """Fixtures shared by all tests: a real tokenizer, a tiny random model that quantises like a big one, object stores."""
 
-from __future__ import annotations
-
 import email
 import email.policy
 import gc

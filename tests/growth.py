@@ -1,7 +1,5 @@
 """How processor time grows with a text: a test of hostile texts that no busy machine decides."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

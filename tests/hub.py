@@ -1,7 +1,5 @@
 """A Hub that keeps repositories as the real one does and fails when it is told to."""
 
-from __future__ import annotations
-
 import base64
 import copy
 import hashlib

@@ -5,8 +5,6 @@ flaky and is named, and the tier passes unless there are three. Tests listed in 
 block; a test leaves that list once `python tests/run.py --repeat 20 ID` passed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Serve HTTP to one test."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

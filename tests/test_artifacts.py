@@ -1,7 +1,5 @@
 """Artifacts when a run is killed, and their locks on file systems that ask for more than a local one."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from pathlib import Path

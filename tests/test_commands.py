@@ -1,7 +1,5 @@
 """Every command line of the README, docs/ and the DAGs' pages is run as it stands, or listed with why it is not."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

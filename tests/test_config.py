@@ -1,7 +1,5 @@
 """Configuration: precedence, clear errors, and what does not change a fingerprint."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The checks before any work starts: what is missing is named with its remedy."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

@@ -3,8 +3,6 @@
 What users write stays text, answers end as the family's turns do, and no prompt changes from day to day.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The layout that docs/architecture.md promises. What may import what is in pyproject.toml, for import-linter."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

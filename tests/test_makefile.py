@@ -1,7 +1,5 @@
 """Which Python the Makefile takes: the newest on the path that runs and that the doctor lets in."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 `python tests/test_pages.py` writes the table of docs/configuration.md anew.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

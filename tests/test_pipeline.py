@@ -1,7 +1,5 @@
 """`run_stage`: skip what is done, rebuild what is incomplete, one whole artifact when two runs race."""
 
-from __future__ import annotations
-
 import ast
 import os
 import shutil

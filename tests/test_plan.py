@@ -1,7 +1,5 @@
 """`llmops plan`: every check fails for its reason and says what to do, and nothing is done."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket

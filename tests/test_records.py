@@ -1,7 +1,5 @@
 """Records: stable ids, and rows that come back as they were written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from llmops.records import Document, content_id, read_rows, write_rows

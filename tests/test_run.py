@@ -1,7 +1,5 @@
 """The runner of the tests: what it calls broken and flaky, and when a tier fails."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

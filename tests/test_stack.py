@@ -1,7 +1,5 @@
 """Starting and stopping services: all of a service's processes end, also the orphaned and the stubborn."""
 
-from __future__ import annotations
-
 import json
 import os
 import runpy

@@ -5,8 +5,6 @@ random bits) is shown once and stored only as SHA-256. A slow password hash woul
 secrets.
 """
 
-from __future__ import annotations
-
 import hmac
 import math
 import secrets

@@ -1,7 +1,5 @@
 """Parts and hash of a presented key."""
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 

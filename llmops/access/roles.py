@@ -1,7 +1,5 @@
 """Roles and permissions, the stored form of an API key, and its errors."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 

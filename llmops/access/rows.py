@@ -1,7 +1,5 @@
 """Keys as rows of the database."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any

@@ -5,8 +5,6 @@ cannot be answered gets an error; the others continue. Finished parts are stored
 interruption the same command continues with them.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

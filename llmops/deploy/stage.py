@@ -7,8 +7,6 @@ Without a `url`, the stage starts an app on a free loopback port with a new API 
     python -m llmops run deploy
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

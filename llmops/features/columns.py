@@ -1,7 +1,5 @@
 """Tokenised examples as Arrow columns, for Feast's Parquet file and for the memory-mapped files of training."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time

@@ -6,8 +6,6 @@ same place. (`IterableDataset` shuffles only within a buffer, and would reread e
 cache is made that could be stale or keep erased examples.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

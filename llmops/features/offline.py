@@ -4,8 +4,6 @@ Feast loads it by its name in `feature_repo/feature_store.yaml`. Feast's own cla
 working directory, so the registry would need absolute paths.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

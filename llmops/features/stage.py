@@ -9,8 +9,6 @@ ways).
     python -m llmops run features
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter

@@ -1,7 +1,5 @@
 """The daily review: judges the champion again by the current rules."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmops.config import Config

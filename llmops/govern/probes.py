@@ -3,8 +3,6 @@
 A probe's severity is medium or low: nothing really leaks, it shows what could.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence

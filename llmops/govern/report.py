@@ -1,7 +1,5 @@
 """The report of a review, in Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

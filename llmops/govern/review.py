@@ -5,8 +5,6 @@ medium finding is wholly above `max_flagged_answers`. Severities are in `scans.o
 training data is high.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict

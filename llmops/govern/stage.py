@@ -5,8 +5,6 @@
 `review` has the criteria. The report is written before a run fails.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

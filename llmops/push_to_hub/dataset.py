@@ -8,8 +8,6 @@ and a repetition continues where it stopped. Only versions that were champion ha
 pushed only if configured, and no data whose licence forbids passing it on.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The front matter follows https://huggingface.co/docs/hub/datasets-cards. The tex
 `dataset_card.md`. All numbers come from the artifacts' records, the version's documents and the files themselves.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """A client of one repository of the Hugging Face Hub, or of a server with the same API (`HF_ENDPOINT`)."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

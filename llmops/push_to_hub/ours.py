@@ -1,7 +1,5 @@
 """Checks that a Hub repository belongs to this registry, so that nobody else's model is overwritten."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from fnmatch import fnmatch

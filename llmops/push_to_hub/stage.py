@@ -6,8 +6,6 @@ The result lives on the Hub and follows the registry's aliases, which change bet
 proves nothing: `stands` asks the Hub at every run.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

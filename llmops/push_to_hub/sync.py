@@ -12,8 +12,6 @@ block the others. A commit names its parent: if two processes push at once, one 
 If a registry does not know the version on `main` (because its home or database is another one), nothing is changed.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

@@ -17,8 +17,6 @@
 Personal data and secrets in the question or its context belong to the asker and do not count.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

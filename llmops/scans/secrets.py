@@ -7,8 +7,6 @@ plugins are not used, because they flag ordinary prose.
 The whole match is the secret, not detect-secrets' capture group, which for a GitHub token is only `ghp`.
 """
 
-from __future__ import annotations
-
 import re
 from functools import cache
 

@@ -3,8 +3,6 @@
 Anyone with a signed URL can use it until it expires, without a token.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 

@@ -1,7 +1,5 @@
 """Data intervals: the day that a run reads. Days are days of UTC."""
 
-from __future__ import annotations
-
 from datetime import UTC, date, datetime, timedelta
 
 from llmops.errors import ConfigError

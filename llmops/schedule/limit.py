@@ -5,8 +5,6 @@ Native code ignores the interruption, so a separate watcher process then kills t
 Airflow's `execution_timeout` only interrupts and leaves children running.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import select

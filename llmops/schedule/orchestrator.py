@@ -1,7 +1,5 @@
 """A client of Airflow's REST API: triggers runs of a DAG, follows their tasks, reads their logs."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Shared settings of the DAGs: retries, pool, assets, and callbacks for failed and late runs."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

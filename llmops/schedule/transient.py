@@ -4,8 +4,6 @@ Stages name foreseeable errors themselves. Errors straight from a library are cl
 is busy, a broken connection, a full disk.
 """
 
-from __future__ import annotations
-
 import errno
 import socket
 import sqlite3

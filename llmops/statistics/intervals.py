@@ -6,8 +6,6 @@ Topics are drawn, not items: the wordings of one topic rise and fall together an
 (Field and Welsh 2007, "Bootstrapping clustered data").
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar

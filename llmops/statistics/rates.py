@@ -1,7 +1,5 @@
 """Shares with their confidence intervals."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from statistics import NormalDist

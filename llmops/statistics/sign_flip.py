@@ -13,8 +13,6 @@ typical values"), and the interval is exactly that of the test. If there are few
 otherwise a random sample together with the empty set, which keeps the test exact (Phipson and Smyth 2010).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist

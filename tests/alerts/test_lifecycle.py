@@ -1,7 +1,5 @@
 """Raised once, resolved once, told at least once: for many processes, and whatever kills one."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

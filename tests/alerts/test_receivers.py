@@ -1,7 +1,5 @@
 """Receivers by apprise against real ones: an HTTP server, an SMTP server with and without TLS."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """What raises an alert and what does not, judged on events in the local store."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs of DAGs: what failed is over once a run succeeds; what runs by its schedule is missed if it does not."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A batch keeps rows and order, goes on after a kill, and tells what went wrong where."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """The scripts of `benchmarks/` as modules: they find each other as they do when they are run."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable

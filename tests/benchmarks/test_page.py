@@ -1,7 +1,5 @@
 """The page: machines beside each other, each replacing its own part only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any

@@ -1,7 +1,5 @@
 """Arms of a benchmark that fail."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """How a benchmark tells its figures, also when some of them are missing."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

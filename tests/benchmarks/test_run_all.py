@@ -1,7 +1,5 @@
 """`make bench` with scripts that do well, fail, say nothing and hang."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

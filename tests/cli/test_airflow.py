@@ -1,7 +1,5 @@
 """`llmops trigger` before it reaches Airflow, and `llmops airflow`: whose home, whose DAGs, whose configuration."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`llmops status`: what there is, newest first, and what the next run would build, on every day and with a bad file."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the gate may be asked for is what the task measures of an answer, and is known before anything runs."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 import pytest

@@ -1,7 +1,5 @@
 """The parameters of a run: only the list, only within its limits, and each reaches the field that it names."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

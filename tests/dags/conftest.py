@@ -1,7 +1,5 @@
 """An Airflow home for processes that read and run the DAG files."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

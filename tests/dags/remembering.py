@@ -4,8 +4,6 @@
 it another form of answer, or the name of another thing; the tiny random model of other tests cannot learn either.
 """
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

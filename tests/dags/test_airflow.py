@@ -3,8 +3,6 @@
 One Airflow for all of these tests. Its stages are the small ones of `replaced/`; each test has days of its own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -3,8 +3,6 @@
 Airflow reads its home when it is imported, so a process of its own reads the files and tells what it has found.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

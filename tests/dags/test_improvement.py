@@ -3,8 +3,6 @@
 One home, one Airflow and one serving app; the app lives a day earlier, since a run reads days that have ended.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -3,8 +3,6 @@
 Airflow reads its home when it is imported, so everything here happens in processes of their own.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The Spark session that tests of the data stages share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -5,8 +5,6 @@ docs/bad_input.md is the table of these cases: `python tests/data/test_bad_input
 Every case lies beside a good file of the same source, and the whole stage is run: what is good always goes on.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import sqlite3

@@ -4,8 +4,6 @@ Annotate is the exception to the order: a day honours what the days that ran bef
 are annotated for the first time in one order, and then again in any.
 """
 
-from __future__ import annotations
-
 import itertools
 import pkgutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Whether the place of the work files is one that workers on other hosts reach."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

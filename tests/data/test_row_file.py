@@ -1,7 +1,5 @@
 """row_file: the same rows give the same bytes, however they come, and a broken write leaves nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from tempfile import TemporaryDirectory
 

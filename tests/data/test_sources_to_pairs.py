@@ -3,8 +3,6 @@
 Good text arrives as it was written: code, addresses, numbers, any script.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A worker of Spark that ended is told in words of ours."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

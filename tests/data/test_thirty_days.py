@@ -4,8 +4,6 @@ Every document is there exactly once, the frozen test is intact, a day without c
 the disk stays bounded.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

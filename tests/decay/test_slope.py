@@ -1,7 +1,5 @@
 """Slopes of days, and what of an interval survives autocorrelation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

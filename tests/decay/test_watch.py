@@ -1,7 +1,5 @@
 """The way of the data: a champion is measured, what users say is read, events are shipped and make a series."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from datetime import UTC, datetime, timedelta

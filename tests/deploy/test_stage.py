@@ -1,7 +1,5 @@
 """The proof that the champion answers, against an app that says what a test wants it to say."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from functools import partial

@@ -3,8 +3,6 @@
 `PYTHON_IMAGE` names another base image than the one that the Dockerfiles pin, where that cannot be pulled.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import queue

@@ -1,7 +1,5 @@
 """What the tests of images share: where files are, and a home with a released GGUF file of random weights."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 from pathlib import Path

@@ -1,7 +1,5 @@
 """docker-compose.yml: read by the real `docker compose`, without an engine, and hardened throughout."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The Kubernetes manifests: built by kustomize, valid by Kubernetes' own schemas, and true to our policies."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The Lambda function: events as API Gateway and function URLs send them, on the real app with a real, tiny model."""
 
-from __future__ import annotations
-
 import base64
 import importlib.util
 import json

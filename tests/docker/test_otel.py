@@ -3,8 +3,6 @@
 That the common part runs, and that events come through it, is tested by tests/monitoring/sinks/test_otlp.py.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

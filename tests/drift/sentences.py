@@ -1,7 +1,5 @@
 """Prompts of a few topics, drawn by a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Features of texts: what they say of a text, with and without the training data, and that they never repeat it."""
 
-from __future__ import annotations
-
 import json
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Comparisons of two sets of requests, and what becomes of them together."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

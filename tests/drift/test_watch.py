@@ -1,7 +1,5 @@
 """The way of the data: events of requests are emitted, shipped and read, windows are judged, what drifts is told."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from contextlib import closing

@@ -4,8 +4,6 @@ A command of `llmops` that is in no list is parsed in each of its forms; another
 is in one of them.
 """
 
-from __future__ import annotations
-
 #: Makes the home that all others work on.
 FIRST = ".venv/bin/llmops run all --config examples/support_bot/config.yaml"
 

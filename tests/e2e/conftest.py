@@ -1,7 +1,5 @@
 """A home for one whole run of the pipeline on the example's data, with a tiny base model so that it takes a minute."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

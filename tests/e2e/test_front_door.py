@@ -1,7 +1,5 @@
 """The front door, as a new user finds it: the docs' commands, a real Airflow with its REST API and commands."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole pipeline on the example's real data, with a tiny base model so that it takes a minute; no Airflow."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A real Elasticsearch that is empty at first, where one is beside the project, and its users."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

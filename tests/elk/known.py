@@ -1,7 +1,5 @@
 """Known events of every dataset: each field that the registry has for it has a value of its type."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from llmops.monitoring import datasets as of

@@ -1,7 +1,5 @@
 """Our events in a real Elasticsearch: templates, roles, every field, and the query of every panel."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

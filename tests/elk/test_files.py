@@ -1,7 +1,5 @@
 """Files that are made of others: `python tests/elk/test_files.py` writes the template of fields anew."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

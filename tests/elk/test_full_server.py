@@ -4,8 +4,6 @@ No such server runs in these tests. A stand-in keeps what it is told, and Elasti
 for each that the API knows, sends it the same: methods, paths and bodies of ours must be those of the client.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

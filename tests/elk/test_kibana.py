@@ -3,8 +3,6 @@
 No Kibana runs in these tests: that it takes the objects has not been tried, and the docs say so.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from email import message_from_bytes

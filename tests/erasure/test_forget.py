@@ -1,7 +1,5 @@
 """Erasure, on a real chain of artifacts from the sources to the online store and a model version."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3

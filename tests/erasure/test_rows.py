@@ -1,7 +1,5 @@
 """A person's rows where they were read, and the repository without them: in a folder, S3 and Azure Blob."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a person has said, in the events: dead letters, and what is only elsewhere."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

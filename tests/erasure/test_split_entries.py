@@ -1,7 +1,5 @@
 """Which entries of the split ledger are a person's."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which texts name a person, and which only look as if."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from contextlib import closing

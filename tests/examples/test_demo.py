@@ -1,7 +1,5 @@
 """The demo's own parts: what it keeps and needs. The whole of it is `make demo`."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

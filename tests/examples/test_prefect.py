@@ -1,7 +1,5 @@
 """The example for Prefect, run by Prefect's own server in an environment of its own."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

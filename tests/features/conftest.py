@@ -1,7 +1,5 @@
 """What the features stage reads, small: a word-level tokenizer and examples."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """What is declared, where it stands, and that it can be moved, shared and published."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Examples as mapped rows: the same as were written, without memory, copies with names or caches."""
 
-from __future__ import annotations
-
 import random
 import tempfile
 from pathlib import Path

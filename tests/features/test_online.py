@@ -1,7 +1,5 @@
 """The online store on SQLite and on a real Redis: the same answers, and nothing left after an erasure."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from contextlib import closing

@@ -1,7 +1,5 @@
 """The features stage with real Feast stores: written once, read back offline and online."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokenising: what gives way when an example is too long."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The probes: each sees its success, and none sees one in an honest answer."""
 
-from __future__ import annotations
-
 import pytest
 
 from llmops.govern.probes import judge, probes

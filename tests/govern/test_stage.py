@@ -1,7 +1,5 @@
 """The verdict: what fails a run, what is only reported, and that the report is kept."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

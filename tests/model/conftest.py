@@ -1,7 +1,5 @@
 """A model that tests of training share."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

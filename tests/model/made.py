@@ -1,7 +1,5 @@
 """Models, examples, records and hyperparameters that tests of training share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

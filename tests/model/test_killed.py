@@ -1,7 +1,5 @@
 """A process that is killed with SIGKILL in the middle of a long stage: the next run goes on, and ends the same."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

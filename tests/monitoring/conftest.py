@@ -1,7 +1,5 @@
 """A receiver of events that misbehaves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """A sink for tests that is in the process."""
 
-from __future__ import annotations
-
 from llmops.monitoring.datasets import SINK
 from llmops.monitoring.events import emit_all
 from llmops.monitoring.sinks.base import BatchRefusedError, Rejection, SinkError

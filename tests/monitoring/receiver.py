@@ -3,8 +3,6 @@
 It speaks Elasticsearch's bulk API, takes JSON arrays as Logstash's HTTP input does, and OTLP's logs.
 """
 
-from __future__ import annotations
-
 import base64
 import itertools
 import json

@@ -1,7 +1,5 @@
 """No accepted event is lost, whatever breaks on its way."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

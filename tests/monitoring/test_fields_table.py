@@ -1,7 +1,5 @@
 """The fields in docs/events.md are those of the registry: `python tests/monitoring/test_fields_table.py`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

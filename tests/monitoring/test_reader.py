@@ -1,7 +1,5 @@
 """What events are read from, by the sinks that they go to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

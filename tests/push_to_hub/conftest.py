@@ -1,7 +1,5 @@
 """The Hub over HTTP, and registries to push."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

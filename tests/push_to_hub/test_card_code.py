@@ -3,8 +3,6 @@
 What it answers is what `llmops generate` answers, in every form that is served.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The champion's examples on the Hub: what lies there, what never does, and what the card tells."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

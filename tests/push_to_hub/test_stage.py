@@ -1,7 +1,5 @@
 """The stage as the pipeline runs it, and `llmops models push`: a finished push is no proof that it still holds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

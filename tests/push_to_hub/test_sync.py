@@ -1,7 +1,5 @@
 """The Hub follows the registry: what lies where, and what is left when anything fails at any call."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

@@ -1,7 +1,5 @@
 """Versions, aliases that move together, and what a crash leaves behind."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 from collections.abc import Mapping

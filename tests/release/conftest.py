@@ -1,7 +1,5 @@
 """Versions as the gate publishes them, and a registry of two that it has passed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

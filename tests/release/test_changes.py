@@ -1,7 +1,5 @@
 """The table of docs/changes.md: what may be done with a version in which state. Every cell is walked, in every way."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A version that is exported answers in other programs as it does here."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

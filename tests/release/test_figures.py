@@ -1,7 +1,5 @@
 """Counts of a side of a trial, by group of callers: they add up, survive being written, and stay small."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

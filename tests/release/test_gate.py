@@ -1,7 +1,5 @@
 """The gate promotes what is better, and hardly ever what is not."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """The budget of a frozen test: what attempts spend, what new items give back, and who counts as the same."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Changes of what answers: the same history and events, whoever asks for them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """From finished artifacts to a version: decision, card, lineage, event."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

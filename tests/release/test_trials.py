@@ -1,7 +1,5 @@
 """What replicas count in a trial: pooled in the database, each look at it taken once."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

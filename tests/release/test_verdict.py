@@ -1,7 +1,5 @@
 """The verdict of a trial: equal versions pass, harm is found, and too little seen is never a pass."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """A pipeline of small stand-ins with the real stages' names, inputs and registry, and days that pass at once."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

@@ -1,7 +1,5 @@
 """What collect keeps of sources: it goes when no run that is kept has used it, and comes again by itself."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import time

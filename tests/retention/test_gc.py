@@ -1,7 +1,5 @@
 """`llmops gc` on homes after many days: bounded, safe to kill, and all that was promised still works afterwards."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

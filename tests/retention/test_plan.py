@@ -1,7 +1,5 @@
 """What is kept, for all homes: closed under inputs, the newest among it, and no more than was promised."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hypothesis import given

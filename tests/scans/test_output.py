@@ -1,7 +1,5 @@
 """Signs of trouble in answers, and the probes."""
 
-from __future__ import annotations
-
 import pytest
 
 from llmops.scans.output import check

@@ -1,7 +1,5 @@
 """Personal data is found and replaced; numbers of ours are left alone; what comes out scans clean."""
 
-from __future__ import annotations
-
 import re
 import socket
 import time

@@ -1,7 +1,5 @@
 """Keys and tokens are found whole; prose about passwords is not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

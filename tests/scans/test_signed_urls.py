@@ -1,7 +1,5 @@
 """The queries of signed URLs are in no log and no error."""
 
-from __future__ import annotations
-
 import logging
 import traceback
 

@@ -1,7 +1,5 @@
 """A stage that fails, on the way that every orchestrator takes: the event, the kind of error, the exit status."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

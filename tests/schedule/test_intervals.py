@@ -1,7 +1,5 @@
 """Which day a run reads: one that has ended, in UTC, whatever the hour and whoever starts it."""
 
-from __future__ import annotations
-
 from datetime import date
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A time limit ends everything: children that ignore signals, code that catches all errors, native code that hangs."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Talking to Airflow: what it answers becomes states, lines and errors that say what is wrong."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from typing import Any

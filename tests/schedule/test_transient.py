@@ -1,7 +1,5 @@
 """Which errors may be gone at the next try: those of libraries as they really are, and ours."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import sqlite3

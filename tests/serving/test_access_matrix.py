@@ -1,7 +1,5 @@
 """Every route × every role × every kind of bad key, from the app's own table of routes; and what is written of it."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections import Counter

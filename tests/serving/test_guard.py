@@ -1,7 +1,5 @@
 """The guard: what it keeps back, however it comes, and what it lets through at once."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

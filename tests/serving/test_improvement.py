@@ -1,7 +1,5 @@
 """From what users say over HTTP to what collect yields: agreement, review, useless and poisoned feedback, erasure."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the event of a request says, over HTTP: settings, digests, times, the guard's verdict and who answered."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """The one database: whole or not at all, for many processes, on SQLite and on a PostgreSQL that the tests start."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

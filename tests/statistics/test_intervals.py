@@ -1,7 +1,5 @@
 """Intervals: they cover as often as they say, are paired, reproducible, and count topics rather than wordings."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from llmops.statistics.intervals import interval, mean, sample, summary

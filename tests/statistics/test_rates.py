@@ -1,7 +1,5 @@
 """Shares with their Wilson intervals."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The sign-flip test is exact, its interval is its own, and what it is said to find it finds."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

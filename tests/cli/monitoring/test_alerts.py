@@ -1,7 +1,5 @@
 """The command about alerts: silences, and the process that judges."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """`llmops events`, on a home whose sink is away or refuses."""
 
-from __future__ import annotations
-
 import json
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Our DAG files as they are, their stages replaced. Airflow looks for the words dag and airflow in this file."""
 
-from __future__ import annotations
-
 import importlib.util
 from datetime import timedelta
 from pathlib import Path

@@ -4,8 +4,6 @@
 `$CONTROL/log`: time, stage, interval, word.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

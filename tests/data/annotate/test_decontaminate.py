@@ -1,7 +1,5 @@
 """What is too close to the held-out side: exactly what comparing all with all finds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 

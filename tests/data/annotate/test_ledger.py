@@ -1,7 +1,5 @@
 """The split ledger over days: what was tested stays tested, what was trained on is never tested, and nothing twice."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Pairs that are not worth learning from, and good ones that look like them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Splits: no leak, the test only grows, as configured."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """annotate: documents to examples."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """clean on workers that share nothing with the driver but an object store: mount namespaces hide its disk from them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

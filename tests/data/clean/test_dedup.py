@@ -1,7 +1,5 @@
 """What makes two texts duplicates, without Spark."""
 
-from __future__ import annotations
-
 import random
 from itertools import product
 

@@ -1,7 +1,5 @@
 """Parts, ranges, files and slices cover every document once; the number of reads grows as the parts do."""
 
-from __future__ import annotations
-
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """A worker on another host needs the packages that docs/data.md lists, and no more."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

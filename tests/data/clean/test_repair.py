@@ -3,8 +3,6 @@
 What is right is said here by hand, or by what others know of a text: a parser, Unicode, ftfy.
 """
 
-from __future__ import annotations
-
 import ast
 import html
 import json

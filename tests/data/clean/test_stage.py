@@ -1,7 +1,5 @@
 """clean, on a real Spark session; test_cluster.py has it on several hosts."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable

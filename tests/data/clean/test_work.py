@@ -1,7 +1,5 @@
 """A work file that is missing or damaged is named, whatever reads it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The stage runs in a process of its own, whose address space is limited.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """extracts: the windows of a table, in any order of runs and interrupted anywhere, give the same documents."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """files and remote: what a location names on this machine, in S3, in Azure Blob and on a web server, and its copies."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import importlib.metadata

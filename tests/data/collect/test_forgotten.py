@@ -1,7 +1,5 @@
 """forgotten: whoever an erasure found in a row stays out of it however the row changes, and nobody else does."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """repository: what is uploaded is there, checked and once, also after breaks; in a folder, S3 and Azure Blob."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """collect: every source is read, what is bad is quarantined, a source without documents is an error."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 from datetime import date

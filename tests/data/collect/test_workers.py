@@ -1,7 +1,5 @@
 """workers: files that are read in several processes give what they give in one, and a process that dies is named."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """What trains without a review: agreement, trust, caps, contradiction; and that order does not matter."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from typing import Any

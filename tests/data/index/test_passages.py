@@ -1,7 +1,5 @@
 """Where documents are cut into passages, and which headings are over each."""
 
-from __future__ import annotations
-
 import pytest
 
 from llmops.data.index.passages import passages, size_of

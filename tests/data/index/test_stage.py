@@ -1,7 +1,5 @@
 """The index of documents, by `run_stage`, and what is found in it."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Vectors are those of the published model, whatever is computed beside them."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which passages a search finds, and in which order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path

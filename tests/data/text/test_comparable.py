@@ -1,7 +1,5 @@
 """The form in which texts are compared."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Lines that a text repeats."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """What a heading asks, and its number."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

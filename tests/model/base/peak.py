@@ -3,8 +3,6 @@
 python peak.py nothing|train|merge BASE OUT
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Edited weights are another model: by a user's way through `run_stage`, and what the hashing costs."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

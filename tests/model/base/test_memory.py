@@ -1,7 +1,5 @@
 """What stages are said to need is what they take, on the embedded model; and what follows from it for big ones."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

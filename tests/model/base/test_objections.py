@@ -1,7 +1,5 @@
 """Every filter of the catalogue, and the reason it gives."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

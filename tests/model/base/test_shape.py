@@ -1,7 +1,5 @@
 """Parameters counted on the meta device are those that the vendors' checkpoints have."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

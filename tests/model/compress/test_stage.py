@@ -1,7 +1,5 @@
 """Smaller forms are what they say, are measured against the full model, and the rule picks among them."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

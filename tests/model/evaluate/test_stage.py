@@ -1,7 +1,5 @@
 """Evaluation on tiny models: contracts of what it writes, reproducible bytes, slices, likelihood, the page."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """OpenVINO answers with a GGUF file as torch does with its folder; what cannot be one is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

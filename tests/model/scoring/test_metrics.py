@@ -1,7 +1,5 @@
 """Metrics of one answer: known values, edge cases, and agreement with the libraries."""
 
-from __future__ import annotations
-
 import pytest
 from sacrebleu import corpus_bleu as reference_bleu
 

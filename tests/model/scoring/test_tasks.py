@@ -1,7 +1,5 @@
 """What each task measures: labels read from generated text, and agreement with scikit-learn."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss

@@ -1,7 +1,5 @@
 """Selecting a base model: the catalogue, the comparison, its table, and the packaged model converted."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Two processes share every batch through gloo and learn what one process learns."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The stage `train`: what it writes, what it counts, and that it refuses a merge that lost what was learned."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

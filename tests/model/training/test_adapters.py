@@ -1,7 +1,5 @@
 """Which parameters train: exactly the adapters of every linear layer, for three architectures; and what config does."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attention an example at a time gives what the masked square gives, for architectures that differ in their heads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

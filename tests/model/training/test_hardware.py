@@ -1,7 +1,5 @@
 """One function chooses the settings of a machine, and what it knows about memory is about right."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Merging layer by layer gives what merging the whole model in float32 gives, bit for bit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Training on a tiny model: packing is exact, the adapter alone trains, failures are loud, a kill loses nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

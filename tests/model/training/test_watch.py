@@ -1,7 +1,5 @@
 """What is looked at while training: it stops early at the best adapter, says how far it is, and fails plainly."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager

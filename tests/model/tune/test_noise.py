@@ -1,7 +1,5 @@
 """A point must beat the start by more than the noise of the validation items."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Grid, random and TPE over one space, and the rungs of successive halving: who is tried, who goes on."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

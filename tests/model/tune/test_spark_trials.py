@@ -1,7 +1,5 @@
 """Trials on a real Spark session through HyperOpt's SparkTrials."""
 
-from __future__ import annotations
-
 import errno
 import math
 import os

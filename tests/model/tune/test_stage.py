@@ -1,7 +1,5 @@
 """The stage `tune`: what it writes, real trials with real checkpoints, broken off and gone on with."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

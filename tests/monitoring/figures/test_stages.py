@@ -1,7 +1,5 @@
 """Figures of a stage: units, changes, what has parts, and the one that stands for the stage."""
 
-from __future__ import annotations
-
 import pytest
 
 from llmops.monitoring.figures.stages import MOST_CHARS, format_figures, format_headline, format_tables

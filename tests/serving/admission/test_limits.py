@@ -1,7 +1,5 @@
 """Requests and tokens per minute: exact, never more than one answer too many, in memory and in a real Redis."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

@@ -1,7 +1,5 @@
 """Sessions last twelve hours, and a cookie proves one key's secret to one app."""
 
-from __future__ import annotations
-
 import pytest
 
 from serving.admission import signing

@@ -1,7 +1,5 @@
 """Text of an answer while its tokens come in: it adds up to what `decode` makes of all of them."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The engines that run a model here, on tiny random ones: their answers are `generate`'s, whoever else asks."""
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import os

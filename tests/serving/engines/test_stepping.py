@@ -1,7 +1,5 @@
 """Queue, joining, leaving, cancelling, closing and dying, on the echo engine; and stop strings in pieces of text."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Models over a registry of echo engines, and callers that never stop asking."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """A developer tests any version by its name, loaded or not; nobody else is touched by it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any

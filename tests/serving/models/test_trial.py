@@ -1,7 +1,5 @@
 """A share of the callers tries a version; a bad one is taken back, a good one stays, and nobody goes unanswered."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Champions come and go, engines die, and callers notice nothing that could be spared them."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from types import SimpleNamespace

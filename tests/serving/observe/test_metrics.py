@@ -1,7 +1,5 @@
 """`/metrics`: what was asked and answered, as Prometheus reads it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families

@@ -1,7 +1,5 @@
 """Features of prompts and answers: made when the answer has left, lost aloud, and never the text unless it is kept."""
 
-from __future__ import annotations
-
 import json
 import threading
 from datetime import UTC, datetime, timedelta

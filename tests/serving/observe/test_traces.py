@@ -1,7 +1,5 @@
 """Traces of requests: spans of what happened, the caller's trace, nothing of what was said."""
 
-from __future__ import annotations
-
 import json
 import time
 

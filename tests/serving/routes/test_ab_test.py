@@ -1,7 +1,5 @@
 """A/B tests over HTTP: callers keep their side, what they say decides, and nobody is switched without that."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """Canaries over HTTP: started and stopped by an admin, asked for by a header, and told about."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Read one file with the reader of its kind."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Chat transcripts and messages."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """dataset: what the library `datasets` has saved, files that it reads, and repositories of a Hub, all the way."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

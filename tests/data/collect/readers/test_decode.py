@@ -1,7 +1,5 @@
 """Which encoding a file is in."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CSV: good rows go on, each bad one is named."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Parquet."""
 
-from __future__ import annotations
-
 import json
 from datetime import date, datetime
 from pathlib import Path

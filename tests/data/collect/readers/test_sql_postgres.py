@@ -1,7 +1,5 @@
 """SQL, on a PostgreSQL server whose time zone is not ours."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """SQL, on SQLite."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sqlite3

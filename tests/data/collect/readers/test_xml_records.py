@@ -1,7 +1,5 @@
 """XML."""
 
-from __future__ import annotations
-
 import gc
 import json
 from functools import partial

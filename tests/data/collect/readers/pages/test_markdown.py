@@ -1,7 +1,5 @@
 """Markdown."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

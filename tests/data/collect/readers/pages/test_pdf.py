@@ -1,7 +1,5 @@
 """PDF, made with reportlab."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

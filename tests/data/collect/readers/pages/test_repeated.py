@@ -1,7 +1,5 @@
 """Lines that the pages of one source have in common at their edges."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
