@@ -181,4 +181,4 @@ def test_repetition_is_found_wherever_the_words_repeat(few: int, length: int, la
 
 
 def test_the_funnel_counts_every_rule_in_its_place() -> None:
-    assert (*(name for name, _ in rules.RULES), "duplicate", "near_duplicate") == ORDER
+    assert (*(rule.__name__ for rule in rules.RULES), "duplicate", "near_duplicate") == ORDER
