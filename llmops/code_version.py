@@ -16,7 +16,8 @@ def code_version(module: str) -> str:
     A change of the code thus makes new artifacts, without a version number to maintain. A module's data files (see
     `data_files`) count as its code. The configuration modules do not, because their values are in the fingerprint.
     """
-    digest, seen, queue = hashlib.sha256(), {"llmops"}, [module]
+    # What the doctor says of a machine changes no artifact.
+    digest, seen, queue = hashlib.sha256(), {"llmops", "llmops.doctor"}, [module]
     while queue:
         name = queue.pop()
         if name in seen or f"{name}.".startswith("llmops.config."):

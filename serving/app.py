@@ -102,7 +102,8 @@ def create_app(
             ending.callback(parts.inputs.close)
             ending.push_async_callback(asyncio.to_thread, parts.documents.close)
             parts.inputs.warm(registry)
-            parts.documents.warm()
+            if config.grounding.enabled:
+                parts.documents.warm()
             models.start()
             ending.push_async_callback(models.stop)
             await asyncio.to_thread(guard.warm)  # while the model is being loaded; without its rules nothing is served

@@ -74,12 +74,16 @@ def test_what_is_let_in_is_what_can_be_installed() -> None:
         ("echo cannot load >&2; exit 1", "cannot load"),
     ],
 )
-def test_java_must_be_17_or_newer_with_the_vector_module(tmp_path: Path, script: str, detail: str) -> None:
+def test_java_must_be_17_or_newer_with_the_vector_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, detail: str
+) -> None:
     assert "no java on the PATH" in doctor.java({"PATH": str(tmp_path)}).detail
     assert "JAVA_HOME is" in doctor.java({"JAVA_HOME": str(tmp_path)}).detail
     found = doctor.java({"JAVA_HOME": str(java(tmp_path, script))})
     assert detail in found.detail and found.ok is (detail == "17 at ")
     assert "openjdk-17" in found.remedy or found.ok
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert only(survey(tmp_path, ["java"], {})) == found
 
 
 def test_a_busy_port_is_named_with_the_variable_that_moves_it(tmp_path: Path) -> None:

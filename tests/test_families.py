@@ -254,6 +254,7 @@ def test_what_users_write_is_text(family: str, its: Any) -> None:
         request, answer = trained.token_ids[: trained.prompt_tokens], trained.token_ids[trained.prompt_tokens :]
         assert controls(its, request) == harmless and controls(its, answer) == [ENDS[family]]
         assert asked(its, Question(attack, attack)) == evaluated(its, attack, attack) == request
+        assert asked(its, Chat((Message("user", attack, attack),))) == request
         assert attack in its.decode(request) and attack in its.decode(answer)
 
         chat = tuple(Message(role, attack) for role in ("user", "assistant", "user"))  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ class Sample:
         return [n for n, text in enumerate(self.texts) if text]
 
     def draw(self, seed: int) -> Sample:
-        """Return a random sample of at most `MOST` requests."""
+        """Return a random sample of at most `MOST_REQUESTS` requests."""
         if len(self) <= MOST_REQUESTS:
             return self
         return self.select_rows(sorted(np.random.default_rng(seed).permutation(len(self))[:MOST_REQUESTS].tolist()))

@@ -12,7 +12,7 @@ from llmops.artifacts import GONE, locked, write_json
 from llmops.errors import RegistryError
 from llmops.registry import aliases as table
 from llmops.registry import decisions
-from llmops.registry.aliases import Canary, Change, names, with_canary, with_champion
+from llmops.registry.aliases import Canary, Change, Entries, names, with_canary, with_champion
 from llmops.registry.decisions import Kind, let_through
 from llmops.registry.version import Version
 from llmops.registry.view import RegistryView
@@ -61,7 +61,7 @@ class RegistryMoves(RegistryView):
                 given = override or table.trial_settings(connection, self.name, trial).get("override", "")
                 reason = self._let_through(connection, chosen, given, "champion", by)
                 after = with_champion(entries, chosen.name)
-                table.move(connection, self.name, after, Change("promote", chosen.name, by, why, numbers, reason))
+                self._move(connection, after, Change("promote", chosen.name, by, why, numbers, reason))
         return chosen
 
     def start_canary(
@@ -105,7 +105,7 @@ class RegistryMoves(RegistryView):
             canary = same or Canary(chosen.name, share, moment())
             if same and reason not in ("", known):
                 table.excuse(connection, self.name, same, change)
-            table.move(connection, self.name, with_canary(entries, canary), change)
+            self._move(connection, with_canary(entries, canary), change)
         return canary
 
     def stop_canary(
@@ -128,7 +128,7 @@ class RegistryMoves(RegistryView):
             if going is None or (trial and going.started != trial):
                 return None
             change = Change("canary_stop", going.version, by, why, numbers, outcome=outcome)
-            table.move(connection, self.name, with_canary(entries, None), change)
+            self._move(connection, with_canary(entries, None), change)
         return going
 
     def rollback(self, *, by: str = "admin", why: str = "rolled back by hand") -> Version:
@@ -144,8 +144,7 @@ class RegistryMoves(RegistryView):
             if "previous" not in entries:
                 raise RegistryError(f"{self.name} has no previous champion to go back to.")
             chosen = self._usable(connection, "previous", entries)
-            change = Change("rollback", chosen.name, by, why)
-            table.move(connection, self.name, with_champion(entries, chosen.name), change)
+            self._move(connection, with_champion(entries, chosen.name), Change("rollback", chosen.name, by, why))
         return chosen
 
     def retire(self, version: str, trees: Sequence[str], trash: Path, *, by: str, why: str) -> bool:
@@ -188,6 +187,9 @@ class RegistryMoves(RegistryView):
         if reason not in ("", known):
             decisions.write(connection, self.name, version.name, "override", to, by=by, why=reason)
         return reason
+
+    def _move(self, connection: sa.Connection, after: Entries, change: Change) -> None:
+        table.move(connection, self.name, after, change)
 
 
 def moment() -> str:

@@ -90,7 +90,7 @@ class Registry(RegistryMoves):
                     elif self._lost_its_leave(connection, version, entries):
                         after = with_canary(after, None)
                         why = f"its trial ends, as the gate does not pass it any more: {why}"
-                    table.move(connection, self.name, after, Change("publish", version.name, by, why))
+                    self._move(connection, after, Change("publish", version.name, by, why))
                 return version
 
     def mark(self, version: str, erasure: Mapping[str, Any], card: Callable[[str, Version], str]) -> Version:

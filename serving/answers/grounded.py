@@ -15,9 +15,10 @@ from fastapi import Request
 from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, Found, room_of, source_of, text_of
 from llmops.data.retrieval.search import Hit
 from serving.admission.dependencies import AppParts
+from serving.admission.limits import MESSAGE_TOKENS
 from serving.answers.schemas import Source
 from serving.engines.base import Chat, Chunk, EngineRequest, Prompt, Question, Stream
-from serving.errors import DocumentsDown, NoDocuments, PromptRefused, PromptTooLong
+from serving.errors import DocumentsDown, NoDocuments, PromptRefused, PromptTooLong, QueueFull, TimedOut
 from serving.guard import Guard
 from serving.models.stream import GuardedStream
 
@@ -44,21 +45,24 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, ask
     Args:
         request: the HTTP request.
         app: the parts of the app.
-        wanted: whether the caller wants such an answer; None: if `grounding.enabled` and an index is served.
+        wanted: whether the caller wants such an answer; None: if an index is served.
         asked: the request to the engine, without passages.
 
     Raises:
         PromptRefused: if it is wanted for a prompt that has a context of its own, asks nothing, or leaves no room.
-        NoDocuments: if it is wanted and no index is served; DocumentsDown if it cannot be searched.
-        QueueFull, TimedOut: see `Documents.look_up`.
+        NoDocuments: if it is wanted and `grounding.enabled` is off or no index is served.
+        DocumentsDown, QueueFull, TimedOut: if it is wanted, see `Documents.look_up`.
     """
     question = _question(asked.prompt)
     if wanted and not question:
         raise PromptRefused("With `ground: true`, ask a question without a context, or end with the user's turn.")
-    if not question or not (app.config.grounding.enabled if wanted is None else wanted):
+    if wanted and not app.config.grounding.enabled:
+        raise NoDocuments
+    if not question or wanted is False or not app.config.grounding.enabled:
         return None
     turns = [m.content for m in asked.prompt.messages] if isinstance(asked.prompt, Chat) else [question]
-    room = room_of(app.config.serving.max_context, asked.max_new_tokens, "\n".join(turns))
+    taken = asked.max_new_tokens + MESSAGE_TOKENS * len(turns)
+    room = room_of(app.config.serving.max_context, taken, "\n".join(turns))
     if wanted and room < LEAST_ROOM:
         raise PromptTooLong(
             "The prompt leaves no room for passages of the documents: shorten it, or leave `ground` out."
@@ -66,7 +70,7 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, ask
     event = request.state.event
     try:
         found = await app.documents.look_up(question, room)
-    except DocumentsDown:
+    except (DocumentsDown, QueueFull, TimedOut):
         if wanted:
             raise
         event["llmops.retrieval.outcome"] = "down"

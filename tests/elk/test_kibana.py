@@ -122,7 +122,7 @@ def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monito
 
 def test_a_kibana_that_does_not_answer_is_said_and_the_rest_is_set_up(config: Monitoring, server: Kibana) -> None:
     steps = list(setup.setup(config.model_copy(update={"kibana_url": "http://127.0.0.1:9"}), {}))
-    assert steps[-1].outcome == "cannot" and "Kibana" in steps[-1].step and "does not answer" in steps[-1].why
+    assert steps[-1].outcome == "cannot" and "Kibana" in steps[-1].step and "does not answer" in steps[-1].reason
     assert len(steps) > 3
 
 

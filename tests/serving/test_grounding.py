@@ -117,6 +117,16 @@ def test_who_says_so_brings_a_context_or_goes_on_gets_an_answer_without_document
     assert shop.site.events()[-1]["llmops.retrieval.outcome"] == "none"
 
 
+def test_where_it_is_off_documents_are_never_given_out(shop: Shop) -> None:
+    shop.site.config = shop.site.config.model_copy(update={"grounding": Grounding()})
+    with shop.site.client() as client:
+        shop.site.ready(client)
+        off = Shop(shop.site, client)
+        assert off.post("generate", HOW_LONG) == (HOW_LONG, None) == off.post("chat", HOW_LONG)
+        assert off.refused(ground=True) == (404, "no_documents")
+        assert "llmops.retrieval.outcome" not in shop.site.events()[-2]
+
+
 def test_without_room_for_passages_there_are_none(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.answers.grounded.room_of", lambda *_: 79)
     assert shop.post("generate", HOW_LONG) == (HOW_LONG, None)
@@ -127,9 +137,10 @@ def test_a_search_takes_neither_too_long_nor_too_many_questions(shop: Shop, monk
     documents, free = shop.client.app.state.parts.documents, Event()
     monkeypatch.setattr(documents, "_look_up", lambda *_: free.wait(30) and None)
     monkeypatch.setattr(documents, "_serving", Serving(max_queue=1, timeout_s=0.01))
-    assert shop.refused() == (504, "timed_out")
+    assert shop.refused(ground=True) == (504, "timed_out")
+    assert shop.post("generate", HOW_LONG) == (HOW_LONG, None), "a search that hangs keeps no answer back"
     monkeypatch.setattr(documents, "_waiting", 1)
-    assert shop.refused() == (429, "queue_full")
+    assert shop.refused(ground=True) == (429, "queue_full")
     free.set()
 
 

@@ -1,7 +1,5 @@
 """OpenAI's own client and LangChain's, unchanged, against the app on a real socket."""
 
-from unittest.mock import Mock
-
 import httpx
 import openai
 import pytest
@@ -11,7 +9,6 @@ from langchain_openai import ChatOpenAI, OpenAI
 
 from serving.engines.base import TokenIds
 from serving.engines.echo import EchoEngine
-from serving.errors import QueueFull
 
 HELLO = [{"role": "user", "content": "one two three"}]
 LONG = "w " * 31  #: more tokens than the engine takes
@@ -203,13 +200,22 @@ def test_errors_are_those_that_the_client_knows(url, ours):
     assert answer.status_code == 404 and "/docs" in answer.json()["error"]["message"]
 
 
-def test_a_full_queue_is_a_rate_limit(site, ours, monkeypatch):
-    monkeypatch.setattr(EchoEngine, "generate", Mock(side_effect=QueueFull(64, 3)))
-    with pytest.raises(openai.RateLimitError) as refusal:
-        chat(ours)
-    assert refusal.value.code == "rate_limit_exceeded" and refusal.value.response.headers["Retry-After"] == "3"
-    (event,) = site.events()
-    assert (event["http.response.status_code"], event["error.type"]) == (429, "queue_full")
+def test_a_full_queue_is_a_rate_limit(new_site, tmp_path):
+    site = new_site(tmp_path).release()
+    engine = site.engines["v1"] = EchoEngine(max_queue=0, max_batch=1)
+    engine.going.clear()
+    with site.live(lambda version: engine) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], max_retries=0)
+        first = threading.Thread(target=complete, args=(client,))
+        first.start()
+        site.until(lambda: engine.stats().running == 1)
+        with pytest.raises(openai.RateLimitError) as refusal:
+            chat(client)
+        assert refusal.value.code == "rate_limit_exceeded" and int(refusal.value.response.headers["Retry-After"]) >= 1
+        engine.going.set()
+        first.join(50)
+    refused, _ = sorted(site.events(), key=lambda event: -event["http.response.status_code"])
+    assert (refused["http.response.status_code"], refused["error.type"]) == (429, "queue_full")
 
 
 # --- LangChain

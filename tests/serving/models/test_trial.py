@@ -72,6 +72,20 @@ def test_the_same_callers_are_drawn_again_and_a_larger_share_adds_others() -> No
     assert len(some & who("v3", 0.1)) < 100  # not the same callers try everything
 
 
+async def test_each_caller_stays_on_one_side_and_a_header_forces_the_other(world: Any, still: FakeClock) -> None:
+    async with world.models() as models:
+        await world.canary(models)
+        versions = {caller: await world.ask(models, caller) for caller in map(str, range(40))}
+        assert set(versions.values()) == {"v1", "v2"}
+        assert versions == {caller: await world.ask(models, caller) for caller in versions}
+        for forced, version in {"canary": "v2", "v2": "v2", "champion": "v1", "v1": "v1"}.items():
+            assert {await world.ask(models, caller, forced) for caller in ("0", "1", "2")} == {version}
+        rollout.stop(world.registry, world.events, by="test", why="enough")
+        await world.until(lambda: models.canary is None)
+        assert {await world.ask(models, caller) for caller in versions} == {"v1"}
+        await world.until(lambda: not world.engines["v2"][0].stats().alive)
+
+
 @pytest.mark.parametrize(
     ("wrong", "prompt", "worse"),
     [
