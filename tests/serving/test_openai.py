@@ -1,5 +1,7 @@
 """OpenAI's own client and LangChain's, unchanged, against the app on a real socket."""
 
+import threading
+
 import httpx
 import openai
 import pytest
