@@ -102,7 +102,7 @@ SCENARIOS: dict[str, Scenario] = {
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
-    return parser(__file__, __doc__, "60 trials of everything, 300 of equal versions, not 500 and 2,000").parse_args(
+    return parser(__file__, __doc__, "60 trials of everything, 300 of equal versions, not 300 and 1,000").parse_args(
         arguments
     )
 
@@ -110,7 +110,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run every scenario and print the table."""
     told = options()
-    some, many = (60, 300) if told.quick else (500, 2000)
+    some, many = (60, 300) if told.quick else (300, 1000)
     arms: dict[str, dict[str, float]] = {}
     with ProcessPoolExecutor() as pool:
         for name, scenario in SCENARIOS.items():

@@ -16,7 +16,7 @@ def code_version(module: str) -> str:
     A change of the code thus makes new artifacts, without a version number to maintain. A module's data files (see
     `data_files`) count as its code. The configuration modules do not, because their values are in the fingerprint.
     """
-    # What the doctor says of a machine changes no artifact.
+    # The doctor's report on a machine changes no artifact.
     digest, seen, queue = hashlib.sha256(), {"llmops", "llmops.doctor"}, [module]
     while queue:
         name = queue.pop()

@@ -21,10 +21,10 @@ MOST_FRESH = 500  #: most corrections measured, the latest ones
 def read_fixed_items(version: Version) -> list[Example]:
     """Return the test items that the version answered before its release, except those erased since."""
     answers = pq.read_table(
-        version.path / "answers.parquet", columns=["id", "question", "context", "reference", "model"]
+        version.path / "answers.parquet", columns=["id", "question", "context", "reference", "group", "model"]
     )
     return [
-        _item(row["id"], row["question"], row["reference"], row["context"], "fixed")
+        _item(row["id"], row["question"], row["reference"], row["context"], "fixed", row["group"])
         for row in answers.to_pylist()
         if row["model"] == "candidate"
     ]
@@ -48,8 +48,8 @@ def read_fresh_items(config: Config) -> list[Example]:
     return list(corrections.values())[-MOST_FRESH:]
 
 
-def _item(id: str, question: str, answer: str, context: str, source: str) -> Example:
+def _item(id: str, question: str, answer: str, context: str, source: str, group: str = "") -> Example:
     return Example(
-        id=id, question=question, answer=answer, context=context or "", group=id, split="test", source=source,
+        id=id, question=question, answer=answer, context=context or "", group=group or id, split="test", source=source,
         location="", position="",
     )  # fmt: skip

@@ -33,8 +33,15 @@ def config(tmp_path):
     config = Config(home=tmp_path, evaluate={"bootstrap": 100, "max_new_tokens": 4})
     path = put_version(config, created=DAY.isoformat())
     rows = [
-        {"id": str(n), "question": f"Where is it {n}?", "context": "", "reference": "On page 3.", "model": model}
-        for n in range(3)
+        {
+            "id": str(n),
+            "question": f"Where is it {n}?",
+            "context": "",
+            "reference": "On page 3.",
+            "group": group,
+            "model": model,
+        }
+        for n, group in enumerate(("pages", "pages", "shelves"))
         for model in ("base", "candidate")
     ]
     write_table(path / "answers.parquet", pa.Table.from_pylist(rows))
@@ -146,7 +153,7 @@ def test_the_model_is_asked_once_for_the_same(config, tiny_base, monkeypatch):
         return asked[0]
 
     monkeypatch.setattr(answered, "answer_test", answer_test)
-    assert [item.id for item in items] == ["0", "1", "2"]
+    assert [(item.id, item.group) for item in items] == [("0", "pages"), ("1", "pages"), ("2", "shelves")]
     found = measure(config, version, items)
     assert found.keys() == {"token_f1", "perplexity"} and found["perplexity"].value > 1000  # random weights
     assert measure(config, version, items) == found and len(asked) == 1
