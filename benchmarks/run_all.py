@@ -42,6 +42,7 @@ NAMES = (
     "tuning",
     "canary",
     "serving",
+    "gpu_serving",
     "load",
     "gate",
     "events",
@@ -62,10 +63,12 @@ class BenchmarkFailedError(RuntimeError):
 def main() -> None:
     """Run those that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; none: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; none: all, gpu_serving only with a GPU"
+    )
     parser.add_argument("--full", action="store_true", help="not the quick form: takes longer and varies less")
     told = parser.parse_args()
-    names = told.names or NAMES
+    names = told.names or [name for name in NAMES if name != "gpu_serving" or machine()["gpu"]]
     if unknown := set(names) - set(NAMES):
         parser.error(f"There is no benchmark {', '.join(sorted(unknown))}.")
     options, limit_s = ((), FULL_LIMIT_S) if told.full else (QUICK, LIMIT_S)
