@@ -11,6 +11,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmops.config.section import Section, Unhashed, Where
 
+OFFICE = ("docx", "pptx", "xlsx", "epub", "eml")  #: kinds of documents that say their encoding
+
 
 class Speakers(Section):
     """Speakers in the transcripts of a source: labels before the colon, or roles of messages."""
@@ -33,12 +35,13 @@ class Source(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Short name, used in artifacts and reports.")
     kind: Literal[
-        "csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "markdown", "text", "dataset",
-        "feedback",
+        "csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "docx", "pptx", "xlsx", "epub", "eml", "sql", "chat",
+        "markdown", "text", "dataset", "feedback",
     ] = Field(
         description="Format. `csv` includes TSV; `chat` is transcripts (.txt) and OpenAI-style messages (.jsonl); "
         "`dataset` is anything that the library `datasets` reads; `feedback` is what users say about answers, filtered "
-        "by the section `improve`. All but `parquet`, `pdf`, `sql`, `dataset` and `feedback` may be gzipped."
+        "by the section `improve`; `eml` is an e-mail. All but `parquet`, `pdf`, `docx`, "
+        "`pptx`, `xlsx`, `epub`, `sql`, `dataset` and `feedback` may be gzipped."
     )  # fmt: skip
     location: str = Field(
         "",
@@ -107,7 +110,7 @@ class Source(Section):
         if info.field_name == "query":
             if bool(value) != (kind == "sql"):
                 raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
-        elif value and kind in ("html", "pdf", "chat", "markdown", "text", "feedback"):
+        elif value and kind in ("html", "pdf", "chat", "markdown", "text", "feedback", *OFFICE):
             raise ValueError(f"a source of kind `{kind}` has no named fields")
         return value
 
@@ -124,7 +127,8 @@ class Source(Section):
         kind = info.data.get("kind")
         if value and info.field_name == "records" and kind not in ("json", "xml"):
             raise ValueError("only `json` and `xml` have a path of records")
-        if value and info.field_name == "encoding" and kind in ("pdf", "parquet", "sql", "dataset", "feedback"):
+        known = ("pdf", "parquet", "sql", "dataset", "feedback", *OFFICE)
+        if value and info.field_name == "encoding" and kind in known:
             raise ValueError(f"`{kind}` knows its own encoding")
         return value
 

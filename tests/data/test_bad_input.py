@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pptx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +27,7 @@ from llmops.config import Collect, Source
 from llmops.data.collect import stage as collect
 from llmops.errors import SourceError
 from llmops.records import Document, Dropped, read_rows
+from tests.data.collect.readers.office import made as office
 
 TABLE = Path(__file__).parents[2] / "docs" / "bad_input.md"
 STOPS = "stops"
@@ -93,6 +95,8 @@ LINE = '{"q": "1", "a": "2"}\n'
 TALK = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'
 BOMB = gzip.compress(b"<h1>Q?</h1>" + b"x" * (17 << 20))
 CUT_GZ = gzip.compress(LINE.encode() * 3) + gzip.compress(LINE.encode())[:12]
+OFFICE = ("docx", "pptx", "xlsx", "epub")
+ENTITIES = {"x.xml": "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>"}
 SHOP = script(
     "create table o (id, at, q);insert into o values (1, '2026-01-31', 'x'), (2, null, 'y'), (null, '2026-01-30', 'z')"
 )
@@ -110,6 +114,7 @@ GOOD: dict[str, tuple[str, bytes]] = {
     "chat": ("jsonl", TALK.encode()),
     "markdown": ("md", b"# Q?\nA"),
     "text": ("txt", b"text"),
+    **{kind: (kind, data) for kind, data in office.GOOD.items()},
 }
 ROWS: dict[str, Any] = {"fields": {"question": "q"}}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -141,7 +146,7 @@ CASES = [
     Case("csv", "a column that `fields` names is missing", b"question,a\n1,2\n", STOPS,
          "no field 'q', which `fields.question` names; it has question, a"),
     Case("csv", "an Excel workbook", b"PK\x03\x04 and more", [("unreadable", "file")],
-         "it is a ZIP archive, such as an Excel workbook, not text"),
+         "it is a ZIP archive, such as an Excel workbook (kind `xlsx`), not text"),
     Case("csv", "an empty file", b"", [("empty", "file")], "the file is empty"),
     Case("csv", "a gzip file, whatever its name", gzip.compress(CSV.encode()), [], "it is unzipped", 1, first="1"),
     Case("parquet", "a file cut off", cut(parquet(q=["1" * 999])), [("unreadable", "file")],
@@ -234,6 +239,24 @@ CASES = [
     Case("chat", "more than two speakers that neither a word for a role nor `speakers` names",
          b"Anna: New?\nMaria: Yes.\nTim: Both.\nMaria: No.", [("malformed", "line 1")],
          "name in the source's `speakers` who asks and who answers", suffix="txt"),
+    *(Case(kind, "a file cut off", cut(office.GOOD[kind]), [("unreadable", "file")], f"no readable {kind}")
+      for kind in OFFICE),
+    *(Case(kind, "entities (billion laughs, files of the machine)", office.archive(ENTITIES, office.GOOD[kind]),
+           [("unsafe", "file")], "x.xml declares entities") for kind in OFFICE),
+    Case("docx", "a password", office.ENCRYPTED, [("encrypted", "file")], "it needs a password"),
+    Case("docx", "a file of Word before 2007", office.ENCRYPTED[:8], [("unreadable", "file")],
+         "it is an Office document of before 2007; save it as docx"),
+    Case("pptx", "slides without text", office.made(pptx.Presentation, office.slide), [("empty", "file")],
+         "it holds no text"),
+    Case("epub", "a chapter with copy protection",
+         office.epub("<p>x</p>", "y", **{"META-INF/encryption.xml": '<a URI="in/ch%201.xhtml"/>'}),
+         [("encrypted", "chapter 2")], "it has copy protection", 1),
+    Case("eml", "no e-mail", b"text", [("unreadable", "file")], "it has no header From, Date or Subject"),
+    Case("eml", "an encrypted e-mail", b"Subject: x\nContent-Type: application/pkcs7-mime\n\nMIAG",
+         [("encrypted", "file")], "it is encrypted (S/MIME or PGP)"),
+    Case("eml", "an attachment", b"Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\ntext\n"
+         b"--b\nContent-Type: application/pdf\nContent-Disposition: attachment\n\n%PDF\n--b--\n",
+         [("attachment", "attachment 1")], "save it as a file, and name that in a source", 1),
     Case("text", "a binary file", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", [("unreadable", "file")],
          "it holds zero bytes: a binary file"),
     Case("text", "an empty file", b" \n", [("empty", "file")], "the file is empty"),

@@ -4,10 +4,15 @@ from functools import cache
 from importlib.metadata import version
 
 TEXT = ("charset-normalizer",)
+HTML = ("beautifulsoup4", "lxml", *TEXT)
 LIBRARIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("csv", "json", "jsonl", "chat", "text"), TEXT),
     "dataset": ("datasets", "huggingface-hub", "pyarrow"),
-    "html": ("beautifulsoup4", "lxml", *TEXT),
+    **dict.fromkeys(("html", "eml"), HTML),
+    "docx": ("mammoth", *HTML),
+    "pptx": ("python-pptx", *HTML),
+    "xlsx": ("openpyxl", *HTML),
+    "epub": ("defusedxml", *HTML),
     "markdown": ("markdown-it-py", *TEXT),
     "parquet": ("pyarrow",),
     "pdf": ("pdfplumber", "pdfminer.six"),

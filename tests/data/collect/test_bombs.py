@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
+from tests.data.collect.readers.office import made as office
+
 pytestmark = pytest.mark.journey  # some 15 s of processor time for 1.6 GiB
 
 MIB = 1 << 20
@@ -61,6 +63,15 @@ def zipped(*parts: tuple[bytes, int]) -> Callable[[Path], None]:
     return write
 
 
+def packed(kind: str, unit: bytes, size: int) -> Callable[[Path], None]:
+    """Writes an Office file with one part more, of a unit repeated until it has that many MiB."""
+
+    def write(path: Path) -> None:
+        path.write_bytes(office.archive({"x.xml": unit * (size * MIB // len(unit))}, office.GOOD[kind]))
+
+    return write
+
+
 def pdf(path: Path) -> None:
     packer = zlib.compressobj(1)
     stream = b"".join([*(packer.compress(b"(a) Tj\n" * (MIB // 7)) for _ in range(HELD)), packer.flush()])
@@ -81,6 +92,7 @@ GOOD: dict[str, bytes] = {
     "markdown": b"# Q?\nA",
     "chat": b"Customer: Q?\nAgent: A.",
     "text": b"text",
+    **office.GOOD,
 }
 BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
     "csv": [(zipped((b"q,a\n", 0), (b"x", HELD)), "malformed: line 2: the line is longer")],
@@ -98,6 +110,14 @@ BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
     "chat": [(zipped((b"Customer: Q?\nAgent: ", 0), (b"x", HELD)), "malformed: longer than")],
     "text": [(zipped((b"x", HELD)), "malformed: longer than")],
     "pdf": [(pdf, "unreadable: it holds more than 67,108,864 bytes in one stream")],
+    "docx": [(packed("docx", b"x", HELD), "unreadable: it holds more than 67,108,864 bytes")],
+    "pptx": [(packed("pptx", b"x", HELD), "unreadable: it holds more than 67,108,864 bytes")],
+    "xlsx": [(packed("xlsx", b"<a/>", 30), "unreadable: it holds more than 1,048,576 tags")],
+    "epub": [(packed("epub", b"<p></p>", 30), "unreadable: it holds more than 1,048,576 tags")],
+    "eml": [
+        (zipped((b"Subject: x\n\n", 0), (b"x", HELD)), "unreadable: it holds more than 67,108,864 bytes"),
+        (zipped((b"Subject: x\n\n", 0), (b"\n", 60)), "unreadable: it holds more than 67,108,864 bytes or 1,048,576"),
+    ],
 }
 
 

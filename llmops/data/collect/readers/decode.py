@@ -32,7 +32,7 @@ BOMS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 SIGNATURES = {
-    b"PK\x03\x04": "a ZIP archive, such as an Excel workbook",
+    b"PK\x03\x04": "a ZIP archive, such as an Excel workbook (kind `xlsx`)",
     b"%PDF-": "a PDF file",
     b"PAR1": "a Parquet file",
     b"SQLite format 3\0": "an SQLite database",

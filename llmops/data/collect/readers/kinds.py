@@ -13,6 +13,7 @@ from llmops.data.collect.readers import (
     xml_records,
 )
 from llmops.data.collect.readers.decode import Unreadable
+from llmops.data.collect.readers.office import docx, eml, epub, pptx, xlsx
 from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages import html, markdown, pdf
 
@@ -44,6 +45,11 @@ _READERS: dict[str, Reader] = {
     "xml": xml_records.read,
     "html": html.read,
     "pdf": pdf.read,
+    "docx": docx.read,
+    "pptx": pptx.read,
+    "xlsx": xlsx.read,
+    "epub": epub.read,
+    "eml": eml.read,
     "chat": chat_turns.read,
     "markdown": markdown.read,
     "text": plain_text.read,

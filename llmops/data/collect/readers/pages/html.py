@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bs4 import BeautifulSoup
@@ -64,30 +65,53 @@ def read(path: Path, origin: Origin) -> Items:
     """
     with open_bytes(path) as file:
         data = file.read(LARGEST_PAGE + 1)
+    if not data.strip():
+        yield origin.dropped("file", "empty", "the file is empty")
+        return
+    soup = parsed(data, origin.source.encoding)
+    titled = soup.select_one("title:not(svg title)")
+    empty = True
+    for item in items(soup, origin, _spaced(titled.get_text()).strip() if titled else ""):
+        empty = False
+        yield item
+    if empty:
+        yield origin.dropped("file", "empty", "no text is left without navigation, header and footer")
+
+
+def parsed(data: bytes, encoding: str = "") -> BeautifulSoup:
+    """Return the tree of a page. An empty encoding is detected.
+
+    Raises:
+        Unreadable: if the page is too large for memory.
+    """
     if len(data) > LARGEST_PAGE:
         raise too_large(LARGEST_PAGE, "bytes", "split the page")
     if data.count(b"<") > LARGEST_TAGS:
         raise too_large(LARGEST_TAGS, "tags", "split the page")
-    if not data.strip():
-        yield origin.dropped("file", "empty", "the file is empty")
-        return
-    soup = BeautifulSoup(data, "lxml", from_encoding=origin.source.encoding or None)
+    return BeautifulSoup(data, "lxml", from_encoding=encoding or None)
+
+
+def text(soup: BeautifulSoup) -> str:
+    """Return the text of a page, with its headings."""
+    return "\n\n".join(filter(None, (f"{part.heading}\n{part.text}".strip() for part in _page(soup, ""))))
+
+
+def items(soup: BeautifulSoup, origin: Origin, title: str, at: str = "") -> Items:
+    """Yield one item per heading with text below it. `at` begins each position."""
     origin = origin.read_as(str(soup.original_encoding or ""))
-    titled = soup.select_one("title:not(svg title)")
-    title = _spaced(titled.get_text()).strip() if titled else ""
-    root = soup.select_one("main, [role=main]") or soup.body or soup
-    remove_navigation(soup, root, title)
-    _strip(root)
-    empty = True
-    for item in documents(_sections(root), origin, title):
-        empty = False
+    for item in documents((replace(part, position=at + part.position) for part in _page(soup, title)), origin, title):
         if isinstance(item, Document) and "\ufffd" in item.question + item.answer + item.text:
             detail = f"bytes that are not valid {origin.encoding or 'text'}, under the heading {item.question!r}"
             yield origin.dropped(item.position, "encoding", detail, f"{item.question}\n{item.answer}{item.text}")
         else:
             yield item
-    if empty:
-        yield origin.dropped("file", "empty", "no text is left without navigation, header and footer")
+
+
+def _page(soup: BeautifulSoup, title: str) -> Iterator[PageSection]:
+    root = soup.select_one("main, [role=main]") or soup.body or soup
+    remove_navigation(soup, root, title)
+    _strip(root)
+    return _sections(root)
 
 
 def _strip(root: Tag | BeautifulSoup) -> None:

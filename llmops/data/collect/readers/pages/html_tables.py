@@ -1,11 +1,13 @@
-"""HTML tables with a header, as Markdown: `| Size | Price |`."""
+"""Tables with a header, as Markdown: `| Size | Price |`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bs4.element import Tag
 
 CELL_CHARS = 200  #: a cell with more characters counts as several lines
 SPAN = 50  #: most columns that a cell spans
+
+Area = tuple[int, int, int, int]  #: first row and column of a merged cell, and the row and column after its last
 
 _CELLS = ["td", "th"]
 _BLOCKS = ["h1", "h2", "h3", "h4", "h5", "h6", "dt", "summary", "button", "table", "li", "pre"]
@@ -29,11 +31,33 @@ def markdown_rows(table: Tag) -> list[str]:
     if len(named) < 2 or "td" in named:
         return []
     grid = list(_grid(cells))
-    width = max(map(len, grid))
-    lines = [f"| {' | '.join([*row, *[''] * (width - len(row))])} |" for row in grid if any(row)]
     caption = table.find("caption", recursive=False)
     said = " ".join(caption.get_text().split()) if caption else ""
-    return [*([said] if said else []), lines[0], f"|{'---|' * width}", *lines[1:]]
+    return [*([said] if said else []), *markdown_lines(grid)]
+
+
+def markdown_lines(grid: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of texts as a Markdown table with the first one as header, without blank rows."""
+    width = max(map(len, grid))
+    rows = ([text.replace("|", "\\|") for text in row] + [""] * (width - len(row)) for row in grid if any(row))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [*lines[:1], f"|{'---|' * width}", *lines[1:]]
+
+
+def filled(grid: list[list[str]], merged: Iterable[Area]) -> list[list[str]]:
+    """Repeat the text of each merged cell in all that it stretches over, and return the grid.
+
+    Raises:
+        ValueError: if merged cells overlap, which no program allows.
+    """
+    left = sum(map(len, grid))
+    for top, first, bottom, last in merged:
+        for row in grid[top:bottom]:
+            row[first:last] = [grid[top][first]] * len(row[first:last])
+            left -= len(row[first:last])
+        if left < 0:
+            raise ValueError("its merged cells overlap")
+    return grid
 
 
 def _grid(rows: Sequence[Sequence[Tag]]) -> Iterator[list[str]]:
@@ -63,7 +87,7 @@ def _fill(texts: list[str], above: dict[int, tuple[int, str]]) -> None:
 def _text(cell: Tag) -> str:
     for line in cell.find_all(["br", "p", "div"]):
         line.append(" ")
-    return " ".join(cell.get_text().split()).replace("|", "\\|")
+    return " ".join(cell.get_text().split())
 
 
 def _span(cell: Tag, name: str, most: int) -> int:

@@ -11,6 +11,7 @@ from llmops.data.text.headings import asks, ends_as_question, numbers, path, wit
 ANSWER_CHARS = 4000  #: most characters of an answer that includes headings below its question
 TERM = 7  #: level of an element that is a heading only if it asks: a term of a list, the button of an accordion
 
+_RULE = re.compile(r"\|(---\|)+")  #: the line below the header of a table
 _TITLE_PARTS = re.compile(r"\s+[|–—·•»›:-]+\s+")
 
 
@@ -61,7 +62,7 @@ def documents(sections: Iterable[PageSection], origin: Origin, title: str = "") 
                     yield origin.document(section.position, **parts)
                 index = first
                 continue
-        yield from _texts(section, path([*above[index], questions[index]]), origin)
+        yield from texts(section, path([*above[index], questions[index]]), origin)
         index += 1
 
 
@@ -133,13 +134,20 @@ def _above(sections: Sequence[PageSection], headings: Sequence[str], title: str)
     return found
 
 
-def _texts(section: PageSection, context: str, origin: Origin) -> Items:
+def texts(section: PageSection, context: str, origin: Origin) -> Items:
+    """Yield the text of a section as documents without a question. Parts of a long table repeat its header."""
     part: list[str] = []
+    header: list[str] = []
     size, number = 0, 1
     for line in section.text.split("\n"):
+        if _RULE.fullmatch(line):
+            header = [*part[-1:], line]
+        elif not line.startswith("|"):
+            header = []
         if part and size + len(line) > PART:
             yield origin.document(f"{section.position}, part {number}", text="\n".join(part), context=context)
-            part, size, number = [], 0, number + 1
+            part, number = header[: len(header) - (line in header)], number + 1
+            size = len("".join(part))
         part.append(line)
         size += len(line) + 1
     if section.text:

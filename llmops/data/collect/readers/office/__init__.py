@@ -1,0 +1,1 @@
+"""Office documents, e-books and e-mails, one module per kind."""

@@ -1,0 +1,51 @@
+"""E-mails (`.eml`): the text of a message, with its subject as context. Its addresses are not read."""
+
+from email import message_from_bytes, policy
+from pathlib import Path
+
+from llmops.data.collect.readers.decode import Unreadable, open_bytes, too_large
+from llmops.data.collect.readers.office.archive import LARGEST_ARCHIVE, guarded
+from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.pages import html
+from llmops.data.collect.readers.pages.sections import PageSection, texts
+
+LARGEST_HEADER = 1 << 16  #: most characters of a header, which takes the parser the square of its length
+LINES = 1 << 20  #: most lines; each takes some 100 bytes of memory
+
+_SEALED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
+
+
+@guarded
+def read(path: Path, origin: Origin) -> Items:
+    """Yield the text of the message, in parts if it is long, then a quarantined row per attachment.
+
+    A subject never becomes a question: the text below it is as often a question as an answer. The plain text is read
+    if there is one, without the signature; else the HTML.
+    """
+    with open_bytes(path) as file:
+        data = file.read(LARGEST_ARCHIVE + 1)
+    if len(data) > LARGEST_ARCHIVE or data.count(b"\n") > LINES:
+        raise too_large(LARGEST_ARCHIVE, f"bytes or {LINES:,} lines", "save it without its attachments")
+    message = message_from_bytes(data, policy=policy.default)
+    if not any(name in message for name in ("From", "Date", "Subject")):
+        raise Unreadable("it is no e-mail: it has no header From, Date or Subject")
+    if any(len(value) > LARGEST_HEADER for part in message.walk() for _, value in part.raw_items()):
+        raise too_large(LARGEST_HEADER, "characters in one header", "save it without that header")
+    if message.get_content_type() in _SEALED:
+        yield origin.dropped("file", "encrypted", "it is encrypted (S/MIME or PGP); save it decrypted")
+        return
+    if body := message.get_body(("plain", "html")):
+        content, charset = body.get_payload(decode=True), body.get_content_charset("utf-8")
+        assert isinstance(content, bytes)  # not so with several parts, which a text has not
+        if body.get_content_subtype() == "html":
+            text = html.text(html.parsed(content, charset))
+        else:
+            lines = content.decode(charset, "surrogateescape").replace("\r\n", "\n")
+            text = f"\n{lines}".partition("\n-- \n")[0].strip()
+        subject = " ".join(str(message["Subject"] or "").split())
+        yield from texts(PageSection("body", 1, subject, text), subject, origin)
+    others = (part for part in message.iter_attachments() if part.get_content_maintype() != "image")
+    for number, part in enumerate(others, start=1):
+        name = part.get_filename() or part.get_content_type()
+        detail = "it is not read; save it as a file, and name that in a source of its kind"
+        yield origin.dropped(f"attachment {number}", "attachment", detail, name)

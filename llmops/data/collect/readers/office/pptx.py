@@ -1,0 +1,49 @@
+"""PowerPoint presentations: a slide's title is a heading, its text, tables and notes are the text below it."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmops.data.collect.readers.office.archive import archived
+from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.pages.html_tables import filled, markdown_lines
+from llmops.data.collect.readers.pages.sections import PageSection, documents
+
+
+@archived
+def read(path: Path, origin: Origin) -> Items:
+    """Yield one item per slide with text, with the first slide's title as the file's. Hidden slides are left out."""
+    from pptx import Presentation
+
+    shown: list[PageSection] = []
+    for number, slide in enumerate(Presentation(str(path)).slides, start=1):
+        if slide.element.get("show") in ("0", "false"):
+            continue
+        title = slide.shapes.title
+        shapes = (shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id)
+        parts = ["\n".join(_lines(shapes))]
+        if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame):
+            parts.append(notes.text.replace("\v", "\n").strip())
+        heading = " ".join(title.text_frame.text.split()) if title is not None else ""
+        shown.append(PageSection(f"slide {number}", 1, heading, "\n\n".join(filter(None, parts))))
+    yield from documents(shown, origin, shown[0].heading if shown else "")
+
+
+def _lines(shapes: Iterable[Any]) -> Iterator[str]:
+    """Yield the lines of shapes from top to bottom. Paragraphs of a placeholder are a list if there are several."""
+    for shape in sorted(shapes, key=lambda shape: (shape.top or 0, shape.left or 0)):
+        if hasattr(shape, "shapes"):  # a group
+            yield from _lines(shape.shapes)
+        elif shape.has_text_frame:
+            said = [(p.level, text) for p in shape.text_frame.paragraphs if (text := " ".join(p.text.split()))]
+            listed = shape.is_placeholder and len(said) > 1
+            yield from (f"{'  ' * level}- {text}" if listed else text for level, text in said)
+        elif getattr(shape, "has_table", False):
+            rows = [[*row.cells] for row in shape.table.rows]
+            merged = (
+                (top, left, top + cell.span_height, left + cell.span_width)
+                for top, row in enumerate(rows)
+                for left, cell in enumerate(row)
+                if cell.is_merge_origin
+            )
+            yield from markdown_lines(filled([[" ".join(cell.text.split()) for cell in row] for row in rows], merged))

@@ -1,0 +1,146 @@
+"""Word, PowerPoint, Excel, e-books and e-mails: their tables, lists, headings and notes, and nothing that is unsafe."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import docx
+import openpyxl
+import pptx
+import pytest
+from pptx.util import Inches
+
+from llmops.records import Document, Dropped
+from tests.data.collect.readers.office.made import GOOD, archive, epub, made, slide
+from tests.data.collect.readers.reading import read_file
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a reader opens a connection"))
+
+
+def word(file: Any) -> None:
+    file.add_heading("Returns", 0)
+    file.add_heading("How long do I have?", 1)
+    file.add_paragraph("Thirty days:")
+    file.add_paragraph("unused", "List Bullet")
+    file.add_paragraph("packed", "List Bullet")
+    file.add_heading("Sizes", 5)
+    table = file.add_table(3, 3)
+    for cell, text in zip(table._cells, ["Size", "Price", "", "S", "10", "11", "", "12", "a|b"], strict=True):
+        cell.text = text
+    table.cell(0, 1).merge(table.cell(0, 2))
+    table.cell(1, 0).merge(table.cell(2, 0))
+
+
+def slides(file: Any) -> None:
+    first, second = slide(file), slide(file)
+    first.shapes.title.text, first.placeholders[1].text = "Tents", "All of ours"
+    second.shapes.title.text, second.placeholders[1].text = "Which are light?", "These:\ntwo"
+    second.placeholders[1].text_frame.paragraphs[1].level = 1
+    table = second.shapes.add_table(2, 3, Inches(1), Inches(6), Inches(4), Inches(1)).table
+    for cell, text in zip(table.iter_cells(), ["Tent", "kg", "", "A", "1", "2"], strict=True):
+        cell.text = text
+    table.cell(0, 1).merge(table.cell(0, 2))
+    second.notes_slide.notes_text_frame.text = "Weighed without pegs."
+    slide(file).element.set("show", "0")
+
+
+def sheets(file: Any) -> None:
+    sheet = file.active
+    sheet.title = "Prices"
+    rows = [["Prices of 2026"], [], ["Size", "Price", None], ["S", 0.1 + 0.2, datetime(2026, 1, 31)], ["M", 0.19, True]]
+    for row in rows:
+        sheet.append(row)
+    sheet.merge_cells("A1:C1")
+    sheet.merge_cells("B3:C3")
+    sheet["B5"].number_format = "0%"
+    file.create_sheet("Lists").append(["hidden"])
+    file["Lists"].sheet_state = "hidden"
+
+
+def mail(text: str, subtype: str = "plain") -> EmailMessage:
+    message = EmailMessage()
+    message["Subject"], message["From"] = "How do I täke it back?", "Ana <ana@shop.example>"
+    message.set_content(text, subtype)
+    return message
+
+
+WITH_FILES = mail("Hello,\n\nsee the file.\n-- \nAna\n")
+WITH_FILES.add_attachment(b"x", "application", "pdf", filename="a.pdf")
+WITH_FILES.add_attachment(b"x", "image", "png", filename="logo.png")
+TABLE = "| Size | Price | Price |\n|---|---|---|\n"
+BOOK = epub("<nav>Contents</nav>", "<h1>Care</h1><h2>How do I dry it?</h2><p>In the &nbsp;sun.</p>")
+LOCKED = epub("<p>text</p>", "\x01", **{"META-INF/encryption.xml": '<e><CipherReference URI="in/ch%201.xhtml"/></e>'})
+FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
+    "Word": ("docx", made(docx.Document, word), [
+        ("section 1", "Returns", "How long do I have?",
+         f"Thirty days:\n- unused\n- packed\n\nSizes\n{TABLE}| S | 10 | 11 |\n| S | 12 | a\\|b |")]),
+    "PowerPoint": ("pptx", made(pptx.Presentation, slides), [
+        ("slide 1", "Tents", "", "All of ours"),
+        ("slide 2", "Tents", "Which are light?",
+         "- These:\n  - two\n| Tent | kg | kg |\n|---|---|---|\n| A | 1 | 2 |\n\nWeighed without pegs.")]),
+    "Excel": ("xlsx", made(openpyxl.Workbook, sheets), [
+        ("sheet Prices", "Prices", "", f"Prices of 2026\n\n{TABLE}| S | 0.3 | 2026-01-31 |\n| M | 19% | true |")]),
+    "e-book": ("epub", BOOK, [("chapter 2, section 1", "Care", "How do I dry it?", "In the sun.")]),
+    "e-book with a locked chapter": ("epub", LOCKED, [
+        ("chapter 1, section 1", "The Book", "", "text"), ("chapter 2", "encrypted")]),
+    "mail": ("eml", bytes(WITH_FILES), [
+        ("body", "How do I täke it back?", "", "Hello,\n\nsee the file."), ("attachment 1", "attachment")]),
+    "HTML mail": ("eml", bytes(mail("<div style='display:none'>x</div><p>Hello</p><p>you</p>", "html")), [
+        ("body", "How do I täke it back?", "", "Hello\nyou")]),
+    "mail in no known encoding": ("eml", b"Subject: x\n\nok \xe9", [("body", "encoding")]),
+}  # fmt: skip
+
+
+def shown(item: object) -> tuple[str, ...]:
+    if isinstance(item, Dropped):
+        return item.position, item.rule
+    assert isinstance(item, Document)
+    return item.position, item.context, item.question, item.answer + item.text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_becomes_its_headings_and_their_texts(name: str, tmp_path: Path) -> None:
+    kind, data, expected = FILES[name]
+    assert [shown(item) for item in read_file(kind, tmp_path, data)] == expected
+
+
+def test_a_sheet_with_too_many_cells_costs_itself_alone(tmp_path: Path) -> None:
+    def write(file: Any) -> None:
+        file.active["XFD99"] = "far away"
+        file.create_sheet("Good").append(["text"])
+
+    data = made(openpyxl.Workbook, write)
+    found = [shown(item) for item in read_file("xlsx", tmp_path, data)]
+    assert found == [("sheet Sheet", "unreadable"), ("sheet Good", "Good", "", "text")]
+
+
+def test_each_part_of_a_long_sheet_has_the_header(tmp_path: Path) -> None:
+    data = made(openpyxl.Workbook, lambda file: [file.active.append([f"Size {n}", "Price"]) for n in range(500)])
+    found = [shown(item) for item in read_file("xlsx", tmp_path, data)]
+    assert [position for position, *_ in found] == ["sheet Sheet, part 1", "sheet Sheet, part 2"]
+    assert all(text.startswith("| Size 0 | Price |\n|---|---|\n| Size ") for *_, text in found)
+
+
+def test_footnotes_of_word_stand_at_their_marks(tmp_path: Path) -> None:
+    w = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    notes = f'<w:footnotes {w}><w:footnote w:id="2"><w:p><w:r><w:t>A note.</w:t></w:r></w:p></w:footnote></w:footnotes>'
+    text = '<w:p><w:r><w:t>Said</w:t></w:r><w:r><w:footnoteReference w:id="2"/></w:r></w:p>'
+    body = f"<w:document {w}><w:body>{text}</w:body></w:document>"
+    data = archive({"word/document.xml": body, "word/footnotes.xml": notes}, GOOD["docx"])
+    assert [shown(item) for item in read_file("docx", tmp_path, data)] == [("section 1", "", "", "Said [A note.]")]
+
+
+def test_sizes_are_counted_and_not_believed(tmp_path: Path) -> None:
+    data = archive({"big.xml": bytes(65 << 20)}, GOOD["docx"])
+    lying = data.replace((65 << 20).to_bytes(4, "little"), (9).to_bytes(4, "little"))
+    assert lying != data
+    for file in (data, lying):
+        with pytest.raises(OSError, match="more than 67,108,864 bytes"):
+            read_file("docx", tmp_path, file)
