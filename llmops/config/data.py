@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmops.config.section import Section, Unhashed, Where
 
-OFFICE = ("docx", "pptx", "xlsx", "epub", "eml")  #: kinds of documents that say their encoding
+OFFICE = ("docx", "pptx", "xlsx", "epub")  #: kinds of documents that are ZIP archives and say their encoding
 
 
 class Speakers(Section):
@@ -110,7 +110,7 @@ class Source(Section):
         if info.field_name == "query":
             if bool(value) != (kind == "sql"):
                 raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
-        elif value and kind in ("html", "pdf", "chat", "markdown", "text", "feedback", *OFFICE):
+        elif value and kind in ("html", "pdf", "chat", "markdown", "text", "eml", "feedback", *OFFICE):
             raise ValueError(f"a source of kind `{kind}` has no named fields")
         return value
 
@@ -246,8 +246,8 @@ class Index(Section):
     enabled: bool = Field(True, description="Off: the index is empty.")
     include: tuple[str, ...] = Field(
         (),
-        description="Sources of chats, and of rows without a question or a text in `fields`, that are indexed, such as "
-        "a catalogue. Others are left out, because customers, orders and chats are about single persons.",
+        description="Sources of chats, e-mails, Excel sheets, and rows without a question or a text in `fields`, that are "
+        "indexed, such as a catalogue. Others are left out, because customers, orders and chats are about single persons.",
     )
     leave_out: tuple[str, ...] = Field(
         (), description="Other sources that are not indexed: whoever may search finds all."

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from llmops.data.text.headings import BETWEEN, is_path, path
+from llmops.data.text.headings import BETWEEN, is_path, path, table_header
 from llmops.data.text.questions import blocks
 from llmops.data.text.sentences import spans, within
 from llmops.data.text.words import words_of
@@ -73,7 +73,10 @@ def size_of(text: str) -> int:
 
 
 def _cut(text: str, most: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the parts of a text, each with the numbered headings over the largest piece of it."""
+    """Yield the parts of a text, each with the numbered headings over the largest piece of it.
+
+    A part that begins in a table has the table's header.
+    """
     runs: list[list[_Piece]] = [[]]
     size = 0
     for piece in _pieces(text, most):
@@ -86,8 +89,13 @@ def _cut(text: str, most: int) -> Iterator[tuple[tuple[str, ...], str]]:
         size += piece.size
     if len(runs) > 1 and size < SHORT:
         runs[-2:] = [runs[-2] + runs[-1]]
+    header = ""
     for run in filter(None, runs):
-        yield max(run, key=lambda piece: piece.size).above, text[run[0].start : run[-1].end].strip()
+        part = text[run[0].start : run[-1].end].strip()
+        if header and part.startswith("|"):
+            part = f"{header}\n{part}"
+        header = table_header(part)
+        yield max(run, key=lambda piece: piece.size).above, part
 
 
 def _pieces(text: str, most: int) -> Iterator[_Piece]:

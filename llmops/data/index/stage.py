@@ -33,7 +33,8 @@ TOGETHER = 1_024  #: documents that are read at once
 LIBRARIES = ("tokenizers", "openvino")  #: that decide the vectors
 
 _TEXTS = ("text", "question", "answer", "context", "location", "position")
-_UNSTRUCTURED = ("html", "pdf", "markdown", "text", "feedback")  #: kinds of sources that have neither rows nor turns
+#: kinds of sources that have neither rows nor turns
+_UNSTRUCTURED = ("html", "pdf", "docx", "pptx", "epub", "markdown", "text", "feedback")
 _REDACTED, _UNKNOWN = Annotate(), Collect()
 
 
@@ -94,7 +95,7 @@ def run(
 
 
 def is_personal(source: Source) -> bool:
-    """Return whether a source may be about single persons: it has turns of chats, or rows without question and text."""
+    """Return whether a source may be about single persons: it has chats, e-mails, or rows without question and text."""
     return source.kind not in _UNSTRUCTURED and source.fields.keys().isdisjoint(("question", "text"))
 
 

@@ -8,6 +8,7 @@ statements in another (Italian `come`, Swedish `var`) are left out: such heading
 
 import re
 from collections.abc import Collection, Iterable
+from itertools import takewhile
 
 #: Question marks: Latin, wide, Arabic, Greek, reversed, Armenian, Ethiopic, double, Vai.
 MARKS = "?？؟\u037e⸮՞፧⁇꘏"
@@ -15,6 +16,7 @@ BETWEEN = " › "  #: separator of the headings of a path
 PATH_CHARS = 200  #: most characters of a path; headings between the first and the last are dropped first
 LONGEST = 200  #: most characters of a heading that asks without a question mark
 
+_RULE = re.compile(r"\|(?: *:?-+:? *\|)+")  #: the line below the header of a Markdown table
 _CLOSING = r"[\s!！.…\"'”’»)\]）」』*_]*"
 _MARKED = re.compile(rf"[{MARKS};]{_CLOSING}$")
 # The Greek question mark may be a semicolon, and NFC turns it into one. It counts if there is a Greek word.
@@ -100,6 +102,12 @@ def path(headings: Iterable[str]) -> str:
     while len(kept) > 2 and len(BETWEEN.join(kept)) > PATH_CHARS:
         del kept[1]
     return BETWEEN.join(kept)
+
+
+def table_header(text: str) -> str:
+    """Return the header of the Markdown table that `text` ends in, two lines; empty if it ends in none."""
+    rows = [*takewhile(lambda line: line.startswith("|"), reversed(text.split("\n")))]
+    return "\n".join(rows[:-3:-1]) if len(rows) > 1 and _RULE.fullmatch(rows[-2]) else ""
 
 
 def is_path(text: str) -> bool:

@@ -23,7 +23,7 @@ SHOP = {
     "May I return a gift?": "Gifts can be returned within thirty days, with the receipt.",
     "": "The workshop mends tents in winter.",
 }
-KINDS = {"help": "html", "old": "html", "customers": "csv", "catalogue": "xml", "chats": "chat"}
+KINDS = {"help": "html", "old": "html", "book": "docx", "customers": "csv", "catalogue": "xml", "mail": "eml", "chats": "chat"}
 SOURCES = [{"name": name, "kind": kind, "location": "a"} for name, kind in KINDS.items()]
 Made = Callable[..., Path]
 
@@ -103,7 +103,7 @@ def test_left_out_sources_and_opinions_of_users_are_not_indexed(indexed: Made) -
         return page(number, location="feedback", position=f"key {number}", answer=f"Text {number}.", fields=row)
 
     documents = [
-        page(1, text="A tent is light."), page(2, text="Ana Li, 300 points.", source="old"),
+        page(1, text="A tent is light.", source="book"), page(2, text="Ana Li, 300 points.", source="old"),
         page(3, question="Who?", same_as="Which?"), said(4, "correction", "review"),
         said(5, "correction", "policy"), said(6, "answer", "review"),
         page(7, location="feedback", position="key 7", text="A table of that name.", fields='{"kind": "answer"}'),
@@ -111,15 +111,15 @@ def test_left_out_sources_and_opinions_of_users_are_not_indexed(indexed: Made) -
         page(9, text="A kettle, 9 euros.", source="catalogue"),
         page(10, question="Where is it?", answer="In Cork, Bo.", source="chats"),
         *(page(n, text=f"A {mark} tent.") for n, mark in enumerate(("[Answer]", "####", "<|im_end|>"), 11)),
-        page(14, question="[Context] What?", answer="A tent."),
+        page(14, question="[Context] What?", answer="A tent."), page(15, text="In Cork, Bo.", source="mail"),
     ]  # fmt: skip
     folder = indexed(*documents, leave_out=["old"])
     with open_index(folder) as index:
-        assert index.count() == {"documents": 3, "passages": 3, "sources": {"help": 3}}
+        assert index.count() == {"documents": 3, "passages": 3, "sources": {"book": 1, "help": 2}}
         assert index.search("points") == [] and index.search("tent")
         assert [hit.passage.text for hit in index.search("text")] == ["Text 4."]
         assert index.search("Cork kettle") == [] and len(index.search("tent")) == 1
-    dropped = {"left_out": 4, "nothing_but_a_question": 1, "prompt_marker": 4, "said_by_users": 2}
+    dropped = {"left_out": 5, "nothing_but_a_question": 1, "prompt_marker": 4, "said_by_users": 2}
     assert artifacts.read_record(folder).metrics["dropped"] == dropped
     every = indexed(*documents, include=["catalogue"])
     with open_index(every) as index:

@@ -3,7 +3,7 @@
 from functools import wraps
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, is_zipfile
 
 from llmops.data.collect.readers.decode import Unreadable, too_large
 from llmops.data.collect.readers.origin import Items, Origin, Reader
@@ -12,6 +12,7 @@ from llmops.records import Dropped
 
 LARGEST_ARCHIVE = 1 << 26  #: most unzipped bytes, unless the file itself has more (films do not shrink)
 
+_CHUNK = 1 << 20
 _OLD = b"\xd0\xcf\x11\xe0"  # begins the formats before 2007, and what holds an encrypted document
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 
@@ -53,7 +54,8 @@ def guarded(reader: Reader) -> Reader:
 def _refused(path: Path, origin: Origin) -> Dropped | None:
     """Return the quarantined row of a file that is encrypted or has XML entities; None for a good one.
 
-    Bytes are counted while they are unzipped, because an archive may state other sizes.
+    Bytes are counted while they are unzipped, because an archive may state other sizes. Zero bytes are skipped, because
+    XML may be UTF-16.
 
     Raises:
         Unreadable: if the file is in an old format, or would fill the memory.
@@ -64,7 +66,9 @@ def _refused(path: Path, origin: Origin) -> Dropped | None:
             with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
                 if data.find(_ENCRYPTED) >= 0:
                     return locked
-            raise Unreadable(f"it is an Office document of before 2007; save it as {origin.source.kind}")
+            raise Unreadable(f"it is an Office document from before 2007; save it as {origin.source.kind}")
+    if not is_zipfile(path):
+        raise Unreadable(f"it is no {origin.source.kind} file, or it is cut off")
     left, tags = max(LARGEST_ARCHIVE, path.stat().st_size), LARGEST_TAGS
     with ZipFile(path) as archive:
         for part in archive.infolist():
@@ -73,14 +77,18 @@ def _refused(path: Path, origin: Origin) -> Dropped | None:
             if part.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 raise Unreadable(f"{part.filename} is compressed as no Office program does; save it anew")
             part.file_size = 1 << 62  # read on to the true end
+            before = b""
             with archive.open(part) as opened:
-                content = opened.read(left + 1)
-            left -= len(content)
-            tags -= content.count(b"</") + content.count(b"/>")
-            if left < 0:
-                raise too_large(LARGEST_ARCHIVE, "bytes", "split it")
-            if tags < 0:
-                raise too_large(LARGEST_TAGS, "tags", "split it, or save a large table as CSV")
-            if b"<!ENTITY" in content:
-                return origin.dropped("file", "unsafe", f"{part.filename} declares entities, as no Office program does")
+                while chunk := opened.read(_CHUNK):
+                    left -= len(chunk)
+                    content = before + chunk.replace(b"\0", b"")
+                    tags -= content.count(b"</") + content.count(b"/>")
+                    if left < 0:
+                        raise too_large(LARGEST_ARCHIVE, "bytes", "split it")
+                    if tags < 0:
+                        raise too_large(LARGEST_TAGS, "tags", "split it, or save a large table as CSV")
+                    if b"<!ENTITY" in content and not part.filename.endswith(".svg"):  # pictures are not read
+                        detail = f"{part.filename} declares entities, as no Office program does"
+                        return origin.dropped("file", "unsafe", detail)
+                    before = content[-7:]
     return None

@@ -21,7 +21,7 @@ p[style-name^='toc '] => !
 
 @archived
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per heading with text below it. See `html.items`."""
+    """Yield one item per heading with text below it. See `html.book_items`."""
     import mammoth
 
     with path.open("rb") as file:
@@ -35,7 +35,7 @@ def read(path: Path, origin: Origin) -> Items:
         for cell in row.find_all("td", recursive=False):
             cell.name = "th"
     title = soup.select_one("p.title")
-    yield from html.items(soup, origin, title.extract().get_text() if title else "")
+    yield from html.book_items(soup, origin, title.extract().get_text() if title else "")
 
 
 def _write_notes(soup: BeautifulSoup) -> None:

@@ -1,6 +1,8 @@
 """E-mails (`.eml`): the text of a message, with its subject as context. Its addresses are not read."""
 
+import re
 from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
 
 from llmops.data.collect.readers.decode import Unreadable, open_bytes, too_large
@@ -12,6 +14,7 @@ from llmops.data.collect.readers.pages.sections import PageSection, texts
 LARGEST_HEADER = 1 << 16  #: most characters of a header, which takes the parser the square of its length
 LINES = 1 << 20  #: most lines; each takes some 100 bytes of memory
 
+_OF_THE_TEXT = re.compile("^image/|-signature$")  # not an attachment
 _SEALED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 
 
@@ -34,18 +37,25 @@ def read(path: Path, origin: Origin) -> Items:
     if message.get_content_type() in _SEALED:
         yield origin.dropped("file", "encrypted", "it is encrypted (S/MIME or PGP); save it decrypted")
         return
-    if body := message.get_body(("plain", "html")):
-        content, charset = body.get_payload(decode=True), body.get_content_charset("utf-8")
-        assert isinstance(content, bytes)  # not so with several parts, which a text has not
-        if body.get_content_subtype() == "html":
-            text = html.text(html.parsed(content, charset))
-        else:
-            lines = content.decode(charset, "surrogateescape").replace("\r\n", "\n")
-            text = f"\n{lines}".partition("\n-- \n")[0].strip()
-        subject = " ".join(str(message["Subject"] or "").split())
-        yield from texts(PageSection("body", 1, subject, text), subject, origin)
-    others = (part for part in message.iter_attachments() if part.get_content_maintype() != "image")
-    for number, part in enumerate(others, start=1):
-        name = part.get_filename() or part.get_content_type()
+    body = message.get_body(("plain", "html"))
+    said, others = [], []
+    for part in message.walk():
+        named = part.is_attachment() or bool(part.get_filename())
+        if part is body or (body and part.get_content_type() == body.get_content_type() and not named):
+            said.append(_text(part, origin.source.encoding or "utf-8"))
+        elif named and not part.is_multipart() and not _OF_THE_TEXT.search(part.get_content_type()):
+            others.append(part.get_filename() or part.get_content_type())
+    subject = " ".join(str(message["Subject"] or "").split())
+    yield from texts(PageSection("body", 1, subject, "\n\n".join(filter(None, said))), subject, origin)
+    for number, name in enumerate(others, start=1):
         detail = "it is not read; save it as a file, and name that in a source of its kind"
         yield origin.dropped(f"attachment {number}", "attachment", detail, name)
+
+
+def _text(part: EmailMessage, otherwise: str) -> str:
+    content, charset = part.get_payload(decode=True), part.get_content_charset(otherwise)
+    assert isinstance(content, bytes)  # not so with several parts, which a text has not
+    if part.get_content_subtype() == "html":
+        return html.text(html.parsed(content, charset))
+    lines = content.decode(charset, "surrogateescape").replace("\r\n", "\n")
+    return f"\n{lines}".partition("\n-- \n")[0].strip()

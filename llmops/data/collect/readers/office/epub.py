@@ -15,7 +15,7 @@ from llmops.data.collect.readers.pages import html
 
 @archived
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per heading with text below it (see `html.items`). Encrypted chapters are quarantined."""
+    """Yield one item per heading with text below it (see `html.book_items`). Encrypted chapters are quarantined."""
     with ZipFile(path) as archive:
         container: Any = fromstring(archive.read("META-INF/container.xml"))
         name = container.find(".//{*}rootfile").get("full-path")
@@ -30,4 +30,4 @@ def read(path: Path, origin: Origin) -> Items:
             if f'"{file}"' in locked:
                 yield origin.dropped(f"chapter {number}", "encrypted", "it has copy protection; use a copy without it")
                 continue
-            yield from html.items(html.parsed(archive.read(file)), origin, title, f"chapter {number}, ")
+            yield from html.book_items(html.parsed(archive.read(file)), origin, title, f"chapter {number}, ")

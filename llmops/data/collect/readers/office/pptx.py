@@ -9,6 +9,8 @@ from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages.html_tables import filled, markdown_lines
 from llmops.data.collect.readers.pages.sections import PageSection, documents
 
+_EDGES = ("DATE", "FOOTER", "SLIDE_NUMBER")  #: placeholders that are not text
+
 
 @archived
 def read(path: Path, origin: Origin) -> Items:
@@ -32,6 +34,8 @@ def read(path: Path, origin: Origin) -> Items:
 def _lines(shapes: Iterable[Any]) -> Iterator[str]:
     """Yield the lines of shapes from top to bottom. Paragraphs of a placeholder are a list if there are several."""
     for shape in sorted(shapes, key=lambda shape: (shape.top or 0, shape.left or 0)):
+        if shape.is_placeholder and shape.placeholder_format.type.name in _EDGES:
+            continue
         if hasattr(shape, "shapes"):  # a group
             yield from _lines(shape.shapes)
         elif shape.has_text_frame:

@@ -16,7 +16,12 @@ from llmops.data.collect.readers.pages.sections import PageSection, documents
 
 LARGEST_SHEET = 1 << 18  #: most cells of a sheet, from the first to the last used one
 
-_MERGED = re.compile(rb'<mergeCell ref="([A-Z]{1,3}\d{1,7}:[A-Z]{1,3}\d{1,7})"')
+_MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]{1,3}\d{1,7}:[A-Z]{1,3}\d{1,7})"')
+# A cell with a formula and no value. A formula whose value is an empty text has the type `str`.
+_UNCALCULATED = re.compile(
+    rb'<(?:\w+:)?c\b(?![^>]*t="str")[^>]*>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*'
+    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+)
 
 
 @archived
@@ -33,8 +38,11 @@ def read(path: Path, origin: Origin) -> Items:
         for sheet in book.worksheets:
             if sheet.sheet_state == "visible":
                 position = f"sheet {sheet.title}"
-                merged = _areas(archive.read(sheet._worksheet_path))
-                if (grid := _grid(sheet, merged)) is None:
+                xml = archive.read(sheet._worksheet_path)
+                if formulas := len(_UNCALCULATED.findall(xml)):
+                    detail = f"{formulas} formulas have no value yet; open the file in a spreadsheet program, and save it"
+                    yield origin.dropped(f"{position}, formulas", "unreadable", detail)
+                if (grid := _grid(sheet, _areas(xml))) is None:
                     detail = str(too_large(LARGEST_SHEET, "cells", "save it as CSV, and read that"))
                     yield origin.dropped(position, "unreadable", detail)
                     continue

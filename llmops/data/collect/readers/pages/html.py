@@ -1,8 +1,7 @@
 """HTML pages, cut at their headings. A heading that asks is a question, the text below it the answer."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bs4 import BeautifulSoup
@@ -70,8 +69,9 @@ def read(path: Path, origin: Origin) -> Items:
         return
     soup = parsed(data, origin.source.encoding)
     titled = soup.select_one("title:not(svg title)")
+    title = _spaced(titled.get_text()).strip() if titled else ""
     empty = True
-    for item in items(soup, origin, _spaced(titled.get_text()).strip() if titled else ""):
+    for item in _items(soup, _page(soup, title), origin, title):
         empty = False
         yield item
     if empty:
@@ -96,10 +96,17 @@ def text(soup: BeautifulSoup) -> str:
     return "\n\n".join(filter(None, (f"{part.heading}\n{part.text}".strip() for part in _page(soup, ""))))
 
 
-def items(soup: BeautifulSoup, origin: Origin, title: str, at: str = "") -> Items:
-    """Yield one item per heading with text below it. `at` begins each position."""
+def book_items(soup: BeautifulSoup, origin: Origin, title: str, at: str = "") -> Items:
+    """Yield one item per heading with text below it. The title is over all headings, and `at` begins each position."""
+    for link in soup.select(", ".join(f"{name} a" for name in HEADINGS)):  # bookmarks, and links to the contents
+        link.unwrap()
+    parts = (PageSection(at + s.position, s.level and s.level + 1, s.heading, s.text) for s in _page(soup, title))
+    yield from _items(soup, parts, origin, title)
+
+
+def _items(soup: BeautifulSoup, parts: Iterable[PageSection], origin: Origin, title: str) -> Items:
     origin = origin.read_as(str(soup.original_encoding or ""))
-    for item in documents((replace(part, position=at + part.position) for part in _page(soup, title)), origin, title):
+    for item in documents(parts, origin, title):
         if isinstance(item, Document) and "\ufffd" in item.question + item.answer + item.text:
             detail = f"bytes that are not valid {origin.encoding or 'text'}, under the heading {item.question!r}"
             yield origin.dropped(item.position, "encoding", detail, f"{item.question}\n{item.answer}{item.text}")

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 from llmops.data.collect.readers.origin import Items, Origin, slug
 from llmops.data.collect.readers.plain_text import PART
-from llmops.data.text.headings import asks, ends_as_question, numbers, path, without_number
+from llmops.data.text.headings import asks, ends_as_question, numbers, path, table_header, without_number
 
 ANSWER_CHARS = 4000  #: most characters of an answer that includes headings below its question
 TERM = 7  #: level of an element that is a heading only if it asks: a term of a list, the button of an accordion
 
-_RULE = re.compile(r"\|(---\|)+")  #: the line below the header of a table
 _TITLE_PARTS = re.compile(r"\s+[|–—·•»›:-]+\s+")
 
 
@@ -137,17 +136,13 @@ def _above(sections: Sequence[PageSection], headings: Sequence[str], title: str)
 def texts(section: PageSection, context: str, origin: Origin) -> Items:
     """Yield the text of a section as documents without a question. Parts of a long table repeat its header."""
     part: list[str] = []
-    header: list[str] = []
     size, number = 0, 1
     for line in section.text.split("\n"):
-        if _RULE.fullmatch(line):
-            header = [*part[-1:], line]
-        elif not line.startswith("|"):
-            header = []
-        if part and size + len(line) > PART:
-            yield origin.document(f"{section.position}, part {number}", text="\n".join(part), context=context)
-            part, number = header[: len(header) - (line in header)], number + 1
-            size = len("".join(part))
+        if part and size + len(line) > PART and not line.startswith("|---|"):
+            text = "\n".join(part)
+            yield origin.document(f"{section.position}, part {number}", text=text, context=context)
+            header = table_header(text) if line.startswith("|") else ""
+            part, size, number = [header] if header else [], len(header), number + 1
         part.append(line)
         size += len(line) + 1
     if section.text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from copy import deepcopy
 from datetime import datetime
 from email.message import EmailMessage
 from pathlib import Path
@@ -26,7 +27,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def word(file: Any) -> None:
     file.add_heading("Returns", 0)
-    file.add_heading("How long do I have?", 1)
+    file.add_heading("Refunds", 1)
+    file.add_heading("How long do I have?", 2)
     file.add_paragraph("Thirty days:")
     file.add_paragraph("unused", "List Bullet")
     file.add_paragraph("packed", "List Bullet")
@@ -48,6 +50,9 @@ def slides(file: Any) -> None:
         cell.text = text
     table.cell(0, 1).merge(table.cell(0, 2))
     second.notes_slide.notes_text_frame.text = "Weighed without pegs."
+    for placeholder in second.slide_layout.placeholders:  # date, footer and number
+        if placeholder.placeholder_format.idx >= 10:
+            second.shapes._spTree.append(deepcopy(placeholder._element))
     slide(file).element.set("show", "0")
 
 
@@ -74,12 +79,25 @@ def mail(text: str, subtype: str = "plain") -> EmailMessage:
 WITH_FILES = mail("Hello,\n\nsee the file.\n-- \nAna\n")
 WITH_FILES.add_attachment(b"x", "application", "pdf", filename="a.pdf")
 WITH_FILES.add_attachment(b"x", "image", "png", filename="logo.png")
+# Signed, and with text on both sides of a file, as Apple Mail writes it.
+SIGNED = b"""Subject: Pegs\nContent-Type: multipart/signed; boundary=s\n
+--s\nContent-Type: multipart/mixed; boundary=b\n
+--b\nContent-Type: text/plain; charset=iso-8859-1\nContent-Transfer-Encoding: quoted-printable\n\nF=FCr\n-- \nAna
+--b\nContent-Disposition: inline; filename=a.pdf\nContent-Type: application/pdf\n\n%PDF\n--b\n\nafter\n--b--
+--s\nContent-Disposition: attachment; filename=smime.p7s\nContent-Type: application/pkcs7-signature\n\nMII\n--s--\n"""
+# Names have a prefix, as .NET writes them. B1 and B2 are calculated, A2 is so as an empty text, and C2 is not.
+SHEET = """<x:worksheet xmlns:x="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><x:sheetData><x:row r="1">
+<x:c r="A1" t="str"><x:v>Size</x:v></x:c><x:c r="B1" t="str"><x:f>D9</x:f><x:v>Price</x:v></x:c></x:row><x:row r="2">
+<x:c r="A2" t="str"><x:f>D9</x:f><x:v></x:v></x:c><x:c r="B2"><x:f t="shared" si="0"/><x:v>2</x:v></x:c>
+<x:c r="C2"><x:f>B2+1</x:f><x:v></x:v></x:c></x:row></x:sheetData>
+<x:mergeCells><x:mergeCell ref="B1:C1"/></x:mergeCells></x:worksheet>"""
+ENTITIES = "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"
 TABLE = "| Size | Price | Price |\n|---|---|---|\n"
-BOOK = epub("<nav>Contents</nav>", "<h1>Care</h1><h2>How do I dry it?</h2><p>In the &nbsp;sun.</p>")
+BOOK = epub("<nav>Contents</nav>", "<h1>Care</h1><h2 id='a'><a href='nav.xhtml'>How do I dry it?</a></h2><p>In the &nbsp;sun.</p>")
 LOCKED = epub("<p>text</p>", "\x01", **{"META-INF/encryption.xml": '<e><CipherReference URI="in/ch%201.xhtml"/></e>'})
 FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
     "Word": ("docx", made(docx.Document, word), [
-        ("section 1", "Returns", "How long do I have?",
+        ("section 1", "Returns › Refunds", "How long do I have?",
          f"Thirty days:\n- unused\n- packed\n\nSizes\n{TABLE}| S | 10 | 11 |\n| S | 12 | a\\|b |")]),
     "PowerPoint": ("pptx", made(pptx.Presentation, slides), [
         ("slide 1", "Tents", "", "All of ours"),
@@ -87,11 +105,18 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
          "- These:\n  - two\n| Tent | kg | kg |\n|---|---|---|\n| A | 1 | 2 |\n\nWeighed without pegs.")]),
     "Excel": ("xlsx", made(openpyxl.Workbook, sheets), [
         ("sheet Prices", "Prices", "", f"Prices of 2026\n\n{TABLE}| S | 0.3 | 2026-01-31 |\n| M | 19% | true |")]),
-    "e-book": ("epub", BOOK, [("chapter 2, section 1", "Care", "How do I dry it?", "In the sun.")]),
+    "Excel with formulas": ("xlsx", archive({"xl/worksheets/sheet1.xml": SHEET}, GOOD["xlsx"]), [
+        ("sheet Sheet, formulas", "unreadable"), ("sheet Sheet", "Sheet", "", f"{TABLE}|  | 2 |  |")]),
+    "Word with entities in UTF-16": ("docx", archive({"a.xml": ENTITIES.encode("utf-16")}, GOOD["docx"]), [
+        ("file", "unsafe")]),
+    "Word with a picture of entities": ("docx", archive({"word/media/a.svg": ENTITIES}, GOOD["docx"]), [
+        ("section 1", "", "", "text")]),
+    "e-book": ("epub", BOOK, [("chapter 2, section 1", "The Book › Care", "How do I dry it?", "In the sun.")]),
     "e-book with a locked chapter": ("epub", LOCKED, [
         ("chapter 1, section 1", "The Book", "", "text"), ("chapter 2", "encrypted")]),
     "mail": ("eml", bytes(WITH_FILES), [
         ("body", "How do I täke it back?", "", "Hello,\n\nsee the file."), ("attachment 1", "attachment")]),
+    "signed mail": ("eml", SIGNED, [("body", "Pegs", "", "Für\n\nafter"), ("attachment 1", "attachment")]),
     "HTML mail": ("eml", bytes(mail("<div style='display:none'>x</div><p>Hello</p><p>you</p>", "html")), [
         ("body", "How do I täke it back?", "", "Hello\nyou")]),
     "mail in no known encoding": ("eml", b"Subject: x\n\nok \xe9", [("body", "encoding")]),
