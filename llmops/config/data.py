@@ -246,8 +246,8 @@ class Index(Section):
     enabled: bool = Field(True, description="Off: the index is empty.")
     include: tuple[str, ...] = Field(
         (),
-        description="Sources of chats, e-mails, Excel sheets, and rows without a question or a text in `fields`, that are "
-        "indexed, such as a catalogue. Others are left out, because customers, orders and chats are about single persons.",
+        description="Sources of chats, e-mails, Excel sheets, and rows without a question or a text in `fields`, that "
+        "are indexed, such as a catalogue. Others are left out: customers, orders and chats are about single persons.",
     )
     leave_out: tuple[str, ...] = Field(
         (), description="Other sources that are not indexed: whoever may search finds all."

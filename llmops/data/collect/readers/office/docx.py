@@ -15,6 +15,10 @@ p[style-name='Heading 5'] => h5:fresh
 p[style-name='Heading 6'] => h6:fresh
 p[style-name='HTML Preformatted'] => pre:separator('\n')
 p[style-name='Preformatted Text'] => pre:separator('\n')
+p[style-name='List Bullet 2'] => ul|ol > li > ul > li:fresh
+p[style-name='List Bullet 3'] => ul|ol > li > ul|ol > li > ul > li:fresh
+p[style-name='List Number 2'] => ul|ol > li > ol > li:fresh
+p[style-name='List Number 3'] => ul|ol > li > ul|ol > li > ol > li:fresh
 p[style-name^='toc '] => !
 """
 
@@ -32,6 +36,9 @@ def read(path: Path, origin: Origin) -> Items:
     soup = html.parsed(made.value.encode(), "utf-8")
     _write_notes(soup)
     for row in soup.select("table > tr:first-child"):  # Word marks no header unless each page repeats it
+        below = row.find_next_sibling("tr")
+        if below and len(row.find_all("td", recursive=False)) == 1:
+            row.name, row = "caption", below
         for cell in row.find_all("td", recursive=False):
             cell.name = "th"
     title = soup.select_one("p.title")

@@ -1,10 +1,11 @@
 """HTML pages, cut at their headings. A heading that asks is a question, the text below it the answer."""
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, XMLParsedAsHTMLWarning
 from bs4.element import Comment, Doctype, NavigableString, PageElement, PreformattedString, Tag
 
 from llmops.data.collect.readers.decode import LARGEST_PAGE, open_bytes, too_large
@@ -88,6 +89,7 @@ def parsed(data: bytes, encoding: str = "") -> BeautifulSoup:
         raise too_large(LARGEST_PAGE, "bytes", "split the page")
     if data.count(b"<") > LARGEST_TAGS:
         raise too_large(LARGEST_TAGS, "tags", "split the page")
+    warnings.filterwarnings("ignore", category=XMLParsedAsHTMLWarning)  # XHTML is read as browsers do
     return BeautifulSoup(data, "lxml", from_encoding=encoding or None)
 
 

@@ -45,15 +45,17 @@ def markdown_lines(grid: Sequence[Sequence[str]]) -> list[str]:
 
 
 def filled(grid: list[list[str]], merged: Iterable[Area]) -> list[list[str]]:
-    """Repeat the text of each merged cell in all that it stretches over, and return the grid.
+    """Repeat the text of each merged cell, if it is one line, in all that it stretches over, and return the grid.
 
     Raises:
         ValueError: if merged cells overlap, which no program allows.
     """
     left = sum(map(len, grid))
     for top, first, bottom, last in merged:
+        text = "".join(cell for row in grid[top : top + 1] for cell in row[first : first + 1])
         for row in grid[top:bottom]:
-            row[first:last] = [grid[top][first]] * len(row[first:last])
+            if len(text) <= CELL_CHARS:
+                row[first:last] = [text] * len(row[first:last])
             left -= len(row[first:last])
         if left < 0:
             raise ValueError("its merged cells overlap")
