@@ -52,7 +52,9 @@ def test_numbered_headings_cut_and_are_the_path_and_a_lone_one_goes_with_the_nex
 
 def test_each_passage_of_a_table_has_its_header_and_no_other_table_has() -> None:
     header, rows = "| Tent | Price |\n|---|---|", [f"| Number {n} of the tents | {n} |" for n in range(60)]
-    found = passages(document(text="\n".join([header, *rows, "", prose(*range(6)), "", "| a row without a header |"])), 120)
+    found = passages(
+        document(text="\n".join([header, *rows, "", prose(*range(6)), "", "| a row without a header |"])), 120
+    )
     tables = [passage.text for passage in found if "Number" in passage.text]
     assert len(tables) > 2 and all(text.startswith(f"{header}\n| Number") for text in tables)
     assert sum(passage.text.count(header) for passage in found) == len(tables)

@@ -23,7 +23,15 @@ SHOP = {
     "May I return a gift?": "Gifts can be returned within thirty days, with the receipt.",
     "": "The workshop mends tents in winter.",
 }
-KINDS = {"help": "html", "old": "html", "book": "docx", "customers": "csv", "catalogue": "xml", "mail": "eml", "chats": "chat"}
+KINDS = {
+    "help": "html",
+    "old": "html",
+    "book": "docx",
+    "customers": "csv",
+    "catalogue": "xml",
+    "mail": "eml",
+    "chats": "chat",
+}
 SOURCES = [{"name": name, "kind": kind, "location": "a"} for name, kind in KINDS.items()]
 Made = Callable[..., Path]
 

@@ -31,13 +31,14 @@ def word(file: Any) -> None:
     file.add_heading("How long do I have?", 2)
     file.add_paragraph("Thirty days:")
     file.add_paragraph("unused", "List Bullet")
-    file.add_paragraph("packed", "List Bullet")
+    file.add_paragraph("packed", "List Bullet 2")
     file.add_heading("Sizes", 5)
-    table = file.add_table(3, 3)
-    for cell, text in zip(table._cells, ["Size", "Price", "", "S", "10", "11", "", "12", "a|b"], strict=True):
+    table = file.add_table(4, 3)
+    texts = ["All sizes", "", "", "Size", "Price", "", "S", "10", "11", "", "12", "a|b"]
+    for cell, text in zip(table._cells, texts, strict=True):
         cell.text = text
-    table.cell(0, 1).merge(table.cell(0, 2))
-    table.cell(1, 0).merge(table.cell(2, 0))
+    for first, last in (((0, 0), (0, 2)), ((1, 1), (1, 2)), ((2, 0), (3, 0))):
+        table.cell(*first).merge(table.cell(*last))
 
 
 def slides(file: Any) -> None:
@@ -59,12 +60,12 @@ def slides(file: Any) -> None:
 def sheets(file: Any) -> None:
     sheet = file.active
     sheet.title = "Prices"
-    rows = [["Prices of 2026"], [], ["Size", "Price", None], ["S", 0.1 + 0.2, datetime(2026, 1, 31)], ["M", 0.19, True]]
-    for row in rows:
+    rows = [["Size", "Price", None], ["S", 0.1 + 0.2, datetime(2026, 1, 31)], ["M", 0.19, True], [], ["L", 0.5, None]]
+    for row in [["Prices of 2026"], [], [], *rows, [], ["Name", "Phone"], ["Ana", 30]]:
         sheet.append(row)
-    sheet.merge_cells("A1:C1")
-    sheet.merge_cells("B3:C3")
-    sheet["B5"].number_format = "0%"
+    for area in ("A1:C2", "B4:C4", "H1:J9"):
+        sheet.merge_cells(area)
+    sheet["B6"].number_format = "0%"
     file.create_sheet("Lists").append(["hidden"])
     file["Lists"].sheet_state = "hidden"
 
@@ -89,24 +90,29 @@ SIGNED = b"""Subject: Pegs\nContent-Type: multipart/signed; boundary=s\n
 SHEET = """<x:worksheet xmlns:x="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><x:sheetData><x:row r="1">
 <x:c r="A1" t="str"><x:v>Size</x:v></x:c><x:c r="B1" t="str"><x:f>D9</x:f><x:v>Price</x:v></x:c></x:row><x:row r="2">
 <x:c r="A2" t="str"><x:f>D9</x:f><x:v></x:v></x:c><x:c r="B2"><x:f t="shared" si="0"/><x:v>2</x:v></x:c>
-<x:c r="C2"><x:f>B2+1</x:f><x:v></x:v></x:c></x:row></x:sheetData>
+<x:c r="C2"><x:f>B2+1</x:f><x:v></x:v></x:c><x:c r="D2"><x:v>7</x:v></x:c></x:row></x:sheetData>
 <x:mergeCells><x:mergeCell ref="B1:C1"/></x:mergeCells></x:worksheet>"""
 ENTITIES = "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"
 TABLE = "| Size | Price | Price |\n|---|---|---|\n"
-BOOK = epub("<nav>Contents</nav>", "<h1>Care</h1><h2 id='a'><a href='nav.xhtml'>How do I dry it?</a></h2><p>In the &nbsp;sun.</p>")
+BOOK = epub(
+    "<nav>Contents</nav>",
+    "<h1>Care</h1><h2 id='a'><a href='nav.xhtml'>How do I dry it?</a></h2><p>In the &nbsp;sun.</p>",
+)
 LOCKED = epub("<p>text</p>", "\x01", **{"META-INF/encryption.xml": '<e><CipherReference URI="in/ch%201.xhtml"/></e>'})
 FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
     "Word": ("docx", made(docx.Document, word), [
         ("section 1", "Returns › Refunds", "How long do I have?",
-         f"Thirty days:\n- unused\n- packed\n\nSizes\n{TABLE}| S | 10 | 11 |\n| S | 12 | a\\|b |")]),
+         f"Thirty days:\n- unused\n  - packed\n\nSizes\nAll sizes\n{TABLE}| S | 10 | 11 |\n| S | 12 | a\\|b |")]),
     "PowerPoint": ("pptx", made(pptx.Presentation, slides), [
         ("slide 1", "Tents", "", "All of ours"),
         ("slide 2", "Tents", "Which are light?",
          "- These:\n  - two\n| Tent | kg | kg |\n|---|---|---|\n| A | 1 | 2 |\n\nWeighed without pegs.")]),
     "Excel": ("xlsx", made(openpyxl.Workbook, sheets), [
-        ("sheet Prices", "Prices", "", f"Prices of 2026\n\n{TABLE}| S | 0.3 | 2026-01-31 |\n| M | 19% | true |")]),
+        ("sheet Prices", "Prices", "", f"Prices of 2026\n\n{TABLE}| S | 0.3 | 2026-01-31 |\n| M | 19% | true |\n"
+         "| L | 0.5 |  |\n\n| Name | Phone |\n|---|---|\n| Ana | 30 |")]),
     "Excel with formulas": ("xlsx", archive({"xl/worksheets/sheet1.xml": SHEET}, GOOD["xlsx"]), [
-        ("sheet Sheet, formulas", "unreadable"), ("sheet Sheet", "Sheet", "", f"{TABLE}|  | 2 |  |")]),
+        ("sheet Sheet, formulas", "unreadable"),
+        ("sheet Sheet", "Sheet", "", "| Size | Price | Price |  |\n|---|---|---|---|\n|  | 2 |  | 7 |")]),
     "Word with entities in UTF-16": ("docx", archive({"a.xml": ENTITIES.encode("utf-16")}, GOOD["docx"]), [
         ("file", "unsafe")]),
     "Word with a picture of entities": ("docx", archive({"word/media/a.svg": ENTITIES}, GOOD["docx"]), [
