@@ -38,7 +38,8 @@ def read(path: Path, origin: Origin) -> Items:
         yield origin.dropped("file", "encrypted", "it is encrypted (S/MIME or PGP); save it decrypted")
         return
     body = message.get_body(("plain", "html"))
-    said, others = [], []
+    said: list[str] = []
+    others: list[str] = []
     for part in message.walk():
         named = part.is_attachment() or bool(part.get_filename())
         if part is body or (body and part.get_content_type() == body.get_content_type() and not named):
