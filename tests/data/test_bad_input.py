@@ -239,13 +239,14 @@ CASES = [
     Case("chat", "more than two speakers that neither a word for a role nor `speakers` names",
          b"Anna: New?\nMaria: Yes.\nTim: Both.\nMaria: No.", [("malformed", "line 1")],
          "name in the source's `speakers` who asks and who answers", suffix="txt"),
-    *(Case(kind, "a file cut off", cut(office.GOOD[kind]), [("unreadable", "file")], f"no readable {kind}")
+    *(Case(kind, "a file cut off", cut(office.GOOD[kind]), [("unreadable", "file")],
+           f"it is no {kind} file, or it is cut off; save it anew")
       for kind in OFFICE),
     *(Case(kind, "entities (billion laughs, files of the machine)", office.archive(ENTITIES, office.GOOD[kind]),
            [("unsafe", "file")], "x.xml declares entities") for kind in OFFICE),
     Case("docx", "a password", office.ENCRYPTED, [("encrypted", "file")], "it needs a password"),
     Case("docx", "a file of Word before 2007", office.ENCRYPTED[:8], [("unreadable", "file")],
-         "it is an Office document of before 2007; save it as docx"),
+         "it is an Office document from before 2007; save it as docx"),
     Case("pptx", "slides without text", office.made(pptx.Presentation, office.slide), [("empty", "file")],
          "it holds no text"),
     Case("epub", "a chapter with copy protection",

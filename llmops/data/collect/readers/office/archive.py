@@ -68,7 +68,7 @@ def _refused(path: Path, origin: Origin) -> Dropped | None:
                     return locked
             raise Unreadable(f"it is an Office document from before 2007; save it as {origin.source.kind}")
     if not is_zipfile(path):
-        raise Unreadable(f"it is no {origin.source.kind} file, or it is cut off")
+        raise Unreadable(f"it is no {origin.source.kind} file, or it is cut off; save it anew")
     left, tags = max(LARGEST_ARCHIVE, path.stat().st_size), LARGEST_TAGS
     with ZipFile(path) as archive:
         for part in archive.infolist():
