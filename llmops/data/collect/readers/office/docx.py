@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bs4 import BeautifulSoup
+from bs4.element import Tag
 
 from llmops.data.collect.readers.office.archive import archived
 from llmops.data.collect.readers.origin import Items, Origin
@@ -36,10 +37,10 @@ def read(path: Path, origin: Origin) -> Items:
     soup = html.parsed(made.value.encode(), "utf-8")
     _write_notes(soup)
     for row in soup.select("table > tr:first-child"):  # Word marks no header unless each page repeats it
-        below = row.find_next_sibling("tr")
-        if below and len(row.find_all("td", recursive=False)) == 1:
-            row.name, row = "caption", below
-        for cell in row.find_all("td", recursive=False):
+        cells, below = row.find_all("td", recursive=False), row.find_next_sibling("tr")
+        if len(cells) == 1 and isinstance(below, Tag):
+            row.name, cells = "caption", below.find_all("td", recursive=False)
+        for cell in cells:
             cell.name = "th"
     title = soup.select_one("p.title")
     yield from html.book_items(soup, origin, title.extract().get_text() if title else "")

@@ -49,8 +49,8 @@ def read(path: Path, origin: Origin) -> Items:
     subject = " ".join(str(message["Subject"] or "").split())
     yield from texts(PageSection("body", 1, subject, "\n\n".join(filter(None, said))), subject, origin)
     for number, name in enumerate(others, start=1):
-        detail = "it is not read; save it as a file, and name that in a source of its kind"
-        yield origin.dropped(f"attachment {number}", "attachment", detail, name)
+        detail = f"{name} is not read; save it as a file, and name that in a source of its kind"
+        yield origin.dropped(f"attachment {number}", "attachment", detail)
 
 
 def _text(part: EmailMessage, otherwise: str) -> str:
