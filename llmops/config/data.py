@@ -11,8 +11,6 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmops.config.section import Section, Unhashed, Where
 
-OFFICE = ("docx", "pptx", "xlsx", "epub")  #: kinds of documents that are ZIP archives and say their encoding
-
 
 class Speakers(Section):
     """Speakers in the transcripts of a source: labels before the colon, or roles of messages."""
@@ -40,8 +38,7 @@ class Source(Section):
     ] = Field(
         description="Format. `csv` includes TSV; `chat` is transcripts (.txt) and OpenAI-style messages (.jsonl); "
         "`dataset` is anything that the library `datasets` reads; `feedback` is what users say about answers, filtered "
-        "by the section `improve`; `eml` is an e-mail. All but `parquet`, `pdf`, `docx`, "
-        "`pptx`, `xlsx`, `epub`, `sql`, `dataset` and `feedback` may be gzipped."
+        "by the section `improve`; `eml` is an e-mail. Formats of text, and `eml`, may be gzipped."
     )  # fmt: skip
     location: str = Field(
         "",
@@ -107,10 +104,9 @@ class Source(Section):
     @classmethod
     def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("kind")
-        if info.field_name == "query":
-            if bool(value) != (kind == "sql"):
-                raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
-        elif value and kind in ("html", "pdf", "chat", "markdown", "text", "eml", "feedback", *OFFICE):
+        if info.field_name == "query" and bool(value) != (kind == "sql"):
+            raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
+        if value and kind and kind not in ("csv", "parquet", "json", "jsonl", "xml", "sql", "dataset"):
             raise ValueError(f"a source of kind `{kind}` has no named fields")
         return value
 
@@ -127,8 +123,8 @@ class Source(Section):
         kind = info.data.get("kind")
         if value and info.field_name == "records" and kind not in ("json", "xml"):
             raise ValueError("only `json` and `xml` have a path of records")
-        known = ("pdf", "parquet", "sql", "dataset", "feedback", *OFFICE)
-        if value and info.field_name == "encoding" and kind in known:
+        texts = ("csv", "json", "jsonl", "xml", "html", "chat", "markdown", "text", "eml", None)
+        if value and info.field_name == "encoding" and kind not in texts:
             raise ValueError(f"`{kind}` knows its own encoding")
         return value
 
