@@ -1,7 +1,7 @@
 """Deploy: serve the index of documents, and prove with a question that the serving app answers with the champion.
 
-The app follows the registry's aliases and loads a new champion by itself. This stage asks only after `/readyz` has named
-the champion, because an app that is loading answers 503, which would count as an error of the service. Without a
+The app follows the registry's aliases and loads a new champion by itself. This stage asks only after `/readyz` has
+named the champion, because an app that is loading answers 503, which would count as an error of the service. Without a
 `url`, the stage starts an app on a free loopback port with a new API key, and stops it afterwards.
 
     python -m llmops run deploy

@@ -66,7 +66,7 @@ def read_state(registry: Registry, root: Path, config: PushToHub) -> dict[str, A
 
 def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, change: bool) -> list[str]:
     """Return the branches and tags that differ. With `change`, update them first."""
-    branches, tags = hub.list_refs()  # read before the registry: if a later champion is pushed meanwhile, our commit fails
+    branches, tags = hub.list_refs()  # before the registry, so that a commit fails if a later champion is pushed first
     champion = registry.aliases().get("champion", "")
     main, head = hub.list_files(branches[MAIN]) if MAIN in branches else {}, branches.get(MAIN, "")
     check_ownership(hub, registry, head, main, tags, sync.read_versions(registry)[0])

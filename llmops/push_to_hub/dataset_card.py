@@ -64,7 +64,8 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
         hashes={split: known["annotate"].files[path.name] for split, path in paths.items()},
         fields=[field.name for field in fields(Example)],
     )
-    data = _make_metadata(version, rows, {name.lower() for row in sources for name in licences(row["licence"])}, languages)
+    names = {name.lower() for row in sources for name in licences(row["licence"])}
+    data = _make_data(version, rows, names, languages)
     return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 
@@ -97,7 +98,7 @@ def _count_sources(paths: Mapping[str, Path], described: list[dict[str, str]]) -
     return [totals[key] for key in sorted(totals)]
 
 
-def _make_metadata(version: Version, rows: Mapping[str, int], licences: set[str], languages: list[str]) -> DatasetCardData:
+def _make_data(version: Version, rows: Mapping[str, int], licences: set[str], languages: list[str]) -> DatasetCardData:
     of_hub = licences <= set(OPEN_LICENCES)
     total = sum(rows.values())
     return DatasetCardData(

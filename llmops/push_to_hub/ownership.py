@@ -20,10 +20,7 @@ _HARMLESS = (*KEPT, "README.md")  #: files that a repository created by hand may
 def check_ownership(
     hub: Hub, registry: Registry, head: str, main: Mapping[str, File], tags: Mapping[str, str], versions: list[Version]
 ) -> None:
-    """Raise if the repository has content of another registry, before anything is changed.
-
-    `head` is the commit of the branch `main`, and `main` its files.
-    """
+    """Raise if the repository, with the files `main` at the commit `head`, has content of another registry."""
     foreign = sorted(path for path in main if not matches_any(path, _HARMLESS))
     where = f"{hub.repo} at {hub.endpoint}"
     if foreign and VERSION not in main:

@@ -26,7 +26,7 @@ from llmops.errors import HubUnavailableError, RegistryError
 from llmops.monitoring.datasets import HUB
 from llmops.monitoring.events import emit
 from llmops.push_to_hub.hub import MAIN, Content, File, Hub
-from llmops.push_to_hub.ownership import KEPT, VERSION, matches_any, check_ownership, read_held_version
+from llmops.push_to_hub.ownership import KEPT, VERSION, check_ownership, matches_any, read_held_version
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.release.card import for_hub
@@ -81,7 +81,7 @@ def _open_hub(config: PushToHub) -> Hub:
 
 def _compare(registry: Registry, hub: Hub, *, change: bool) -> tuple[list[str], dict[str, str]]:
     """Compare all branches and tags; with `change`, update them. Return the differing refs, and version → error."""
-    branches, tags = hub.list_refs()  # read before the registry: if a later champion is pushed meanwhile, our commit fails
+    branches, tags = hub.list_refs()  # before the registry, so that a commit fails if a later champion is pushed first
     champion = registry.aliases().get("champion", "")
     known, failed = read_versions(registry)
     versions = sorted((v for v in known if v.servable.is_dir()), key=lambda version: version.name != champion)

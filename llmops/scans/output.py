@@ -88,8 +88,8 @@ def check(
 def is_repetitive(answer: str) -> bool:
     """Return True if an answer loops.
 
-    An answer loops if less than half of its word triples (at least ten) are distinct, or if it repeats characters twelve
-    times in a row.
+    An answer loops if less than half of its word triples (at least ten) are distinct, or if it repeats characters
+    twelve times in a row.
     """
     words = answer.casefold().split()
     triples = list(zip(words, words[1:], words[2:], strict=False))

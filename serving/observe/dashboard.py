@@ -48,7 +48,7 @@ def read_dashboard(reader: Reader, span: TimeSpan, in_a_row: int, now: datetime 
         "step_s": int(step.total_seconds()),
         "totals": summary.total.as_json(),
         "series": [{"time": timestamp(first + n * step), **_format_bucket(b)} for n, b in enumerate(summary.series)],
-        "versions": _format_versions(summary.versions, reader.count_ratings(first, last + step)),
+        "versions": _join_ratings(summary.versions, reader.count_ratings(first, last + step)),
         "stages": _read_last_runs(reader, now),
         "gates": [_format_gate(event) for event in _read_recent(reader, GATE)],
         "canaries": [_format_canary(event) for event in _read_recent(reader, CANARY)],
@@ -67,9 +67,7 @@ def _format_bucket(stats: Stats) -> dict[str, Any]:
     return {**{name: getattr(stats, name) for name in names}, **percentiles}
 
 
-def _format_versions(
-    versions: Mapping[str, Stats], rated: Mapping[str, Mapping[str, int]]
-) -> dict[str, dict[str, Any]]:
+def _join_ratings(versions: Mapping[str, Stats], rated: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
     requests = sum(stats.requests for stats in versions.values())
     return {
         name: {

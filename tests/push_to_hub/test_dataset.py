@@ -16,7 +16,7 @@ from llmops import artifacts
 from llmops.config import Annotate, PushToHub
 from llmops.data.annotate.stage import run as annotate
 from llmops.errors import HubUnavailableError, RegistryError
-from llmops.push_to_hub.dataset import read_state, push
+from llmops.push_to_hub.dataset import push, read_state
 from llmops.records import Document, Example, content_id, read_rows, schema, write_rows
 from llmops.registry.registry import Registry
 

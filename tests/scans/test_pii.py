@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import ConfigError
 from llmops.scans import pii
-from llmops.scans.pii import NER, redact_all, scan_all, find_spans
+from llmops.scans.pii import NER, find_spans, redact_all, scan_all
 from tests.growth import assert_linear
 
 ALL = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "SECRET")

@@ -127,7 +127,8 @@ def _compile_template(template: str) -> Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _raise_error, "strftime_now": TODAY.strftime, "namespace": _make_namespace}
+    functions = {"raise_exception": _raise_error, "strftime_now": TODAY.strftime, "namespace": _make_namespace}
+    environment.globals |= functions
     return environment.from_string(template)
 
 

@@ -22,7 +22,7 @@ def explain_unsupported(folder: Path) -> str:
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     if tokenizer["model"]["type"] != "BPE" or tokenizer["model"].get("byte_fallback"):
         return "its tokenizer is not a byte-level BPE"
-    return "" if _name_pretokenizer(tokenizer) else "its tokenizer splits text into words by rules that GGUF has no name for"
+    return "" if _name_pretokenizer(tokenizer) else "GGUF has no name for the rules by which its tokenizer splits words"
 
 
 def add_tokenizer(writer: GGUFWriter, folder: Path, size: int) -> None:

@@ -68,7 +68,7 @@ def explain_unsupported(folder: Path) -> str:
 
 
 def convert_to_gguf(folder: Path, out: Path) -> Path:
-    """Write the model of a folder to `out` in 16 bits, and return `out`. Return `folder` if GGUF does not support it."""
+    """Write the model of a folder to `out` in 16 bits, and return `out`. Return `folder` if that is not supported."""
     if reason := explain_unsupported(folder):
         log.info("%s is not run by OpenVINO: %s", folder, reason)
         return folder
@@ -127,7 +127,9 @@ def write_gguf(folder: Path, out: Path, form: Form) -> None:
     partial.rename(out)
 
 
-def _map_tensors(folder: Path, config: Any, architecture: gguf.MODEL_ARCH, files: ExitStack) -> dict[str, tuple[Any, str]]:
+def _map_tensors(
+    folder: Path, config: Any, architecture: gguf.MODEL_ARCH, files: ExitStack
+) -> dict[str, tuple[Any, str]]:
     """Return GGUF's name of each tensor → its open file, and its name there."""
     tensors: dict[str, tuple[Any, str]] = {}
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
