@@ -179,7 +179,7 @@ def test_what_the_gate_did_not_say_is_not_pushed(registry: Registry, push: Any, 
     """Killed after the files of v2 were brought up to date and before the database was."""
     file = registry.get("v2").path / "version.json"
     file.write_text(file.read_text().replace("rejected", "promoted"))
-    with pytest.raises(RegistryError, match=r"v2: its files say promoted, and it is rejected .*stage release again"):
+    with pytest.raises(RegistryError, match=r"v2: its files say promoted, but .* rejected, .*stage release again"):
         push()
     assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3"}
 
