@@ -28,7 +28,7 @@ from llmops.config import Monitoring  # noqa: E402
 from llmops.monitoring.datasets import FEEDBACK, SERVING  # noqa: E402
 from llmops.monitoring.events import build, timestamp  # noqa: E402
 from llmops.monitoring.sinks.local import MOST_EXACT, LocalStore  # noqa: E402
-from serving.observe.dashboard import SPANS, dashboard_figures  # noqa: E402
+from serving.observe.dashboard import SPANS, read_dashboard  # noqa: E402
 
 ROLLUPS, ONE_BY_ONE = "roll-ups", "one by one"
 BATCH = 500
@@ -119,7 +119,7 @@ def asked(store: LocalStore, now: datetime, rounds: int) -> dict[str, float]:
         taken = []
         for _ in range(rounds):
             begun = time.perf_counter()
-            figures = dashboard_figures(store, span, 2, now)
+            figures = read_dashboard(store, span, 2, now)
             taken.append((time.perf_counter() - begun) * 1000)
         found[f"{span} ms"] = statistics.median(taken)
         found["p95"] = figures["totals"]["latency_ms"]["p95"]

@@ -180,7 +180,7 @@ def bare(port: int) -> None:
 
     @app.post("/generate")
     async def generate(body: Body) -> dict[str, str]:
-        answer = await engine.generate(EngineRequest(Question(body.prompt), body.max_new_tokens)).whole()
+        answer = await engine.generate(EngineRequest(Question(body.prompt), body.max_new_tokens)).collect()
         return {"response": answer.text}
 
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False)

@@ -42,7 +42,7 @@ def llmops_batch() -> None:
         from dataclasses import asdict
         from pathlib import Path
 
-        from llmops.batch.batch import batch
+        from llmops.batch.batch import run_batch
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
         from llmops.errors import ConfigError
@@ -55,7 +55,7 @@ def llmops_batch() -> None:
         if asked["through_server"] and not url:
             raise ConfigError("through_server: the deployed configuration names no serving app; set deploy.url.")
         with time_limit("The batch", settings.schedule.seconds("batch")):
-            done = batch(
+            done = run_batch(
                 settings,
                 Path(asked["input"]),
                 Path(asked["output"]),

@@ -157,7 +157,7 @@ def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Pa
         for source in STAGES[name].inputs:
             sameness.check_done(name, source, todo.inputs[source])  # it may have been removed after the plan
             artifacts.touch(todo.inputs[source])
-        if todo.done and (not STAGES[name].outside or _call(todo, config, "stands")):
+        if todo.done and (not STAGES[name].outside or _call(todo, config, "is_current")):
             log.info("%s: %s: %s", name, sameness.unchanged(artifacts.read_record(todo.path), interval), todo.path)
             artifacts.touch(todo.path)
             return todo.path

@@ -34,10 +34,10 @@ from llmops.model.base.memory import weights as bytes_of
 from llmops.model.base.objections import Base, capacity, config_of, foresee
 from llmops.model.base.shape import Shape, shape_of
 from llmops.model.training.space import count_points, declared_space
-from llmops.push_to_hub.hub import token_for
+from llmops.push_to_hub.hub import read_token
 from llmops.records import base_path, read_selection
 from llmops.sameness import Plan
-from llmops.scans.signed_urls import unsigned
+from llmops.scans.signed_urls import remove_queries
 from llmops.schedule import intervals
 
 CHECKPOINTS_GIB = 1.0  #: checkpoints of an adapter, logs, and files of other stages
@@ -235,7 +235,7 @@ def _hub(config: Config, base: Base) -> Iterator[Check]:
             remedy, token = "look at HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN", ""
             name = "hub: push" if key == "repo" else "hub: push of the data set"
             try:
-                token = token_for(repo, setting=f"push_to_hub.{key}")
+                token = read_token(repo, setting=f"push_to_hub.{key}")
                 who = HfApi(endpoint=endpoint, token=token).whoami().get("name", "somebody")
                 yield Check(name, True, f"{repo} at {endpoint} as {who}")
             except RegistryError as error:
@@ -245,7 +245,7 @@ def _hub(config: Config, base: Base) -> Iterator[Check]:
 
 
 def _line(error: Exception, token: str | None) -> str:
-    text = unsigned(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    text = remove_queries(next(iter(str(error).strip().splitlines()), type(error).__name__))
     return text.replace(token, "<SECRET>") if token else text
 
 

@@ -33,7 +33,7 @@ class Stage:
     libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch the GPU counts, too
     compute: bool = False  #: needs the accelerator or all cores; only one such stage runs at a time
     resumable: bool = False  #: continues from the files of an interrupted run
-    outside: bool = False  #: its result lives outside the artifact; `stands` tells if it is still there
+    outside: bool = False  #: its result lives outside the artifact; `is_current` tells if it is still there
     aside: tuple[str, ...] = ()  #: patterns of its files that no other stage reads: measured times, dropped rows
     read: tuple[str, ...] = ()  #: its metrics that other stages read
     #: other sections that it gets → function from its own section to the fields that it does not use; these have their

@@ -1,4 +1,4 @@
-"""The app: `create_app(config)` puts it together, `serve(config)` runs it.
+"""The app: `create_app(config)` assembles it, `serve(config)` runs it.
 
 python -m serving
 """
@@ -36,8 +36,8 @@ from serving.admission.limits import Limiter
 from serving.engines.base import Engine
 from serving.guard import Guard
 from serving.http.middleware import RequestMiddleware
-from serving.http.problems import problem_response
-from serving.http.server import KEEP_ALIVE_S, DrainingServer, StayingProtocol
+from serving.http.problems import respond_to_error
+from serving.http.server import KEEP_ALIVE_S, DrainingServer, NoUpgradeProtocol
 from serving.models.documents import Documents
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
@@ -45,26 +45,26 @@ from serving.observe.audit import Audit
 from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
 from serving.observe.texts import Texts
-from serving.observe.traces import traces_to
+from serving.observe.traces import make_traces
 from serving.routes import admin, feedback, generate, health, keys, openai, pages, review
 
 
 def create_app(
     config: Config,
-    engine_for: Callable[[Version], Engine] | None = None,
+    make_engine: Callable[[Version], Engine] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> FastAPI:
-    """Make the app for a configuration; replicas without a common home sign with `LLMOPS_SESSION_SECRET`.
+    """Return the app for a configuration. Replicas without a common home need the same `LLMOPS_SESSION_SECRET`.
 
     Raises:
         RuntimeError: if a route names no permission.
     """
     registry = registry_of(config)
     guard = Guard(config.serving.guard)
-    make = engine_for or _engine_for(config)
+    make_engine = make_engine or _make_engine_factory(config)
     poll_s, idle_s, trials = config.serving.poll_s, config.serving.test_idle_s, config.serving.trials
-    models = Models(registry, make, poll_s, config.events, guard, rules_of(config), idle_s, trials)
-    secret = signing.secret(config.home / "serving.secret", environ)
+    models = Models(registry, make_engine, poll_s, config.events, guard, rules_of(config), idle_s, trials)
+    secret = signing.read_secret(config.home / "serving.secret", environ)
     audit = Audit(config.events)
     parts = AppParts(
         config=config,
@@ -74,7 +74,7 @@ def create_app(
         registry=registry,
         models=models,
         guard=guard,
-        reader=_reader(config, environ),
+        reader=_open_reader(config, environ),
         inputs=Inputs(config.release.name),
         documents=Documents(registry.folder, config.grounding, config.serving),
         metrics=Metrics(models),
@@ -82,44 +82,44 @@ def create_app(
         session_secret=secret,
     )
 
-    texts, traces = Texts(config, parts.metrics.count_lost), traces_to(config.monitoring.traces_url)
+    texts, traces = Texts(config, parts.metrics.count_lost), make_traces(config.monitoring.traces_url)
 
     @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
+    async def run_parts(app: FastAPI) -> AsyncIterator[None]:
         shipper = shipper_for(config.events, config.monitoring)
-        watch = AlertThreads(config, waiting=lambda: sum(loaded.engine.stats().waiting for loaded in models.loaded))
-        async with AsyncExitStack() as ending:  # the last to begin ends first; if it fails the others end all the same
-            ending.push_async_callback(asyncio.to_thread, traces.close)  # 30 s if the collector hangs
+        alerts = AlertThreads(config, waiting=lambda: sum(loaded.engine.stats().waiting for loaded in models.loaded))
+        async with AsyncExitStack() as stack:  # stops the last part first, and the others even if one fails
+            stack.push_async_callback(asyncio.to_thread, traces.close)  # 30 s if the collector hangs
             shipper.start()
-            ending.push_async_callback(asyncio.to_thread, shipper.stop)
-            watch.start()
-            ending.push_async_callback(asyncio.to_thread, watch.stop)
+            stack.push_async_callback(asyncio.to_thread, shipper.stop)
+            alerts.start()
+            stack.push_async_callback(asyncio.to_thread, alerts.stop)
             texts.start()
-            ending.push_async_callback(asyncio.to_thread, texts.stop)
+            stack.push_async_callback(asyncio.to_thread, texts.stop)
             audit.start()
-            ending.push_async_callback(audit.stop)
-            ending.push_async_callback(parts.limiter.close)
-            ending.callback(parts.inputs.close)
-            ending.push_async_callback(asyncio.to_thread, parts.documents.close)
+            stack.push_async_callback(audit.stop)
+            stack.push_async_callback(parts.limiter.close)
+            stack.callback(parts.inputs.close)
+            stack.push_async_callback(asyncio.to_thread, parts.documents.close)
             parts.inputs.warm(registry)
             if config.grounding.enabled:
                 parts.documents.warm()
             models.start()
-            ending.push_async_callback(models.stop)
-            await asyncio.to_thread(guard.warm)  # while the model is being loaded; without its rules nothing is served
+            stack.push_async_callback(models.stop)
+            await asyncio.to_thread(guard.warm)  # while the model is loaded; without its rules nothing is served
             yield
 
     app = FastAPI(
         title="llmops",
         description="Answers from the released model. Send an API key in the header `X-API-Key`.",
         version=__version__,
-        lifespan=running,
+        lifespan=run_parts,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
     )
     app.state.parts = parts
-    app.state.draining = False  #: `/readyz` then tells balancers to send no more requests here
+    app.state.draining = False  #: if True, `/readyz` answers 503, so that balancers send no more requests
     app.add_middleware(
         RequestMiddleware,
         folder=config.events,
@@ -131,7 +131,7 @@ def create_app(
         traces=traces,
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, problem_response)
+        app.add_exception_handler(kind, respond_to_error)
     for module in (generate, openai, feedback, health, admin, keys, review, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
@@ -140,45 +140,45 @@ def create_app(
     return app
 
 
-def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None) -> None:
-    """Run the app until SIGTERM or Ctrl-C; requests that it has taken are answered first."""
+def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None) -> None:
+    """Run the app until SIGTERM or Ctrl-C. Answer all accepted requests before it ends."""
     spin_briefly(os.environ)
-    app = create_app(config, engine_for)
+    app = create_app(config, make_engine)
     settings = uvicorn.Config(
         app,
         host=config.serving.host,
         port=config.serving.port,
-        http=StayingProtocol,
+        http=NoUpgradeProtocol,
         timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(config.serving.timeout_s) + 1,  # by then all that was taken has its answer
-        access_log=False,  # it would hold prompts; every request is an event without them
+        timeout_graceful_shutdown=math.ceil(config.serving.timeout_s) + 1,  # until then all answers are complete
+        access_log=False,  # it would hold prompts; events hold none
     )
     DrainingServer(settings, app, config.serving.drain_s).run()
 
 
-def _reader(config: Config, environ: Mapping[str, str]) -> Reader | None:
+def _open_reader(config: Config, environ: Mapping[str, str]) -> Reader | None:
     try:
         return reader_of(config, environ)
     except ConfigError:
         return None
 
 
-def _engine_for(config: Config) -> Callable[[Version], Engine]:
+def _make_engine_factory(config: Config) -> Callable[[Version], Engine]:
     serving = config.serving
 
-    def engine_for(version: Version) -> Engine:
-        room = serving.max_queue, serving.max_batch, serving.max_context
+    def make_engine(version: Version) -> Engine:
+        sizes = serving.max_queue, serving.max_batch, serving.max_context
         if serving.engine == "vllm":
             from serving.engines.vllm import VllmEngine
 
-            return VllmEngine(version.servable, *room, serving.vllm)
+            return VllmEngine(version.servable, *sizes, serving.vllm)
         if serving.engine == "openvino" or (serving.engine == "auto" and is_gguf(version.servable)):
             from serving.engines.openvino import OpenvinoEngine
 
-            return OpenvinoEngine(version.servable, *room, serving.threads, serving.precision)
+            return OpenvinoEngine(version.servable, *sizes, serving.threads, serving.precision)
         from serving.engines.transformers import TransformersEngine
 
-        return TransformersEngine(version.servable, *room, serving.threads)
+        return TransformersEngine(version.servable, *sizes, serving.threads)
 
-    return engine_for
+    return make_engine

@@ -1,4 +1,4 @@
-"""Why a request cannot be answered: one table from error to HTTP status and code."""
+"""The errors of requests, and one table from error to HTTP status and code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class NotReady(LlmopsError):
 
 
 class PromptRefused(LlmopsError):
-    """The prompt is empty or too long, or asks for too much."""
+    """The prompt is empty or too long, or requests too many tokens."""
 
 
 class PromptTooLong(PromptRefused):
-    """The prompt and the answer it asks for do not fit the model's context."""
+    """The prompt and its answer do not fit the model's context."""
 
 
 class QueueFull(LlmopsError):
@@ -36,7 +36,7 @@ class QueueFull(LlmopsError):
         self.retry_after_s = retry_after_s
 
 
-class Limited(LlmopsError):
+class LimitExceeded(LlmopsError):
     """The key has used its requests or tokens of this minute."""
 
     def __init__(self, message: str, wait_s: float) -> None:
@@ -45,7 +45,7 @@ class Limited(LlmopsError):
 
 
 class VersionNotLoaded(LlmopsError):
-    """The side or version that was asked for by name is not loaded here."""
+    """The requested side or version is not loaded here."""
 
 
 class InputUnknown(LlmopsError):
@@ -57,7 +57,7 @@ class FeaturesDown(LlmopsError):
 
 
 class FeaturesMissing(LlmopsError):
-    """This image has no packages that read the online store."""
+    """This image has no packages to read the online store."""
 
 
 class NoDocuments(LlmopsError):
@@ -79,18 +79,18 @@ class TimedOut(LlmopsError):
 
 
 class ClientLeft(LlmopsError):
-    """Whoever asked has closed the connection."""
+    """The caller has closed the connection."""
 
     def __init__(self, message: str = "The connection was closed before the answer was complete.") -> None:
         super().__init__(message)
 
 
 class FeedbackRefused(LlmopsError):
-    """The feedback is about no request of ours, or says nothing."""
+    """The feedback is about no request of this app, or is empty."""
 
 
 class EventsUnreadable(LlmopsError):
-    """Events go to no sink that can be read."""
+    """No sink of events can be read."""
 
 
 class EngineDied(LlmopsError):
@@ -100,7 +100,7 @@ class EngineDied(LlmopsError):
         super().__init__("The engine stopped before the answer was complete; it is being restarted. Send it again.")
 
 
-#: error → HTTP status and a code for programs; the first entry that an error is an instance of counts
+#: error → HTTP status and a code for programs; for an error, the first entry of one of its classes counts
 STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     UnknownKey: (401, "key_unknown"),
     ExpiredKey: (401, "key_expired"),
@@ -111,7 +111,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     PromptTooLong: (422, "prompt_too_long"),
     PromptRefused: (422, "prompt_refused"),
     QueueFull: (429, "queue_full"),
-    Limited: (429, "limited"),
+    LimitExceeded: (429, "limited"),
     KeyRefused: (422, "key_refused"),
     NoSuchKey: (404, "key_not_found"),
     FeedbackRefused: (422, "feedback_refused"),

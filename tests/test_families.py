@@ -27,7 +27,7 @@ from llmops.model.base.catalog import catalogue
 from llmops.model.base.load import load_tokenizer
 from llmops.model.gguf.tokenizer import GgufTokenizer
 from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
-from serving.engines.prompt import ids_of
+from serving.engines.prompt import encode_prompt
 from serving.errors import PromptRefused
 from tests.model.made import causal, example
 
@@ -191,7 +191,7 @@ def controls(tokenizer: Any, ids: list[int]) -> list[str]:
 
 
 def asked(tokenizer: Any, prompt: Any) -> list[int]:
-    return ids_of(tokenizer, EngineRequest(prompt, 1), 10**6)
+    return encode_prompt(tokenizer, EngineRequest(prompt, 1), 10**6)
 
 
 def evaluated(tokenizer: Any, *question: str) -> list[int]:

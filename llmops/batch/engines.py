@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 120.0  #: how long an app may be away or overloaded before a batch gives up
-_REFUSED = {400, 413, 422}  #: statuses of a faulty request: its row gets the error
+PATIENCE_S = 120.0  #: how long an app may be down or overloaded before a batch gives up
+_FAULTY_STATUSES = {400, 413, 422}  #: statuses of a faulty request: its row gets the error
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class LocalEngine:
             return self._generate(ids[:half]) + self._generate(ids[half:])
 
 
-def server_engine(url: str, max_new_tokens: int, size: int) -> ServerEngine:
+def make_server_engine(url: str, max_new_tokens: int, size: int) -> ServerEngine:
     """Return the engine of the serving app at `url`, with the key in LLMOPS_API_KEY.
 
     Raises:
@@ -135,12 +135,12 @@ class ServerEngine:
             NotServedError: if it does not answer for `PATIENCE_S`.
         """
         with ThreadPoolExecutor(self.size) as callers:
-            waiting = [callers.submit(self._ask, *request) for request in requests]
+            replies = [callers.submit(self._ask, *request) for request in requests]
             try:
-                return [one.result() for one in waiting]
+                return [reply.result() for reply in replies]
             except DeployError:
-                for one in waiting:
-                    one.cancel()
+                for reply in replies:
+                    reply.cancel()
                 raise
 
     def _ask(self, question: str, context: str) -> RowReply:
@@ -150,27 +150,27 @@ class ServerEngine:
             try:
                 response = self.client.post("/generate", json=body)
             except httpx.TransportError as error:
-                said, wait = f"{type(error).__name__}: {error}", pause
+                problem, wait = f"{type(error).__name__}: {error}", pause
             else:
                 if response.status_code == 200:
                     value = response.json()
                     return RowReply(answer=value["response"], version=value["model_version"])
-                said = f"{response.status_code} {_detail(response)}"
-                if response.status_code in _REFUSED:
-                    return RowReply(error=said)
+                problem = f"{response.status_code} {_read_detail(response)}"
+                if response.status_code in _FAULTY_STATUSES:
+                    return RowReply(error=problem)
                 if response.status_code not in (429, 502, 503, 504):
-                    raise DeployError(f"The serving app at {self.url} refuses the batch: {said}")
+                    raise DeployError(f"The serving app at {self.url} refuses the batch: {problem}")
                 wait = float(response.headers.get("Retry-After", pause))
             if time.monotonic() + wait > until:
                 raise NotServedError(
-                    f"The serving app at {self.url} has not answered for {PATIENCE_S:.0f} s: {said}. The finished "
+                    f"The serving app at {self.url} has not answered for {PATIENCE_S:.0f} s: {problem}. The finished "
                     "rows are kept; run the same command again."
                 )
             self.sleep(wait)
             pause = min(2 * pause, 15.0)
 
 
-def _detail(response: httpx.Response) -> str:
+def _read_detail(response: httpx.Response) -> str:
     try:
         return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):

@@ -14,13 +14,13 @@ def push(settings: Config, registry: Registry, *, check: bool, as_json: bool) ->
     """Make the Hub equal to the registry, or with `check` only compare. Return 1 if it differs afterwards."""
     from llmops.push_to_hub import dataset, sync
 
-    hub, states = settings.push_to_hub, dict[str, dict[str, Any]]()
+    hub, events, states = settings.push_to_hub, settings.events, dict[str, dict[str, Any]]()
     if hub.repo or not hub.dataset:
-        states["model"] = sync.look(registry, hub) if check else sync.push(registry, hub, settings.events, by=who())
+        states["model"] = sync.read_state(registry, hub) if check else sync.push(registry, hub, events, by=who())
     if hub.dataset:
         root = settings.artifacts
         states["dataset"] = (
-            dataset.look(registry, root, hub) if check else dataset.push(registry, root, hub, settings.events, by=who())
+            dataset.read_state(registry, root, hub) if check else dataset.push(registry, root, hub, events, by=who())
         )
     if as_json:
         print(json.dumps(states.get("model", {}) | {key: state for key, state in states.items() if key == "dataset"}))

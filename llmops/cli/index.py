@@ -57,7 +57,7 @@ def index(settings: Config, options: argparse.Namespace) -> None:
 
 def ask(settings: Config, options: argparse.Namespace) -> None:
     """Answer a question from the served documents with a model on this machine, and name the passages."""
-    from llmops.batch.batch import servable
+    from llmops.batch.batch import find_servable
     from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, look_up, room_of, source_of
     from llmops.data.retrieval.search import open_index
     from llmops.model.base.answering import answer, open_model
@@ -66,7 +66,7 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
 
     if (folder := served_index(registry_of(settings).folder)) is None:
         raise LlmopsError("No documents are served; `llmops run all` has them served.")
-    version, model_folder = servable(settings, options.version)
+    version, model_folder = find_servable(settings, options.version)
     with open_index(folder) as opened:
         room = room_of(settings.serving.max_context, options.max_new_tokens, options.question)
         if room < LEAST_ROOM:

@@ -99,10 +99,10 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
 
 def generate(settings: Config, options: argparse.Namespace) -> None:
     """Answer one question with a model version on this machine, without the serving app."""
-    from llmops.batch.batch import servable
+    from llmops.batch.batch import find_servable
     from llmops.model.base.answering import answer, open_model
 
-    model = open_model(servable(settings, options.version)[1])
+    model = open_model(find_servable(settings, options.version)[1])
     text = answer(model, [(options.prompt, options.context)], options.max_new_tokens)[0]
     print(json.dumps({"response": text, "version": options.version}) if options.json else text)
 
@@ -111,9 +111,9 @@ def batch(settings: Config, options: argparse.Namespace) -> None:
     """Answer a Parquet file of questions. After an interruption, the same command continues."""
     from dataclasses import asdict
 
-    from llmops.batch import batch as work
+    from llmops.batch.batch import run_batch
 
-    done = work.batch(
+    summary = run_batch(
         settings,
         options.input,
         options.output,
@@ -123,9 +123,9 @@ def batch(settings: Config, options: argparse.Namespace) -> None:
         size=options.batch,
     )
     if options.json:
-        print(json.dumps(asdict(done)))
+        print(json.dumps(asdict(summary)))
         return
-    print(f"{done.rows} rows, {done.errors} with an error  {done.output}")
+    print(f"{summary.rows} rows, {summary.errors} with an error  {summary.output}")
 
 
 def serve(settings: Config, options: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
-"""Deploy: serve the index of documents, and prove that the serving app answers with the champion, by asking it.
+"""Deploy: serve the index of documents, and prove with a question that the serving app answers with the champion.
 
-The app watches the registry's aliases and loads a new champion by itself. This stage waits until `/readyz` names the
-champion and asks only then, because an app that is loading answers 503, which counts as an error of the service.
-Without a `url`, the stage starts an app on a free loopback port with a new API key, and stops it afterwards.
+The app follows the registry's aliases and loads a new champion by itself. This stage asks only after `/readyz` has
+named the champion, because an app that is loading answers 503, which would count as an error of the service. Without a
+`url`, the stage starts an app on a free loopback port with a new API key, and stops it afterwards.
 
     python -m llmops run deploy
 """
@@ -32,8 +32,8 @@ from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
 
-_FINAL = {400, 401, 403, 404, 405, 422}  #: answers that waiting does not change
-_LOG_TAIL = 2000  #: characters of the app's log that an error quotes
+_FINAL_STATUSES = {400, 401, 403, 404, 405, 422}  #: responses that do not change by waiting
+_LOG_TAIL = 2000  #: characters of the app's log in an error message
 
 
 def run(
@@ -50,14 +50,14 @@ def run(
 ) -> dict[str, Any]:
     """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
 
-    The index is served whatever the gate has decided, so that documents that are gone are not cited any more. If an app
-    is started, it works in `home`, and its API key is in the database at the URL `database`.
+    The index is served whatever the gate has decided, so that removed documents are not cited any more. If the stage
+    starts an app, the app works in `home`, and its API key is in the database at the URL `database`.
 
     Raises:
         DeployError: if the app refuses or ends. The message quotes the app.
         NotServedError: if the app does not answer with the champion in time.
     """
-    decision = _decision(release)
+    decision = _read_decision(release)
     model = str(decision["model"])
     serve_index(registry / model, index)
     champion = Registry(registry, model, database_at(database)).champion()
@@ -73,17 +73,17 @@ def run(
             )
         proof = prove(config, config.url, key, champion.name, clock=clock)
     else:
-        with serving(registry, model, home, events, database, out / "serving.log") as (url, key, process):
+        with run_app(registry, model, home, events, database, out / "serving.log") as (url, key, process):
             proof = prove(config, url, key, champion.name, process, out / "serving.log", clock)
     write_json(out / "deployment.json", {"state": "served", **proof})
     return {"state": "served", **proof}
 
 
-def stands(
+def is_current(
     config: Deploy, *, release: Path, index: Path, home: Path, events: Path, registry: Path, database: str, out: Path
 ) -> bool:
-    """Return whether the index is still the one that is served; another run may have replaced it."""
-    return is_served(registry / str(_decision(release)["model"]), index)
+    """Return True if the index is still served; another run may have replaced it."""
+    return is_served(registry / str(_read_decision(release)["model"]), index)
 
 
 def prove(
@@ -98,32 +98,32 @@ def prove(
     """Wait until the app is ready with `version`, then ask it. Ask again if a replica with another version answers.
 
     Args:
-        config: the question and how long to wait.
-        url: of the app.
+        config: the question and the timeout.
+        url: the app's URL.
         key: an API key of the app.
         version: the model version that must answer.
-        process: the app, if it was started for the proof. If it ends, the wait ends.
+        process: the app, if the stage has started it. If it ends, the wait ends.
         output: the app's log.
-        clock: of the waiting time.
+        clock: the clock of the timeout.
 
     Returns:
         url, version, question, answer, and the seconds until the answer.
     """
-    started, said = clock.monotonic(), "nothing yet"
-    asked: dict[str, Any] = {"prompt": config.question, "ground": False}  # a refusal would prove no model
-    headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # a canary may have been drawn for this key
+    started, last_reply = clock.monotonic(), "nothing yet"
+    body: dict[str, Any] = {"prompt": config.question, "ground": False}  # a refusal comes from no model
+    headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # else a canary might answer this key
     with httpx.Client(base_url=url, headers=headers) as client:
         while (left := config.timeout_s - (clock.monotonic() - started)) > 0:
             if process and process.poll() is not None:
-                raise DeployError(f"The serving app ended with code {process.returncode}. {_tail(output)}")
+                raise DeployError(f"The serving app ended with code {process.returncode}. {_quote_log(output)}")
             try:
                 response = client.get("/readyz", timeout=max(left, 1.0))
-                if _answer(response).get("model_version") == version:
-                    response = client.post("/generate", json=asked, timeout=max(left, 1.0))
+                if _read_answer(response).get("model_version") == version:
+                    response = client.post("/generate", json=body, timeout=max(left, 1.0))
             except httpx.TransportError as error:
-                said = f"{type(error).__name__}: {error}"
+                last_reply = f"{type(error).__name__}: {error}"
             else:
-                answer = _answer(response)
+                answer = _read_answer(response)
                 if "response" in answer and answer.get("model_version") == version:
                     seconds = round(clock.monotonic() - started, 2)
                     log.info("%s answers with %s after %.1f s", url, version, seconds)
@@ -134,31 +134,31 @@ def prove(
                         "answer": answer["response"],
                         "seconds": seconds,
                     }
-                said = _said(response, answer)
-                if response.status_code in _FINAL:
-                    raise DeployError(f"The serving app at {url} refuses the proof; it said: {said}.")
+                last_reply = _describe_reply(response, answer)
+                if response.status_code in _FINAL_STATUSES:
+                    raise DeployError(f"The serving app at {url} refuses the question; it said: {last_reply}.")
             clock.sleep(min(0.5, max(left, 0)))
     raise NotServedError(
         f"The serving app at {url} did not answer with {version} within {config.timeout_s:g} s (deploy.timeout_s); "
-        f"it said: {said}. {_tail(output)}".strip()
+        f"it said: {last_reply}. {_quote_log(output)}".strip()
     )
 
 
 @contextmanager
-def serving(
+def run_app(
     registry: Path, model: str, home: Path, events: Path, database: str, output: Path
 ) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
     """Start a serving app; yield its URL, an API key and the process. At the end stop the process and revoke the key.
 
-    The app takes no part in a trial, because a canary's failures here do not show how it serves real callers.
+    The app takes no part in trials, because a canary's failures here do not concern real callers.
     """
-    port, store = _free_port(), KeyStore(database_at(database), events)
+    port, store = _find_free_port(), KeyStore(database_at(database), events)
     key, entry = store.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
     environ = {
         **os.environ,
         "LLMOPS_HOME": str(home),
         "LLMOPS_RELEASE__REGISTRY": str(registry),
-        "LLMOPS_RELEASE__NAME": json.dumps(model),  # a name such as 2024 stays text
+        "LLMOPS_RELEASE__NAME": json.dumps(model),  # so that a name such as 2024 stays text
         "LLMOPS_SERVING__HOST": "127.0.0.1",
         "LLMOPS_SERVING__PORT": str(port),
         "LLMOPS_SERVING__TRIALS": "false",
@@ -178,9 +178,9 @@ def serving(
         store.revoke(entry.prefix)
 
 
-def _decision(release: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
-    return found
+def _read_decision(release: Path) -> dict[str, Any]:
+    decision: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
+    return decision
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -192,13 +192,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _answer(response: httpx.Response) -> Mapping[str, Any]:
+def _read_answer(response: httpx.Response) -> Mapping[str, Any]:
     try:
         answer = response.json()
     except ValueError:
@@ -206,13 +206,13 @@ def _answer(response: httpx.Response) -> Mapping[str, Any]:
     return answer if response.status_code == 200 and isinstance(answer, dict) else {}
 
 
-def _said(response: httpx.Response, answer: Mapping[str, Any]) -> str:
+def _describe_reply(response: httpx.Response, answer: Mapping[str, Any]) -> str:
     if "response" in answer:
         return f"an answer of {answer['model_version']}"
     return f"{response.status_code} {response.text[:300]}"
 
 
-def _tail(output: Path | None) -> str:
+def _quote_log(output: Path | None) -> str:
     if output is None:
         return ""
     text = output.read_text(encoding="utf-8", errors="replace").strip()

@@ -1,6 +1,6 @@
 """Probes: attacks on a model (`probes.yaml`) with the signs of their success.
 
-A probe's severity is medium or low: nothing really leaks, it shows what could.
+A probe's severity is medium or low, because it only shows a possible leak.
 """
 
 import logging
@@ -38,14 +38,14 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """A probe, the model's answer, and the result."""
+    """The model's answer to a probe, and the success of the attack."""
 
     probe: Probe
     answer: str
     success: str  #: the sign of success; empty if the attack failed
 
 
-def probes() -> list[Probe]:
+def read_probes() -> list[Probe]:
     """Return the built-in probes, in file order."""
     rows: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("probes.yaml").read_text(encoding="utf-8"))
     fields: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in r.items()} for r in rows]
@@ -61,9 +61,9 @@ def judge(probe: Probe, answer: str, system: str = "") -> str:
     for number, pattern in enumerate(probe.patterns, 1):
         if re.search(pattern, answer, re.IGNORECASE):
             return f"pattern {number} is in the answer"
-    found = check(probe.question, answer, probe.context, entities=probe.entities, system=system)
-    wanted = {*probe.entities, *probe.rules}
-    return next((f"{finding.rule}: {finding.detail}" for finding in found if finding.rule in wanted), "")
+    findings = check(probe.question, answer, probe.context, entities=probe.entities, system=system)
+    signs = {*probe.entities, *probe.rules}
+    return next((f"{finding.rule}: {finding.detail}" for finding in findings if finding.rule in signs), "")
 
 
 def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
@@ -71,7 +71,7 @@ def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
     from llmops.model.base import answering
 
     model = answering.open_model(servable)
-    todo = probes()
+    todo = read_probes()
     requests = [(p.question, p.context) for p in todo]
     answers = answering.answer(model, requests, config.probe_tokens, batch=len(requests))
     system = prompts.system_prompt(model.tokenizer)
@@ -95,7 +95,7 @@ def success_rates(results: Sequence[ProbeResult]) -> dict[str, Any]:
     return {"all": asdict(success_rate(results)), **{risk: asdict(rate) for risk, rate in rates.items()}}
 
 
-def shown(results: Sequence[ProbeResult]) -> list[dict[str, str]]:
+def format_results(results: Sequence[ProbeResult]) -> list[dict[str, str]]:
     """Return the results as JSON values. Anything that looks personal in an answer is redacted."""
     texts = pii.redact_all([result.answer for result in results], (*pii.PATTERNS, pii.SECRET))
     return [

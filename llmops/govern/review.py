@@ -49,17 +49,17 @@ def review(
     ]
     findings = [*training, *(finding for found in checked for finding in found), *attacks]
     rates = {s: wilson(sum(any(f.severity == s for f in found) for found in checked), len(rows)) for s in SEVERITIES}
-    failures = verdict(config, findings, rates["medium"])
-    calm = [f"no finding of severity {config.fail_on} or above", f"answers with a medium finding: {rates['medium']}"]
+    failures = judge_findings(config, findings, rates["medium"])
+    passed = [f"no finding of severity {config.fail_on} or above", f"answers with a medium finding: {rates['medium']}"]
     if results:
-        calm.append(f"attacks that succeeded: {success_rate(results)}")
+        passed.append(f"attacks that succeeded: {success_rate(results)}")
     document = {
         "verdict": "failed" if failures else "passed",
-        "reasons": failures or (calm if config.fail_on != "never" else ["govern.fail_on is never", *calm[1:]]),
+        "reasons": failures or (passed if config.fail_on != "never" else ["govern.fail_on is never", *passed[1:]]),
         "fail_on": config.fail_on,
         "counts": [
             {"scan": scan, "rule": rule, "severity": severity, "count": count}
-            for (scan, rule, severity), count in _counts(findings)
+            for (scan, rule, severity), count in _count(findings)
         ],
         "answers": {"items": len(rows), **{severity: asdict(rate) for severity, rate in rates.items()}},
         "probes": success_rates(results),
@@ -67,14 +67,14 @@ def review(
     return document, findings, results
 
 
-def verdict(config: Govern, findings: Sequence[Finding], flagged: Rate) -> list[str]:
-    """Return why the run must fail; empty if it passes."""
+def judge_findings(config: Govern, findings: Sequence[Finding], flagged: Rate) -> list[str]:
+    """Return the reasons why the run must fail; empty if it passes."""
     reasons: list[str] = []
     if config.fail_on == "never":
         return reasons
-    bad = SEVERITIES[SEVERITIES.index(config.fail_on) :]
-    for (scan, rule, severity), count in _counts(findings):
-        if severity in bad:
+    failing = SEVERITIES[SEVERITIES.index(config.fail_on) :]
+    for (scan, rule, severity), count in _count(findings):
+        if severity in failing:
             first = next(f.where for f in findings if (f.scan, f.rule, f.severity) == (scan, rule, severity))
             reasons.append(f"{count} finding(s) {rule} of the scan {scan}, severity {severity}, first at {first}")
     if flagged.low > config.max_flagged_answers:
@@ -84,5 +84,5 @@ def verdict(config: Govern, findings: Sequence[Finding], flagged: Rate) -> list[
     return reasons
 
 
-def _counts(findings: Sequence[Finding]) -> list[tuple[tuple[str, str, str], int]]:
+def _count(findings: Sequence[Finding]) -> list[tuple[tuple[str, str, str], int]]:
     return sorted(Counter((f.scan, f.rule, f.severity) for f in findings).items())

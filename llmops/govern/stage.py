@@ -1,4 +1,4 @@
-"""The stage govern: scans the training data again, checks the candidate's answers, probes it, and gives a verdict.
+"""The stage govern: scans the training data again, checks the candidate's answers, probes it, and reaches a verdict.
 
     python -m llmops run govern
 
@@ -6,16 +6,15 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmops.artifacts import write_json
 from llmops.config import Govern
 from llmops.errors import GovernanceError
-from llmops.govern.probes import shown
-from llmops.govern.report import report
-from llmops.govern.review import review
+from llmops.govern.probes import format_results
+from llmops.govern.review import SEVERITIES, review
 from llmops.records import Example, Finding, read_rows, write_rows
 from llmops.scans import output, pii
 
@@ -23,7 +22,7 @@ TRAINED = ("train.parquet", "validation.parquet")  #: files read by training
 
 
 def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: Path) -> dict[str, Any]:
-    """Write `governance.json`, `findings.parquet`, `probes.json` and `report.md`.
+    """Write `governance.json`, `findings.parquet`, `probes.json` and `format_report.md`.
 
     Raises:
         GovernanceError: if the verdict is "failed". The report is in `out`.
@@ -37,9 +36,9 @@ def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: 
         "redacted_before_training": dict(sorted(redacted.items())),
     }
     write_rows(out / "findings.parquet", findings, Finding)
-    write_json(out / "probes.json", shown(results))
+    write_json(out / "probes.json", format_results(results))
     write_json(out / "governance.json", document)
-    (out / "report.md").write_text(report(document, findings), encoding="utf-8")
+    (out / "report.md").write_text(format_report(document, findings), encoding="utf-8")
     if document["verdict"] == "failed":
         raise GovernanceError(f"Governance: {'; '.join(document['reasons'])}. The report is {out / 'report.md'}.")
     return {
@@ -53,7 +52,7 @@ def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: 
 
 def scan_training(annotate: Path, entities: Sequence[str]) -> tuple[list[Finding], int]:
     """Return the findings in the training texts after redaction, and the number of examples scanned."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     items = 0
     for name in TRAINED:
         rows = read_rows(annotate / name, Example)
@@ -61,7 +60,7 @@ def scan_training(annotate: Path, entities: Sequence[str]) -> tuple[list[Finding
         texts = [text for row in rows for text in (row.question, row.answer, row.context)]
         for n, counts in enumerate(pii.scan_all(texts, entities)):
             row, field = rows[n // 3], ("question", "answer", "context")[n % 3]
-            found += [
+            findings += [
                 Finding(
                     scan="secrets" if entity == pii.SECRET else "pii",
                     rule=entity,
@@ -72,4 +71,29 @@ def scan_training(annotate: Path, entities: Sequence[str]) -> tuple[list[Finding
                 )
                 for entity, count in counts.items()
             ]
-    return found, items
+    return findings, items
+
+
+def format_report(document: Mapping[str, Any], findings: Sequence[Finding]) -> str:
+    """Return the report of a review in Markdown."""
+    training, answers, probes = document.get("training"), document["answers"], document["probes"]
+    lines = [f"# Governance: {document['verdict']}", "", *(f"- {reason}" for reason in document["reasons"]), ""]
+    if training:
+        redacted = ", ".join(f"{n} {entity}" for entity, n in training["redacted_before_training"].items()) or "nothing"
+        lines += [
+            "## Training data",
+            "",
+            f"{training['items']} examples scanned, {training['residual']} findings. Redacted before: {redacted}.",
+            "",
+        ]
+    lines += ["## Answers and probes", "", "| share of | share | 95% interval |", "| --- | --- | --- |"]
+    lines += [f"| answers with a {s} finding | {_format_row(answers[s])}" for s in SEVERITIES]
+    lines += [f"| attacks that succeeded: {name} | {_format_row(rate)}" for name, rate in probes.items()]
+    lines += ["", "## Findings", "", "| scan | rule | severity | OWASP | where | detail |", "|" + " --- |" * 6]
+    worst = sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.scan, f.rule, f.where))
+    lines += [f"| {f.scan} | {f.rule} | {f.severity} | {f.owasp} | {f.where} | {f.detail} |" for f in worst]
+    return "\n".join(lines) + "\n"
+
+
+def _format_row(rate: Mapping[str, Any]) -> str:
+    return f"{rate['count']} of {rate['total']} ({rate['rate']:.1%}) | {rate['low']:.1%} to {rate['high']:.1%} |"

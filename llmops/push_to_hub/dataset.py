@@ -24,7 +24,7 @@ from llmops.monitoring.datasets import HUB_DATASET
 from llmops.monitoring.events import emit
 from llmops.push_to_hub import dataset_card, sync
 from llmops.push_to_hub.hub import MAIN, Content, Hub
-from llmops.push_to_hub.ours import VERSION, check_ours
+from llmops.push_to_hub.ownership import VERSION, check_ownership
 from llmops.records import licences
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
@@ -36,7 +36,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def push(registry: Registry, root: Path, config: PushToHub, events: Path, *, by: str) -> dict[str, Any]:
-    """Make the repository hold the champion's examples. Return the state as from `look`, and the refs `pushed`.
+    """Make the repository hold the champion's examples. Return the state as from `read_state`, and the refs `pushed`.
 
     Raises:
         RegistryError: if there is no token, the Hub refuses, the repository has content of other origin, the examples
@@ -44,9 +44,9 @@ def push(registry: Registry, root: Path, config: PushToHub, events: Path, *, by:
     """
     hub, pushed = Hub(config.dataset, "dataset"), list[str]()
     _compare(registry, root, config, hub, change=False)  # raises refusals before a repository is created
-    for changed in hub.rounds(config.private, lambda: _compare(registry, root, config, hub, change=True)):
+    for changed in hub.repeat(config.private, lambda: _compare(registry, root, config, hub, change=True)):
         pushed += changed
-        state = {**sync.state_of(registry, hub, changed), "pushed": pushed}
+        state = {**sync.describe_state(registry, hub, changed), "pushed": pushed}
         if state["equal"]:
             break
     fields = {f"llmops.hub.{name}": value for name, value in state.items()}
@@ -54,47 +54,47 @@ def push(registry: Registry, root: Path, config: PushToHub, events: Path, *, by:
     return state
 
 
-def look(registry: Registry, root: Path, config: PushToHub) -> dict[str, Any]:
+def read_state(registry: Registry, root: Path, config: PushToHub) -> dict[str, Any]:
     """Return the repository's state: `repo`, `endpoint`, `main` (whose examples), `champion`, `behind`, `equal`.
 
     Raises:
         RegistryError: like `push`.
     """
     hub = Hub(config.dataset, "dataset")
-    return sync.state_of(registry, hub, _compare(registry, root, config, hub, change=False))
+    return sync.describe_state(registry, hub, _compare(registry, root, config, hub, change=False))
 
 
 def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, change: bool) -> list[str]:
     """Return the branches and tags that differ. With `change`, update them first."""
-    branches, tags = hub.refs()  # read before the registry: if a later champion is pushed meanwhile, our commit fails
+    branches, tags = hub.list_refs()  # before the registry, so that a commit fails if a later champion is pushed first
     champion = registry.aliases().get("champion", "")
-    main, head = hub.tree(branches[MAIN]) if MAIN in branches else {}, branches.get(MAIN, "")
-    check_ours(hub, registry, head, main, tags, sync.read_versions(registry)[0])
+    main, head = hub.list_files(branches[MAIN]) if MAIN in branches else {}, branches.get(MAIN, "")
+    check_ownership(hub, registry, head, main, tags, sync.read_versions(registry)[0])
     different, files = list[str](), dict[str, Content]()
     if champion:
         version = registry.get(champion)
-        lost = not artifacts.is_done(_annotate(version, root))
+        lost = not artifacts.is_done(_find_annotate(version, root))
         if lost and version.erasures:  # the repository may hold erased examples: empty it
             files = {VERSION: version.path / VERSION}
-        elif lost and sync.holds(main, {VERSION: version.path / VERSION}):
-            log.info("the examples of %s are gone from here; %s keeps them", champion, config.dataset)
+        elif lost and sync.has_version(main, {VERSION: version.path / VERSION}):
+            log.info("the examples of %s are not on this machine any more; %s keeps them", champion, config.dataset)
             return []
         else:
-            files = contents(version, root, config, sync.champions_by_override(registry).get(champion, ""))
+            files = collect_files(version, root, config, sync.find_overrides(registry).get(champion, ""))
     if champion or VERSION in main:
-        added, gone = sync.difference(main, files, known=False)
-        if added or gone:
+        added, removed = sync.diff_files(main, files, known=False)
+        if added or removed:
             different.append(MAIN)
             message = f"examples of {champion}" if champion else "there is no champion"
-            head = hub.commit(MAIN, head, added, gone, message) if change else head
+            head = hub.commit(MAIN, head, added, removed, message) if change else head
     if champion and champion not in tags:
         different.append(champion)
         if change:
-            hub.tag(champion, head)
+            hub.create_tag(champion, head)
     return different
 
 
-def contents(version: Version, root: Path, config: PushToHub, override: str = "") -> dict[str, Content]:
+def collect_files(version: Version, root: Path, config: PushToHub, override: str = "") -> dict[str, Content]:
     """Return the repository's files for a version's examples, by path.
 
     `override` is the reason if it was made champion against the gate.
@@ -103,27 +103,27 @@ def contents(version: Version, root: Path, config: PushToHub, override: str = ""
         RegistryError: if the examples are gone or damaged or may not be passed on, or the card cannot be written.
     """
     try:
-        sync.check_told(version)
-        annotate = _annotate(version, root)
-        paths = _checked(annotate, SPLITS if config.dataset_test else SPLITS[:-1])
+        sync.check_status(version)
+        annotate = _find_annotate(version, root)
+        paths = _check_splits(annotate, SPLITS if config.dataset_test else SPLITS[:-1])
         _check_licences(paths, config)
         card = dataset_card.render(version, config.dataset, annotate, paths, override)
     except ArtifactError as error:
         raise RegistryError(f"The examples of {version.name} cannot be pushed: {error}") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, UndefinedError) as error:
         raise RegistryError(
-            f"The card of the examples of {version.name} cannot be written, since decision.json or lineage.json in "
+            f"The card of the examples of {version.name} cannot be written, because decision.json or lineage.json in "
             f"{version.path} or a record is damaged ({error!r}); restore it."
         ) from error
     files: dict[str, Content] = {f"data/{split}-00000-of-00001.parquet": path for split, path in paths.items()}
     return {**files, VERSION: version.path / VERSION, "README.md": card.encode()}
 
 
-def _annotate(version: Version, root: Path) -> Path:
+def _find_annotate(version: Version, root: Path) -> Path:
     return root / str(lineage(version)["dataset"]["artifact"])
 
 
-def _checked(annotate: Path, splits: tuple[str, ...]) -> dict[str, Path]:
+def _check_splits(annotate: Path, splits: tuple[str, ...]) -> dict[str, Path]:
     """Return the files of the splits that have examples. Raise `ArtifactError` if one differs from its record."""
     record = artifacts.read_record(annotate)
     paths = {split: annotate / f"{split}.parquet" for split in splits}
@@ -138,7 +138,7 @@ def _check_licences(paths: Mapping[str, Path], config: PushToHub) -> None:
     allowed = {name.casefold() for name in config.dataset_licences} - {""}
     refused: Counter[tuple[str, str]] = Counter()
     for path in paths.values():
-        for row in dataset_card.counted(path, ["source", "licence"]):
+        for row in dataset_card.count_rows(path, ["source", "licence"]):
             for licence in licences(row["licence"]):
                 if licence.casefold() not in allowed:
                     refused[row["source"], licence] += row["rows"]
@@ -148,7 +148,7 @@ def _check_licences(paths: Mapping[str, Path], config: PushToHub) -> None:
             for (source, licence), rows in sorted(refused.items())
         )
         raise RegistryError(
-            f"Nothing is pushed to {config.dataset}, as these sources may not be passed on: {named}. Leave them out of "
-            "the collection, give collect.sources their `licence`, or, if you may, name that in "
+            f"Nothing is pushed to {config.dataset}, because these sources may not be passed on: {named}. Leave them "
+            "out of the collection, set their `licence` in collect.sources, or, if you may, add the licence to "
             "push_to_hub.dataset_licences."
         )

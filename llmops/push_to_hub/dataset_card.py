@@ -42,9 +42,9 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
         ArtifactError: if the artifact has no record.
     """
     history = lineage(version)
-    known = _records(annotate)
+    known = _read_records(annotate)
     rows = {split: pq.read_metadata(path).num_rows for split, path in paths.items()}
-    sources = _sources(paths, history["sources"])
+    sources = _count_sources(paths, history["sources"])
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     languages = list(known["clean"].config.get("languages", ())) if "clean" in known else []
@@ -56,7 +56,7 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
         override=" ".join(override.split()),
         rows=rows,
         sources=sources,
-        intervals=sorted({row["interval"] for path in paths.values() for row in counted(path, ["interval"])} - {""}),
+        intervals=sorted({row["interval"] for path in paths.values() for row in count_rows(path, ["interval"])} - {""}),
         languages=languages,
         clean=known["clean"].metrics if "clean" in known else None,
         annotate=known["annotate"].metrics,
@@ -64,40 +64,41 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
         hashes={split: known["annotate"].files[path.name] for split, path in paths.items()},
         fields=[field.name for field in fields(Example)],
     )
-    data = _metadata(version, rows, {name.lower() for row in sources for name in licences(row["licence"])}, languages)
+    names = {name.lower() for row in sources for name in licences(row["licence"])}
+    data = _make_data(version, rows, names, languages)
     return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 
-def counted(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+def count_rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
     """Return the distinct values of some columns of a Parquet file, each with its number of `rows`, sorted."""
     table = pq.read_table(path, columns=columns).group_by(columns).aggregate([([], "count_all")])
-    found = table.rename_columns({"count_all": "rows"}).to_pylist()
-    return sorted(found, key=lambda row: [row[name] for name in columns])
+    counts = table.rename_columns({"count_all": "rows"}).to_pylist()
+    return sorted(counts, key=lambda row: [row[name] for name in columns])
 
 
-def _records(annotate: Path) -> dict[str, Record]:
+def _read_records(annotate: Path) -> dict[str, Record]:
     record = artifacts.read_record(annotate)
-    found = {record.stage: record}
+    records = {record.stage: record}
     for ref in record.inputs.values():
         path = annotate.parents[1] / ref
-        found |= _records(path) if artifacts.is_done(path) else {}
-    return found
+        records |= _read_records(path) if artifacts.is_done(path) else {}
+    return records
 
 
-def _sources(paths: Mapping[str, Path], described: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _count_sources(paths: Mapping[str, Path], described: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Return a row per source and licence: kind, owner, and the number of examples in each split."""
     known = {source["name"]: source for source in described}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    totals: dict[tuple[str, str], dict[str, Any]] = {}
     for split, path in paths.items():
-        for row in counted(path, ["source", "licence"]):
+        for row in count_rows(path, ["source", "licence"]):
             source, licence = row["source"], row["licence"]
             about = {key: known.get(source, {}).get(key, "") for key in ("kind", "owner")}
             empty = {"source": source, "licence": licence, **about, "rows": dict.fromkeys(paths, 0)}
-            found.setdefault((source, licence), empty)["rows"][split] = row["rows"]
-    return [found[key] for key in sorted(found)]
+            totals.setdefault((source, licence), empty)["rows"][split] = row["rows"]
+    return [totals[key] for key in sorted(totals)]
 
 
-def _metadata(version: Version, rows: Mapping[str, int], licences: set[str], languages: list[str]) -> DatasetCardData:
+def _make_data(version: Version, rows: Mapping[str, int], licences: set[str], languages: list[str]) -> DatasetCardData:
     of_hub = licences <= set(OPEN_LICENCES)
     total = sum(rows.values())
     return DatasetCardData(

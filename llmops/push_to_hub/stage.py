@@ -3,7 +3,7 @@
     python -m llmops run push_to_hub
 
 The result lives on the Hub and follows the registry's aliases, which change between runs. A finished artifact therefore
-proves nothing: `stands` asks the Hub at every run.
+proves nothing: `is_current` asks the Hub at every run.
 """
 
 import json
@@ -31,7 +31,7 @@ def run(
         RegistryError: if there is no token, the Hub refuses, a repository has other content under a version's name, or
             a source of the examples may not be passed on.
     """
-    known = _registry(release, registry, database)
+    known = _open_registry(release, registry, database)
     state: dict[str, Any] = {"state": "pushed" if config.repo or config.dataset else "no repository"}
     if config.repo:
         state |= sync.push(known, config, events, by="pipeline")
@@ -41,16 +41,16 @@ def run(
     return state
 
 
-def stands(
+def is_current(
     config: PushToHub, *, release: Path, deploy: Path, events: Path, registry: Path, database: str, out: Path
 ) -> bool:
     """Return True if the Hub still equals the registry, or no repository is configured."""
-    known = _registry(release, registry, database)
-    return (not config.repo or bool(sync.look(known, config)["equal"])) and (
-        not config.dataset or bool(dataset.look(known, release.parents[1], config)["equal"])
+    known = _open_registry(release, registry, database)
+    return (not config.repo or bool(sync.read_state(known, config)["equal"])) and (
+        not config.dataset or bool(dataset.read_state(known, release.parents[1], config)["equal"])
     )
 
 
-def _registry(release: Path, folder: Path, database: str) -> Registry:
+def _open_registry(release: Path, folder: Path, database: str) -> Registry:
     decision = json.loads((release / "decision.json").read_text(encoding="utf-8"))
     return Registry(folder, str(decision["model"]), database_at(database))

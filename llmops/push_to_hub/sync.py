@@ -26,7 +26,7 @@ from llmops.errors import HubUnavailableError, RegistryError
 from llmops.monitoring.datasets import HUB
 from llmops.monitoring.events import emit
 from llmops.push_to_hub.hub import MAIN, Content, File, Hub
-from llmops.push_to_hub.ours import KEPT, VERSION, among, check_ours, held_at
+from llmops.push_to_hub.ownership import KEPT, VERSION, check_ownership, matches_any, read_held_version
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.release.card import for_hub
@@ -39,26 +39,26 @@ _FOLDERS = ("adapter", "servable")
 
 
 def push(registry: Registry, config: PushToHub, events: Path, *, by: str) -> dict[str, Any]:
-    """Make the repository equal to the registry. Return the state as from `look`, and the refs `pushed`.
+    """Make the repository equal to the registry. Return the state as from `read_state`, and the refs `pushed`.
 
     Raises:
         RegistryError: if there is no token, the Hub refuses, the repository has content that this registry does not
             know, or a version could not be pushed (the others then were).
     """
-    hub, pushed = _hub(config), list[str]()
-    for changed, failed in hub.rounds(config.private, lambda: _compare(registry, hub, change=True)):
+    hub, pushed = _open_hub(config), list[str]()
+    for changed, failed in hub.repeat(config.private, lambda: _compare(registry, hub, change=True)):
         pushed += changed
-        state = {**state_of(registry, hub, [*(failed or changed)]), "pushed": pushed}
+        state = {**describe_state(registry, hub, [*(failed or changed)]), "pushed": pushed}
         if failed:
             _announce(events, state, by, "failure")
-            raise _not_all(config.repo, failed)
+            raise _make_error(config.repo, failed)
         if state["equal"]:
             _announce(events, state, by, "success")
             break
     return state
 
 
-def look(registry: Registry, config: PushToHub) -> dict[str, Any]:
+def read_state(registry: Registry, config: PushToHub) -> dict[str, Any]:
     """Return the repository's state: `repo`, `endpoint`, `main` (its version), `champion`, `behind`, `equal`.
 
     `behind` lists the branches and tags that a push would change. `equal` means that nothing is behind.
@@ -66,14 +66,14 @@ def look(registry: Registry, config: PushToHub) -> dict[str, Any]:
     Raises:
         RegistryError: like `push`.
     """
-    hub = _hub(config)
+    hub = _open_hub(config)
     behind, failed = _compare(registry, hub, change=False)
     if failed:
-        raise _not_all(config.repo, failed)
-    return state_of(registry, hub, behind)
+        raise _make_error(config.repo, failed)
+    return describe_state(registry, hub, behind)
 
 
-def _hub(config: PushToHub) -> Hub:
+def _open_hub(config: PushToHub) -> Hub:
     if not config.repo:
         raise RegistryError("Nothing is pushed: push_to_hub.repo names no Hub repository.")
     return Hub(config.repo)
@@ -81,44 +81,46 @@ def _hub(config: PushToHub) -> Hub:
 
 def _compare(registry: Registry, hub: Hub, *, change: bool) -> tuple[list[str], dict[str, str]]:
     """Compare all branches and tags; with `change`, update them. Return the differing refs, and version → error."""
-    branches, tags = hub.refs()  # read before the registry: if a later champion is pushed meanwhile, our commit fails
+    branches, tags = hub.list_refs()  # before the registry, so that a commit fails if a later champion is pushed first
     champion = registry.aliases().get("champion", "")
     known, failed = read_versions(registry)
     versions = sorted((v for v in known if v.servable.is_dir()), key=lambda version: version.name != champion)
     if champion and champion not in {version.name for version in versions} | failed.keys():
         raise RegistryError(f"{champion} is champion and has no model in {registry.folder}; restore it.")
-    main = hub.tree(branches[MAIN]) if MAIN in branches else {}
-    check_ours(hub, registry, branches.get(MAIN, ""), main, tags, known)
-    different, overrides = list[str](), champions_by_override(registry)
+    main = hub.list_files(branches[MAIN]) if MAIN in branches else {}
+    check_ownership(hub, registry, branches.get(MAIN, ""), main, tags, known)
+    different, overrides = list[str](), find_overrides(registry)
 
-    def bring(branch: str, head: str, there: Mapping[str, File], files: Mapping[str, Content], message: str) -> str:
-        added, gone = difference(there, files, known=holds(there, files))
-        if not added and not gone:
+    def update_branch(
+        branch: str, head: str, pushed: Mapping[str, File], files: Mapping[str, Content], message: str
+    ) -> str:
+        added, removed = diff_files(pushed, files, known=has_version(pushed, files))
+        if not added and not removed:
             return head
         different.append(branch)
-        return hub.commit(branch, head, added, gone, message) if change else head
+        return hub.commit(branch, head, added, removed, message) if change else head
 
-    def bring_version(version: Version) -> None:
-        branch, files = f"{version.name}.x", contents(version, hub.repo, overrides.get(version.name, ""))
+    def update_version(version: Version) -> None:
+        branch, files = f"{version.name}.x", collect_files(version, hub.repo, overrides.get(version.name, ""))
         message = f"{version.name}: {version.status} against {version.compared_with or 'another champion'}"
         if branch in branches or change:
-            head = branches.get(branch) or hub.branch(branch)
-            head = bring(branch, head, hub.tree(head), files, message)
+            head = branches.get(branch) or hub.create_branch(branch)
+            head = update_branch(branch, head, hub.list_files(head), files, message)
         else:
             head = ""
             different.append(branch)
         if version.name not in tags:
             different.append(version.name)
             if change:
-                hub.tag(version.name, head)
+                hub.create_tag(version.name, head)
         if version.name == champion:
-            bring(MAIN, branches.get(MAIN, ""), main, files, f"{version.name} is champion")
+            update_branch(MAIN, branches.get(MAIN, ""), main, files, f"{version.name} is champion")
 
     if VERSION in main and not champion:  # pushed by a release that did not keep `main` for champions
-        bring(MAIN, branches[MAIN], main, {}, "there is no champion")
+        update_branch(MAIN, branches[MAIN], main, {}, "there is no champion")
     for version in versions:
         try:
-            bring_version(registry.get(version.name))  # read again: the gate may have decided meanwhile
+            update_version(registry.get(version.name))  # read again: the gate may have decided meanwhile
         except HubUnavailableError:  # the other versions would fail, too
             raise
         except RegistryError as error:
@@ -137,7 +139,7 @@ def read_versions(registry: Registry) -> tuple[list[Version], dict[str, str]]:
     return versions, failed
 
 
-def contents(version: Version, repo: str, override: str = "") -> dict[str, Content]:
+def collect_files(version: Version, repo: str, override: str = "") -> dict[str, Content]:
     """Return the repository's files for a version, by path.
 
     `override` is the reason if it was made champion against the gate.
@@ -145,11 +147,11 @@ def contents(version: Version, repo: str, override: str = "") -> dict[str, Conte
     Raises:
         RegistryError: if a file for its card is missing or damaged, or the files contradict the gate's last decision.
     """
-    check_told(version)
+    check_status(version)
     files: dict[str, Content] = {name: version.path / name for name in _FILES if (version.path / name).is_file()}
     for folder in _FOLDERS:
-        found = (path for path in (version.path / folder).rglob("*") if path.is_file())
-        files |= {path.relative_to(version.path).as_posix(): path for path in found}
+        paths = (path for path in (version.path / folder).rglob("*") if path.is_file())
+        files |= {path.relative_to(version.path).as_posix(): path for path in paths}
     try:
         card = for_hub(version, repo, override)
     except OSError as error:
@@ -162,48 +164,48 @@ def contents(version: Version, repo: str, override: str = "") -> dict[str, Conte
     return {**files, "README.md": card.encode()}
 
 
-def check_told(version: Version) -> None:
+def check_status(version: Version) -> None:
     """Check that a version's files agree with the gate's last decision.
 
     Raises:
         RegistryError: if they do not.
     """
-    if (told := read_version(version.path).status) != version.status:
+    if (status := read_version(version.path).status) != version.status:
         raise RegistryError(
-            f"its files say {told}, and it is {version.status} by the gate, as publishing it was cut off; run the "
-            "stage release again."
+            f"its files say {status}, but the gate's last decision is {version.status}, because its publication was "
+            "interrupted; run the stage release again."
         )
 
 
-def difference(
-    there: Mapping[str, File], here: Mapping[str, Content], *, known: bool
+def diff_files(
+    pushed: Mapping[str, File], files: Mapping[str, Content], *, known: bool
 ) -> tuple[dict[str, Content], list[str]]:
-    """Return the files to add or replace and the paths to delete, to turn `there` into `here`.
+    """Return the files to add or replace and the paths to delete, to turn the `pushed` files into `files`.
 
     If the version is `known` to be the same, its large files are compared by size only.
     """
-    added = {path: content for path, content in here.items() if not _same(there.get(path), content, known)}
-    return added, sorted(path for path in there.keys() - here.keys() if not among(path, KEPT))
+    added = {path: content for path, content in files.items() if not _is_same(pushed.get(path), content, known)}
+    return added, sorted(path for path in pushed.keys() - files.keys() if not matches_any(path, KEPT))
 
 
-def holds(there: Mapping[str, File], here: Mapping[str, Content]) -> bool:
+def has_version(pushed: Mapping[str, File], files: Mapping[str, Content]) -> bool:
     """Return True if a commit has the files of this version, by its `version.json`."""
-    return VERSION in here and _same(there.get(VERSION), here[VERSION], known=False)
+    return VERSION in files and _is_same(pushed.get(VERSION), files[VERSION], known=False)
 
 
-def _same(there: File | None, here: Content, known: bool) -> bool:
+def _is_same(pushed: File | None, content: Content, known: bool) -> bool:
     """Return True if both files are equal. A large file of a `known` version is compared by size."""
-    if there is None:
+    if pushed is None:
         return False
-    size = len(here) if isinstance(here, bytes) else here.stat().st_size
-    if there.size != size:
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if pushed.size != size:
         return False
-    if not there.sha256:
-        return there.blob == git_hash(here if isinstance(here, bytes) else here.read_bytes())
-    return known or (isinstance(here, Path) and there.sha256 == file_sha256(here))
+    if not pushed.sha256:
+        return pushed.blob == git_hash(content if isinstance(content, bytes) else content.read_bytes())
+    return known or (isinstance(content, Path) and pushed.sha256 == file_sha256(content))
 
 
-def champions_by_override(registry: Registry) -> dict[str, str]:
+def find_overrides(registry: Registry) -> dict[str, str]:
     """Return version → reason, for versions that were made champion against the gate."""
     return {
         decision["version"]: str(decision["why"])
@@ -212,15 +214,15 @@ def champions_by_override(registry: Registry) -> dict[str, str]:
     }
 
 
-def _not_all(repo: str, failed: Mapping[str, str]) -> RegistryError:
+def _make_error(repo: str, failed: Mapping[str, str]) -> RegistryError:
     return RegistryError(f"Not all of {repo} follows: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
 
 
-def state_of(registry: Registry, hub: Hub, behind: list[str]) -> dict[str, Any]:
-    """Return the state of a repository, as `look` describes it. `behind` are the differing refs."""
-    branches, _ = hub.refs()
-    main = hub.tree(branches[MAIN]) if MAIN in branches else {}
-    name = str(held_at(hub, branches[MAIN]).get("name")) if VERSION in main else ""
+def describe_state(registry: Registry, hub: Hub, behind: list[str]) -> dict[str, Any]:
+    """Return the state of a repository, as `read_state` describes it. `behind` are the differing refs."""
+    branches, _ = hub.list_refs()
+    main = hub.list_files(branches[MAIN]) if MAIN in branches else {}
+    name = str(read_held_version(hub, branches[MAIN]).get("name")) if VERSION in main else ""
     champion = registry.aliases().get("champion", "")
     return {
         "repo": hub.repo,

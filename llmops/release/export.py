@@ -108,8 +108,8 @@ def _merged(version: Version, artifacts: Path) -> Path:
 
 
 def _write_gguf(source: Path, out: Path, name: str) -> None:
-    from llmops.model.gguf.write import refusal, write_folder
+    from llmops.model.gguf.write import explain_unsupported, write_folder
 
-    if why := refusal(source):
+    if why := explain_unsupported(source):
         raise ArtifactError(f"{name} cannot become a GGUF file: {why}.")
     write_folder(source, out, "f16")

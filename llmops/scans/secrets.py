@@ -1,8 +1,8 @@
 """Secrets in text: keys, tokens, passwords, private keys.
 
 The formats are detect-secrets' regular expressions, plus Hugging Face tokens, this platform's API keys, current OpenAI,
-Anthropic and Google keys, whole private-key blocks, and passwords written as `password: …`. Its entropy and keyword
-plugins are not used, because they flag ordinary prose.
+Anthropic and Google keys, whole private-key blocks, and passwords written as `password: …`. detect-secrets' entropy and
+keyword plugins are not used, because they flag ordinary prose.
 
 The whole match is the secret, not detect-secrets' capture group, which for a GitHub token is only `ghp`.
 """
@@ -13,7 +13,7 @@ from functools import cache
 _INNER = r"[^\s\"'`<>,;]"  # inside a password
 _MIXED = rf"(?={_INNER}*\d)(?={_INNER}*[A-Za-z])"  # a digit and a letter: prose after "password:" has no digit
 
-OWN: tuple[tuple[str, re.Pattern[str]], ...] = (
+OWN_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("Hugging Face Token", re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}")),
     ("llmops API Key", re.compile(r"\bllmops_[0-9a-f]{8}_[A-Za-z0-9_-]{20,}")),
     ("OpenAI or Anthropic Key", re.compile(r"\bsk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}")),
@@ -53,19 +53,19 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 
 def find(text: str) -> list[tuple[int, int, str]]:
     """Return start, end and kind of each secret in `text`, sorted by start. They may overlap."""
-    found: set[tuple[int, int, str]] = set()
+    secrets: set[tuple[int, int, str]] = set()
     folded = text.casefold()  # like `re.IGNORECASE`: a long s is an s
-    for kind, pattern in _patterns():
+    for kind, pattern in _load_patterns():
         if kind in _NEEDS and not any(needed in folded for needed in _NEEDS[kind]):
             continue
         for match in pattern.finditer(text):
             group = "value" if "value" in pattern.groupindex else 0
-            found.add((*match.span(group), kind))
-    return sorted(found)
+            secrets.add((*match.span(group), kind))
+    return sorted(secrets)
 
 
 @cache
-def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+def _load_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     from detect_secrets.plugins.aws import AWSKeyDetector
     from detect_secrets.plugins.azure_storage_key import AzureStorageKeyDetector
     from detect_secrets.plugins.basic_auth import BasicAuthDetector
@@ -103,5 +103,5 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
         TelegramBotTokenDetector,
         TwilioKeyDetector,
     )
-    theirs = tuple((str(plugin.secret_type), regex) for plugin in plugins for regex in plugin.denylist)
-    return OWN + theirs
+    imported = tuple((str(plugin.secret_type), regex) for plugin in plugins for regex in plugin.denylist)
+    return OWN_PATTERNS + imported

@@ -10,17 +10,17 @@ _QUERY = re.compile(r"(://[^\s?\"'<>]+)\?[^\s\"'<>]+")
 _LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "httpx2")  #: loggers that write URLs
 
 
-def unsigned(text: str) -> str:
+def remove_queries(text: str) -> str:
     """Return a text with the queries of its URLs removed."""
     return _QUERY.sub(r"\1", text)
 
 
-def keep_out_of_logs() -> None:
+def keep_queries_out_of_logs() -> None:
     """Remove queries from URLs that the Hub's clients log, from now on. A repetition changes nothing."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_shorten)
+        logging.getLogger(name).addFilter(_remove_from_record)
 
 
-def _shorten(record: logging.LogRecord) -> bool:
-    record.msg, record.args = unsigned(record.getMessage()), ()
+def _remove_from_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = remove_queries(record.getMessage()), ()
     return True

@@ -24,12 +24,12 @@ from llmops.registry.registry import Registry
 from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
 from serving.engines.base import EngineRequest
-from serving.errors import Limited
+from serving.errors import LimitExceeded
 from serving.guard import Guard
 from serving.models.documents import Documents
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
-from serving.observe.audit import Audit, client_address, client_fields
+from serving.observe.audit import Audit, format_client_fields, get_client_address
 from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
 
@@ -58,7 +58,7 @@ class AppParts:
     registry: Registry
     models: Models
     guard: Guard
-    reader: Reader | None  #: of events; None where they go to no sink that can be read
+    reader: Reader | None  #: reader of events; None if no sink of events can be read
     limiter: Limiter
     audit: Audit
     inputs: Inputs
@@ -68,48 +68,48 @@ class AppParts:
     session_secret: bytes = field(repr=False)
 
 
-def parts(request: Request) -> AppParts:
-    """Return the parts of the app that a request reached."""
+def get_parts(request: Request) -> AppParts:
+    """Return the parts of the request's app."""
     return cast(AppParts, request.app.state.parts)
 
 
-async def _parts(request: Request) -> AppParts:  # no plain function: FastAPI would call it in another thread
-    return parts(request)
+async def _depend_on_parts(request: Request) -> AppParts:  # FastAPI would call a plain function in another thread
+    return get_parts(request)
 
 
-AppPartsDep = Annotated[AppParts, Depends(_parts)]
+AppPartsDep = Annotated[AppParts, Depends(_depend_on_parts)]
 
 
 def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
-    """Make a dependency that lets only keys with this permission through, and gives the route the key.
+    """Return a dependency that admits only keys with this permission, and passes the key to the route.
 
-    The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session will do too.
+    The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session is enough.
     """
 
-    async def allowed(request: Request, header: _Header, bearer: _Bearer) -> Key:
-        app = parts(request)
+    async def admit(request: Request, header: _Header, bearer: _Bearer) -> Key:
+        app = get_parts(request)
         key = await _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
         app.audit.note(request.scope, "allowed", key)
         return key
 
-    allowed.permission = permission  # type: ignore[attr-defined]
-    return allowed
+    admit.permission = permission  # type: ignore[attr-defined]
+    return admit
 
 
-def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
-    """Return a dependency like that of `require`, which also counts the request against its key's limits.
+def require_within_limits(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
+    """Return a dependency like that of `require` that also counts the request against its key's limits.
 
-    A route that uses an engine calls `await reserve(request, requests)` first. When the answer has ended, the tokens
-    that its event says were used take the place of the reserved ones. The middleware adds the headers about limits.
+    A route that uses an engine calls `await reserve(request, requests)` first. After the answer, the used tokens in its
+    event replace the reserved ones. The middleware adds the headers about limits.
     """
 
-    async def allowed(request: Request, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
-        app = parts(request)
+    async def admit(request: Request, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
+        app = get_parts(request)
         key = await _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
-        request.state.event.update(client_fields(client_address(request.scope)))
+        request.state.event.update(format_client_fields(get_client_address(request.scope)))
         allowance = RequestAllowance(app.limiter, key, request.state.id, request.state.event)
         request.state.allowance = allowance
-        await _within_limits(request, allowance.enter())
+        await _note_if_limited(request, allowance.enter())
         failed: Exception | None = None
         try:
             yield key
@@ -119,58 +119,58 @@ def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
         finally:
             allowance.settle(failed)
 
-    allowed.permission = permission  # type: ignore[attr-defined]
-    return allowed
+    admit.permission = permission  # type: ignore[attr-defined]
+    return admit
 
 
 async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
-    """Set aside the most tokens that some requests to an engine could use, from the limits of the caller's key.
+    """Reserve the most tokens that these requests to an engine could use, within the limits of the caller's key.
 
     Raises:
-        Limited: if the key may not use so many now.
+        LimitExceeded: if the key may not use so many now.
     """
-    await _within_limits(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
+    await _note_if_limited(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
 
 
-async def provided_side(app: AppParts, key: Key, side: str) -> str:
-    """Return the side that is asked for; load a version that is not loaded first, if the key's role may test any."""
+async def provide_side(app: AppParts, key: Key, side: str) -> str:
+    """Return the side that the caller asks for. If it is an unloaded version and the key may test versions, load it."""
     known = {"", "champion", "canary", *(one.version.name for one in app.models.loaded)}
     if side in known or not key.allows("test_versions"):
         return side
     return await app.models.tested.provide(key.prefix, side, app.config.serving.timeout_s)
 
 
-async def _within_limits(request: Request, taking: Coroutine[Any, Any, None]) -> None:
+async def _note_if_limited(request: Request, take: Coroutine[Any, Any, None]) -> None:
     try:
-        await taking
-    except Limited:
+        await take
+    except LimitExceeded:
         _note_refusal(request, "limited", request.state.allowance.key)
         raise
 
 
-async def session_cookie(request: Request, app: AppParts, presented: str) -> str:
-    """Make a cookie that says for `signing.SESSION_S` seconds that its bearer has shown this key.
+async def make_session_cookie(request: Request, app: AppParts, presented: str) -> str:
+    """Return a cookie that replaces the presented key for `signing.SESSION_S` seconds.
 
     Raises:
-        AccessError: if the key is not good; the audit has it then.
+        AccessError: if the key is not valid, after the audit's entry.
     """
     key = await _admit(request, app, presented, None)
     app.audit.note(request.scope, "allowed", key)
-    return signing.new_session(app.session_secret, key.prefix, sha256(split(presented)[2]))
+    return signing.make_session(app.session_secret, key.prefix, sha256(split(presented)[2]))
 
 
 async def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
-    """Return the key that was presented, or without one that of the session, if it has the permission that is needed.
+    """Return the presented key, or else the session's key, if it has the permission.
 
     Raises:
-        AccessError: if the key is missing, not good, or lacks the permission; the audit has the refusal then.
+        AccessError: if the key is missing, not valid, or lacks the permission, after the audit's entry.
     """
     key: Key | None = None
     try:
         if presented:
-            key = await _asked(app, split(presented)[1], app.keys.known, presented)
+            key = await _check_key(app, split(presented)[1], app.keys.known, presented)
         elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
-            key = await _asked(app, signing.session_prefix(cookie), _session_key, app, cookie)
+            key = await _check_key(app, signing.read_session_prefix(cookie), _read_session_key, app, cookie)
         else:
             raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
         request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
@@ -184,52 +184,53 @@ async def _admit(request: Request, app: AppParts, presented: str, permission: Pe
 
 
 def _note_refusal(request: Request, reason: str, key: Key | None) -> None:
-    parts(request).audit.note(request.scope, reason, key)
-    request.state.refused = True  # the audit counts it; an event of its own would let anybody fill the disk
+    get_parts(request).audit.note(request.scope, reason, key)
+    request.state.refused = True  # it gets no event, so that nobody without a key can fill the disk
 
 
-async def public() -> None:
-    """Mark a route that anybody may use."""
+async def allow_anyone() -> None:
+    """Allow every caller, as a dependency of public routes."""
 
 
-def permission_of(route: APIRoute) -> Permission | None:
-    """Return the permission that a route asks for; None if it is public.
+def get_permission(route: APIRoute) -> Permission | None:
+    """Return the permission that a route requires; None if it is public.
 
     Raises:
-        RuntimeError: if the route says neither.
+        RuntimeError: if the route declares neither.
     """
-    calls = list(_calls(route.dependant))
+    calls = list(_list_calls(route.dependant))
     for call in calls:
         if permission := getattr(call, "permission", None):
             return cast(Permission, permission)
-    if public in calls:
+    if allow_anyone in calls:
         return None
-    raise RuntimeError(f"The route {sorted(route.methods)} {route.path} names no permission; use require() or public.")
+    raise RuntimeError(
+        f"The route {sorted(route.methods)} {route.path} names no permission; use require() or allow_anyone."
+    )
 
 
 def assert_guarded(app: FastAPI, public_files: frozenset[str]) -> None:
-    """Make sure that every route names its permission or is public on purpose; `public_files` are folders of files.
+    """Check that every route names its permission or is public on purpose. `public_files` are folders of files.
 
     Raises:
-        RuntimeError: naming the first route that does not.
+        RuntimeError: with the first route that does not.
     """
     for route in app.routes:
         if isinstance(route, APIRoute):
-            permission_of(route)
+            get_permission(route)
         elif not (isinstance(route, Mount) and route.path in public_files):
             raise RuntimeError(f"The route {route!r} is neither an API route nor a known folder of files.")
 
 
-def _calls(dependant: Dependant) -> list[Any]:
-    return [call for d in dependant.dependencies for call in (d.call, *_calls(d))]
+def _list_calls(dependant: Dependant) -> list[Any]:
+    return [call for d in dependant.dependencies for call in (d.call, *_list_calls(d))]
 
 
-async def _asked(app: AppParts, prefix: str, ask: Callable[..., Key], *args: object) -> Key:
-    return ask(*args) if app.keys.at_hand(prefix) else await asyncio.to_thread(ask, *args)
+async def _check_key(app: AppParts, prefix: str, check: Callable[..., Key], *args: object) -> Key:
+    return check(*args) if app.keys.at_hand(prefix) else await asyncio.to_thread(check, *args)
 
 
-def _session_key(app: AppParts, cookie: str) -> Key:
-    """Return the key that a session was begun with; it may be revoked or expired by now."""
+def _read_session_key(app: AppParts, cookie: str) -> Key:
     return app.keys.proven(
-        signing.session_prefix(cookie), lambda key_hash: signing.is_session(app.session_secret, cookie, key_hash)
+        signing.read_session_prefix(cookie), lambda key_hash: signing.is_session(app.session_secret, cookie, key_hash)
     )

@@ -1,4 +1,4 @@
-"""Signatures of the app: of sessions, and of request ids, so that feedback can only be about a request made here."""
+"""Signatures of sessions and of request ids. Thanks to them, feedback can only be about a request made here."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from itsdangerous import BadSignature, TimestampSigner
 log = logging.getLogger(__name__)
 
 SESSION_S = 12 * 3600  #: how long a session lasts
-_NAME_DIGITS = 32  #: hex digits at the beginning of an id: the time, as in UUID version 7, and random ones
-_SIGNATURE_DIGITS = 16  #: hex digits at the end of an id: 64 bits, far more than can be guessed over a network
+_NAME_DIGITS = 32  #: hex digits at the beginning of an id: the time, like in UUID version 7, and random digits
+_SIGNATURE_DIGITS = 16  #: hex digits at the end of an id: 64 bits, which cannot be guessed over a network
 
 
-def secret(file: Path, environ: Mapping[str, str]) -> bytes:
-    """Return the app's secret: `LLMOPS_SESSION_SECRET`, else the content of `file`, made if missing.
+def read_secret(file: Path, environ: Mapping[str, str]) -> bytes:
+    """Return the app's secret: `LLMOPS_SESSION_SECRET`, else the content of `file`, which is created if missing.
 
-    Where the file can be neither read nor made, it is good for this process only.
+    If the file can be neither read nor created, return a secret for this process only.
     """
-    if given := environ.get("LLMOPS_SESSION_SECRET"):
-        return given.encode()
+    if configured := environ.get("LLMOPS_SESSION_SECRET"):
+        return configured.encode()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             partial.touch(mode=0o600)
             partial.write_bytes(secrets.token_hex(32).encode())
-            os.link(partial, file)  # fails if another process was first, and then its secret counts
+            os.link(partial, file)  # fails if another process was first; its secret is then read
         except FileExistsError:
             pass
         finally:
@@ -44,55 +44,55 @@ def secret(file: Path, environ: Mapping[str, str]) -> bytes:
         return secrets.token_bytes(32)
 
 
-def new_session(secret: bytes, prefix: str, key_hash: str) -> str:
+def make_session(secret: bytes, prefix: str, key_hash: str) -> str:
     """Return the cookie of a session: the prefix of an API key, the time, and the signature of both.
 
     The signature depends on `key_hash`, the SHA-256 of the key's secret, so the session ends with that secret.
     """
-    return _session_signer(secret, key_hash).sign(prefix).decode()
+    return _make_signer(secret, key_hash).sign(prefix).decode()
 
 
-def session_prefix(cookie: str) -> str:
-    """Return the prefix of the key that a session was begun with, which is not proven yet."""
+def read_session_prefix(cookie: str) -> str:
+    """Return the prefix of the key that a session claims. The signature is not checked yet."""
     return cookie.partition(".")[0]
 
 
 def is_session(secret: bytes, cookie: str, key_hash: str) -> bool:
-    """Return whether `new_session` made this cookie with the same secret and hash, less than `SESSION_S` ago."""
+    """Return True if `make_session` made this cookie with the same secret and hash, less than `SESSION_S` ago."""
     try:
-        _, begun = _session_signer(secret, key_hash).unsign(cookie, return_timestamp=True)
+        _, start = _make_signer(secret, key_hash).unsign(cookie, return_timestamp=True)
     except BadSignature:
         return False
-    return time.time() < begun.timestamp() + SESSION_S  # `max_age` would refuse a replica whose clock is a second ahead
+    return time.time() < start.timestamp() + SESSION_S  # `max_age` would refuse cookies of a replica that is 1 s ahead
 
 
-def _session_signer(secret: bytes, key_hash: str) -> TimestampSigner:
+def _make_signer(secret: bytes, key_hash: str) -> TimestampSigner:
     return TimestampSigner(secret, f"session {key_hash}", key_derivation="hmac", digest_method=hashlib.sha256)
 
 
-def new_request_id(secret: bytes) -> str:
-    """Make an id for a request: the time in milliseconds (12 hex digits), 20 random ones, and 16 that sign them."""
+def make_request_id(secret: bytes) -> str:
+    """Return a new request id: the time in milliseconds (12 hex digits), 20 random digits, and 16 that sign them."""
     name = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-    return name + _signature(secret, name)
+    return name + _sign(secret, name)
 
 
-def marked_id(secret: bytes, id: str, mark: str) -> str:
-    """Return the id of a request with this mark, in hex digits, in place of the one it had."""
+def mark_id(secret: bytes, id: str, mark: str) -> str:
+    """Return a request id with this mark (hex digits) in place of its earlier mark."""
     name = id[:_NAME_DIGITS] + mark
-    return name + _signature(secret, name)
+    return name + _sign(secret, name)
 
 
-def mark_of(id: str) -> str:
-    """Return the mark that the id of a request carries; `id` is one, see `is_request_id`."""
+def read_mark(id: str) -> str:
+    """Return the mark in a valid request id, see `is_request_id`."""
     return id[_NAME_DIGITS:-_SIGNATURE_DIGITS]
 
 
 def is_request_id(secret: bytes, id: str) -> bool:
-    """Return whether an id was made by `new_request_id` or `marked_id` with this secret."""
+    """Return True if `make_request_id` or `mark_id` made this id with the same secret."""
     name, signature = id[:-_SIGNATURE_DIGITS], id[-_SIGNATURE_DIGITS:]
-    return hmac.compare_digest(_signature(secret, name).encode(), signature.encode("utf-8", "surrogatepass"))
+    return hmac.compare_digest(_sign(secret, name).encode(), signature.encode("utf-8", "surrogatepass"))
 
 
-def _signature(secret: bytes, name: str) -> str:
+def _sign(secret: bytes, name: str) -> str:
     text = f"request {name}".encode("utf-8", "surrogatepass")
     return hmac.new(secret, text, hashlib.sha256).hexdigest()[:_SIGNATURE_DIGITS]

@@ -1,8 +1,8 @@
 """Windows: a log of each key's requests of the last minute with their tokens, in memory or in Redis.
 
-A log, not a counter per minute: two neighbouring counters let through twice the limit around the turn of a minute, and
-a weighted pair is right only for callers who come evenly. The log is exact, so `Retry-After` is, too. It costs one
-entry per request of the last minute. A request counts from the moment it was let in, with all of its tokens.
+It is a log and not a counter per minute: two counters would let twice the limit through around the turn of a minute,
+and a weighted pair is right only for evenly spaced requests. The log is exact, and so is `Retry-After`. It costs one
+entry per request of the last minute. A request counts from its admission, with all of its tokens.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from llmops.variables import filled
 log = logging.getLogger(__name__)
 
 WINDOW_S = 60.0
-TIMEOUT_S = 0.5  #: the longest that a request waits for Redis
-AGAIN_S = 5.0  #: how long Redis is left alone after it failed
+TIMEOUT_S = 0.5  #: most time that a request waits for Redis
+RETRY_S = 5.0  #: pause before Redis is asked again after a failure
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """The requests and tokens that a key may use in a minute; 0: as many as it likes."""
+    """The requests and tokens that a key may use in a minute; 0: unlimited."""
 
     requests: int
     tokens: int
@@ -41,27 +41,27 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class WindowUse:
-    """The answer to a request that asked for room in its key's window."""
+    """The use of a key's window, after a request asked for room in it."""
 
-    taken: bool  #: whether the request is in the window
-    requests: int  #: how many are in the window now
-    tokens: int  #: how many these have together
-    wait_s: float  #: if it was not taken: the seconds after which there is room for it
-    reset_s: float  #: the seconds after which the window is empty, if nothing more comes
+    taken: bool  #: True if the request is in the window
+    requests: int  #: requests in the window
+    tokens: int  #: their tokens
+    wait_s: float  #: if the request was not taken: seconds until there is room for it
+    reset_s: float  #: seconds until the window is empty if no other request comes
 
 
-class OwnWindows:
+class LocalWindows:
     """Windows in the memory of this process. All methods are called in the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._logs: dict[str, OrderedDict[str, tuple[float, int]]] = {}  # request → when (s), tokens; oldest first
+        self._logs: dict[str, OrderedDict[str, tuple[float, int]]] = {}  # request → time (s), tokens; oldest first
         self._sums: dict[str, int] = {}
 
     async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
-        """Enter a request with its tokens, or change the tokens of one that is there already, if the limits allow.
+        """Add a request with its tokens, or change the tokens of a known request, if the limits allow it.
 
-        A request that they do not allow is not in the window afterwards.
+        A request that the limits do not allow is not in the window afterwards.
         """
         now, entries = self._clock(), self._logs.setdefault(key, OrderedDict())
         while entries and (oldest := next(iter(entries.values())))[0] <= now - WINDOW_S:
@@ -75,14 +75,14 @@ class OwnWindows:
         if requests_over > 0 or tokens_over > 0:
             entries.pop(request, None)
             self._sums[key] = used
-            wait_s = _wait(list(entries.values()), requests_over, tokens_over) - now
-            return WindowUse(False, others, used, max(wait_s, 0.0), self._reset(entries, now))
+            wait_s = _find_room_at(list(entries.values()), requests_over, tokens_over) - now
+            return WindowUse(False, others, used, max(wait_s, 0.0), self._compute_reset_s(entries, now))
         entries[request] = (moment, tokens)  # a known request keeps its place
         self._sums[key] = used + tokens
-        return WindowUse(True, others + 1, used + tokens, 0.0, self._reset(entries, now))
+        return WindowUse(True, others + 1, used + tokens, 0.0, self._compute_reset_s(entries, now))
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
-        """Put a request's tokens right, whatever the limits; nothing happens if it has left the window."""
+        """Replace a request's tokens by the used ones, whatever the limits. Ignore a request outside the window."""
         entries = self._logs.get(key, OrderedDict())
         if request in entries:
             moment, before = entries[request]
@@ -90,23 +90,23 @@ class OwnWindows:
             self._sums[key] += tokens - before
 
     async def close(self) -> None:
-        """Let go of connections; there are none."""
+        """Do nothing: there is no connection."""
 
-    def _reset(self, entries: OrderedDict[str, tuple[float, int]], now: float) -> float:
+    def _compute_reset_s(self, entries: OrderedDict[str, tuple[float, int]], now: float) -> float:
         return entries[next(reversed(entries))][0] + WINDOW_S - now if entries else 0.0
 
 
-def _wait(entries: list[tuple[float, int]], requests_over: int, tokens_over: int) -> float:
-    """Return when enough of the oldest entries have left to make room for so many requests and tokens."""
+def _find_room_at(entries: list[tuple[float, int]], requests_over: int, tokens_over: int) -> float:
+    """Return the time at which enough of the oldest entries have left to make room for these requests and tokens."""
     for number, (moment, tokens) in enumerate(entries, start=1):
         tokens_over -= tokens
         if number >= requests_over and tokens_over <= 0:
             return moment + WINDOW_S
-    return 0.0  # never more than the whole limit is asked for, so the window is empty by now
+    return 0.0  # nobody asks for more than the limit, so the window is empty
 
 
-# The same in Redis, where each script runs undisturbed. A window is a sorted set (request → moment in µs) and a hash
-# (request → tokens, and their `sum`); the clock is the server's, so that replicas need not agree on the time.
+# The same in Redis, where each script is atomic. A window is a sorted set (request → time in µs) and a hash (request →
+# tokens, and their `sum`). Redis' clock counts, so replicas need no common time.
 _TAKE = """
 local now, window = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not now then local t = redis.call('TIME') now = t[1] * 1000000 + t[2] end
@@ -152,7 +152,7 @@ end
 
 
 class RedisWindows:
-    """Windows in Redis, shared between replicas, such as `redis://:${REDIS_PASSWORD}@host:6379/1`, by Redis' clock.
+    """Windows in Redis, shared between replicas. An example of a URL: `redis://:${REDIS_PASSWORD}@host:6379/1`.
 
     Raises:
         ConfigError: if a variable is not set.
@@ -161,14 +161,14 @@ class RedisWindows:
     def __init__(
         self, url: str, environ: Mapping[str, str] = os.environ, clock: Callable[[], float] | None = None
     ) -> None:
-        def value(name: str) -> str:
+        def read_variable(name: str) -> str:
             if name not in environ:
                 raise ConfigError(f"serving.limits needs ${{{name}}}; set {name} in the environment.")
             return environ[name]
 
-        # Once more at once: a connection kept from before a restart of Redis only shows on use that it is dead.
+        # One retry without a pause: after a restart of Redis, only the use of a kept connection shows that it is dead.
         self._redis = redis.Redis.from_url(
-            filled(url, value),
+            filled(url, read_variable),
             retry=Retry(NoBackoff(), 1),
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
@@ -177,74 +177,73 @@ class RedisWindows:
         self._take, self._settle = self._redis.register_script(_TAKE), self._redis.register_script(_SETTLE)
 
     async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
-        """See `OwnWindows`; raises RedisError if it does not answer."""
+        """See `LocalWindows`. Raise RedisError if Redis does not answer."""
         now: Any = round(self._clock() * 1e6) if self._clock else ""
         arguments = [now, round(WINDOW_S * 1e6), request, tokens, limits.requests, limits.tokens]
-        answer = await cast(Any, self._take)(_names(key), arguments)
+        answer = await cast(Any, self._take)(_name_keys(key), arguments)
         taken, requests, used, wait, reset = (int(number) for number in answer)
         return WindowUse(bool(taken), requests, used, max(wait, 0) / 1e6, reset / 1e6)
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
-        """See `OwnWindows`; raises RedisError if it does not answer."""
-        await cast(Any, self._settle)(_names(key)[1:], [request, tokens])
+        """See `LocalWindows`. Raise RedisError if Redis does not answer."""
+        await cast(Any, self._settle)(_name_keys(key)[1:], [request, tokens])
 
     async def close(self) -> None:
-        """See `OwnWindows`."""
+        """See `LocalWindows`."""
         await self._redis.aclose()
 
 
-def _names(key: str) -> list[str]:
-    return [f"llmops:{{{key}}}:requests", f"llmops:{{{key}}}:tokens"]  # in braces: on one node of a cluster
+def _name_keys(key: str) -> list[str]:
+    return [f"llmops:{{{key}}}:requests", f"llmops:{{{key}}}:tokens"]  # braces put both on one node of a cluster
 
 
 class SharedWindows:
-    """Windows in Redis; while it does not answer, each process counts by itself.
+    """Windows in Redis; while Redis does not answer, each process counts by itself.
 
-    So neither everybody nor nobody is let in meanwhile: a key may use its limits once in each replica. After a failure
-    Redis is left alone for `AGAIN_S`. `tell` is called once when it is lost, with the reason, and once when it is back,
-    with "".
+    A key may then use its limits once in each replica. After a failure Redis is asked again after `RETRY_S`.
+    `on_change` is called when Redis stops answering, with the reason, and when it answers again, with "".
     """
 
     def __init__(
-        self, shared: Windows, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self, shared: Windows, on_change: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._shared, self._own, self._tell, self._clock = shared, OwnWindows(clock), tell, clock
-        self._away, self._again_at = False, -math.inf
+        self._shared, self._own, self._on_change, self._clock = shared, LocalWindows(clock), on_change, clock
+        self._down, self._retry_at = False, -math.inf
 
     async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
-        """See `OwnWindows`."""
-        if self._clock() >= self._again_at:
+        """See `LocalWindows`."""
+        if self._clock() >= self._retry_at:
             try:
                 use = await self._shared.take(key, request, tokens, limits)
             except (RedisError, OSError) as error:
-                self._lost(error)
+                self._note_outage(error)
             else:
-                if self._away:
-                    self._away = False
+                if self._down:
+                    self._down = False
                     log.warning("Redis answers again; it counts the limits")
-                    self._tell("")
+                    self._on_change("")
                 return use
         return await self._own.take(key, request, tokens, limits)
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
-        """See `OwnWindows`; where Redis fails, the reservation stays until the window has passed it."""
+        """See `LocalWindows`. If Redis fails, the reservation stays until it leaves the window."""
         await self._own.settle(key, request, tokens)
-        if self._clock() >= self._again_at:
+        if self._clock() >= self._retry_at:
             try:
                 await self._shared.settle(key, request, tokens)
             except (RedisError, OSError) as error:
-                self._lost(error)
+                self._note_outage(error)
 
     async def close(self) -> None:
-        """See `OwnWindows`."""
+        """See `LocalWindows`."""
         await self._shared.close()
 
-    def _lost(self, error: Exception) -> None:
-        self._again_at = self._clock() + AGAIN_S
-        if not self._away:
-            self._away, reason = True, f"{type(error).__name__}: {error}"
+    def _note_outage(self, error: Exception) -> None:
+        self._retry_at = self._clock() + RETRY_S
+        if not self._down:
+            self._down, reason = True, f"{type(error).__name__}: {error}"
             log.warning("Redis does not answer (%s); this process counts limits by itself", reason)
-            self._tell(reason)
+            self._on_change(reason)
 
 
-Windows = OwnWindows | RedisWindows | SharedWindows
+Windows = LocalWindows | RedisWindows | SharedWindows

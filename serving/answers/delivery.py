@@ -1,4 +1,7 @@
-"""An answer on its way to its caller: it is given up when the caller leaves or time is over, and noted in the event."""
+"""The delivery of an answer to its caller, with its facts in the request's event.
+
+The answer is given up when the caller leaves or time runs out.
+"""
 
 from __future__ import annotations
 
@@ -10,95 +13,97 @@ from typing import Any
 from fastapi import Request
 
 from llmops.errors import LlmopsError
-from serving.admission.dependencies import parts
-from serving.admission.signing import marked_id
-from serving.answers.requests import one_or_all
+from serving.admission.dependencies import get_parts
+from serving.admission.signing import mark_id
+from serving.answers.requests import unwrap_single
 from serving.engines.base import Answer, Chunk
 from serving.errors import ClientLeft, TimedOut
 from serving.models.stream import GuardedStream
-from serving.observe.exchange import Given
+from serving.observe.exchange import ServedAnswer
 
 
 async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
-    """Yield the chunks of an answer's stream, which is cancelled where it is not taken to its end.
+    """Yield the chunks of an answer's stream. Cancel the stream if it is not read to its end.
 
-    Version, tokens, finish reason, the guard's verdict and the times to the engine's beginning and to the first chunk
-    are in the request's event before the last chunk. The side of a trial that answers is in the request's id before the
-    first. The request's body must have been read: all that is received from now on is that the caller has left.
+    Before the last chunk, the request's event has the version, tokens, finish reason, the guard's verdict, and the
+    times in the queue and to the first chunk. Before the first chunk, the request's id has the mark of the trial's
+    side. The request's body must have been read, so that the only further message is the disconnection.
 
     Raises:
-        ClientLeft: if nobody listens any more.
+        ClientLeft: if the caller has left.
         TimedOut: if the answer is not complete in time.
         Other errors: those of the stream.
     """
     loop = asyncio.get_running_loop()
-    event, last, cause = request.state.event, None, []
-    given = Given(stream.prompt, stream.version)
-    request.state.exchange.append(given)
+    event, last, causes = request.state.event, None, []
+    answer = ServedAnswer(stream.prompt, stream.version)
+    request.state.exchange.append(answer)
 
     def give_up(error: LlmopsError) -> None:
-        cause.append(error)
-        stream.push(error)  # wakes a reader that waits
+        causes.append(error)
+        stream.push(error)  # wakes a waiting reader
         stream.cancel()
 
-    left_s = timeout_s - (time.perf_counter_ns() - request.state.begun) / 1e9
+    left_s = timeout_s - (time.perf_counter_ns() - request.state.start_ns) / 1e9
     timer = loop.call_later(left_s, give_up, TimedOut(f"The answer was not complete after {timeout_s:g} s."))
-    watcher = loop.create_task(_watch(request, give_up))
+    watcher = loop.create_task(_watch_connection(request, give_up))
     try:
         async for chunk in stream:
             if last is None:
-                given.first = time.perf_counter_ns()
-                event.setdefault("llmops.time_to_first_token", given.first - request.state.begun)
-                _begun(request, stream, given)
-                _mark(request, stream.mark)
+                answer.first_chunk_ns = time.perf_counter_ns()
+                event.setdefault("llmops.time_to_first_token", answer.first_chunk_ns - request.state.start_ns)
+                _note_start(request, stream, answer)
+                _mark_id(request, stream.mark)
             last = chunk
-            given.texts.append(chunk.text)
+            answer.texts.append(chunk.text)
             if chunk.finish_reason:
-                given.ended, given.finish_reason = time.perf_counter_ns(), chunk.finish_reason
-                _note(event, chunk)
-                _note_guard(event, stream.broken)
-                digests = [parts(request).digests.text(g.text) for g in request.state.exchange if g.finish_reason]
-                event["llmops.answer.digest"] = one_or_all(digests)
+                answer.ended_ns, answer.finish_reason = time.perf_counter_ns(), chunk.finish_reason
+                _note_usage(event, chunk)
+                _note_guard(event, stream.broken_rules)
+                complete = [one.text for one in request.state.exchange if one.finish_reason]
+                event["llmops.answer.digest"] = unwrap_single(
+                    [get_parts(request).digests.digest_text(text) for text in complete]
+                )
                 yield chunk
-                return  # whoever leaves now has the answer
+                return  # a caller who leaves now has the answer
             yield chunk
-        if cause:
-            raise cause[0]
+        if causes:
+            raise causes[0]
     finally:
         timer.cancel()
         watcher.cancel()
         stream.cancel()
-        if not given.ended:
-            given.ended = time.perf_counter_ns()
-            _begun(request, stream, given)
+        if not answer.ended_ns:
+            answer.ended_ns = time.perf_counter_ns()
+            _note_start(request, stream, answer)
         if last and not last.finish_reason:
-            _note(event, last)
+            _note_usage(event, last)
 
 
 async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
-    """Return an answer in one piece; arguments and errors are those of `deliver`."""
+    """Return the complete answer. Arguments and errors are those of `deliver`."""
     texts: list[str] = []
     async for chunk in deliver(request, stream, timeout_s):
         texts.append(chunk.text)
     return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason or "stop")
 
 
-def _mark(request: Request, mark: str) -> None:
-    """Mark the request's id with the side that has answered; if its answers come from both, with none."""
+def _mark_id(request: Request, mark: str) -> None:
+    """Put the mark of the side that answers into the request's id; no mark if its answers come from both sides."""
     state = request.state
     state.marks = {mark, *getattr(state, "marks", ())}
-    state.id = marked_id(parts(request).session_secret, state.id, mark if len(state.marks) == 1 else "")
+    state.id = mark_id(get_parts(request).session_secret, state.id, mark if len(state.marks) == 1 else "")
 
 
-def _begun(request: Request, stream: GuardedStream, given: Given) -> None:
-    event, given.version, given.begun = request.state.event, stream.version, stream.begun_at
+def _note_start(request: Request, stream: GuardedStream, answer: ServedAnswer) -> None:
+    event, answer.version, answer.started_ns = request.state.event, stream.version, stream.begun_at
     event.update({"llmops.model.version": stream.version.name, "llmops.canary.side": stream.side})
-    if given.begun:
-        event.setdefault("llmops.queue_time", given.begun - request.state.begun)
+    if answer.started_ns:
+        event.setdefault("llmops.queue_time", answer.started_ns - request.state.start_ns)
 
 
 def _note_guard(event: MutableMapping[str, Any], broken: list[str]) -> None:
-    """Note the guard's verdict; an answer that is cut counts for all of the request's."""
+    """Note the guard's verdict. One cut answer makes the verdict of the whole request."""
     if broken:
         known = event.get("llmops.guard.rules", [])
         event["llmops.guard.rules"] = [*known, *(rule for rule in broken if rule not in known)]
@@ -107,14 +112,14 @@ def _note_guard(event: MutableMapping[str, Any], broken: list[str]) -> None:
         event.setdefault("llmops.guard.verdict", "passed")
 
 
-def _note(event: MutableMapping[str, Any], chunk: Chunk) -> None:
+def _note_usage(event: MutableMapping[str, Any], chunk: Chunk) -> None:
     for name, count in (("input_tokens", chunk.input_tokens), ("output_tokens", chunk.output_tokens)):
         event[f"gen_ai.usage.{name}"] = event.get(f"gen_ai.usage.{name}", 0) + count
     if chunk.finish_reason:
         event.setdefault("gen_ai.response.finish_reasons", []).append(chunk.finish_reason)
 
 
-async def _watch(request: Request, give_up: Callable[[LlmopsError], None]) -> None:
+async def _watch_connection(request: Request, give_up: Callable[[LlmopsError], None]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     give_up(ClientLeft())

@@ -1,8 +1,9 @@
-"""Answers from the documents: passages that are found for a question go into its prompt, and beside its answer.
+"""Answers from the documents: the passages found for a question go into its prompt, and are listed beside its answer.
 
-If no passage is good enough, the answer is a refusal, and no model is asked. Only in a conversation that goes on, the
-model answers without documents, unless they are insisted on: thanks and follow-ups are not about documents. Passages
-are not the caller's words: the guard lets an answer repeat only what the caller wrote, and kept texts hold no passages.
+If no passage is good enough, the answer is a refusal, and no model is used. In a later turn of a conversation the model
+answers without documents instead, unless the caller insists on them, because thanks and follow-ups are not about
+documents. Passages are not the caller's words: the guard lets an answer repeat only text that the caller wrote, and
+kept texts hold no passages.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Grounds(NamedTuple):
     """The passages that an answer rests on."""
 
     found: Found
-    sources: list[Source]  #: the passages, as they are shown beside the answer
+    sources: list[Source]  #: the passages in the form that is shown beside the answer
 
-    def given(self, request: EngineRequest) -> EngineRequest:
+    def add_passages(self, request: EngineRequest) -> EngineRequest:
         """Return a request to an engine with the passages in its prompt."""
         prompt = request.prompt
         if isinstance(prompt, Question):
@@ -39,29 +40,29 @@ class Grounds(NamedTuple):
         return replace(request, prompt=Chat((*prompt.messages[:-1], last)))
 
 
-async def find_grounds(request: Request, app: AppParts, wanted: bool | None, asked: EngineRequest) -> Grounds | None:
-    """Return the passages that an answer has to rest on; None: on none. Note the outcome in the request's event.
+async def find_grounds(request: Request, app: AppParts, wanted: bool | None, plain: EngineRequest) -> Grounds | None:
+    """Return the passages for an answer; None if it rests on no documents. Note the outcome in the request's event.
 
     Args:
         request: the HTTP request.
         app: the parts of the app.
-        wanted: whether the caller wants such an answer; None: if an index is served.
-        asked: the request to the engine, without passages.
+        wanted: the request's `ground`; None: ground the answer if an index is served.
+        plain: the request to the engine, without passages.
 
     Raises:
-        PromptRefused: if it is wanted for a prompt that has a context of its own, asks nothing, or leaves no room.
-        NoDocuments: if it is wanted and `grounding.enabled` is off or no index is served.
-        DocumentsDown, QueueFull, TimedOut: if it is wanted, see `Documents.look_up`.
+        PromptRefused: if `wanted` is true for a prompt that has its own context, asks nothing, or leaves no room.
+        NoDocuments: if `wanted` is true and `grounding.enabled` is off or no index is served.
+        DocumentsDown, QueueFull, TimedOut: if `wanted` is true, see `Documents.look_up`.
     """
-    question = _question(asked.prompt)
+    question = _extract_question(plain.prompt)
     if wanted and not question:
         raise PromptRefused("With `ground: true`, ask a question without a context, or end with the user's turn.")
     if wanted and not app.config.grounding.enabled:
         raise NoDocuments
     if not question or wanted is False or not app.config.grounding.enabled:
         return None
-    turns = [m.content for m in asked.prompt.messages] if isinstance(asked.prompt, Chat) else [question]
-    taken = asked.max_new_tokens + MESSAGE_TOKENS * len(turns)
+    turns = [m.content for m in plain.prompt.messages] if isinstance(plain.prompt, Chat) else [question]
+    taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns)
     room = room_of(app.config.serving.max_context, taken, "\n".join(turns))
     if wanted and room < LEAST_ROOM:
         raise PromptTooLong(
@@ -86,18 +87,20 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, ask
     event["llmops.retrieval.passages"] = [hit.passage.id for hit in hits]
     event["llmops.retrieval.documents"] = list(dict.fromkeys(hit.passage.document for hit in hits))
     event["llmops.retrieval.outcome"] = "found" if hits else "refused"
-    return Grounds(found, [_source(app.guard, asked.prompt, hit) for hit in hits])
+    return Grounds(found, [_make_source(app.guard, plain.prompt, hit) for hit in hits])
 
 
-def _source(guard: Guard, prompt: Prompt, hit: Hit) -> Source:
-    """Return a passage as it is shown; without its words if the guard would keep them back from an answer."""
+def _make_source(guard: Guard, prompt: Prompt, hit: Hit) -> Source:
+    """Return the source of a hit. Hide its words if the guard would cut an answer with them."""
     source = Source(**source_of(hit))
-    seen = guard.watch(prompt).see(Chunk(f"{source.title}\n{text_of(hit)}", 0, 0, "stop"))
-    return source if seen.finish_reason == "stop" else source.model_copy(update={"title": source.source, "snippet": ""})
+    passed = guard.filter_answer(prompt).feed(Chunk(f"{source.title}\n{text_of(hit)}", 0, 0, "stop"))
+    if passed.finish_reason == "stop":
+        return source
+    return source.model_copy(update={"title": source.source, "snippet": ""})
 
 
 def refuse(app: AppParts, prompt: Prompt, caller: str, side: str) -> GuardedStream:
-    """Return the refusal, in the name of the version that would have answered; it counts in no trial.
+    """Return the refusal as the answer of the version that would have answered. It counts in no trial.
 
     Raises:
         NotReady, VersionNotLoaded: see `Models.choose`.
@@ -105,12 +108,12 @@ def refuse(app: AppParts, prompt: Prompt, caller: str, side: str) -> GuardedStre
     chosen, stream = app.models.choose(caller, side), Stream(lambda: None)
     stream.begin()
     stream.push(Chunk(REFUSAL, 0, 0, "stop"))
-    side = app.models.side_of(chosen)
-    return GuardedStream(chosen.version, stream, lambda seconds, end: None, Guard(()).watch(prompt), side=side)
+    side = app.models.name_side(chosen)
+    return GuardedStream(chosen.version, stream, lambda seconds, end: None, Guard(()).filter_answer(prompt), side=side)
 
 
-def _question(prompt: Prompt) -> str:
-    """Return the text to search for; empty if documents do not go with a prompt."""
+def _extract_question(prompt: Prompt) -> str:
+    """Return the text to search for; empty if the prompt can get no passages."""
     match prompt:
         case Question() if not prompt.context:
             return prompt.text

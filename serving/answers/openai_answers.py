@@ -1,4 +1,4 @@
-"""Answers in the form of OpenAI's API: whole, or as the chunks of a stream."""
+"""Answers in the form of OpenAI's API: complete, or as the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serving.answers.openai_schemas import (
 )
 from serving.engines.base import Answer, Chunk, EngineRequest
 from serving.errors import PromptRefused
-from serving.http.server_sent_events import EventStream, sse, streamed
+from serving.http.server_sent_events import EventStream, format_event, start_event_stream
 from serving.models.stream import GuardedStream
 
 
@@ -37,10 +37,10 @@ async def respond(
     chat: bool,
     grounds: Grounds | None = None,
 ) -> Completion | EventStream:
-    """Ask for all answers to one HTTP request, an engine request each, and return its response, whole or as a stream.
+    """Return the response to one HTTP request, with an answer to each engine request, complete or as a stream.
 
-    All go to the version of the caller, the prefix of a key, or of the side that is asked for; the champion answers
-    where a canary fails. The answers rest on the passages of `grounds`, if it is given.
+    `caller` is the prefix of the caller's key. All answers come from the same side, see `Models.choose`; the champion
+    takes over if a canary fails. The answers rest on the passages of `grounds`, if there are any.
 
     Raises:
         PromptRefused: if several answers are to be streamed.
@@ -50,25 +50,26 @@ async def respond(
     if body.stream and len(requests) > 1:
         raise PromptRefused("Only one answer can be streamed at a time: send one prompt, and no n.")
     if body.stream_options and not body.stream:
-        raise PromptRefused("stream_options are only taken with stream: true.")
+        raise PromptRefused("stream_options are only accepted with stream: true.")
     event = request.state.event
     refused = bool(grounds and not grounds.found.hits)
-    given = [grounds.given(one) if grounds else one for one in requests]
+    grounded = [grounds.add_passages(plain) if grounds else plain for plain in requests]
     if not refused:
-        await reserve(request, given)
+        await reserve(request, grounded)
     streams: list[GuardedStream] = []
     answers: list[Answer] = []
     try:
-        for one, asked in zip(given, requests, strict=True):
+        for engine_request, plain in zip(grounded, requests, strict=True):
             if refused:
-                streams.append(refuse(app, asked.prompt, caller, side))
+                streams.append(refuse(app, plain.prompt, caller, side))
             else:
-                streams.append(app.models.generate(one, caller=caller, side=side, asked=asked.prompt))
+                stream = app.models.generate(engine_request, caller=caller, side=side, caller_prompt=plain.prompt)
+                streams.append(stream)
         event["llmops.model.version"] = streams[0].version.name
         reply = OpenAIReply(request, name, streams[0], chat, body.n or 1, grounds)
         if body.stream:
             reply.with_usage = bool(body.stream_options and body.stream_options.include_usage)
-            return await streamed(request, deliver(request, streams[0], timeout_s), reply.render)
+            return await start_event_stream(request, deliver(request, streams[0], timeout_s), reply.render)
         for stream in streams:
             answers.append(await deliver_whole(request, stream, timeout_s))
     except BaseException:
@@ -76,61 +77,62 @@ async def respond(
             stream.cancel()
         raise
     event["llmops.model.version"] = streams[0].version.name
-    return reply.whole(answers)
+    return reply.make_completion(answers)
 
 
 @dataclass(slots=True)
 class OpenAIReply:
-    """Writes the reply to one request in OpenAI's form."""
+    """The reply to one request in OpenAI's form."""
 
     request: Request
-    name: str  #: of the model
-    stream: GuardedStream  #: the first answer's, which knows the version
+    name: str  #: the model's name
+    stream: GuardedStream  #: the stream of the first answer, for the version
     chat: bool
     n: int = 1  #: answers to each prompt
-    grounds: Grounds | None = None  #: that they rest on
-    with_usage: bool = False  #: whether a stream ends with its usage
+    grounds: Grounds | None = None
+    with_usage: bool = False  #: True if a stream ends with its usage
     created: int = field(default_factory=lambda: int(time.time()))
-    _begun: bool = False
+    _started: bool = False
 
-    def whole(self, answers: list[Answer]) -> Completion:
-        """Return the reply in one piece."""
-        choices = [self._choice(n, answer) for n, answer in enumerate(answers)]
-        usage = _usage(answers, self.n)
+    def make_completion(self, answers: list[Answer]) -> Completion:
+        """Return the complete reply."""
+        choices = [self._make_choice(n, answer) for n, answer in enumerate(answers)]
+        usage = _count_usage(answers, self.n)
         kind = "chat.completion" if self.chat else "text_completion"
         sources = self.grounds.sources if self.grounds else None
-        return Completion(object=kind, choices=choices, usage=usage, sources=sources, **self._head())
+        return Completion(object=kind, choices=choices, usage=usage, sources=sources, **self._list_common_fields())
 
     def render(self, chunk: Chunk) -> str:
-        """Write a chunk as server-sent events.
+        """Return a chunk as server-sent events.
 
-        The last one has the sources. After it come the usage, if it is asked for, and `[DONE]`.
+        The last chunk has the sources. After it come the usage, if requested, and `[DONE]`.
         """
         delta: dict[str, Any] = {"delta": {"content": chunk.text}} if self.chat else {"text": chunk.text}
-        if self.chat and not self._begun:
+        if self.chat and not self._started:
             delta["delta"] = {"role": "assistant", "content": chunk.text}
-        self._begun = True
+        self._started = True
         choices = [{"index": 0, **delta, "logprobs": None, "finish_reason": chunk.finish_reason}]
         grounds = self.grounds if chunk.finish_reason else None
-        events = [self._event(choices, None, [one.model_dump() for one in grounds.sources] if grounds else None)]
+        sources = [source.model_dump() for source in grounds.sources] if grounds else None
+        events = [self._format_chunk(choices, None, sources)]
         if chunk.finish_reason and self.with_usage:
-            events.append(self._event([], _usage([chunk]).model_dump()))
+            events.append(self._format_chunk([], _count_usage([chunk]).model_dump()))
         return "".join([*events, *(["data: [DONE]\n\n"] if chunk.finish_reason else [])])
 
-    def _event(
+    def _format_chunk(
         self, choices: list[dict[str, Any]], usage: dict[str, Any] | None, sources: list[dict[str, Any]] | None = None
     ) -> str:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         more: dict[str, Any] = {"usage": usage} if self.with_usage else {}
         more |= {"sources": sources} if sources is not None else {}
-        return sse({**self._head(), "object": kind, "choices": choices, **more})
+        return format_event({**self._list_common_fields(), "object": kind, "choices": choices, **more})
 
-    def _head(self) -> dict[str, Any]:
-        version = self.stream.version.name  # known for good once there is a chunk
+    def _list_common_fields(self) -> dict[str, Any]:
+        version = self.stream.version.name  # final after the first chunk
         model = f"{self.name}:{version}"
         return {"id": self.request.state.id, "created": self.created, "model": model, "system_fingerprint": version}
 
-    def _choice(self, n: int, answer: Answer) -> ChatChoice | CompletionChoice:
+    def _make_choice(self, n: int, answer: Answer) -> ChatChoice | CompletionChoice:
         if self.chat:
             return ChatChoice(
                 index=n, message=AssistantMessage(content=answer.text), finish_reason=answer.finish_reason
@@ -138,7 +140,7 @@ class OpenAIReply:
         return CompletionChoice(index=n, text=answer.text, finish_reason=answer.finish_reason)
 
 
-def _usage(answers: Sequence[Answer | Chunk], n: int = 1) -> OpenAIUsage:
-    """Count tokens as OpenAI does: those of a prompt once, though it gets `n` answers, which follow each other."""
+def _count_usage(answers: Sequence[Answer | Chunk], n: int = 1) -> OpenAIUsage:
+    """Return the tokens, counted like OpenAI: a prompt counts once for its `n` answers, which follow each other."""
     prompt, completion = sum(a.input_tokens for a in answers[::n]), sum(a.output_tokens for a in answers)
     return OpenAIUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)

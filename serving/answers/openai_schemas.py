@@ -1,7 +1,7 @@
 """Bodies of requests and answers below `/v1`, as OpenAI's clients send and expect them.
 
-A parameter that would change the answer and is not supported is refused, unless it has a value that asks for nothing.
-Parameters that do not change the answer are taken and left aside.
+An unsupported parameter that would change the answer is refused, unless its value changes nothing. Parameters that do
+not change the answer are accepted and ignored.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pydantic_core import PydanticCustomError
 from serving.answers.schemas import GROUND, Sampling, Sources, Str
 from serving.engines.base import FinishReason
 
-MOST_ANSWERS = 20  #: to one request; LangChain sends so many prompts at a time
+MOST_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
 
-#: parameter that is not supported → its values that ask for nothing
+#: unsupported parameter → its values that change nothing
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
@@ -42,16 +42,16 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class StreamOptions(BaseModel):
-    """About a stream."""
+    """The options of a stream."""
 
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = Field(False, description="Count the tokens in an event before the last.")
-    include_obfuscation: bool = Field(False, description="Taken; there is none.")
+    include_obfuscation: bool = Field(False, description="Accepted and ignored.")
 
 
 class OpenAIRequest(Sampling):
-    """The fields that both routes take."""
+    """The fields of both routes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ class OpenAIRequest(Sampling):
     n: int | None = Field(None, ge=1, le=MOST_ANSWERS, description="Answers to each prompt; default 1.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Any = Field(None, description="Taken; changes nothing, as all below.")
+    user: Any = Field(None, description="Accepted and ignored, like all below.")
     metadata: Any = None
     store: Any = None
     service_tier: Any = None
@@ -70,18 +70,18 @@ class OpenAIRequest(Sampling):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_what_is_not_done(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        for name in NEUTRAL.keys() & value.keys():
-            given = value[name]
-            if given is not None and not any(_same(given, neutral) for neutral in NEUTRAL[name]):
-                raise PydanticCustomError("not_done", "{name} is not supported; leave it out", {"name": name})
-        return {name: given for name, given in value.items() if name not in NEUTRAL}
+    def _refuse_unsupported(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        for name in NEUTRAL.keys() & body.keys():
+            value = body[name]
+            if value is not None and not any(_is_equal(value, neutral) for neutral in NEUTRAL[name]):
+                raise PydanticCustomError("unsupported", "{name} is not supported; leave it out", {"name": name})
+        return {name: value for name, value in body.items() if name not in NEUTRAL}
 
 
 class TextPart(BaseModel):
-    """A part of a message; there is nothing but text."""
+    """A text part of a message. Other parts are not supported."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -90,13 +90,13 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One turn."""
+    """One turn of a conversation."""
 
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Str | list[TextPart]
-    name: Any = Field(None, description="Taken; changes nothing.")
+    name: Any = Field(None, description="Accepted and ignored.")
     refusal: None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
@@ -110,7 +110,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(OpenAIRequest):
-    """A conversation that the model goes on with."""
+    """A conversation that the model continues."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of max_tokens.")
@@ -118,7 +118,7 @@ class ChatRequest(OpenAIRequest):
 
 
 class CompletionRequest(OpenAIRequest):
-    """Texts, or token ids, that the model goes on with."""
+    """Texts or token ids that the model continues."""
 
     prompt: Str | list[int] | list[Str] | list[list[int]]
 
@@ -149,7 +149,7 @@ class ChatChoice(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """How a text goes on."""
+    """The continuation of a text."""
 
     index: int
     text: str
@@ -180,14 +180,14 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All that can be named in a request."""
+    """All models that can be named in a request."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class OpenAIError(BaseModel):
-    """Why a request was not answered."""
+    """The reason why a request was not answered."""
 
     message: str
     type: str
@@ -201,6 +201,6 @@ class OpenAIProblem(BaseModel):
     error: OpenAIError
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Return whether two JSON values are the same; `true` is not 1."""
+def _is_equal(a: Any, b: Any) -> bool:
+    """Return True if two JSON values are equal; `true` is not 1."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)

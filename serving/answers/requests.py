@@ -1,4 +1,4 @@
-"""From a caller's request to an engine's, within the limits of the configuration, and its settings in the event."""
+"""From a caller's request to an engine's, within the configured limits, and with its settings in the event."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from typing import Any
 from fastapi import Request
 
 from llmops.config import Serving
-from serving.admission.dependencies import parts
+from serving.admission.dependencies import get_parts
 from serving.answers.schemas import Sampling
 from serving.engines.base import Chat, EngineRequest, Prompt, Question, Text
 from serving.errors import PromptRefused
 
-#: Below it a temperature counts as 0: the likeliest token is all but certain, and logits overflow soon.
+#: Smaller temperatures count as 0: the likeliest token is almost certain, and logits would overflow.
 LEAST_TEMPERATURE = 1e-4
 
 
-def engine_request(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> EngineRequest:
+def make_engine_request(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> EngineRequest:
     """Return the request to an engine for one answer; without a temperature it is greedy.
 
     Raises:
-        PromptRefused: if the prompt is empty or too long, or more tokens are asked for than are given.
+        PromptRefused: if the prompt is empty or too long, or `max_new_tokens` is above the limit.
     """
-    measured = _measured(prompt)
-    for what, part, unit in measured:
+    limited = _list_limited_parts(prompt)
+    for name, part, unit in limited:
         if len(part) > limits.max_prompt_chars:
-            raise PromptRefused(f"The {what} has {len(part)} {unit}; at most {limits.max_prompt_chars} are taken.")
-    what, part, _ = measured[0]
+            raise PromptRefused(f"The {name} has {len(part)} {unit}; at most {limits.max_prompt_chars} are allowed.")
+    name, part, _ = limited[0]
     if not part or (isinstance(part, str) and not part.strip()):
-        raise PromptRefused(f"The {what} is empty.")
+        raise PromptRefused(f"The {name} is empty.")
     if max_new_tokens > limits.max_new_tokens:
-        raise PromptRefused(f"{max_new_tokens} new tokens are asked for; at most {limits.max_new_tokens} are given.")
+        raise PromptRefused(f"{max_new_tokens} new tokens are requested; at most {limits.max_new_tokens} are allowed.")
     stop = (sampling.stop,) if isinstance(sampling.stop, str) else tuple(sampling.stop or ())
     temperature = sampling.temperature or 0.0
     temperature = temperature if temperature >= LEAST_TEMPERATURE else 0.0
     return EngineRequest(prompt, max_new_tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop)
 
 
-def copies(request: EngineRequest, n: int) -> list[EngineRequest]:
-    """Return a request `n` times. Where a seed is given each gets its own, the first one the given one."""
+def repeat_request(request: EngineRequest, n: int) -> list[EngineRequest]:
+    """Return a request `n` times. If it has a seed, each copy gets its own seed; the first copy keeps it."""
     return [request if request.seed is None else replace(request, seed=request.seed ^ i) for i in range(n)]
 
 
 def note_settings(
     request: Request, sampling: Sampling, *, model: str, max_tokens: int, n: int = 1, stream: bool = False
 ) -> None:
-    """Put the caller's settings into the event, before anything may refuse them; of stop strings only how many."""
+    """Put the caller's settings into the event, before anything may refuse them. Count stop strings only."""
     stop = [sampling.stop] if isinstance(sampling.stop, str) else sampling.stop
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": sampling.seed,
@@ -57,7 +57,7 @@ def note_settings(
         "stream": stream or None,
         "stop_sequences": len(stop) if stop else None,
     }
-    settings = {f"gen_ai.request.{name}": value for name, value in given.items() if value is not None}
+    settings = {f"gen_ai.request.{name}": value for name, value in values.items() if value is not None}
     request.state.event.update(
         {"gen_ai.request.model": model, "gen_ai.request.max_tokens": max_tokens, **settings},
     )
@@ -65,17 +65,17 @@ def note_settings(
 
 def note_prompts(request: Request, prompts: Sequence[Prompt]) -> None:
     """Put the digests of the prompts into the event."""
-    digests = parts(request).digests
-    request.state.event["llmops.prompt.digest"] = one_or_all([digests.prompt(prompt) for prompt in prompts])
+    digests = get_parts(request).digests
+    request.state.event["llmops.prompt.digest"] = unwrap_single([digests.digest_prompt(prompt) for prompt in prompts])
 
 
-def one_or_all(values: list[str]) -> str | list[str]:
-    """Return the value of an event's field that has one value, as a rule."""
+def unwrap_single(values: list[str]) -> str | list[str]:
+    """Return the only value, or the list if there are several."""
     return values[0] if len(values) == 1 else values
 
 
-def _measured(prompt: Prompt) -> list[tuple[str, Sequence[object], str]]:
-    """Return the parts of a prompt whose length is limited: name, content, unit. The first must not be empty."""
+def _list_limited_parts(prompt: Prompt) -> list[tuple[str, Sequence[object], str]]:
+    """Return name, content and unit of the parts of a prompt whose length is limited. The first must not be empty."""
     match prompt:
         case Question():
             return [("prompt", prompt.text, "characters"), ("context", prompt.context, "characters")]

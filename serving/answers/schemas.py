@@ -10,20 +10,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from serving.engines.base import FinishReason
 
 
-def _is_text(value: str) -> str:
+def _check_text(value: str) -> str:
     if not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
         raise ValueError("holds half of a surrogate pair, which is no text")  # tokenizers fail on it
     return value
 
 
-Str = Annotated[str, AfterValidator(_is_text)]
-#: of `ground`
+Str = Annotated[str, AfterValidator(_check_text)]
+#: the description of `ground`
 GROUND = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
-StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_is_text)]
+StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_text)]
 
 
 class Sampling(BaseModel):
-    """How an answer is chosen, and where it ends."""
+    """The settings of an answer's sampling and end."""
 
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default: greedy, always the same answer.")
     top_p: float | None = Field(None, gt=0, le=1, description="Sample from the likeliest tokens of this probability.")
@@ -45,7 +45,7 @@ class GenerateRequest(Sampling):
         None, min_length=1, max_length=200, description="Instead of a prompt: an example of the online feature store."
     )
     max_new_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens; default 50.")
-    max_length: int | None = Field(None, ge=1, description="The same under its classic name; give only one of both.")
+    max_length: int | None = Field(None, ge=1, description="Another name of max_new_tokens; give only one of both.")
     context: Str = Field("", description="Text that the answer should rest on.")
     ground: bool | None = Field(None, description=GROUND)
     stream: bool = Field(False, description="Send the answer piece by piece, as server-sent events.")
@@ -55,16 +55,16 @@ class Source(BaseModel):
     """A passage of a document that an answer rests on."""
 
     id: str
-    title: str = Field(description="The headings that it stands under; the source if the guard hides its words.")
+    title: str = Field(description="The headings above it; the source's name if the guard hides its words.")
     source: str
     location: str = Field(description="File or address.")
-    position: str = Field(description="Where in it.")
+    position: str = Field(description="Position in the file.")
     licence: str
     snippet: str = Field(description="Its beginning; empty if the guard hides it.")
     score: float | None = Field(description="Cosine of question and passage; none if it was found by words alone.")
 
 
-#: of an answer; left out if it rests on no documents
+#: the sources of an answer; left out if it rests on no documents
 Sources = Annotated[
     list[Source] | None,
     Field(
@@ -85,7 +85,7 @@ class GenerateResponse(BaseModel):
     """The model's answer."""
 
     response: str
-    id: str = Field(description="Of this request; it is in the header X-Request-ID and in the event, too.")
+    id: str = Field(description="The request's id, which is also in the header X-Request-ID and in the event.")
     model: str = Field(description="Name of the model in the registry.")
     model_version: str
     usage: Usage
@@ -109,41 +109,41 @@ class FeedbackRequest(BaseModel):
         },
     )  # fmt: skip
 
-    id: Str = Field(max_length=100, description="Of the request that was answered.")
+    id: Str = Field(max_length=100, description="The id of the answered request.")
     rating: Literal["up", "down"] | None = None
     comment: Str = Field("", max_length=4000)
     correction: Str = Field("", max_length=8000, description="What the answer should have been.")
-    question: Str = Field("", max_length=8000, description="What was asked; a correction needs it.")
-    answer: Str = Field("", max_length=8000, description="What was answered.")
-    context: Str = Field("", max_length=8000, description="What the answer should have rested on.")
+    question: Str = Field("", max_length=8000, description="The question; a correction needs it.")
+    answer: Str = Field("", max_length=8000, description="The answer that the model gave.")
+    context: Str = Field("", max_length=8000, description="The text that the answer should have rested on.")
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _check_content(self) -> Self:
         if not (self.rating or self.comment.strip() or self.correction.strip()):
             raise ValueError("give a rating, a comment or a correction")
         if self.correction.strip() and not self.question.strip():
             raise ValueError("a correction needs the question")
         if not self.correction.strip() and (self.question or self.answer or self.context):
-            raise ValueError("question, answer and context are only taken with a correction")
+            raise ValueError("question, answer and context are only accepted with a correction")
         return self
 
 
 class FeedbackResponse(BaseModel):
-    """The feedback is kept."""
+    """The confirmation that the feedback is stored."""
 
     event: str = Field(description="Id of the event that holds it.")
 
 
 class Problem(BaseModel):
-    """Why a request was not answered."""
+    """The reason why a request was not answered."""
 
-    detail: str = Field(description="For people.")
-    code: str = Field(description="For programs.")
-    id: str = Field(description="Of this request.")
+    detail: str = Field(description="The reason in words.")
+    code: str = Field(description="The reason as a code for programs.")
+    id: str = Field(description="The request's id.")
 
 
-#: A side, here and in all of `serving`, is `champion` or `canary`, the two that a canary's trial compares, or a version
-#: that is loaded, asked for by its name. Empty: a caller's key decides, as `serving.models.trial` says.
+#: A side is `champion` or `canary`, which a canary's trial compares, or the name of a loaded version. If it is empty,
+#: the caller's key decides, see `serving.models.trial`.
 SideDep = Annotated[
     str,
     Header(

@@ -1,6 +1,6 @@
 """Engines: an engine loads one model version and answers requests with it, token by token.
 
-An engine works in threads of its own; the app lives in an event loop. A `Stream` is the one bridge between them.
+An engine works in its own threads; the app runs in an event loop. A `Stream` is the only bridge between them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-#: ended by itself or by a stop string, cut at `max_new_tokens`, or cut by the guard
+#: ended by the model or a stop string, cut at `max_new_tokens`, or cut by the guard
 FinishReason = Literal["stop", "length", "content_filter"]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question in the one prompt format, as the model was trained on it."""
+    """A question, for the prompt format that the model was trained on."""
 
     text: str
     context: str = ""
@@ -29,7 +29,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     content: str
-    context: str = ""  #: that the answer to a user's turn should rest on
+    context: str = ""  #: text that the answer to a user's turn should rest on
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +41,17 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text, taken as it stands, that the model continues."""
+    """A text that the model continues, without a prompt format."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """A whole prompt as token ids; they are those of one version's tokenizer."""
+    """A whole prompt as token ids of one version's tokenizer."""
 
     ids: tuple[int, ...]
-    stored: bool = False  #: by the feature store, with the template's control tokens; a caller's ids have none
+    stored: bool = False  #: True if they come from the feature store; only then they may have control tokens
 
 
 Prompt = Question | Chat | Text | TokenIds
@@ -59,7 +59,7 @@ Prompt = Question | Chat | Text | TokenIds
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """A request to an engine: one prompt, and settings of how the answer is chosen and where it ends."""
+    """A request to an engine: one prompt, and the settings of its answer."""
 
     prompt: Prompt
     max_new_tokens: int
@@ -71,11 +71,11 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer. The pieces of a stream add up to the answer; the last one has a finish reason."""
+    """A piece of an answer. Only the last piece has a finish reason."""
 
     text: str
-    input_tokens: int  #: of the prompt
-    output_tokens: int  #: so far, the end-of-sequence token not counted
+    input_tokens: int  #: tokens of the prompt
+    output_tokens: int  #: tokens of the answer so far, without the end-of-sequence token
     finish_reason: FinishReason | None = None
 
 
@@ -90,19 +90,19 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class EngineStats:
     """The state of an engine."""
 
     alive: bool  #: True if it can still answer
-    waiting: int  #: requests not begun
-    running: int = 0  #: requests being answered
+    waiting: int  #: requests that have not begun
+    running: int = 0  #: requests that are being answered
 
 
 class Stream:
-    """An answer in the making. Made in the event loop that reads it; an engine pushes to it from any thread.
+    """The chunks of one answer. An event loop creates it and reads it; an engine pushes to it from any thread.
 
-    Iterate it for the chunks, or await `whole`. Leaving the iteration early, or `cancel`, tells the engine that nobody
-    listens any more.
+    Iterate it for the chunks, or await `collect`. If the iteration ends early, or `cancel` is called, the engine gives
+    the answer up.
 
     Args:
         on_cancel: called once, in the event loop's thread, if the reader leaves before the end.
@@ -117,22 +117,22 @@ class Stream:
 
     @property
     def begun_at(self) -> int:
-        """Return the time when the request began, in nanoseconds of `time.perf_counter_ns`; 0 if it waits."""
+        """Return the time when the request left the queue, by `time.perf_counter_ns`; 0 if it still waits."""
         return self._begun_at
 
     def begin(self) -> None:
-        """Say that the engine begins with the request; from any thread. Only the first time counts."""
+        """Record that the request has left the queue, from any thread. Only the first call counts."""
         self._begun_at = self._begun_at or time.perf_counter_ns()
 
     def push(self, item: Chunk | Exception) -> None:
-        """Add a chunk, or the error that ends the stream; from any thread."""
+        """Add a chunk, or the error that ends the stream, from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
-        except RuntimeError:  # the loop was closed, so nobody reads this
+        except RuntimeError:  # the loop is closed, so nobody reads this
             self._ended = True
 
     def cancel(self) -> None:
-        """Say that nobody listens any more; after the end this does nothing."""
+        """Give the answer up. After its end this does nothing."""
         if not self._ended:
             self._ended = True
             self._on_cancel()
@@ -149,8 +149,8 @@ class Stream:
         finally:
             self.cancel()
 
-    async def whole(self) -> Answer:
-        """Wait for the end and put the chunks together."""
+    async def collect(self) -> Answer:
+        """Return the complete answer, once it has ended."""
         texts: list[str] = []
         async for chunk in self:
             texts.append(chunk.text)
@@ -160,21 +160,21 @@ class Stream:
 
 
 class Engine(Protocol):
-    """One loaded model version. `load` and `close` block; `generate` is called in the event loop and does not."""
+    """One loaded model version. `load` and `close` block. `generate` runs in the event loop and does not block."""
 
     def load(self) -> None:
         """Load the model and answer once, so that the first caller does not wait for a warm-up."""
 
     def generate(self, request: EngineRequest) -> Stream:
-        """Put a request into the queue; its stream is told when it leaves that: `Stream.begin`.
+        """Put a request into the queue. When the request leaves the queue, the engine calls `Stream.begin`.
 
         Raises:
-            QueueFull: with the time after which to try again. Other errors come through the stream: `PromptRefused` if
-                the prompt does not fit the model's context (with both counts), `EngineDied` if the engine fails.
+            QueueFull: with the seconds to wait. Other errors come through the stream: `PromptRefused` if the prompt
+                does not fit the model's context (with both counts), `EngineDied` if the engine fails.
         """
 
-    def stats(self) -> Stats:
+    def stats(self) -> EngineStats:
         """Return the engine's present state."""
 
     def close(self) -> None:
-        """Answer what was accepted, then let go of the model."""
+        """Answer all accepted requests, then unload the model."""

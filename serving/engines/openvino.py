@@ -1,6 +1,7 @@
 """The engine for CPUs: a servable folder in GGUF, answered by OpenVINO GenAI's continuous batching.
 
-The model is in a process of its own, see `llmops.model.gguf.worker`; here are the queue, the tokenizer and the text.
+The model runs in its own process, see `llmops.model.gguf.worker`. This module has the queue, the tokenizer and the
+text.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmops.errors import ArtifactError
 from llmops.model.gguf.process import Worker, run_requests
 from llmops.model.gguf.worker import FILE, Precision, is_gguf
-from serving.engines.answering import WARM_UP, Answering
-from serving.engines.base import EngineRequest, Stats
+from serving.engines.answer_row import WARM_UP, AnswerRow
+from serving.engines.base import EngineRequest, EngineStats
 from serving.engines.stepping import Job, SteppingEngine
 
 if TYPE_CHECKING:
@@ -23,19 +25,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEAST_TOP_P = 1e-6  #: below it OpenVINO takes none
+LEAST_TOP_P = 1e-6  #: OpenVINO refuses smaller ones
 
 
-class OpenvinoEngine(SteppingEngine[Answering]):
-    """Answers with the model of one servable folder.
+class OpenvinoEngine(SteppingEngine[AnswerRow]):
+    """An engine with the model of one servable folder.
 
     Args:
         servable: the folder, with `model.gguf`.
         max_queue: requests that may wait while the batch is full.
         max_batch: most requests that are answered together.
-        max_context: most tokens of one, prompt and answer together; fewer if the model takes fewer. Keys and values of
-            `max_batch` times as many have room in memory, which is taken as it is needed.
-        threads: that compute; 0: one per core that this container may use.
+        max_context: most tokens of a request, prompt and answer together; fewer if the model's context is smaller.
+            Memory for the keys and values of `max_batch` times as many is allocated as needed.
+        threads: threads that compute; 0: one per core that this container may use.
         precision: see `llmops.model.gguf.worker.PRECISIONS`.
     """
 
@@ -54,14 +56,14 @@ class OpenvinoEngine(SteppingEngine[Answering]):
         self._worker: Worker | None = None
         self._model: Folder | None = None
 
-    def stats(self) -> Stats:
+    def stats(self) -> EngineStats:
         """See `Engine`."""
-        known, worker = super().stats(), self._worker
-        return Stats(known.alive and worker is not None and worker.process.poll() is None, known.waiting, known.running)
+        stats, worker = super().stats(), self._worker
+        return replace(stats, alive=stats.alive and worker is not None and worker.process.poll() is None)
 
     def _load(self) -> None:
         from llmops.model.base.folder import read_folder
-        from serving.engines.prompt import ids_of
+        from serving.engines.prompt import encode_prompt
 
         start = time.monotonic()
         if not is_gguf(self._folder):
@@ -71,33 +73,33 @@ class OpenvinoEngine(SteppingEngine[Answering]):
             )
         model = self._model = read_folder(self._folder, self._max_context)
         self._worker = Worker(self._folder, tokens=model.window, **self._settings)
-        ids = ids_of(model.tokenizer, WARM_UP, model.window)
+        ids = encode_prompt(model.tokenizer, WARM_UP, model.window)
         settings = {"max_new_tokens": WARM_UP.max_new_tokens, "ignore_eos": True}
-        for batch in (1, self._max_batch):  # each shape is slow once
+        for batch in (1, self._max_batch):  # the first batch of each size is slow
             run_requests(self._worker, [ids] * min(batch, 4), settings, batch)
         log.info("Loaded %s in %.1f s", self._folder, time.monotonic() - start)
 
-    def _begin(self, job: Job) -> Answering:
+    def _begin(self, job: Job) -> AnswerRow:
         model, worker = cast("Folder", self._model), cast("Worker", self._worker)
-        row = Answering(job, model)
-        row.name = worker.ask(row.prompt, model.ends, _settings(job.request, model.repetition_penalty))
+        row = AnswerRow(job, model)
+        settings = _format_settings(job.request, model.repetition_penalty)
+        row.request_id = worker.start_request(row.prompt, model.ends, settings)
         return row
 
-    def _step(self, rows: list[Answering]) -> None:
-        """Take in what the next steps of the worker bring."""
-        known = {row.name: row for row in rows}
-        for name, said in cast("Worker", self._worker).hear():
-            if (row := known.get(name)) and not row.done:
-                row.ended = said.ended
-                if said.why:
+    def _step(self, rows: list[AnswerRow]) -> None:
+        by_id = {row.request_id: row for row in rows}
+        for request_id, output in cast("Worker", self._worker).receive():
+            if (row := by_id.get(request_id)) and not row.done:
+                row.finished = output.ended
+                if output.error:
                     row.done = True
-                    row.job.stream.push(RuntimeError(f"OpenVINO does not take this request: {said.why}"))
+                    row.job.stream.push(RuntimeError(f"OpenVINO refuses this request: {output.error}"))
                 else:
-                    row.say(said.ids)
+                    row.push_tokens(output.ids)
 
-    def _leave(self, row: Answering) -> None:
-        if not row.ended:
-            cast("Worker", self._worker).leave(row.name)
+    def _release(self, row: AnswerRow) -> None:
+        if not row.finished:
+            cast("Worker", self._worker).cancel_request(row.request_id)
 
     def _unload(self) -> None:
         self._model = None
@@ -105,7 +107,7 @@ class OpenvinoEngine(SteppingEngine[Answering]):
             self._worker.close()
 
 
-def _settings(request: EngineRequest, repetition_penalty: float) -> dict[str, Any]:
+def _format_settings(request: EngineRequest, repetition_penalty: float) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "max_new_tokens": request.max_new_tokens,
         "repetition_penalty": repetition_penalty,

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from llmops import prompts
 from llmops.errors import ArtifactError
-from serving.engines.base import EngineRequest, Question, Text, TokenIds
+from serving.engines.base import EngineRequest, Prompt, Question, Text, TokenIds
 from serving.errors import PromptRefused, PromptTooLong
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def ids_of(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, max_context: int) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, max_context: int) -> list[int]:
     """Return the token ids of a prompt.
 
     Raises:
@@ -21,7 +21,7 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, max_conte
         PromptRefused: if the prompt is empty, has unknown or control tokens, is a chat for a model without chats, or
             is refused by the model's chat template.
     """
-    ids = _ids(tokenizer, request)
+    ids = _encode(tokenizer, request.prompt)
     if not ids:
         raise PromptRefused("The prompt has no tokens.")
     if len(ids) + request.max_new_tokens > max_context:
@@ -34,30 +34,29 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, max_conte
     return ids
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, request: EngineRequest) -> list[int]:
-    prompt = request.prompt
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     if isinstance(prompt, Question):
         try:
             return prompts.prompt_ids(tokenizer, prompt.text, prompt.context)
-        except ArtifactError as error:  # marks like those of a turn, which the model's chat template changes
+        except ArtifactError as error:  # the text holds marks of a turn, which the model's chat template would change
             raise PromptRefused(str(error)) from error
     if isinstance(prompt, Text):
         return prompts.text_ids(tokenizer, prompt.text)
     if isinstance(prompt, TokenIds):
-        return _token_ids(tokenizer, prompt)
+        return _check_token_ids(tokenizer, prompt)
     if not tokenizer.chat_template:
-        raise PromptRefused("This model has no chat template; ask it a question or give it text to go on with.")
+        raise PromptRefused("This model has no chat template; ask it a question or give it a text to continue.")
     messages = [{"role": m.role, "content": m.content, "context": m.context} for m in prompt.messages]
     try:
         return prompts.chat_ids(tokenizer, messages)
-    except Exception as error:  # templates refuse what they do not know, a system message say, in words of their own
+    except Exception as error:  # a template may refuse anything, such as a system message, with any exception
         raise PromptRefused(f"The model's chat template refuses these messages: {error}") from error
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, prompt: TokenIds) -> list[int]:
-    """Return the ids of a prompt. Control tokens are refused, except those that begin every text."""
-    before = prompts.text_ids(tokenizer, "")
-    said = prompt.ids[len(before) :] if list(prompt.ids[: len(before)]) == before else prompt.ids
-    if not prompt.stored and (forged := prompts.control_ids(tokenizer) & set(said)):
+def _check_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: TokenIds) -> list[int]:
+    """Return the ids of a prompt. Refuse a caller's control tokens, except the ones that begin every text."""
+    start = prompts.text_ids(tokenizer, "")
+    text_ids = prompt.ids[len(start) :] if list(prompt.ids[: len(start)]) == start else prompt.ids
+    if not prompt.stored and (forged := prompts.control_ids(tokenizer) & set(text_ids)):
         raise PromptRefused(f"The prompt has the token id {min(forged)}, which controls the model; send text instead.")
     return list(prompt.ids)

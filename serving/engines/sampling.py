@@ -1,7 +1,6 @@
-"""How the tokens of a request are chosen from their logits, each request by settings and chance of its own.
+"""Sampling of tokens from logits, with each request's own settings and random generator.
 
-transformers' continuous batching draws for all requests from one generator, and leaves the repetition penalty out; this
-takes the place of both.
+transformers' continuous batching draws for all requests from one generator, and applies no repetition penalty.
 """
 
 from __future__ import annotations
@@ -20,29 +19,30 @@ from serving.engines.base import EngineRequest
 
 
 class Sampler:
-    """Draws from a generator of its own, so that nobody else's draws change an answer.
+    """The sampler of one request. It has its own generator, so that other requests do not change an answer.
 
     Args:
         request: the request.
-        repetition_penalty: divides the logits of tokens that were there before (arXiv:1909.05858); 1: none.
+        repetition_penalty: divides the logits of earlier tokens (arXiv:1909.05858); 1: none.
     """
 
     def __init__(self, request: EngineRequest, repetition_penalty: float) -> None:
         self._request, self._penalty = request, repetition_penalty
-        self._generator: torch.Generator | None = None  # where the logits are
+        self._generator: torch.Generator | None = None  # on the device of the logits
 
-    def next(self, logits: torch.Tensor, ids: Sequence[int]) -> int:
+    def draw(self, logits: torch.Tensor, ids: Sequence[int]) -> int:
         """Return the token that follows `ids`, by its logits of shape (vocabulary,)."""
         if self._penalty != 1:
-            there = torch.tensor([list(ids)], device=logits.device)
-            logits = RepetitionPenaltyLogitsProcessor(self._penalty)(there, logits[None])[0]
+            earlier = torch.tensor([list(ids)], device=logits.device)
+            logits = RepetitionPenaltyLogitsProcessor(self._penalty)(earlier, logits[None])[0]
         if not self._request.temperature:
             return int(logits.argmax())
-        chances, ids_ = torch.softmax(logits / self._request.temperature, -1).sort(descending=True)
-        likely = chances[chances.cumsum(-1) - chances < max(self._request.top_p, 1e-6)]  # arXiv:1904.09751
-        return int(ids_[torch.multinomial(likely, 1, generator=self._drawn(logits.device))])
+        probabilities, order = torch.softmax(logits / self._request.temperature, -1).sort(descending=True)
+        below_top_p = probabilities.cumsum(-1) - probabilities < max(self._request.top_p, 1e-6)  # arXiv:1904.09751
+        rank = torch.multinomial(probabilities[below_top_p], 1, generator=self._seed_generator(logits.device))
+        return int(order[rank])
 
-    def _drawn(self, device: torch.device) -> torch.Generator:
+    def _seed_generator(self, device: torch.device) -> torch.Generator:
         if self._generator is None:
             self._generator = torch.Generator(device)
             if self._request.seed is None:
@@ -52,36 +52,36 @@ class Sampler:
         return self._generator
 
 
-class Chosen(ContinuousBatchingLogitsProcessor):
-    """Leaves of each request that has a `Sampler` only the token that this takes."""
+class SamplingProcessor(ContinuousBatchingLogitsProcessor):
+    """A logits processor that leaves, for each request with a `Sampler`, only the token that the sampler draws."""
 
-    supported_kwargs = {"choice": object}  # noqa: RUF012 - the base class has no class variables
+    supported_kwargs = {"sampler": object}  # noqa: RUF012 - the base class has no class variables
     ignored_kwargs = ()
 
     def __init__(self) -> None:
-        self._states: list[RequestState] = []  # whose logits come next
+        self._states: list[RequestState] = []  # the requests whose logits come next, in order
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        """Do nothing: nothing is known of a request in numbers."""
+        """Set the requests' numeric arguments to zero; this processor has none."""
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> torch.Tensor:
-        """Note whose logits come next, in order."""
+        """Keep the requests whose logits come next, in order."""
         self._states = [request.state for request in requests_with_new_token]
         return torch.zeros(len(self._states), dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        """Choose, given logits (requests, vocabulary)."""
+        """Return logits (requests, vocabulary) in which the drawn tokens alone are possible."""
         for row, state in zip(scores, self._states, strict=False):  # padded at the end
-            if choice := state.logit_processor_kwargs.get("choice"):
-                token = choice.next(row, [*state.initial_tokens, *state.generated_tokens])
+            if sampler := state.logit_processor_kwargs.get("sampler"):
+                token = sampler.draw(row, [*state.initial_tokens, *state.generated_tokens])
                 row.fill_(-torch.inf)
                 row[token] = 0
         return scores
 
 
-def chosen() -> ContinuousBatchingLogitsProcessorList:
-    """Return what continuous batching takes for its logits processors."""
-    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([Chosen()]))
+def make_processors() -> ContinuousBatchingLogitsProcessorList:
+    """Return the logits processors for continuous batching."""
+    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([SamplingProcessor()]))
     processors.tensors_required = 1
     return processors

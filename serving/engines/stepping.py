@@ -1,7 +1,8 @@
-"""A queue and a thread that takes steps: the half of an engine that knows no model.
+"""The queue and the thread of an engine, without the model.
 
-Requests join the running batch as soon as it has room and leave it as soon as they are done or their reader has left,
-between any two steps: continuous batching (Orca, OSDI 2022). Nobody waits for a batch to fill or for the longest of it.
+Requests join the running batch between two steps as soon as it has room. They leave it as soon as they are done or
+their reader has left. This is continuous batching (Orca, OSDI 2022): no request waits for a batch to fill, or for the
+longest request in its batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from llmops.errors import LlmopsError
-from serving.engines.base import EngineRequest, Stats, Stream
+from serving.engines.base import EngineRequest, EngineStats, Stream
 from serving.errors import EngineDied, QueueFull
 
 log = logging.getLogger(__name__)
@@ -25,20 +26,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request, from when it is accepted until its answer is complete."""
+    """An accepted request, until its answer is complete."""
 
     request: EngineRequest
     stream: Stream = field(init=False)
-    cancelled: bool = False  #: nobody listens any more
-    begun: float = 0.0  #: when it joined the batch, in seconds of the monotonic clock
+    cancelled: bool = False  #: True if the reader has left
+    joined_at: float = 0.0  #: when it joined the batch, by `time.monotonic`
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A request in the running batch. An engine adds what it needs."""
+    """A request in the running batch. Engines add fields in subclasses."""
 
     job: Job
-    done: bool = field(default=False, init=False)  #: its last chunk was pushed, so it leaves before the next step
+    done: bool = field(default=False, init=False)  #: True if its last chunk was pushed; it leaves before the next step
 
 
 R = TypeVar("R", bound=Row)
@@ -47,8 +48,8 @@ R = TypeVar("R", bound=Row)
 class SteppingEngine(ABC, Generic[R]):
     """An engine that answers in one background thread.
 
-    `_load`, `_begin`, `_step`, `_leave` and `_unload`, which an engine fills in, run in that thread. An exception in
-    `_step` ends the engine, since nobody knows what state it leaves the model in.
+    Subclasses define `_load`, `_begin`, `_step`, `_release` and `_unload`, which run in that thread. An exception in
+    `_step` ends the engine, because the model's state is unknown afterwards.
 
     Args:
         max_queue: requests that may wait while the batch is full.
@@ -64,7 +65,7 @@ class SteppingEngine(ABC, Generic[R]):
         self._closed = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._answer_s = 1.0  # how long a request takes, as the last ones did
+        self._answer_s = 1.0  # moving average of the seconds that a request takes
 
     @abstractmethod
     def _load(self) -> None:
@@ -72,17 +73,17 @@ class SteppingEngine(ABC, Generic[R]):
 
     @abstractmethod
     def _begin(self, job: Job) -> R:
-        """Make the row of a request that joins; what it raises is the answer to that request alone."""
+        """Start a request, and return its row. An exception ends this request alone."""
 
     @abstractmethod
     def _step(self, rows: list[R]) -> None:
-        """Take all rows a step further, push what is new to their streams, and mark those that are done."""
+        """Compute the next tokens of all rows, push them to the streams, and set `done` in rows that have ended."""
 
-    def _leave(self, row: R) -> None:
-        """Free what a row holds."""
+    def _release(self, row: R) -> None:
+        """Free the resources of a row."""
 
     def _unload(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
 
     def load(self) -> None:
         """See `Engine`; raises what loading raises."""
@@ -99,18 +100,18 @@ class SteppingEngine(ABC, Generic[R]):
             if self._error or self._closed:
                 job.stream.push(EngineDied())
                 return job.stream
-            waiting = len(self._waiting) + len(self._rows) - self._max_batch  # though some may be about to join
+            waiting = len(self._waiting) + len(self._rows) - self._max_batch  # some may be about to join
             if waiting >= self._max_queue:
                 raise QueueFull(waiting, max(1, math.ceil(self._answer_s * waiting / self._max_batch)))
             self._waiting.append(job)
             self._changed.notify()
         return job.stream
 
-    def stats(self) -> Stats:
+    def stats(self) -> EngineStats:
         """See `Engine`."""
         with self._changed:
             alive = self._loaded.is_set() and self._thread.is_alive() and self._error is None
-            return Stats(alive, len(self._waiting), len(self._rows))
+            return EngineStats(alive, len(self._waiting), len(self._rows))
 
     def close(self) -> None:
         """See `Engine`."""
@@ -130,29 +131,30 @@ class SteppingEngine(ABC, Generic[R]):
         try:
             self._load()
             self._loaded.set()
-            while self._join():
+            while self._admit():
                 if self._rows:
                     self._step(self._rows)
-                    self._sweep()
+                    self._remove_ended()
         except BaseException as error:
             self._die(error)
         finally:
             self._loaded.set()
             self._unload()
 
-    def _join(self) -> bool:
-        """Let waiting requests into the batch while it has room; with nothing to do, wait for one.
+    def _admit(self) -> bool:
+        """Move waiting requests into the batch while it has room. If there is nothing to do, wait for a request.
 
         Returns:
-            False when the engine is closed and has answered all that it accepted.
+            False if the engine is closed and has answered all accepted requests.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._rows or self._closed or self._error)
             if self._error:
                 raise self._error
-            joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._room()))]
+            room = self._max_batch - len(self._rows)
+            joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), room))]
         for job in joining:
-            job.begun = time.monotonic()
+            job.joined_at = time.monotonic()
             job.stream.begin()
             try:
                 row = self._begin(job)
@@ -165,16 +167,12 @@ class SteppingEngine(ABC, Generic[R]):
                     self._rows.append(row)
         return bool(joining or self._rows or not self._closed)
 
-    def _room(self) -> int:
-        return self._max_batch - len(self._rows)
-
-    def _sweep(self) -> None:
-        """Take the rows out of the batch that are done or whose reader has left."""
+    def _remove_ended(self) -> None:
         leaving = [row for row in self._rows if row.done or row.job.cancelled]
         for row in leaving:
-            self._leave(row)
+            self._release(row)
             if row.done:
-                self._answer_s += (time.monotonic() - row.job.begun - self._answer_s) / 8
+                self._answer_s += (time.monotonic() - row.job.joined_at - self._answer_s) / 8
         if leaving:
             with self._changed:
                 self._rows = [row for row in self._rows if row not in leaving]

@@ -1,9 +1,8 @@
 """The engine for many callers: a servable folder, answered by vLLM.
 
-vLLM runs its scheduler and model in a process of its own; its asynchronous front has an event loop and thread of its
-own. vLLM lives in its own environment and image, since it needs other versions of torch and transformers than the
-pipeline; nothing of it is imported before an engine is loaded, and nothing of peft or bitsandbytes at all. See
-docs/vllm.md.
+vLLM runs its scheduler and model in its own process. Its asynchronous client has its own event loop and thread. vLLM
+has its own environment and image, because it needs other versions of torch and transformers than the pipeline. It is
+imported when an engine is loaded; peft and bitsandbytes are never imported. See docs/vllm.md.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import threading
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import MappingProxyType
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmops.errors import ArtifactError
 from llmops.model.gguf.worker import is_gguf
-from serving.engines.answering import WARM_UP, Answering
-from serving.engines.base import Stats
+from serving.engines.answer_row import WARM_UP, AnswerRow
+from serving.engines.base import EngineStats
 from serving.engines.stepping import Job, SteppingEngine
 from serving.errors import EngineDied
 
@@ -33,19 +33,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ADAPTER = "adapter"  #: folder of a LoRA adapter beside its base, as `llmops.model.base.load` has it
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: sizes that vLLM makes room for
-SHUTDOWN_S = 30.0  #: then its processes are killed; it takes 3 s on an idle machine
+ADAPTER = "adapter"  #: folder of a LoRA adapter beside its base, see `llmops.model.base.load`
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: values that vLLM accepts for `max_lora_rank`
+SHUTDOWN_S = 30.0  #: seconds after which its processes are killed; a shutdown takes 3 s on an idle machine
 
-#: Options of vLLM, unless `serving.vllm` has others. A new version is loaded beside the old one, so each may have
-#: less than half of the device; vLLM's own 0.9 would leave no room for a swap.
+#: Options of vLLM that `serving.vllm` may override. A new version is loaded beside the old one, so each may use less
+#: than half of the device; vLLM's own default of 0.9 would leave no memory for a second version.
 DEFAULTS: Mapping[str, Any] = {"gpu_memory_utilization": 0.45, "disable_log_stats": True}
 
+_Output = tuple[int, list[int], bool, Exception | None]  #: request id, new tokens, True if they are the last, error
 
-class VllmEngine(SteppingEngine[Answering]):
-    """Answers with the model of one servable folder; with `adapter/` in it, the adapter is applied to every request.
 
-    Its arguments are those of `OpenvinoEngine`, and `options`: further ones of vLLM's `AsyncEngineArgs`.
+class VllmEngine(SteppingEngine[AnswerRow]):
+    """An engine with the model of one servable folder. If the folder has an `adapter/`, every request uses it.
+
+    The arguments are those of `OpenvinoEngine`; `options` are further ones of vLLM's `AsyncEngineArgs`.
     """
 
     def __init__(
@@ -60,36 +62,36 @@ class VllmEngine(SteppingEngine[Answering]):
         super().__init__(max_queue, int(self._options["max_num_seqs"]))
         self._servable, self._max_context = servable, max_context
         self._loop = asyncio.new_event_loop()
-        self._said = SimpleQueue[tuple[int, list[int], bool, Exception | None]]()
-        self._asked: dict[int, Future[None]] = {}
-        self._names = 0
+        self._outputs = SimpleQueue[_Output]()
+        self._tasks: dict[int, Future[None]] = {}
+        self._request_count = 0
         self._llm: Any = None
         self._lora: Any = None
         self._model: Folder | None = None
 
-    def stats(self) -> Stats:
-        """Return the engine's present state, see `Engine`."""
-        known, llm = super().stats(), self._llm
-        return Stats(known.alive and llm is not None and not llm.errored, known.waiting, known.running)
+    def stats(self) -> EngineStats:
+        """See `Engine`."""
+        stats, llm = super().stats(), self._llm
+        return replace(stats, alive=stats.alive and llm is not None and not llm.errored)
 
     def _load(self) -> None:
-        begun = time.monotonic()
+        start = time.monotonic()
         if is_gguf(self._servable):
             raise ArtifactError(
                 f"vLLM does not serve the GGUF file in {self._servable}. Set compress.full to `bf16` and release again."
             )
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report to its makers
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # else vLLM sends usage reports to its developers
         from llmops.model.base.folder import read_folder
 
         self._model = read_folder(self._servable, self._options.get("max_model_len", self._max_context))
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
-        self._call(self._open(self._model.window)).result()
-        warm_up = Answering(Job(WARM_UP), self._model)
-        self._call(self._ask(warm_up)).result()
-        _, _, _, error = self._heard()[-1]
+        self._submit(self._open(self._model.window)).result()
+        warm_up = AnswerRow(Job(WARM_UP), self._model)
+        self._submit(self._generate(warm_up)).result()
+        _, _, _, error = self._wait_for_outputs()[-1]
         if error:
             raise error
-        log.info("Loaded %s in %.1f s", self._servable, time.monotonic() - begun)
+        log.info("Loaded %s in %.1f s", self._servable, time.monotonic() - start)
 
     async def _open(self, window: int) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -99,69 +101,70 @@ class VllmEngine(SteppingEngine[Answering]):
         options = {"model": str(self._servable), "max_model_len": window, **self._options}
         adapter = self._servable / ADAPTER
         if adapter.is_dir():
-            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _room_for(adapter)}
+            rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+            most = next(allowed for allowed in LORA_RANKS if allowed >= rank)
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": most}
             self._lora = LoRARequest(ADAPTER, 1, str(adapter))
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
-    def _begin(self, job: Job) -> Answering:
-        row = Answering(job, cast("Folder", self._model))
-        self._names += 1
-        row.name = self._names
-        self._asked[row.name] = self._call(self._ask(row))
+    def _begin(self, job: Job) -> AnswerRow:
+        row = AnswerRow(job, cast("Folder", self._model))
+        self._request_count += 1
+        row.request_id = self._request_count
+        self._tasks[row.request_id] = self._submit(self._generate(row))
         return row
 
-    def _step(self, rows: list[Answering]) -> None:
-        """Receive vLLM's new tokens, at least one."""
-        known = {row.name: row for row in rows}
-        for name, ids, ended, error in self._heard():
-            if not (row := known.get(name)) or row.done:
+    def _step(self, rows: list[AnswerRow]) -> None:
+        by_id = {row.request_id: row for row in rows}
+        for request_id, ids, finished, error in self._wait_for_outputs():
+            if not (row := by_id.get(request_id)) or row.done:
                 continue
             if isinstance(error, EngineDied):
                 raise error
-            row.ended = ended
+            row.finished = finished
             if error:
                 row.done = True
                 row.job.stream.push(error)
             else:
-                row.say(ids)
+                row.push_tokens(ids)
 
-    def _leave(self, row: Answering) -> None:
-        self._asked.pop(row.name).cancel()  # its task, which lets vLLM abort the request
+    def _release(self, row: AnswerRow) -> None:
+        self._tasks.pop(row.request_id).cancel()  # vLLM then aborts the request
 
     def _unload(self) -> None:
         if self._llm:
-            self._call(self._shut()).result()
+            self._submit(self._shut_down()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
-    async def _shut(self) -> None:
+    async def _shut_down(self) -> None:
         self._llm.shutdown(SHUTDOWN_S)
         self._llm = None
 
-    def _call(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+    def _submit(self, work: Coroutine[Any, Any, None]) -> Future[None]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def _heard(self) -> list[tuple[int, list[int], bool, Exception | None]]:
-        return [self._said.get(), *(self._said.get() for _ in range(self._said.qsize()))]
+    def _wait_for_outputs(self) -> list[_Output]:
+        return [self._outputs.get(), *(self._outputs.get() for _ in range(self._outputs.qsize()))]
 
-    async def _ask(self, row: Answering) -> None:
-        """Pass on vLLM's tokens of a request, then its end or its error."""
+    async def _generate(self, row: AnswerRow) -> None:
+        """Put vLLM's tokens of a request into the queue, then its end or its error."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompt, name = {"prompt_token_ids": row.prompt}, row.name
+        prompt, request_id = {"prompt_token_ids": row.prompt}, row.request_id
         try:
-            parts = self._llm.generate(prompt, _parameters(row), str(name), lora_request=self._lora)
+            parts = self._llm.generate(prompt, _make_parameters(row), str(request_id), lora_request=self._lora)
             async for part in parts:
                 output = part.outputs[0]
                 if output.finish_reason not in (None, "stop", "length"):
                     raise EngineDied
-                self._said.put((name, list(output.token_ids), output.finish_reason is not None, None))
+                self._outputs.put((request_id, list(output.token_ids), output.finish_reason is not None, None))
         except EngineDeadError:
-            self._said.put((name, [], True, EngineDied()))
+            self._outputs.put((request_id, [], True, EngineDied()))
         except Exception as error:
-            self._said.put((name, [], True, error))
+            self._outputs.put((request_id, [], True, error))
 
 
-def _parameters(row: Answering) -> Any:
+def _make_parameters(row: AnswerRow) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -176,9 +179,3 @@ def _parameters(row: Answering) -> Any:
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
     )
-
-
-def _room_for(adapter: Path) -> int:
-    """Return the smallest rank that vLLM makes room for and the adapter fits in."""
-    rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    return next(room for room in RANKS if room >= rank)

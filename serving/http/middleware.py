@@ -1,4 +1,4 @@
-"""The middleware gives every request an id, a limit on its body, security headers, and an event if it asks a model."""
+"""The middleware: every request gets an id, a limited body, security headers, and an event if it asks a model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmops.monitoring.datasets import SERVING
 from llmops.monitoring.events import build, timestamp
 from llmops.monitoring.spool import Spool
-from serving.admission.signing import new_request_id
+from serving.admission.signing import make_request_id
 from serving.errors import ClientLeft
-from serving.http.problems import problem_response
+from serving.http.problems import respond_to_error
 from serving.observe.exchange import Exchange
 from serving.observe.texts import Texts
 from serving.observe.traces import Traces
@@ -43,10 +43,10 @@ CountRequest = Callable[[Mapping[str, object]], None]
 
 
 class RequestMiddleware:
-    """Wraps the app. The event of a request is in the spool before the last byte of its answer leaves.
+    """The middleware of the app. The event of a request is in the spool before the last byte of its answer leaves.
 
-    A body may have `max_body` bytes. `timeout_s` is the longest that it may take to come, and that a client may take to
-    accept a piece of the answer. `count` gets the fields of each request that asks a model, answered or not.
+    A body may have `max_body` bytes. It must arrive within `timeout_s`, and a client must accept each piece of the
+    answer within `timeout_s`. `count` gets the fields of each request that asks a model, answered or not.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, moment, status, recorded, gone = time.perf_counter_ns(), timestamp(), 0, False, False
+        start_ns, start_time, status, recorded, timed_out = time.perf_counter_ns(), timestamp(), 0, False, False
         event: dict[str, object] = {}
-        fields: dict[str, object] = {}  # those of its event, once it is recorded
+        fields: dict[str, object] = {}  # all fields of the event, once it is recorded
         exchange, trace = Exchange(), None
         state = scope.setdefault("state", {})
-        state.update(id=new_request_id(self._secret), event=event, begun=begun)  # the id may be marked later
+        state.update(id=make_request_id(self._secret), event=event, start_ns=start_ns)  # the id may get a mark later
         state["exchange"] = exchange
         if scope["path"] in RECORDED_PATHS:
-            trace = self._traces.begin(scope, time.time_ns(), begun)
+            trace = self._traces.begin(scope, time.time_ns(), start_ns)
             if trace.id:
                 event["trace.id"] = trace.id
 
@@ -87,9 +87,9 @@ class RequestMiddleware:
             recorded = True
             fields.update(
                 {
-                    "@timestamp": moment,
+                    "@timestamp": start_time,
                     "event.action": "generate",
-                    "event.duration": time.perf_counter_ns() - begun,
+                    "event.duration": time.perf_counter_ns() - start_ns,
                     "event.outcome": "success" if status < 400 else "failure",
                     "gen_ai.operation.name": RECORDED_PATHS[scope["path"]],
                     "http.request.id": state["id"],
@@ -102,72 +102,72 @@ class RequestMiddleware:
             self._count(fields)
             if state.get("refused"):
                 return
-            if "llmops.key.prefix" not in event and status < 500:  # nobody has asked who this is
+            if "llmops.key.prefix" not in event and status < 500:  # it was refused before its key was checked
                 scope["app"].state.parts.audit.note(scope, "invalid")
                 return
             try:
                 await self._recorder.record(fields)
-            except Exception:  # callers are answered even while the disk is full
+            except Exception:  # answer callers even while the disk is full
                 log.exception("The event of request %s is lost", state["id"])
 
-        async def sending(message: Message) -> None:
-            nonlocal status, gone
+        async def send_message(message: Message) -> None:
+            nonlocal status, timed_out
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 _set_headers(headers, state["id"])
-                if scope["app"].state.draining:  # whoever keeps the connection would ask again where nobody is
+                if scope["app"].state.draining:  # the next request on this connection would find no server
                     headers["Connection"] = "close"
                 if allowance := state.get("allowance"):
-                    headers.update(allowance.headers())
+                    headers.update(allowance.make_headers())
             elif not message.get("more_body", False):
                 await record()
-            if gone:
+            if timed_out:
                 return
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await send(message)
             except TimeoutError:
-                gone = True
-                raise ClientLeft(f"Nothing of the answer was taken for {self._timeout_s:g} s.") from None
+                timed_out = True
+                raise ClientLeft(f"The client accepted nothing of the answer for {self._timeout_s:g} s.") from None
 
         try:
-            await self._app(scope, _limited_body(receive, self._max_body, self._timeout_s), sending)
+            await self._app(scope, _limit_body(receive, self._max_body, self._timeout_s), send_message)
         except Exception as error:
-            if status:  # the answer had begun: its status cannot change any more
+            if status:  # the answer has begun, so its status cannot change
                 status = 500
                 await record()
                 raise
-            await (await problem_response(Request(scope), error))(scope, receive, sending)
+            await (await respond_to_error(Request(scope), error))(scope, receive, send_message)
         finally:
             if trace:
                 trace.end(fields, exchange, time.perf_counter_ns())
             self._texts.offer(fields, exchange)
 
 
-def _limited_body(receive: Receive, most: int, timeout_s: float) -> Receive:
-    """Make a `receive` that refuses a body of more than `most` bytes as soon as these have come.
+def _limit_body(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
+    """Return a `receive` that refuses a body as soon as it has more than `max_bytes`.
 
-    It also refuses a body that is not complete after `timeout_s` seconds: it would hold its connection, and the end of
-    the app, forever.
+    It also refuses a body that is not complete after `timeout_s` seconds, which would hold its connection, and the
+    shutdown of the app, forever.
     """
-    came, whole, end = 0, False, asyncio.get_running_loop().time() + timeout_s
+    received, complete, deadline = 0, False, asyncio.get_running_loop().time() + timeout_s
 
-    async def receiving() -> Message:
-        nonlocal came, whole
+    async def receive_limited() -> Message:
+        nonlocal received, complete
         try:
-            async with asyncio.timeout_at(None if whole else end):
+            async with asyncio.timeout_at(None if complete else deadline):
                 message = await receive()
         except TimeoutError:
             detail = f"The body was not complete after {timeout_s:g} s."
             raise HTTPException(408, detail, {"Connection": "close"}) from None
-        came += len(message.get("body", b""))
-        whole = not message.get("more_body", False)
-        if came > most:
-            raise HTTPException(413, f"The body is larger than {most} bytes, more than any valid request.")
+        received += len(message.get("body", b""))
+        complete = not message.get("more_body", False)
+        if received > max_bytes:
+            raise HTTPException(413, f"The body is larger than {max_bytes} bytes, more than any valid request.")
         return message
 
-    return receiving
+    return receive_limited
 
 
 def _set_headers(headers: MutableHeaders, request_id: str) -> None:
@@ -186,39 +186,39 @@ class _Batch:
 
 
 class Recorder:
-    """Group commit: while one batch goes to disk the next one gathers, so that a commit's wait is shared."""
+    """Group commit: while one batch is written, the next one gathers, and its requests share one commit."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._next = _Batch()
         self._writing = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, "events")  # one, for the connection belongs to its thread
+        self._thread = ThreadPoolExecutor(1, "events")  # one thread, because it owns the connection
         self._spool: Spool | None = None
 
     async def record(self, fields: Mapping[str, Any]) -> None:
-        """Have an event in the spool when this returns; see `events.emit`.
+        """Write an event to the spool; see `events.emit`.
 
         Raises:
-            Exception: why the batch could not be committed, a full disk say.
+            Exception: if the batch could not be committed, such as on a full disk.
         """
-        mine = self._next
-        mine.events.append(build(SERVING, fields))
+        batch = self._next
+        batch.events.append(build(SERVING, fields))
         async with self._writing:
-            if not mine.committed:  # the first of a batch commits for all of it
+            if not batch.committed:  # the first request of a batch commits for all
                 self._next = _Batch()
                 try:
-                    await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, mine.events)
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, batch.events)
                 except Exception as error:
-                    mine.error = error
-                mine.committed = True
-        if mine.error:
-            raise mine.error
+                    batch.error = error
+                batch.committed = True
+        if batch.error:
+            raise batch.error
 
     def _commit(self, events: list[dict[str, Any]]) -> None:
-        spool = self._spool = self._spool or Spool(self._folder)  # kept open, which makes a commit eight times as fast
+        spool = self._spool = self._spool or Spool(self._folder)  # an open spool commits eight times as fast
         try:
             spool.append(events)
         except Exception:
-            self._spool = None  # whatever is wrong with it, the next commit opens another
+            self._spool = None  # the next commit opens another
             spool.close()
             raise

@@ -1,4 +1,4 @@
-"""uvicorn's server that ends without losing a request, and HTTP/1.1 also from clients that offer something newer."""
+"""uvicorn's server with a shutdown that loses no request, and HTTP/1.1 for clients that offer an upgrade."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-#: for the next request of a connection, in seconds. More than clients (httpx 5) and balancers (60) leave theirs unused:
-#: the side that sends the requests must be the one that closes, or one of them meets a closed connection.
+#: How long an unused connection stays open. It is longer than that of clients (httpx 5 s) and balancers (60 s), because
+#: the side that sends the requests must close first; else a request may meet a closed connection.
 KEEP_ALIVE_S = 75
-SWITCH_S = 0.001  #: for so long a thread of the background may keep the event loop waiting; Python's default is 5 ms
+SWITCH_S = 0.001  #: most time that a background thread keeps the event loop waiting; Python's default is 5 ms
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, which on SIGTERM goes on for `drain_s` seconds with `/readyz` red before it takes no more.
+    """uvicorn's server that accepts requests for another `drain_s` seconds after SIGTERM, while `/readyz` answers 503.
 
-    Requests that were taken are answered in any case. A second SIGTERM, or Ctrl-C, cuts the wait short.
+    Accepted requests are always answered. A second SIGTERM, or Ctrl-C, ends the wait.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
@@ -31,7 +31,7 @@ class DrainingServer(uvicorn.Server):
         self._app, self._drain_s = app, drain_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`; from here on garbage is looked for among what requests make, not among all modules."""
+        """See `uvicorn.Server`. Exempt all objects made so far from garbage collection."""
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
@@ -39,9 +39,9 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server`."""
-        waits = sig == signal.SIGTERM and self._drain_s > 0 and not self._app.state.draining
+        delayed = sig == signal.SIGTERM and self._drain_s > 0 and not self._app.state.draining
         self._app.state.draining = True
-        if waits:
+        if delayed:
             timer = threading.Timer(self._drain_s, super().handle_exit, (sig, None))
             timer.daemon = True
             timer.start()
@@ -49,11 +49,11 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
 
 
-class StayingProtocol(HttpToolsProtocol):
-    """Answers a request that offers an upgrade as if it did not, which RFC 9110, 7.8, lets a server do.
+class NoUpgradeProtocol(HttpToolsProtocol):
+    """A protocol that ignores the offer of an upgrade, as RFC 9110, 7.8, allows.
 
-    Java's own client offers HTTP/2 (`Upgrade: h2c`) with its first request. The parser then ends after the headers, so
-    that uvicorn lost the body and the request was refused as empty.
+    Java's own client offers HTTP/2 (`Upgrade: h2c`) with its first request. The parser then ends after the headers;
+    uvicorn would lose the body, and the request would be refused as empty.
     """
 
     def data_received(self, data: bytes) -> None:
@@ -62,15 +62,15 @@ class StayingProtocol(HttpToolsProtocol):
         super().data_received(data)
 
     def _should_upgrade(self) -> bool:
-        return True  # so that nothing begins before `handle_websocket_upgrade` is called
+        return True  # uvicorn then calls `handle_websocket_upgrade` first
 
     def handle_websocket_upgrade(self) -> None:
-        """Read the same request once more without the offer, and with what came after its headers."""
-        ended, method = sys.exc_info()[1], self.parser.get_method()
-        if method == b"CONNECT" or not isinstance(ended, httptools.HttpParserUpgrade):
+        """Parse the same request again without the offer, and with the data after its headers."""
+        error, method = sys.exc_info()[1], self.parser.get_method()
+        if method == b"CONNECT" or not isinstance(error, httptools.HttpParserUpgrade):
             self.send_400_response("This is no proxy.")
             return
-        kept = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
-        head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, self.parser.get_http_version().encode(), kept)
+        headers = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, self.parser.get_http_version().encode(), headers)
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(head + self._data[ended.args[0] :])
+        self.data_received(head + self._data[error.args[0] :])

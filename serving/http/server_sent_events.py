@@ -16,39 +16,39 @@ from serving.http.problems import describe_problem
 Render = Callable[[Chunk], str]
 
 
-def sse(data: dict[str, Any], kind: str = "") -> str:
-    """Write one event; `kind` is its type, by default `message`."""
+def format_event(data: dict[str, Any], kind: str = "") -> str:
+    """Return the text of one event. `kind` is its type, by default `message`."""
     text = f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
     return f"event: {kind}\n{text}" if kind else text
 
 
 class EventStream(StreamingResponse):
-    """Sends each chunk as `render` writes it. An error ends the stream with an event `error`."""
+    """A response with a chunk in each event, formatted by `render`. An error ends the stream with an event `error`."""
 
     def __init__(self, request: Request, first: Chunk, rest: AsyncIterator[Chunk], render: Render) -> None:
         super().__init__((), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         self._request, self._first, self._rest, self._render = request, first, rest, render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. It does not listen for the client's leaving: `serving.answers.delivery.deliver` does."""
+        """See ASGI. `serving.answers.delivery.deliver` notices that the client has left, not this method."""
 
-        async def put(text: str, more: bool) -> None:
+        async def send_text(text: str, more: bool) -> None:
             await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            await put(self._render(self._first), not self._first.finish_reason)
+            await send_text(self._render(self._first), not self._first.finish_reason)
             async for chunk in self._rest:
                 if chunk.text or chunk.finish_reason:
-                    await put(self._render(chunk), not chunk.finish_reason)
+                    await send_text(self._render(chunk), not chunk.finish_reason)
         except Exception as error:
             status, body, _ = describe_problem(self._request, error)
             self._request.state.event.update({"http.response.status_code": status, "event.outcome": "failure"})
-            await put(sse(body, "error"), False)
+            await send_text(format_event(body, "error"), False)
         finally:
             await self._rest.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
-async def streamed(request: Request, chunks: AsyncIterator[Chunk], render: Render) -> EventStream:
-    """Return the response that sends these chunks; an error before the first one still gets its own status."""
+async def start_event_stream(request: Request, chunks: AsyncIterator[Chunk], render: Render) -> EventStream:
+    """Return the response that sends these chunks. An error before the first chunk still gets its own status."""
     return EventStream(request, await anext(chunks), chunks, render)

@@ -1,4 +1,4 @@
-"""The served index of documents: followed as it is replaced, and searched in a thread of its own."""
+"""The served index of documents: reopened when it is replaced, and searched in its own thread."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ log = logging.getLogger(__name__)
 
 
 class Documents:
-    """Searches the served index, one question after another; the event loop goes on meanwhile.
+    """The served index, which answers one question after another outside of the event loop.
 
     Args:
-        model: folder of the model in the registry.
-        config: what is good enough to answer from.
-        serving: how many may wait, how long, and the threads that compute a question's vector.
+        model: the model's folder in the registry.
+        config: the least likeness of a passage to a question, and the number of passages.
+        serving: how many questions may wait, for how long, and the threads that compute a question's vector.
     """
 
     def __init__(self, model: Path, config: Grounding, serving: Serving) -> None:
         self._model, self._config, self._serving = model, config, serving
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="documents")
         self._waiting = 0
-        self._down = ""  #: why the index cannot be searched, as it was logged
-        self._opened: tuple[Path, int] | None = None  #: the folder, and when it was made: it may be replaced
+        self._logged_error = ""  #: the last error of a search; the same error is logged once
+        self._opened: tuple[Path, int] | None = None  #: folder and modification time, because a folder may be replaced
         self._index: Index | None = None
 
     def warm(self) -> None:
-        """Begin to open the index and to load the model of its vectors, so that the first caller need not wait."""
+        """Open the index and load its embedding model in the background, so that the first caller need not wait."""
         self._thread.submit(self._warm)
 
     async def look_up(self, question: str, room: int) -> Found | None:
         """Return the passages for a question; None if no index is served.
 
         Args:
-            question: as it was asked.
-            room: bytes that the prompt has left for passages.
+            question: the caller's question.
+            room: bytes that passages may take in the prompt.
 
         Raises:
             DocumentsDown: if the index cannot be searched.
-            QueueFull: if `serving.max_queue` questions are being looked up.
-            TimedOut: if it takes more than `serving.timeout_s`.
+            QueueFull: if `serving.max_queue` questions wait already.
+            TimedOut: if the search takes more than `serving.timeout_s`.
         """
         if self._waiting >= self._serving.max_queue:
             raise QueueFull(self._waiting, 1)
@@ -57,28 +57,27 @@ class Documents:
             async with asyncio.timeout(self._serving.timeout_s):
                 found = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
         except TimeoutError:
-            raise TimedOut(f"The documents were not searched after {self._serving.timeout_s:g} s.") from None
+            raise TimedOut(f"The search of the documents was not done after {self._serving.timeout_s:g} s.") from None
         except Exception as error:
-            if self._down != (why := repr(error)):
+            if self._logged_error != repr(error):
                 log.exception("The index of documents cannot be searched")
-            self._down = why
+            self._logged_error = repr(error)
             raise DocumentsDown from error
         finally:
             self._waiting -= 1
-        self._down = ""
+        self._logged_error = ""
         return found
 
     def close(self) -> None:
-        """End the thread, and release the model of the vectors."""
+        """End the thread, and free the embedding model."""
         self._thread.submit(self._open, None)
         self._thread.shutdown()
 
     def _look_up(self, question: str, room: int) -> Found | None:
-        index = self._current()
+        index = self._follow_index()
         return look_up(index, question, self._config, room) if index else None
 
-    def _current(self) -> Index | None:
-        """Return the index that is served now, opened."""
+    def _follow_index(self) -> Index | None:
         folder = served_index(self._model)
         now = (folder, folder.stat().st_mtime_ns) if folder else None
         if now != self._opened:
@@ -88,7 +87,7 @@ class Documents:
             except ArtifactError:
                 if served_index(self._model) == folder:
                     raise
-                return self._current()  # it was replaced while it was opened
+                return self._follow_index()  # it was replaced while it was opened
         return self._index
 
     def _open(self, folder: Path | None) -> None:
@@ -101,5 +100,5 @@ class Documents:
     def _warm(self) -> None:
         try:
             self._look_up("Hello", 0)
-        except Exception:  # whoever asks is told
+        except Exception:  # a later question gets the error
             log.warning("The index of documents cannot be searched yet", exc_info=True)

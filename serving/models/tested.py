@@ -1,4 +1,4 @@
-"""The version that developers test by its name, beside those that answer: loaded when asked for, closed when idle."""
+"""The version that developers test by its name. It is loaded when they ask for it, and closed when idle."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from serving.engines.base import Engine
 from serving.errors import NotReady, VersionNotLoaded
 from serving.models.loader import Loaded, Loader, ReportLoad
 
-LOOK_S = 0.05  #: between two looks at whether it is loaded
+POLL_S = 0.05  #: how often a request looks whether the version is loaded
 
 
-class Tested:
-    """Keeps one version loaded for those who asked for it by name; nobody else is answered by it.
+class TestedVersion:
+    """One version that answers only the callers who asked for it by name.
 
-    All methods run in the event loop's thread. After `idle_s` without a request it is closed; 0: none can be asked for.
+    All methods run in the event loop's thread. After `idle_s` without a request the version is closed; with 0 no
+    version can be tested.
     """
 
     def __init__(
-        self, registry: Registry, engine_for: Callable[[Version], Engine], report: ReportLoad, idle_s: float
+        self, registry: Registry, make_engine: Callable[[Version], Engine], report: ReportLoad, idle_s: float
     ) -> None:
         self._registry, self._idle_s = registry, idle_s
-        self._loader = Loader(engine_for, report)
+        self._loader = Loader(make_engine, report)
         self._wanted = ""  #: name of the version that was asked for last
-        self._askers: set[str] = set()  #: prefixes of the keys that asked for it
-        self._asked_at = 0.0
+        self._callers: set[str] = set()  #: prefixes of the keys that asked for it
+        self._last_request_at = 0.0
 
-    async def provide(self, caller: str, name: str, within_s: float) -> str:
+    async def provide(self, caller: str, name: str, timeout_s: float) -> str:
         """Load a version, by name or alias, for the caller with this key's prefix; return the version's name.
 
-        Another version that is tested answers what it had accepted, and is closed first: there is room for one.
+        There is memory for one tested version: the previous one answers its accepted requests and is closed first.
 
         Raises:
-            VersionNotLoaded: if there is no such version, it has no model, or nothing may be tested here.
-            NotReady: if it cannot be loaded, or not in time, or somebody asked for another meanwhile.
+            VersionNotLoaded: if there is no such version, it has no model, or `serving.test_idle_s` is 0.
+            NotReady: if it cannot be loaded, or not in time, or somebody asked for another version meanwhile.
         """
         if not self._idle_s:
-            raise VersionNotLoaded(f"{name!r} is not loaded, and serving.test_idle_s is 0: nothing else is loaded.")
+            raise VersionNotLoaded(f"{name!r} is not loaded, and serving.test_idle_s is 0: no version can be tested.")
         try:
             version = await asyncio.to_thread(self._registry.get, name)
         except RegistryError as error:
@@ -53,12 +54,12 @@ class Tested:
                 raise NotReady(
                     f"{self._wanted} is being loaded for a test; one version is tested at a time. Try again."
                 )
-            self._wanted, self._askers = version.name, set()
+            self._wanted, self._callers = version.name, set()
             self._loader.keep_loaded(None)
-        self._askers.add(caller)
-        self._asked_at = deadline = time.monotonic()
-        deadline += within_s
-        while not self._loaded(version.name):
+        self._callers.add(caller)
+        self._last_request_at = deadline = time.monotonic()
+        deadline += timeout_s
+        while not self._get_loaded(version.name):
             if self._wanted != version.name:
                 raise NotReady(f"Somebody else asked for {self._wanted}; one version is tested at a time. Try again.")
             if not self._loader.closing:
@@ -67,23 +68,23 @@ class Tested:
                 raise NotReady(f"{version.name} cannot be loaded ({type(failure.error).__name__}); the log says why.")
             if time.monotonic() > deadline:
                 raise NotReady(f"{version.name} is being loaded for your test; try again.")
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
         return version.name
 
-    def loaded_for(self, caller: str, side: str) -> Loaded | None:
-        """Return the version, if it is loaded and this caller asked for it by this name."""
-        return self._loaded(side) if caller in self._askers else None
+    def find_loaded(self, caller: str, side: str) -> Loaded | None:
+        """Return the version if it is loaded and this caller asked for it by this name."""
+        return self._get_loaded(side) if caller in self._callers else None
 
     def close_if_idle(self) -> None:
-        """Close it if nobody asked for it for a while; to be called at every poll."""
-        if self._wanted and time.monotonic() - self._asked_at > self._idle_s:
-            self._wanted, self._askers = "", set()
+        """Close the version if nobody asked for it for `idle_s`. Call it at every poll."""
+        if self._wanted and time.monotonic() - self._last_request_at > self._idle_s:
+            self._wanted, self._callers = "", set()
             self._loader.keep_loaded(None)
 
     async def close(self) -> None:
-        """Let it answer what it has accepted, and close it."""
+        """Close the version after it has answered its accepted requests."""
         await self._loader.close()
 
-    def _loaded(self, name: str) -> Loaded | None:
+    def _get_loaded(self, name: str) -> Loaded | None:
         current = self._loader.current
         return current if current and current.version.name == name == self._wanted and current.alive else None

@@ -1,9 +1,9 @@
 """The models that answer, and the watcher that follows the registry's aliases.
 
-A new champion is loaded and warmed up beside the old one; then one assignment makes it the one that answers, and the
-old engine answers what it had accepted and is closed. A version that cannot be loaded changes nothing but the status
-that `/readyz` tells. A canary is loaded beside the champion, answers its share of the callers, and is pulled as soon as
-there is a regression; one that is promoted is not loaded again.
+A new champion is loaded and warmed up beside the old one. Then it takes over in one assignment; the old engine answers
+its accepted requests and is closed. A version that cannot be loaded changes only the status at `/readyz`. A canary is
+loaded beside the champion, answers its share of the callers, and is pulled as soon as there is a regression. A promoted
+canary is not loaded again.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
 from serving.models.loader import Loaded, Loader, report_load
 from serving.models.stream import CountEnd, GuardedStream
-from serving.models.tested import Tested
-from serving.models.trial import CanaryTrial, answered_by_canary
+from serving.models.tested import TestedVersion
+from serving.models.trial import CanaryTrial, is_drawn_to_canary
 
 log = logging.getLogger(__name__)
 
 
 class Models:
-    """Keeps champion and canary loaded, and hands requests to their engines.
+    """The loaded champion and canary, which get the requests.
 
-    All methods run in the event loop's thread; work that blocks is done in others. `engine_for` makes the engine of a
-    version, not loaded yet. The aliases are read every `poll_s`; without `trials` only the champion is followed.
+    All methods run in the event loop's thread; blocking work is done in other threads. `make_engine` returns the engine
+    of a version, not yet loaded. The aliases are read every `poll_s`. Without `trials`, only the champion is loaded.
     """
 
     def __init__(
         self,
         registry: Registry,
-        engine_for: Callable[[Version], Engine],
+        make_engine: Callable[[Version], Engine],
         poll_s: float,
         events: Path,
         guard: Guard,
@@ -54,12 +54,12 @@ class Models:
         self._registry, self._poll_s, self._events, self._guard = registry, poll_s, events, guard
         self._rules, self._trials = rules or Rules(), trials
         report = partial(report_load, events)
-        self._champion, self._canary = Loader(engine_for, report), Loader(engine_for, report)
-        self.tested = Tested(registry, engine_for, report, test_idle_s)
+        self._champion, self._canary = Loader(make_engine, report), Loader(make_engine, report)
+        self.tested = TestedVersion(registry, make_engine, report, test_idle_s)
         self._trial: CanaryTrial | None = None
         self._replica = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # a restart counts for itself
         self._registry_error: Exception | None = None
-        self._wanted: Version | None = None  # the champion, when the registry could be read last
+        self._last_champion: Version | None = None  # the champion at the last reading of the registry
         self._wake = asyncio.Event()  # ends the pause between two readings of the aliases
         self._task: asyncio.Task[None] | None = None
 
@@ -71,7 +71,7 @@ class Models:
     @property
     def canary(self) -> Loaded | None:
         """Return the canary while it answers."""
-        return self._canary.current if self._trial and not self._trial.why else None
+        return self._canary.current if self._trial and not self._trial.pull_reason else None
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:
@@ -79,76 +79,80 @@ class Models:
         return tuple(one for one in (self.champion, self.canary) if one)
 
     def choose(self, caller: str, side: str = "") -> Loaded:
-        """Return the version, with its engine, that answers the caller with this key's prefix now.
+        """Return the version and engine that answer the caller with this key's prefix now.
 
-        Without a `side` that the caller asks for, the caller is drawn to one.
+        If the caller asks for no `side`, the caller is drawn to one.
 
         Raises:
             NotReady: if no champion is loaded, with the reason.
-            VersionNotLoaded: if the side that is asked for is not there.
+            VersionNotLoaded: if the side that the caller asks for is not loaded.
         """
         champion, canary = self.champion, self.canary
-        if tested := self.tested.loaded_for(caller, side):
+        if tested := self.tested.find_loaded(caller, side):
             return tested
         if champion is None:
-            raise NotReady(self.reason())
+            raise NotReady(self.explain())
         if not side:
-            return canary if canary and self._trial and answered_by_canary(caller, self._trial.registered) else champion
+            return canary if canary and self._trial and is_drawn_to_canary(caller, self._trial.canary) else champion
         if side in ("champion", champion.version.name):
             return champion
         if canary and side in ("canary", canary.version.name):
             return canary
-        raise VersionNotLoaded(f"{side!r} is not loaded; there are: {', '.join(o.version.name for o in self.loaded)}.")
+        loaded = ", ".join(one.version.name for one in self.loaded)
+        raise VersionNotLoaded(f"{side!r} is not loaded; these versions are: {loaded}.")
 
-    def side_of(self, chosen: Loaded) -> str:
+    def name_side(self, chosen: Loaded) -> str:
         """Return the side of a version: `champion`, `canary`, or `tested`."""
         return "champion" if chosen is self.champion else "canary" if chosen is self.canary else "tested"
 
     def generate(
-        self, request: EngineRequest, *, caller: str, side: str = "", asked: Prompt | None = None
+        self, request: EngineRequest, *, caller: str, side: str = "", caller_prompt: Prompt | None = None
     ) -> GuardedStream:
-        """Hand a request to the engine of the version that `choose` gives; return the stream of the answer.
+        """Pass a request to the engine of the version that `choose` returns; return the stream of the answer.
 
-        A caller who is drawn to the canary does not suffer from it: if the canary's engine has no room, or fails or
-        refuses the prompt before its first chunk, the champion answers instead, and the stream's version says so. Only
-        a prompt of token ids is not handed on, since they are those of one version's tokenizer.
+        If the canary's engine has no room, or fails or refuses the prompt before its first chunk, the champion answers
+        the callers who are drawn to the canary. A prompt of token ids gets no other answer, because they belong to one
+        version's tokenizer.
 
-        A request that asks for a side does not count in a trial, nor does an answer of the champion in place of the
-        canary: neither is a fair sample of the champion's callers. The hand-over counts, for the canary.
+        A request that asks for a side does not count in a trial. An answer of the champion in place of the canary does
+        not count either, except as the canary's failure: neither is a fair sample of the champion's callers.
 
-        If passages of documents were added to the request's prompt, `asked` is the prompt as the caller wrote it.
+        If passages of documents were added to the prompt, `caller_prompt` is the prompt as the caller wrote it.
 
         Raises:
             NotReady, VersionNotLoaded: see `choose`.
             QueueFull: if too many requests wait.
             EngineDied: if the engine has died and is being restarted.
         """
-        chosen, trial, spare, mark = self.choose(caller, side), self._trial, None, ""
+        chosen, trial, fallback, mark = self.choose(caller, side), self._trial, None, ""
         if side:
-            return self._guarded(chosen, request, _left_out, asked=asked)
+            return self._start_stream(chosen, request, _skip_count, caller_prompt=caller_prompt)
         if chosen is not self.champion and not isinstance(request.prompt, TokenIds):
-            spare = partial(self._guarded, self.champion or chosen, request, _left_out, asked=asked)
+            fallback = partial(
+                self._start_stream, self.champion or chosen, request, _skip_count, caller_prompt=caller_prompt
+            )
         if trial:
-            mark = trials.mark(trial.registered, "champion" if chosen is self.champion else "canary", caller)
+            mark = trials.mark(trial.canary, "champion" if chosen is self.champion else "canary", caller)
         count = partial(self._count, chosen, trial, caller)
         try:
-            stream = self._guarded(chosen, request, count, spare, mark, asked)
+            stream = self._start_stream(chosen, request, count, fallback, mark, caller_prompt)
         except (QueueFull, EngineDied) as error:
-            if chosen is not self.champion or isinstance(error, QueueFull):  # while a champion is down, many ask again
+            # While a champion is down, its callers try again and again, so its deaths do not count.
+            if chosen is not self.champion or isinstance(error, QueueFull):
                 count(0.0, error)
-            if spare is None:
+            if fallback is None:
                 raise
-            stream = spare()
+            stream = fallback()
         return stream
 
     def count_failure(self, chosen: Loaded, caller: str, error: Exception) -> None:
-        """Count that a version failed a caller who was drawn to it before its engine was asked."""
+        """Count an error of a version for a caller who was drawn to it, before its engine got the request."""
         self._count(chosen, self._trial, caller, 0.0, error)
 
-    def reason(self) -> str:
-        """Say why no model answers, or what is wrong with a newer version; empty if all is well.
+    def explain(self) -> str:
+        """Return why no model answers, or why a newer version is not loaded; empty if all is well.
 
-        Anybody may read it, so it leaves out the words of an error, which `cause` has.
+        Anybody may read it, so it has no error messages. `explain_with_error` has them.
         """
         champion, failure = self.champion, self._champion.failure
         if self._registry_error:
@@ -161,18 +165,18 @@ class Models:
             return f"Version {self._champion.loading} is being loaded."
         return "" if champion else "There is no champion in the registry yet; the pipeline releases one."
 
-    def cause(self) -> str:
-        """Return `reason` and the words of the error, for those who may see paths of this machine."""
+    def explain_with_error(self) -> str:
+        """Return `explain` and the error's message, for callers who may see paths of this machine."""
         failure = self._champion.failure
         error = self._registry_error or (failure.error if failure else None)
-        return f"{self.reason()} {error}" if error else self.reason()
+        return f"{self.explain()} {error}" if error else self.explain()
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the watcher."""
         self._task = asyncio.create_task(self._watch(), name="models")
 
     async def stop(self) -> None:
-        """End watching, let the engines answer what they have accepted, and write down the counts."""
+        """Stop the watcher, close the engines after their accepted requests, and write the counts."""
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -187,87 +191,88 @@ class Models:
             try:
                 await self._follow_aliases()
                 self._registry_error = None
-            except Exception as error:  # a damaged registry must not end the watching that would see it mended
+            except Exception as error:  # go on watching, so that a repaired registry is noticed
                 if not self._registry_error:
                     log.exception("The registry cannot be read or written")
                 self._registry_error = error
-                if self._wanted:  # an engine that dies now is started again all the same
-                    self._champion.keep_loaded(self._wanted)
-                self._notice_death()
+                if self._last_champion:  # restart its engine if it dies
+                    self._champion.keep_loaded(self._last_champion)
+                self._notice_dead_canary()
                 if self._trial:
-                    await self._trial.settle_alone()
-            with contextlib.suppress(TimeoutError):  # not `wait_for`: in Python 3.11 it may swallow a cancellation
+                    await self._trial.judge_alone()
+            with contextlib.suppress(TimeoutError):  # `wait_for` may swallow a cancellation in Python 3.11
                 async with asyncio.timeout(self._poll_s):
                     await self._wake.wait()
 
     async def _follow_aliases(self) -> None:
-        """Read the aliases once and act on them: load what they name; begin, write down or end a canary's trial."""
+        """Read the aliases once, and load the versions they name. Start, count or end a canary's trial."""
         self.tested.close_if_idle()
         champion, canary, trial = await asyncio.to_thread(self._registry.served)
         if not self._trials:
             canary = trial = None
-        tried = self._canary.current
-        if champion and tried and tried.alive and tried.version.name == champion.name:
-            self._champion.take_over(self._canary.hand_over() or tried)  # the canary was promoted
-        if champion:  # an engine that answers is never taken away for nothing
-            self._wanted = champion
+        loaded = self._canary.current
+        if champion and loaded and loaded.alive and loaded.version.name == champion.name:
+            self._champion.take_over(self._canary.hand_over() or loaded)  # the canary was promoted
+        if champion:  # without a champion, the old engine goes on answering
+            self._last_champion = champion
             self._champion.keep_loaded(champion)
-        if self._trial and self._trial.registered != trial:
+        if self._trial and self._trial.canary != trial:
             self._trial = None
-        self._notice_death()
-        if self._trial and self._trial.why:
+        self._notice_dead_canary()
+        if self._trial and self._trial.pull_reason:
             await self._pull_canary(self._trial)
             return
         self._canary.keep_loaded(canary)
-        both, unreadable = self._canary.has(canary) and self._champion.has(champion), bool(trial) and canary is None
+        both_loaded = self._canary.is_loaded(canary) and self._champion.is_loaded(champion)
+        unreadable = bool(trial) and canary is None
         failed = unreadable or self._canary.failure
         if self._trial and not unreadable:
-            await self._trial.settle(self._registry, self._replica)
-        elif trial and (failed or both):
+            await self._trial.sync_counts(self._registry, self._replica)
+        elif trial and (failed or both_loaded):
             self._trial = self._trial or CanaryTrial(trial, self._rules)
-            self._trial.why = "it cannot be loaded" if failed else ""
-        if self._trial and self._trial.why:
+            self._trial.pull_reason = "it cannot be loaded" if failed else ""
+        if self._trial and self._trial.pull_reason:
             await self._pull_canary(self._trial)
 
-    def _notice_death(self) -> None:
-        """Stop answering by a canary whose engine has died."""
-        tried = self._canary.current
-        if self._trial and tried and not tried.alive:
-            self._trial.why = self._trial.why or "its engine died"
+    def _notice_dead_canary(self) -> None:
+        """Set the reason to pull a canary whose engine has died, so that it gets no more requests."""
+        loaded = self._canary.current
+        if self._trial and loaded and not loaded.alive:
+            self._trial.pull_reason = self._trial.pull_reason or "its engine died"
 
     async def _pull_canary(self, trial: CanaryTrial) -> None:
         self._canary.keep_loaded(None)
         await asyncio.to_thread(
-            rollout.pull, self._registry, self._events, trial.registered, trial.why, trial.numbers()
+            rollout.pull, self._registry, self._events, trial.canary, trial.pull_reason, trial.summarize()
         )
 
-    def _guarded(
+    def _start_stream(
         self,
         chosen: Loaded,
         request: EngineRequest,
         count: CountEnd,
-        spare: Callable[[], GuardedStream] | None = None,
+        fallback: Callable[[], GuardedStream] | None = None,
         mark: str = "",
-        asked: Prompt | None = None,
+        caller_prompt: Prompt | None = None,
     ) -> GuardedStream:
-        """Hand a request to an engine; return its stream, guarded, and counted at its end."""
+        """Pass a request to an engine; return its stream, which is guarded, and counted at its end."""
         if not chosen.alive:
             raise EngineDied
-        stream, watch = chosen.engine.generate(request), self._guard.watch(asked or request.prompt)
-        return GuardedStream(chosen.version, stream, count, watch, spare, mark, self.side_of(chosen))
+        stream, filter = chosen.engine.generate(request), self._guard.filter_answer(caller_prompt or request.prompt)
+        return GuardedStream(chosen.version, stream, count, filter, fallback, mark, self.name_side(chosen))
 
     def _count(
-        self, chosen: Loaded, begun: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception
+        self, chosen: Loaded, started_in: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception
     ) -> None:
-        """Count a request in the trial that it began in, if that goes on."""
+        """Count a request in the trial that it started in, if that trial still runs."""
         trial, is_champion = self._trial, chosen is self.champion
         if not is_champion and chosen is not self._canary.current:
-            return  # an engine that is on its way out
-        if trial and trial is begun:
-            trial.count(trial.own.champion if is_champion else trial.own.canary, caller, seconds, end)
+            return  # the engine is being replaced
+        if trial and trial is started_in:
+            trial.count(trial.own_counts.champion if is_champion else trial.own_counts.canary, caller, seconds, end)
             if trial.look_due:
                 self._wake.set()
 
 
-def _left_out(seconds: float, end: Chunk | Exception) -> None:
-    """Do nothing, in place of `_count`, for a request that does not count in a trial."""
+def _skip_count(seconds: float, end: Chunk | Exception) -> None:
+    """Do nothing, in place of `Models._count`, for a request that does not count in a trial."""

@@ -1,4 +1,4 @@
-"""The figures of the page of drift, from the events: the last window that was judged, and those before it."""
+"""The figures of the drift page, from the events: the last judged window, and the windows before it."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ from llmops.monitoring.datasets import DRIFT, TEXT
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
 
-LOOK = timedelta(days=30)
-WINDOWS = 30  #: that are listed
+LOOKBACK = timedelta(days=30)
+WINDOWS = 30  #: listed windows
 EXAMPLES = 12
 
 Events = Sequence[Mapping[str, Any]]
 
 
-def drift_figures(reader: Reader, in_a_row: int, now: datetime | None = None) -> dict[str, Any]:
-    """Return the last window with its comparisons, those that differ first, and how many differed in those before.
+def read_drift(reader: Reader, in_a_row: int, now: datetime | None = None) -> dict[str, Any]:
+    """Return the last window's comparisons, the differing ones first, and the number of differences in earlier windows.
 
-    Topics that moved and requests unlike the reference are there, too. A comparison that differs in `in_a_row` windows
-    is drift. JSON values; `window` is null where none was judged.
+    The result also has the moved topics and the requests unlike the reference. A comparison that differs in `in_a_row`
+    windows is drift. `window` is None if no window was judged.
     """
     windows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for event in reader.find(DRIFT, timestamp((now or datetime.now(UTC)) - LOOK)):
-        windows.setdefault(tuple(str(value) for value in _facts(event).values()), []).append(event)
+    for event in reader.find(DRIFT, timestamp((now or datetime.now(UTC)) - LOOKBACK)):
+        windows.setdefault(tuple(str(value) for value in _identify_window(event).values()), []).append(event)
     if not windows:
         return {"window": None, "comparisons": [], "topics": [], "examples": [], "nearest": [], "windows": []}
     listed = [windows[key] for key in sorted(windows)[-WINDOWS:]]
     comparisons = [read_comparison(event) for event in listed[-1]]
     comparisons.sort(key=lambda one: (not one["drifted"], one["q_value"] if one["q_value"] is not None else 1.0))
-    examples, nearest = _unlike(reader, comparisons, _facts(listed[-1][0]))
+    examples, nearest = _find_unlike(reader, comparisons, _identify_window(listed[-1][0]))
     return {
-        "window": {**_facts(listed[-1][0]), "requests": listed[-1][0].get("llmops.drift.requests")},
+        "window": {**_identify_window(listed[-1][0]), "requests": listed[-1][0].get("llmops.drift.requests")},
         "in_a_row": in_a_row,
         "comparisons": comparisons,
-        "topics": [moved for one in comparisons if one["feature"] == "topics" for moved in _topics(one)],
+        "topics": [moved for one in comparisons if one["feature"] == "topics" for moved in _list_moved_topics(one)],
         "examples": examples,
         "nearest": nearest,
-        "windows": [_line(events, in_a_row) for events in listed],
+        "windows": [_summarize_window(events, in_a_row) for events in listed],
     }
 
 
-def _facts(event: Mapping[str, Any]) -> dict[str, Any]:
+def _identify_window(event: Mapping[str, Any]) -> dict[str, Any]:
     facts = {name: event.get(f"llmops.drift.{name}") for name in ("since", "until", "reference")}
     return {**facts, "version": event.get("llmops.model.version")}
 
 
-def _line(events: Events, in_a_row: int) -> dict[str, Any]:
+def _summarize_window(events: Events, in_a_row: int) -> dict[str, Any]:
     found = [read_comparison(event) for event in events]
     return {
-        **_facts(events[0]),
+        **_identify_window(events[0]),
         "compared": len(found),
         "differ": sum(bool(one["drifted"]) for one in found),
         "drift": sum((one["windows"] or 0) >= in_a_row for one in found),
     }
 
 
-def _topics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _list_moved_topics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     shares = comparison["shares"]
     rows = dict(zip(shares["bins"], zip(shares["reference"], shares["window"], strict=True), strict=True))
     return [
@@ -70,13 +70,10 @@ def _topics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _unlike(
+def _find_unlike(
     reader: Reader, comparisons: Events, facts: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the stored texts of the requests that differ most from the reference, and topics.
-
-    The topics are of the training data nearest to these requests.
-    """
+    """Return the stored texts of the requests that differ most from the reference, and the topics nearest to them."""
     wanted = [id for one in comparisons for id in one["unlike"] or []]
     if not wanted:
         return [], []

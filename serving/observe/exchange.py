@@ -1,4 +1,4 @@
-"""The prompts and answers of one request: held until its event, its features and its trace are made, and no longer."""
+"""The prompts and answers of one request. They are held until its event, its features and its trace are made."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from llmops.registry.version import Version
 from serving.engines.base import Chat, FinishReason, Prompt, Question, Text
 
-_DIGITS = 32  #: in hex, of SHA-256
+_DIGITS = 32  #: hex digits of SHA-256 that are kept
 
 
 @dataclass(slots=True)
-class Given:
-    """One answer. Times are nanoseconds of `time.perf_counter_ns`; 0: it has not come so far."""
+class ServedAnswer:
+    """One answer. Times are values of `time.perf_counter_ns`; 0: not yet."""
 
     prompt: Prompt
     version: Version
-    begun: int = 0  #: by the engine
-    first: int = 0  #: piece of the answer
-    ended: int = 0
+    started_ns: int = 0  #: when the engine started with the request
+    first_chunk_ns: int = 0
+    ended_ns: int = 0
     texts: list[str] = field(default_factory=list)
-    finish_reason: FinishReason | None = None  #: None: it is not complete
+    finish_reason: FinishReason | None = None  #: None: the answer is not complete
 
     @property
     def text(self) -> str:
@@ -31,10 +31,10 @@ class Given:
         return "".join(self.texts)
 
 
-Exchange = list[Given]  #: the answers of one request, in their order
+Exchange = list[ServedAnswer]  #: the answers of one request, in their order
 
 
-def asked_of(prompt: Prompt) -> str:
+def get_question(prompt: Prompt) -> str:
     """Return the question, the last message of a conversation, or the text of a prompt; empty for token ids."""
     match prompt:
         case Question() | Text():
@@ -44,7 +44,7 @@ def asked_of(prompt: Prompt) -> str:
     return ""
 
 
-def context_of(prompt: Prompt) -> str:
+def get_context(prompt: Prompt) -> str:
     """Return the context of a question, or the earlier messages of a conversation."""
     match prompt:
         case Question():
@@ -55,27 +55,27 @@ def context_of(prompt: Prompt) -> str:
 
 
 class Digests:
-    """Keyed digests of texts: equal texts have equal ones, and nobody without the key can try what a text might be.
+    """Keyed digests of texts. Equal texts have equal digests; without the key nobody can test guesses of a text.
 
-    The key is made of the secret that ids are signed with, so replicas that share it (`LLMOPS_SESSION_SECRET`) agree.
+    The key is derived from the secret that signs ids, so replicas with the same `LLMOPS_SESSION_SECRET` agree.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._keyed = hmac.new(hmac.digest(secret, b"digests of texts", hashlib.sha256), digestmod=hashlib.sha256)
 
-    def text(self, text: str) -> str:
+    def digest_text(self, text: str) -> str:
         """Return the digest of a text."""
-        made = self._keyed.copy()  # in one call, `hmac.digest` would give other threads their turn for each
-        made.update(text.encode("utf-8", "surrogatepass"))
-        return made.hexdigest()[:_DIGITS]
+        digest = self._keyed.copy()  # `hmac.digest` would release the interpreter's lock for each text
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:_DIGITS]
 
-    def prompt(self, prompt: Prompt) -> str:
-        """Return the digest of a prompt's text, whichever route it came by; a question's context does not count."""
+    def digest_prompt(self, prompt: Prompt) -> str:
+        """Return the digest of a prompt's text, the same for each route. It leaves out a question's context."""
         match prompt:
             case Question() | Text():
-                return self.text(prompt.text)
+                return self.digest_text(prompt.text)
             case Chat() if len(prompt.messages) == 1:
-                return self.text(prompt.messages[0].content)
+                return self.digest_text(prompt.messages[0].content)
             case Chat():
-                return self.text(json.dumps([[message.role, message.content] for message in prompt.messages]))
-        return self.text(json.dumps(prompt.ids))
+                return self.digest_text(json.dumps([[message.role, message.content] for message in prompt.messages]))
+        return self.digest_text(json.dumps(prompt.ids))

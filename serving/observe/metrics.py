@@ -1,7 +1,7 @@
-"""Figures for Prometheus, counted from the same fields as the events, so that both say the same.
+"""Metrics for Prometheus, counted from the fields of the events, so that both agree.
 
 Durations have the names and buckets of OpenTelemetry's conventions for generative AI
-(https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/), as Prometheus writes them.
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/), in Prometheus' notation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from serving.models.watcher import Models
 
-# Importing Feast makes prometheus_client keep values in files, which all registries of a process share.
+# The import of Feast makes prometheus_client store values in files, which all registries of a process share.
 values.ValueClass = values.MutexValue
 
 _DURATION_S = tuple(0.01 * 2**n for n in range(14))
@@ -23,26 +23,27 @@ _FIRST_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.
 
 
 class Metrics:
-    """The figures of one app; the state of the models' engines is read whenever the figures are."""
+    """The metrics of one app. The state of the engines is read at each export."""
 
     def __init__(self, models: Models) -> None:
         registry = self._registry = CollectorRegistry()
         self._requests = Counter(
             "llmops_requests", "Requests that ask a model.", ("path", "status", "version"), registry=registry
         )
-        what = "From when a request came to the"
-        self._duration = _seconds("request_duration", f"{what} end of its answer.", _DURATION_S, registry)
-        self._first = _seconds("time_to_first_token", f"{what} first piece of its answer.", _FIRST_S, registry)
+        self._duration = _make_histogram(
+            "request_duration", "Seconds from a request to the end of its answer.", _DURATION_S, registry
+        )
+        self._first = _make_histogram(
+            "time_to_first_token", "Seconds from a request to the first piece of its answer.", _FIRST_S, registry
+        )
         self._tokens = Counter(
             "llmops_tokens", "Tokens of prompts (input) and answers (output).", ("type", "version"), registry=registry
         )
         self._cut = Counter(
             "llmops_guard_cuts", "Answers that the guard has cut.", ("rule", "version"), registry=registry
         )
-        self._lost = Counter(
-            "llmops_texts_lost", "Answers of which no features are told.", ("reason",), registry=registry
-        )
-        registry.register(_Engines(models))
+        self._lost = Counter("llmops_texts_lost", "Answers whose features are lost.", ("reason",), registry=registry)
+        registry.register(_EngineCollector(models))
 
     def count(self, fields: Mapping[str, Any]) -> None:
         """Count a request by the fields of its event."""
@@ -58,31 +59,29 @@ class Metrics:
             self._cut.labels(rule, version).inc()
 
     def count_lost(self, reason: str, count: int) -> None:
-        """Count answers of which no features are told."""
+        """Count answers whose features are lost."""
         self._lost.labels(reason).inc(count)
 
-    def text(self) -> bytes:
-        """Return all figures in Prometheus' text format."""
+    def export(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-def _seconds(name: str, what: str, buckets: Sequence[float], registry: CollectorRegistry) -> Histogram:
+def _make_histogram(name: str, help: str, buckets: Sequence[float], registry: CollectorRegistry) -> Histogram:
     name = f"gen_ai_server_{name}_seconds"
-    return Histogram(name, what, ("path", "version"), buckets=buckets, registry=registry)
+    return Histogram(name, help, ("path", "version"), buckets=buckets, registry=registry)
 
 
-class _Engines(Collector):
-    """The state of the engines."""
-
+class _EngineCollector(Collector):
     def __init__(self, models: Models) -> None:
         self._models = models
 
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
         gauges = {
-            "alive": GaugeMetricFamily("llmops_engine_alive", "Whether the engine can answer.", labels=("version",)),
+            "alive": GaugeMetricFamily("llmops_engine_alive", "1 if the engine can answer.", labels=("version",)),
             "running": GaugeMetricFamily("llmops_engine_running", "Requests being answered.", labels=("version",)),
-            "waiting": GaugeMetricFamily("llmops_engine_waiting", "Requests not begun.", labels=("version",)),
+            "waiting": GaugeMetricFamily("llmops_engine_waiting", "Requests that wait.", labels=("version",)),
         }
         for loaded in self._models.loaded:
             stats = loaded.engine.stats()

@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry: one span a request, below it one for each answer of an engine and one for the guard.
+"""Traces by OpenTelemetry: one span per request, and below it one for each answer of an engine and one for the guard.
 
-Off unless `monitoring.traces_url` is set. Where a request came with W3C's `traceparent`, its trace goes on, and is left
-out where the caller leaves it out. Spans say what the event says, never what was asked or answered; they are made of
-the event when the answer has left, and sent in the background.
+They are off unless `monitoring.traces_url` is set. A request with W3C's `traceparent` continues its caller's trace, and
+is not traced if the caller does not sample it. Spans have fields of the event, never prompts or answers. They are made
+from the event after the answer has left, and sent in the background.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
 
-from serving.observe.exchange import Exchange, Given
+from serving.observe.exchange import Exchange, ServedAnswer
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-#: fields of the event that spans have, by how they begin
-_REQUEST = (
+#: fields of the event that spans have, by their prefixes
+_REQUEST_FIELDS = (
     "http.",
     "url.path",
     "error.type",
@@ -40,33 +40,33 @@ _REQUEST = (
     "llmops.queue",
     "llmops.time",
 )
-_ENGINE = ("gen_ai.operation.", "gen_ai.request.", "llmops.model.")
-_GUARD = ("llmops.guard.",)
+_ENGINE_FIELDS = ("gen_ai.operation.", "gen_ai.request.", "llmops.model.")
+_GUARD_FIELDS = ("llmops.guard.",)
 
 _propagator = TraceContextTextMapPropagator()
 
 
-def caller_context(scope: Scope) -> Context:
-    """Return the trace that the caller's request is part of; empty without a valid `traceparent`."""
+def read_caller_context(scope: Scope) -> Context:
+    """Return the context of the caller's trace; empty without a valid `traceparent`."""
     names = (b"traceparent", b"tracestate")
     return _propagator.extract({k.decode(): v.decode("latin-1") for k, v in scope["headers"] if k in names}, Context())
 
 
 class Traces:
-    """Makes the spans of requests; without a provider there are none, and a request's trace is its caller's."""
+    """The spans of requests. Without a provider there are no spans, and the trace of a request is its caller's."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._provider = provider
         self._tracer = (provider or NoOpTracerProvider()).get_tracer("llmops.serving")
 
-    def begin(self, scope: Scope, wall: int, begun: int) -> RequestTrace:
-        """Begin the trace of a request that came at `wall`, ns since 1970, or `begun`, by `time.perf_counter_ns`."""
+    def begin(self, scope: Scope, wall_ns: int, start_ns: int) -> RequestTrace:
+        """Begin a request's trace. Its start is given in ns since 1970, and by `time.perf_counter_ns`."""
         name = f"{scope['method']} {scope['path']}"
-        span = self._tracer.start_span(name, caller_context(scope), SpanKind.SERVER, start_time=wall)
-        return RequestTrace(span, self._tracer, wall - begun)
+        span = self._tracer.start_span(name, read_caller_context(scope), SpanKind.SERVER, start_time=wall_ns)
+        return RequestTrace(span, self._tracer, wall_ns - start_ns)
 
     def close(self) -> None:
-        """Send the spans that are left; blocks."""
+        """Send the remaining spans. Blocks."""
         if self._provider:
             self._provider.shutdown()
 
@@ -75,9 +75,9 @@ class Traces:
 class RequestTrace:
     """The spans of one request."""
 
-    span: Span  #: of the request; without a tracer the caller's
+    span: Span  #: the request's span; without a tracer, the caller's
     tracer: Tracer
-    offset: int  #: from `time.perf_counter_ns` to nanoseconds since 1970
+    offset: int  #: difference of nanoseconds since 1970 and `time.perf_counter_ns`
 
     @property
     def id(self) -> str:
@@ -85,49 +85,47 @@ class RequestTrace:
         context = self.span.get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else ""
 
-    def end(self, fields: Mapping[str, Any], exchange: Exchange, ended: int) -> None:
-        """End the request's span at `ended`, by `perf_counter_ns`, and make those below it from its event's fields."""
+    def end(self, fields: Mapping[str, Any], exchange: Exchange, end_ns: int) -> None:
+        """End the request's span at `end_ns`, by `perf_counter_ns`. Make the spans below it from its event's fields."""
         if not self.span.is_recording():
             return
-        for given in exchange:
-            self._engine(fields, given)
-        if seen := [given for given in exchange if given.first]:
-            begun, until = min(given.first for given in seen), max(given.ended for given in seen)
-            self._below("guard", _chosen(fields, _GUARD), begun, until)
-        self.span.set_attributes(_chosen(fields, _REQUEST))
+        for answer in exchange:
+            self._add_engine_span(fields, answer)
+        if begun := [answer for answer in exchange if answer.first_chunk_ns]:
+            start_ns = min(answer.first_chunk_ns for answer in begun)
+            guard = self._start_child("guard", _select_fields(fields, _GUARD_FIELDS), start_ns)
+            guard.end(max(answer.ended_ns for answer in begun) + self.offset)
+        self.span.set_attributes(_select_fields(fields, _REQUEST_FIELDS))
         if fields.get("http.response.status_code", 500) >= 500:
-            self._failed(self.span, fields)
-        self.span.end(ended + self.offset)
+            self._mark_failed(self.span, fields)
+        self.span.end(end_ns + self.offset)
 
-    def _engine(self, fields: Mapping[str, Any], given: Given) -> None:
-        attributes = _chosen(fields, _ENGINE) | {"gen_ai.provider.name": "llmops"}
-        if given.finish_reason:
-            attributes["gen_ai.response.finish_reasons"] = [given.finish_reason]
+    def _add_engine_span(self, fields: Mapping[str, Any], answer: ServedAnswer) -> None:
+        attributes = _select_fields(fields, _ENGINE_FIELDS) | {"gen_ai.provider.name": "llmops"}
+        if answer.finish_reason:
+            attributes["gen_ai.response.finish_reasons"] = [answer.finish_reason]
         name = f"{fields.get('gen_ai.operation.name', 'text_completion')} {fields.get('gen_ai.request.model', '')}"
-        if begun := given.begun or given.first:
-            span = self._below(name.strip(), attributes, begun, given.ended, end=False)
-            if not given.finish_reason:
-                self._failed(span, fields)
-            span.end(given.ended + self.offset)
+        if start_ns := answer.started_ns or answer.first_chunk_ns:
+            span = self._start_child(name.strip(), attributes, start_ns)
+            if not answer.finish_reason:
+                self._mark_failed(span, fields)
+            span.end(answer.ended_ns + self.offset)
 
-    def _below(self, name: str, attributes: dict[str, Any], begun: int, ended: int, end: bool = True) -> Span:
+    def _start_child(self, name: str, attributes: dict[str, Any], start_ns: int) -> Span:
         context = set_span_in_context(self.span, Context())
-        span = self.tracer.start_span(name, context, attributes=attributes, start_time=begun + self.offset)
-        if end:
-            span.end(ended + self.offset)
-        return span
+        return self.tracer.start_span(name, context, attributes=attributes, start_time=start_ns + self.offset)
 
     @staticmethod
-    def _failed(span: Span, fields: Mapping[str, Any]) -> None:
+    def _mark_failed(span: Span, fields: Mapping[str, Any]) -> None:
         span.set_attribute("error.type", fields.get("error.type", "internal"))
         span.set_status(Status(StatusCode.ERROR))
 
 
-def traces_to(url: str, processor: SpanProcessor | None = None) -> Traces:
-    """Make traces that go to a collector at the URL of OTLP over HTTP, without the path; none if it is empty.
+def make_traces(url: str, processor: SpanProcessor | None = None) -> Traces:
+    """Return traces for the collector at a URL of OTLP over HTTP, without the path. An empty URL turns them off.
 
-    Headers, certificates and the sampler are read from OpenTelemetry's own variables, `OTEL_EXPORTER_OTLP_HEADERS` say.
-    A `processor` takes the spans in place of the collector.
+    Headers, certificates and the sampler come from OpenTelemetry's own variables, such as `OTEL_EXPORTER_OTLP_HEADERS`.
+    A `processor` gets the spans in place of the collector.
     """
     if not url and processor is None:
         return Traces()
@@ -147,5 +145,5 @@ def traces_to(url: str, processor: SpanProcessor | None = None) -> Traces:
     return Traces(provider)
 
 
-def _chosen(fields: Mapping[str, Any], beginnings: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name.startswith(beginnings) and value is not None}
+def _select_fields(fields: Mapping[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name.startswith(prefixes) and value is not None}

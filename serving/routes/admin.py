@@ -1,4 +1,4 @@
-"""`/admin`: which versions there are, which ones answer, and changes of both. Each change is an event with the key."""
+"""`/admin`: the versions, the aliases and trials, and their changes. Each change is an event with the caller's key."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from serving.answers.schemas import Str
 
 AdminDep = Annotated[Key, Depends(require("manage_models"))]
 
-RECENT = 50  #: decisions that are shown
+RECENT = 50  #: shown decisions
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 
-Override = Annotated[
-    str, Field(max_length=500, description="Why a version that the gate did not pass is used all the same.")
-]
+Override = Annotated[str, Field(max_length=500, description="The reason to use a version that the gate did not pass.")]
 
 
 class PromoteRequest(BaseModel):
-    """Which version to make the champion."""
+    """The version to make the champion."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,7 +32,7 @@ class PromoteRequest(BaseModel):
 
 
 class CanaryRequest(BaseModel):
-    """Which version to try on a share of the callers, or how to end the trial there is."""
+    """The version to try on a share of the callers, or the way to end the running trial."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"version": "v3", "share": 0.1}, {"conclude": True}]}
@@ -43,18 +41,18 @@ class CanaryRequest(BaseModel):
     version: Str = Field("", max_length=100, description="Version or alias.")
     share: float = Field(0.1, gt=0, lt=1, description="Of the callers.")
     stop: bool = Field(False, description="End the trial without a decision: the champion answers everybody.")
-    conclude: bool = Field(False, description="Act on the verdict: promoted if enough was seen and no harm.")
+    conclude: bool = Field(False, description="Act on the verdict: promote if there is enough data and no harm.")
     override: Override = ""
 
     @model_validator(mode="after")
-    def _one_thing(self) -> Self:
+    def _check_exclusive(self) -> Self:
         if bool(self.version) + self.stop + self.conclude != 1:
             raise ValueError("give a version to try, or stop: true, or conclude: true")
         return self
 
 
 class ABTestRequest(CanaryRequest):
-    """Which version to test against the champion, or how to end the test there is."""
+    """The version to test against the champion, or the way to end the running test."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"version": "v3"}, {"conclude": True, "promote": True}, {"stop": True}]}
@@ -65,7 +63,7 @@ class ABTestRequest(CanaryRequest):
     promote: bool = Field(False, description="If users like the version better, make it the champion; with `conclude`.")
 
     @model_validator(mode="after")
-    def _promotes_at_the_end(self) -> Self:
+    def _check_promote(self) -> Self:
         if self.promote and not self.conclude:
             raise ValueError("promote goes with conclude: true")
         return self
@@ -73,7 +71,7 @@ class ABTestRequest(CanaryRequest):
 
 @router.get("/models", dependencies=[Depends(require("view_models"))])
 def models(app: AppPartsDep) -> dict[str, Any]:
-    """List the versions, the aliases, the trial over all replicas, the latest decisions, and what answers now."""
+    """List the versions, the aliases, the trial over all replicas, the latest decisions, and the serving version."""
     champion, reasons = app.models.champion, app.registry.overrides()
     names = ("name", "status", "base_model", "removed")
     versions = [
@@ -84,7 +82,7 @@ def models(app: AppPartsDep) -> dict[str, Any]:
         "model": app.config.release.name,
         "aliases": app.registry.aliases(),
         "serving": champion.version.name if champion else None,
-        "detail": app.models.cause(),
+        "detail": app.models.explain_with_error(),
         "canary": rollout.state(app.registry),
         "versions": versions,
         "decisions": app.registry.decisions()[-RECENT:],
@@ -93,52 +91,52 @@ def models(app: AppPartsDep) -> dict[str, Any]:
 
 @router.post("/promote")
 def promote(body: PromoteRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
-    """Make a version the champion; it answers once it is loaded. A canary's trial is over."""
-    by = _by(key, "promote")
+    """Make a version the champion. It answers once it is loaded. A canary's trial ends."""
+    by = _describe_actor(key, "promote")
     rollout.promote(app.registry, app.config.events, body.version, override=body.override, **by)
     return {"aliases": app.registry.aliases()}
 
 
 @router.post("/rollback")
 def rollback(app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
-    """Make the previous champion the champion again. A canary's trial is over."""
-    rollout.rollback(app.registry, app.config.events, **_by(key, "rollback"))
+    """Make the previous champion the champion again. A canary's trial ends."""
+    rollout.rollback(app.registry, app.config.events, **_describe_actor(key, "rollback"))
     return {"aliases": app.registry.aliases()}
 
 
 @router.post("/canary")
 def canary(body: CanaryRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
-    """Let a version answer a share of the callers, or end that. It is pulled by itself at a regression."""
-    decision = _try(app, body, "canary", _by(key, "canary"))
+    """Let a version answer a share of the callers, or end its trial. At a regression the app pulls it."""
+    decision = _change_trial(app, body, "canary", _describe_actor(key, "canary"))
     return {"aliases": app.registry.aliases(), "canary": rollout.state(app.registry), "decision": decision}
 
 
 @router.post("/ab_test")
 def ab_test(body: ABTestRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
-    """Let a version answer its callers beside the champion, and judge it by their ratings, too.
+    """Let a version answer a share of the callers, and judge it by their ratings, too.
 
-    Nobody is switched to it without a verdict that users like it better, and `promote`.
+    It becomes champion only with `promote`, and a verdict that users like it better.
     """
-    decision = _try(app, body, AB_TEST, _by(key, "ab_test"), body.promote)
+    decision = _change_trial(app, body, AB_TEST, _describe_actor(key, "ab_test"), body.promote)
     return {"aliases": app.registry.aliases(), "ab_test": rollout.state(app.registry), "decision": decision}
 
 
-def _try(
+def _change_trial(
     app: AppParts, body: CanaryRequest, kind: Kind, by: dict[str, Any], promote: bool = True
 ) -> dict[str, Any] | None:
-    """Begin, stop or conclude a trial; return the decision that concluded it."""
+    """Start, stop or conclude a trial; return the decision if it was concluded."""
     registry, events = app.registry, app.config.events
     if body.stop:
         rollout.stop(registry, events, kind=kind, **by)
     elif body.conclude:
-        going = rollout.going_on(registry, kind).started
-        rules = rollout.rules_of(app.config, registry, going)
-        return rollout.conclude(registry, events, going, rules, by=by["by"], promote=promote)
+        started = rollout.going_on(registry, kind).started
+        rules = rollout.rules_of(app.config, registry, started)
+        return rollout.conclude(registry, events, started, rules, by=by["by"], promote=promote)
     else:
         rollout.start(registry, events, body.version, body.share, kind=kind, override=body.override, **by)
     return None
 
 
-def _by(key: Key, route: str) -> dict[str, Any]:
+def _describe_actor(key: Key, route: str) -> dict[str, Any]:
     who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
     return {"by": f"key {key.prefix}", "why": f"asked for by POST /admin/{route}", "who": who}

@@ -1,4 +1,4 @@
-"""`POST /feedback`: what somebody thinks of an answer, kept as an event from which the model is improved."""
+"""`POST /feedback`: an opinion about an answer, stored as an event. It later improves the model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llmops.monitoring.datasets import FEEDBACK
 from llmops.monitoring.events import emit
 from llmops.release import trials
 from llmops.scans.pii import redact_all
-from serving.admission.dependencies import AppPartsDep, limited
-from serving.admission.signing import is_request_id, mark_of
+from serving.admission.dependencies import AppPartsDep, require_within_limits
+from serving.admission.signing import is_request_id, read_mark
 from serving.answers.schemas import FeedbackRequest, FeedbackResponse, Problem
 from serving.errors import FeedbackRefused
 
@@ -28,24 +28,24 @@ _problems: dict[int | str, dict[str, Any]] = {n: {"model": Problem} for n in (40
 
 @router.post("/feedback", status_code=201, responses=_problems)
 def feedback(
-    body: FeedbackRequest, app: AppPartsDep, key: Annotated[Key, Depends(limited("feedback"))]
+    body: FeedbackRequest, app: AppPartsDep, key: Annotated[Key, Depends(require_within_limits("feedback"))]
 ) -> FeedbackResponse:
-    """Keep a rating, a comment or a correction; personal data in its texts is replaced by marks first.
+    """Store a rating, a comment or a correction. Personal data in its texts is replaced by marks first.
 
-    A key's last rating of a request counts, in a trial that goes on, too; a comment or a correction takes none back. It
-    joins the request's event by `http.request.id`.
+    A key's last rating of a request counts, also in a running trial. A comment or a correction takes no rating back.
+    The event has the `http.request.id` of the request.
     """
     if not is_request_id(app.session_secret, body.id):
-        raise FeedbackRefused("This is not the id of a request that was answered here; it is in X-Request-ID.")
-    said = int(body.rating == "up"), int(body.rating == "down"), int(bool(body.correction.strip()))
+        raise FeedbackRefused("This is no id of a request that was answered here; send the one in X-Request-ID.")
+    counts = int(body.rating == "up"), int(body.rating == "down"), int(bool(body.correction.strip()))
     version = ""
-    if mark := mark_of(body.id):
+    if mark := read_mark(body.id):
         try:
-            version = trials.rate(app.registry, mark, body.id, key.prefix, said)
-        except StateError:  # the event is kept all the same
-            log.warning("What was said of %s does not count in its trial", body.id, exc_info=True)
-    given = {name: text for name in TEXTS if (text := getattr(body, name).strip())}
-    cleaned = redact_all(list(given.values()), app.config.govern.entities)
+            version = trials.rate(app.registry, mark, body.id, key.prefix, counts)
+        except StateError:  # the event is stored nevertheless
+            log.warning("The feedback to request %s does not count in its trial", body.id, exc_info=True)
+    texts = {name: text for name in TEXTS if (text := getattr(body, name).strip())}
+    redacted = redact_all(list(texts.values()), app.config.govern.entities)
     fields: dict[str, Any] = {
         "event.action": "feedback",
         "event.outcome": "success",
@@ -54,6 +54,6 @@ def feedback(
         "user.roles": [key.role],
         **({"llmops.model.version": version} if version else {}),
         **({"llmops.feedback.rating": body.rating} if body.rating else {}),
-        **{f"llmops.feedback.{name}": found.text for name, found in zip(given, cleaned, strict=True)},
+        **{f"llmops.feedback.{name}": one.text for name, one in zip(texts, redacted, strict=True)},
     }
     return FeedbackResponse(event=emit(app.config.events, FEEDBACK, fields))

@@ -1,4 +1,4 @@
-"""`POST /generate`: a question in, the model's answer out, whole or piece by piece."""
+"""`POST /generate`: a question in, the model's answer out, complete or piece by piece."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from llmops.access.roles import Key
 from llmops.registry.version import Version
-from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, reserve
+from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require_within_limits, reserve
 from serving.answers.delivery import deliver, deliver_whole
 from serving.answers.grounded import Grounds, find_grounds, refuse
-from serving.answers.requests import engine_request, note_prompts, note_settings
+from serving.answers.requests import make_engine_request, note_prompts, note_settings
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import FeaturesDown, PromptRefused
-from serving.http.server_sent_events import sse, streamed
+from serving.http.server_sent_events import format_event, start_event_stream
 
 DEFAULT_NEW_TOKENS = 50
 
@@ -30,7 +30,7 @@ _stream = {"description": "The answer; with `stream`, as events.", "content": {"
 async def generate(
     request: Request,
     app: AppPartsDep,
-    key: Annotated[Key, Depends(limited("generate"))],
+    key: Annotated[Key, Depends(require_within_limits("generate"))],
     side: SideDep = "",
     body: GenerateRequest | None = None,
     prompt: Annotated[str | None, Query(description="The question, when there is no body.")] = None,
@@ -38,36 +38,36 @@ async def generate(
 ) -> GenerateResponse | Response:
     """Answer a question, greedily unless a temperature is given: the same question gets the same answer."""
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
-    body = _body(body, prompt, max_length)
+    body = _merge_parameters(body, prompt, max_length)
     limits = app.config.serving
     tokens = body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
     note_settings(request, body, model=name, max_tokens=tokens, stream=body.stream)
-    side = await provided_side(app, key, side)
-    asked = await _prompt(body, app, key, side)
-    note_prompts(request, [asked])
-    wanted = engine_request(asked, tokens, body, limits)
-    grounds = await find_grounds(request, app, body.ground, wanted)
+    side = await provide_side(app, key, side)
+    engine_prompt = await _read_prompt(body, app, key, side)
+    note_prompts(request, [engine_prompt])
+    engine_request = make_engine_request(engine_prompt, tokens, body, limits)
+    grounds = await find_grounds(request, app, body.ground, engine_request)
     if grounds and not grounds.found.hits:
-        stream = refuse(app, asked, key.prefix, side)
+        stream = refuse(app, engine_prompt, key.prefix, side)
     else:
-        wanted = grounds.given(wanted) if grounds else wanted
-        await reserve(request, [wanted])
-        stream = app.models.generate(wanted, caller=key.prefix, side=side, asked=asked)
+        engine_request = grounds.add_passages(engine_request) if grounds else engine_request
+        await reserve(request, [engine_request])
+        stream = app.models.generate(engine_request, caller=key.prefix, side=side, caller_prompt=engine_prompt)
     request.state.event["llmops.model.version"] = stream.version.name
 
     def render(chunk: Chunk) -> str:
         if not chunk.finish_reason:
-            return sse({"text": chunk.text})
-        facts = _response(request, name, stream.version, chunk, grounds).model_dump(exclude={"response"})
-        return sse({"text": chunk.text, **facts})
+            return format_event({"text": chunk.text})
+        facts = _make_response(request, name, stream.version, chunk, grounds).model_dump(exclude={"response"})
+        return format_event({"text": chunk.text, **facts})
 
     if body.stream:
-        return await streamed(request, deliver(request, stream, timeout_s), render)
+        return await start_event_stream(request, deliver(request, stream, timeout_s), render)
     answer = await deliver_whole(request, stream, timeout_s)
-    return _response(request, name, stream.version, answer, grounds)
+    return _make_response(request, name, stream.version, answer, grounds)
 
 
-def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
+def _merge_parameters(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
     if body and (prompt is not None or max_length is not None):
         raise PromptRefused("Send the prompt in a JSON body or as query parameters, not both.")
     body = body or GenerateRequest(prompt=prompt, max_length=max_length)
@@ -78,18 +78,17 @@ def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | No
     return body
 
 
-async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> Prompt:
-    """Return the question that was sent, or the stored prompt of its `input_id`.
+async def _read_prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> Prompt:
+    """Return the caller's question, or the stored prompt of an `input_id`.
 
-    Token ids are those of one version's tokenizer, so they are read again if another version answers this caller by the
-    time they are there.
+    Token ids belong to one version's tokenizer, so they are read again if another version is chosen meanwhile.
     """
     while body.input_id is not None:
         chosen = app.models.choose(key.prefix, side)
         try:
             tokens = await app.inputs.read(chosen.version, body.input_id)
         except FeaturesDown as error:
-            if not side:  # the caller was drawn
+            if not side:  # the draw chose the version
                 app.models.count_failure(chosen, key.prefix, error)
             raise
         if app.models.choose(key.prefix, side).version.name == chosen.version.name:
@@ -99,7 +98,7 @@ async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> 
     return Question(body.prompt, body.context)
 
 
-def _response(
+def _make_response(
     request: Request, name: str, version: Version, answer: Chunk | Answer, grounds: Grounds | None
 ) -> GenerateResponse:
     return GenerateResponse(

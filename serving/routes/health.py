@@ -1,4 +1,4 @@
-"""`GET /healthz`: the process lives. `GET /readyz`: a model is loaded. `GET /metrics`: figures for Prometheus."""
+"""`GET /healthz`: the process lives. `GET /readyz`: a model is loaded. `GET /metrics`: metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from serving.admission.dependencies import AppPartsDep, public, require
+from serving.admission.dependencies import AppPartsDep, allow_anyone, require
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", dependencies=[Depends(public)])
+@router.get("/healthz", dependencies=[Depends(allow_anyone)])
 async def healthz() -> dict[str, str]:
     """Answer 200 as long as the process can answer."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", dependencies=[Depends(public)])
+@router.get("/readyz", dependencies=[Depends(allow_anyone)])
 async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict[str, Any]:
-    """Answer 200 with the loaded version, else 503. `detail` has the reason, or the fault of a newer version."""
+    """Answer 200 with the loaded version, else 503. `detail` has the reason, or why a newer version is not loaded."""
     champion, draining = app.models.champion, request.app.state.draining
     ready = champion is not None and champion.alive and not draining
     if not ready:
@@ -29,7 +29,7 @@ async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict
         "status": "ready" if ready else "not ready",
         "model": app.config.release.name,
         "model_version": champion.version.name if champion else None,
-        "detail": "It is being stopped." if draining else app.models.reason(),
+        "detail": "The app is being stopped." if draining else app.models.explain(),
     }
 
 
@@ -41,4 +41,4 @@ async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict
 )
 async def metrics(app: AppPartsDep) -> Response:
     """Return requests, durations, tokens, answers cut by the guard, and the state of the engines."""
-    return Response(app.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(app.metrics.export(), media_type=CONTENT_TYPE_LATEST)

@@ -23,23 +23,23 @@ PerMinute = Annotated[int | None, Field(ge=0, le=2**31, description="Per minute;
 
 
 class KeyRequest(BaseModel):
-    """A key to make."""
+    """The properties of a new key."""
 
     model_config = ConfigDict(extra="forbid")
 
     role: Role
     owner: str = Field(min_length=1, max_length=OWNER_CHARS, description="Who gets it.")
-    days: float | None = Field(None, gt=0, le=MAX_DAYS, description="How long it is good; default: until revoked.")
+    days: float | None = Field(None, gt=0, le=MAX_DAYS, description="How long it is valid; default: until revoked.")
     requests_per_minute: PerMinute = None
     tokens_per_minute: PerMinute = None
 
 
 class RotateRequest(BaseModel):
-    """How to rotate a key."""
+    """The options of a rotation."""
 
     model_config = ConfigDict(extra="forbid")
 
-    hours: float = Field(24.0, ge=0, le=24 * MAX_DAYS, description="How long the old secret is good, too.")
+    hours: float = Field(24.0, ge=0, le=24 * MAX_DAYS, description="How long the old secret stays valid.")
 
 
 class KeyEntry(BaseModel):
@@ -53,7 +53,9 @@ class KeyEntry(BaseModel):
     revoked: str
     requests_per_minute: int | None
     tokens_per_minute: int | None
-    old_until: str = Field(description="Until when the secret before the last rotation is good; empty: it is not.")
+    old_until: str = Field(
+        description="End of the validity of the secret before the last rotation; empty: it has ended."
+    )
 
 
 class NewKey(KeyEntry):
@@ -64,26 +66,26 @@ class NewKey(KeyEntry):
 
 @router.get("")
 def keys(app: AppPartsDep, key: KeyDep) -> list[KeyEntry]:
-    """List all keys, oldest first, the revoked and expired included."""
-    return [KeyEntry(**kept.shown()) for kept in app.keys.list()]
+    """List all keys, oldest first, including revoked and expired ones."""
+    return [KeyEntry(**entry.shown()) for entry in app.keys.list()]
 
 
 @router.post("", status_code=201)
 def create(body: KeyRequest, app: AppPartsDep, key: KeyDep) -> NewKey:
-    """Make a key of at most one's own role."""
-    shown, made = app.keys.create(**body.model_dump(), by=key.role, who=f"key {key.prefix}")
-    return NewKey(key=shown, **made.shown())
+    """Create a key of at most one's own role."""
+    secret, entry = app.keys.create(**body.model_dump(), by=key.role, who=f"key {key.prefix}")
+    return NewKey(key=secret, **entry.shown())
 
 
 @router.post("/{prefix}/rotate")
 def rotate(prefix: Prefix, app: AppPartsDep, key: KeyDep, body: RotateRequest | None = None) -> NewKey:
-    """Give a key a new secret; the old one stays good for some hours."""
+    """Give a key a new secret; the old one stays valid for some hours."""
     hours = (body or RotateRequest()).hours
-    shown, made = app.keys.rotate(prefix, hours, by=key.role, who=f"key {key.prefix}")
-    return NewKey(key=shown, **made.shown())
+    secret, entry = app.keys.rotate(prefix, hours, by=key.role, who=f"key {key.prefix}")
+    return NewKey(key=secret, **entry.shown())
 
 
 @router.delete("/{prefix}")
 def revoke(prefix: Prefix, app: AppPartsDep, key: KeyDep) -> KeyEntry:
-    """Make a key useless from now on."""
+    """Revoke a key at once."""
     return KeyEntry(**app.keys.revoke(prefix, by=key.role, who=f"key {key.prefix}").shown())

@@ -1,4 +1,4 @@
-"""`/v1`: the routes of OpenAI's API that its clients need to chat, to complete texts and to list models."""
+"""`/v1`: the routes of OpenAI's API for chats, completions and the list of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
-from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, require
+from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require, require_within_limits
 from serving.answers.grounded import find_grounds
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
@@ -21,7 +21,7 @@ from serving.answers.openai_schemas import (
     OpenAIProblem,
     OpenAIRequest,
 )
-from serving.answers.requests import copies, engine_request, note_prompts, note_settings
+from serving.answers.requests import make_engine_request, note_prompts, note_settings, repeat_request
 from serving.answers.schemas import SideDep
 from serving.engines.base import Chat, Message, Prompt, Text, TokenIds
 from serving.errors import PromptRefused, VersionNotLoaded
@@ -36,22 +36,22 @@ _stream: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(prefix="/v1", tags=["openai"], responses=_problems)
 KeyDep = Annotated[Key, Depends(require("generate"))]
-LimitedDep = Annotated[Key, Depends(limited("generate"))]
+LimitedDep = Annotated[Key, Depends(require_within_limits("generate"))]
 
 
 @router.post("/chat/completions", response_model=Completion, responses=_stream)
 async def chat_completions(
     request: Request, app: AppPartsDep, key: LimitedDep, body: ChatRequest, side: SideDep = ""
 ) -> Completion | Response:
-    """Go on with a conversation; greedily unless a temperature is given."""
+    """Continue a conversation, greedily unless a temperature is given."""
     limits = app.config.serving
     if body.max_tokens and body.max_completion_tokens:
         raise PromptRefused("Give max_completion_tokens or max_tokens, not both: they mean the same.")
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
-    note(request, body, tokens, [Chat(turns)])
-    requests = copies(engine_request(Chat(turns), tokens, body, limits), body.n or 1)
-    side = await provided_side(app, key, wanted_side(app, body.model, side))
+    note_request(request, body, tokens, [Chat(turns)])
+    requests = repeat_request(make_engine_request(Chat(turns), tokens, body, limits), body.n or 1)
+    side = await provide_side(app, key, choose_side(app, body.model, side))
     grounds = await find_grounds(request, app, body.ground, requests[0])
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True, grounds=grounds)
 
@@ -60,41 +60,42 @@ async def chat_completions(
 async def completions(
     request: Request, app: AppPartsDep, key: LimitedDep, body: CompletionRequest, side: SideDep = ""
 ) -> Completion | Response:
-    """Go on with a text as it stands, or with several."""
+    """Continue one text or several, without a prompt format."""
     limits = app.config.serving
     tokens = body.max_tokens or min(COMPLETION_TOKENS, limits.max_new_tokens)
-    prompts, n = _prompts(body.prompt), body.n or 1
-    note(request, body, tokens, prompts)
+    prompts, n = _split_prompts(body.prompt), body.n or 1
+    note_request(request, body, tokens, prompts)
     if len(prompts) * n > MOST_ANSWERS:
-        raise PromptRefused(f"{len(prompts) * n} answers are asked for; at most {MOST_ANSWERS} are given at a time.")
-    requests = [one for prompt in prompts for one in copies(engine_request(prompt, tokens, body, limits), n)]
-    side = await provided_side(app, key, wanted_side(app, body.model, side))
+        raise PromptRefused(f"{len(prompts) * n} answers are requested; at most {MOST_ANSWERS} are allowed at a time.")
+    single = [make_engine_request(prompt, tokens, body, limits) for prompt in prompts]
+    requests = [copy for engine_request in single for copy in repeat_request(engine_request, n)]
+    side = await provide_side(app, key, choose_side(app, body.model, side))
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=False)
 
 
 @router.get("/models")
 def models(app: AppPartsDep, key: KeyDep) -> ModelList:
-    """List what can be named in a request: the model, and each version of it that is loaded."""
-    return ModelList(data=_cards(app))
+    """List the models that can be named in a request: the model, and each loaded version of it."""
+    return ModelList(data=_list_cards(app))
 
 
 @router.get("/models/{model}")
 def model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
-    """Return one of them."""
-    for found in _cards(app):
-        if found.id == model:
-            return found
+    """Return one model of the list."""
+    for card in _list_cards(app):
+        if card.id == model:
+            return card
     raise VersionNotLoaded(f"There is no model {model!r}; GET /v1/models lists those there are.")
 
 
-def note(request: Request, body: OpenAIRequest, tokens: int, prompts: list[Prompt]) -> None:
+def note_request(request: Request, body: OpenAIRequest, tokens: int, prompts: list[Prompt]) -> None:
     """Put settings and prompts into the request's event."""
     note_settings(request, body, model=body.model, max_tokens=tokens, n=body.n or 1, stream=bool(body.stream))
     note_prompts(request, prompts)
 
 
-def wanted_side(app: AppParts, model: str, side: str) -> str:
-    """Return the side that a request asks for: the version in its `model` (`name:v3`), else its header's.
+def choose_side(app: AppParts, model: str, side: str) -> str:
+    """Return the side that a request asks for: the version in its `model` (`name:v3`), else the side in its header.
 
     Raises:
         VersionNotLoaded: if `model` is not the name of the model that is served here.
@@ -105,19 +106,19 @@ def wanted_side(app: AppParts, model: str, side: str) -> str:
     return version or side
 
 
-def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[Prompt]:
+def _split_prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[Prompt]:
     if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt):
         prompt = [prompt]  # type: ignore[assignment]
     return [Text(part) if isinstance(part, str) else TokenIds(tuple(part)) for part in prompt]  # type: ignore[arg-type]
 
 
-def _cards(app: AppParts) -> list[ModelCard]:
+def _list_cards(app: AppParts) -> list[ModelCard]:
     name, versions = app.config.release.name, [one.version for one in app.models.loaded]
     ids = [(name, version) for version in versions[:1]] + [(f"{name}:{version.name}", version) for version in versions]
-    return [ModelCard(id=id, created=_seconds(version.created)) for id, version in ids]
+    return [ModelCard(id=id, created=_parse_seconds(version.created)) for id, version in ids]
 
 
-def _seconds(time: str) -> int:
+def _parse_seconds(time: str) -> int:
     try:
         return int(datetime.fromisoformat(time).timestamp())
     except ValueError:

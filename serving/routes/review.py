@@ -1,7 +1,6 @@
-"""`/admin/review`: what users have said and waits for a person, to accept, edit or refuse. Each decision is audited.
+"""`/admin/review`: users' corrections that wait for a person, to accept, edit or refuse. Each decision is audited.
 
-As every change here, a decision needs the key in a header: a session of the browser is not enough, so that no other
-page can decide in its name.
+A decision needs the key in a header. A browser session is not enough, so that no other page can decide in its name.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from llmops.data.feedback import review, rows
 from llmops.state.database import database_of
 from serving.admission.dependencies import AppPartsDep, require
 from serving.answers.schemas import Problem, Str
-from serving.http.templates import page
+from serving.http.templates import render_page
 
-RECENT = 50  #: decisions that are shown
+RECENT = 50  #: shown decisions
 
 router = APIRouter(
     prefix="/admin/review",
@@ -26,7 +25,7 @@ router = APIRouter(
     responses={n: {"model": Problem} for n in (401, 403, 404, 422, 503)},
 )
 KeyDep = Annotated[Key, Depends(require("review_feedback"))]
-Id = Annotated[str, Path(min_length=6, max_length=100, description="Of the correction, as `GET` lists it.")]
+Id = Annotated[str, Path(min_length=6, max_length=100, description="The correction's id, as listed by `GET`.")]
 
 
 class ReviewRequest(BaseModel):
@@ -35,28 +34,28 @@ class ReviewRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     decision: review.Decision
-    text: Str = Field("", max_length=rows.MOST_CHARS, description="With `edit`: the answer as it is to be trained on.")
-    why: Str = Field("", max_length=500, description="The reason, for whoever looks at it later.")
+    text: Str = Field("", max_length=rows.MOST_CHARS, description="With `edit`: the answer to train on.")
+    why: Str = Field("", max_length=500, description="The reason, for later readers.")
 
 
 class RefuseAllRequest(BaseModel):
-    """Whose corrections are refused."""
+    """The key whose corrections are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     key: str = Field(pattern="^[0-9a-f]{8}$", description="The 8 hex digits after `llmops_`.")
-    why: Str = Field("", max_length=500, description="The reason, for whoever looks at it later.")
+    why: Str = Field("", max_length=500, description="The reason, for later readers.")
 
 
 @router.get("", include_in_schema=False)
 async def show(request: Request, key: KeyDep) -> Response:
     """Show the page; its script fetches `/admin/review/data`."""
-    return page(request, "review.html", key=key)
+    return render_page(request, "review.html", key=key)
 
 
 @router.get("/data")
 def data(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
-    """List the open corrections, those that most people say first; the latest decisions; and how many there are."""
+    """List the open corrections, most frequent first, the latest decisions, and the number in each state."""
     review.refresh(app.config)
     database = database_of(app.config)
     decided = review.list_entries(database, ("accepted", "refused"))
@@ -70,15 +69,15 @@ def data(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
 
 @router.post("")
 def refuse_all(body: RefuseAllRequest, app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
-    """Refuse all that waits or is held back of a key."""
+    """Refuse all corrections of a key that wait or are held back."""
     who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
     return {"refused": review.refuse_all(app.config, body.key, by=f"key {key.prefix}", why=body.why, who=who)}
 
 
 @router.post("/{id}")
 def decide(id: Id, body: ReviewRequest, app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
-    """Accept, edit or refuse a correction; it trains, or not, from the next data interval on."""
+    """Accept, edit or refuse a correction. The decision counts from the next data interval on."""
     who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
-    asked = {"by": f"key {key.prefix}", "text": body.text, "why": body.why}
-    done = review.decide(app.config, id, body.decision, who=who, **asked)
-    return {"id": done.id, "state": done.state, "text": done.text, "decided": done.decided}
+    by = f"key {key.prefix}"
+    entry = review.decide(app.config, id, body.decision, who=who, by=by, text=body.text, why=body.why)
+    return {"id": entry.id, "state": entry.state, "text": entry.text, "decided": entry.decided}

@@ -13,7 +13,7 @@ import pytest
 
 from llmops import cli
 from llmops.batch import engines as batch_engines
-from llmops.batch.batch import RowReply, answer_file, batch
+from llmops.batch.batch import RowReply, answer_file, run_batch
 from llmops.batch.engines import LocalEngine, ServerEngine
 from llmops.config import Config
 from llmops.errors import ConfigError, DeployError, LlmopsError, RegistryError, SourceError
@@ -170,9 +170,9 @@ def test_a_serving_app_answers_with_the_key_of_the_environment(tmp_path: Path, m
     settings = Config(home=tmp_path / "home")
     monkeypatch.delenv("LLMOPS_API_KEY", raising=False)
     with pytest.raises(DeployError, match="LLMOPS_API_KEY"):
-        batch(settings, source, tmp_path / "out.parquet", url="http://app")
+        run_batch(settings, source, tmp_path / "out.parquet", url="http://app")
     monkeypatch.setenv("LLMOPS_API_KEY", "s3cret")
-    batch(settings, source, tmp_path / "out.parquet", url="http://app", max_new_tokens=9)
+    run_batch(settings, source, tmp_path / "out.parquet", url="http://app", max_new_tokens=9)
     rows = read(tmp_path / "out.parquet")
     assert [r["answer"] for r in rows] == ["a x 9", None, "b  9"]
     assert rows[1]["error"] == "422 status 422" and rows[0]["model_version"] == "v3"
@@ -206,8 +206,8 @@ def test_nothing_is_written_where_the_platform_keeps_its_own(tmp_path: Path) -> 
     settings = Config(home=tmp_path / "home", release={"registry": tmp_path / "registry"}, **places)
     (tmp_path / "link").symlink_to(tmp_path / "registry")
     for place in ("home", "home/artifacts/train/x", "registry/support-bot/versions/v2", "cache", "feast", "link/m"):
-        with pytest.raises(ConfigError, match="keeps for itself"):
-            batch(settings, source, tmp_path / place / "out.parquet", url="http://127.0.0.1:9")
+        with pytest.raises(ConfigError, match="a folder of the platform"):
+            run_batch(settings, source, tmp_path / place / "out.parquet", url="http://127.0.0.1:9")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "link"]
 
 
@@ -219,8 +219,8 @@ def test_the_command_says_in_one_line_what_is_wrong_and_prints_json(
     assert cli.main(["batch", str(source), str(output), *home]) == 1  # no champion yet
     assert "champion" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(RegistryError):
-        batch(Config(home=tmp_path / "home"), source, output, version="v9")
-    monkeypatch.setattr("llmops.batch.batch.servable", lambda settings, version: ("v1", tiny_base))
+        run_batch(Config(home=tmp_path / "home"), source, output, version="v9")
+    monkeypatch.setattr("llmops.batch.batch.find_servable", lambda settings, version: ("v1", tiny_base))
     assert cli.main(["batch", str(source), str(output), *home, "--max-new-tokens", "4", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["rows"], printed["errors"], printed["output"]) == (2, 0, str(output))

@@ -105,14 +105,14 @@ from llmops.errors import SourceError
 
 calls = []
 
-def batch(settings, source, output, **asked):
+def run_batch(settings, source, output, **asked):
     calls.append([str(source), str(output), asked])
     if str(source) == "bad":
         raise SourceError("bad is no file")
     return make_dataclass("Summary", ["rows"])(3)
 
 module = types.ModuleType("llmops.batch.batch")
-module.batch = batch
+module.run_batch = run_batch
 sys.modules["llmops.batch.batch"] = module
 from airflow.dag_processing.dagbag import DagBag
 states = []

@@ -56,7 +56,7 @@ def prove(home: Path, clock: Clock | None = None, status: str = "promoted", **co
     told = Deploy(question="Where?", **{"timeout_s": 2.0, **config})
     given = {"release": release, "index": index_of(home, 1), **paths, "out": home / "out"}
     deploy.run(told, **given, clock=clock or FakeClock())
-    assert deploy.stands(told, **given) and not deploy.stands(told, **{**given, "index": index_of(home, 0)})
+    assert deploy.is_current(told, **given) and not deploy.is_current(told, **{**given, "index": index_of(home, 0)})
     document: dict[str, Any] = json.loads((home / "out" / "deployment.json").read_text())
     return document
 
@@ -97,7 +97,7 @@ def test_the_champion_answers_and_before_the_new_version_is_ready_nothing_is_ask
     """It asks again when a replica that is not so far answers."""
     old = (200, {"status": "ready", "model_version": "v0", "detail": "v1 is being loaded"})
     nothing = (503, {"status": "not ready", "model_version": None, "detail": "v1 is being loaded"})
-    going = (503, {"status": "not ready", "model_version": "v1", "detail": "It is being stopped."})
+    going = (503, {"status": "not ready", "model_version": "v1", "detail": "The app is being stopped."})
     app.answers, app.ready = [OLD, V1], [nothing, old, going, old, *app.ready]
     assert prove(tmp_path, url=URL, timeout_s=10) == {
         "state": "served", "url": URL, "version": "v1", "question": "Where?", "answer": "Here.", "seconds": 2.5,

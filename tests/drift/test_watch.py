@@ -23,7 +23,7 @@ from llmops.records import Example, content_id, write_rows
 from llmops.registry.aliases import Change, move
 from llmops.registry.registry import registry_of
 from llmops.state.database import database_of
-from serving.observe.drift import drift_figures
+from serving.observe.drift import read_drift
 from tests.release.conftest import put_version
 
 from .sentences import WORDS, prompts
@@ -108,7 +108,7 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     # the events say the same, and so do the page, the alert and the command
     last = [e for e in shop.events() if e["llmops.drift.since"] == second["since"]]
     assert len(last) == len(second["comparisons"]) and {e["llmops.drift.reference"] for e in last} == {"served"}
-    page = drift_figures(reader_of(shop.config), shop.config.alerts.drift_windows, days(1, 6)[0])
+    page = read_drift(reader_of(shop.config), shop.config.alerts.drift_windows, days(1, 6)[0])
     assert page["window"]["since"] == second["since"] and page["comparisons"][0]["windows"] == 2
     assert {one["name"] for one in page["topics"]} >= {"card", "login"}
     assert bool(page["examples"]) == keep and page["nearest"]
@@ -127,7 +127,7 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     assert "differs" in (output := capsys.readouterr().out) and "DRIFT" not in output
     three = Config(home=shop.config.home, monitoring=shop.config.monitoring, alerts={"drift_windows": 3})
     assert watch_drift(three, days(1, 5)[0])["drift"] == check_drift(Sources(three, reader_of(three)), soon) == []
-    assert not any(line["drift"] for line in drift_figures(reader_of(three), 3, days(1, 6)[0])["windows"])
+    assert not any(line["drift"] for line in read_drift(reader_of(three), 3, days(1, 6)[0])["windows"])
 
 
 def test_a_window_is_judged_once_and_few_requests_are_passed_over(shop):
@@ -183,5 +183,5 @@ def test_when_the_first_events_are_removed_the_next_ones_are_not_the_first_days(
 def test_without_a_champion_nothing_is_judged(tmp_path):
     empty = Config(home=tmp_path)
     assert watch_drift(empty)["state"] == "no champion"
-    page = drift_figures(reader_of(empty), 2)
+    page = read_drift(reader_of(empty), 2)
     assert page["window"] is None and page["windows"] == []

@@ -23,7 +23,7 @@ from llmops.monitoring.events import emit, timestamp
 from llmops.monitoring.fields import FIELDS
 from llmops.monitoring.reader import reader_of
 from llmops.monitoring.shipping import drain
-from serving.observe.dashboard import dashboard_figures
+from serving.observe.dashboard import read_dashboard
 
 from .conftest import ADMIN, READS, WRITES
 from .known import DAY, known
@@ -293,7 +293,7 @@ def test_every_pod_reads_what_all_of_them_sent(
         drain(pod.events, pod.monitoring)
     filled("POST", f"/{STREAMS}/_refresh")
     for pod in pods:
-        figures = dashboard_figures(reader_of(pod), "1h", 2, first + timedelta(minutes=9))
+        figures = read_dashboard(reader_of(pod), "1h", 2, first + timedelta(minutes=9))
         assert (figures["totals"]["requests"], set(figures["versions"])) == (2, {"v0", "v1"})
         hour = first, first + timedelta(hours=1)
         assert build_report(pod, *hour)["requests"] == 2

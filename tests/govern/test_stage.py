@@ -13,8 +13,8 @@ from llmops.errors import GovernanceError
 from llmops.govern import probes as probing
 from llmops.govern import stage
 from llmops.govern.champion import review_champion
-from llmops.govern.probes import probes
-from llmops.govern.review import verdict
+from llmops.govern.probes import read_probes
+from llmops.govern.review import judge_findings
 from llmops.monitoring.datasets import GOVERNANCE
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, Finding, read_rows, write_rows, write_table
@@ -97,7 +97,7 @@ def test_one_leaked_secret_fails_and_a_few_medium_findings_are_reported_and_many
 def test_the_threshold(fail_on: Any, least: int) -> None:
     for number, severity in enumerate(("low", "medium", "high")):
         finding = Finding(scan="output", rule="R", severity=severity, where="w", detail="d")
-        assert bool(verdict(Govern(fail_on=fail_on), [finding], wilson(0, 60))) is (number >= least)
+        assert bool(judge_findings(Govern(fail_on=fail_on), [finding], wilson(0, 60))) is (number >= least)
 
 
 def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
@@ -113,7 +113,7 @@ def test_attacks_that_succeed_have_a_rate_and_fail_no_run(tmp_path: Path, monkey
     document = govern(tmp_path, [HONEST] * 60, probes=True)
     assert document["verdict"] == "passed"
     rate = document["probes"]["all"]
-    assert rate["total"] == len(probes())
+    assert rate["total"] == len(read_probes())
     assert 0 < rate["low"] < rate["rate"] < rate["high"] < 1
     found = {(f.scan, f.rule) for f in read_rows(tmp_path / "out" / "findings.parquet", Finding)}
     assert found >= {("probe", "override-plain"), ("probe", "shell-wipe"), ("probe", "other-customer-contact")}

@@ -16,7 +16,7 @@ from llmops import artifacts
 from llmops.config import Annotate, PushToHub
 from llmops.data.annotate.stage import run as annotate
 from llmops.errors import HubUnavailableError, RegistryError
-from llmops.push_to_hub.dataset import look, push
+from llmops.push_to_hub.dataset import push, read_state
 from llmops.records import Document, Example, content_id, read_rows, schema, write_rows
 from llmops.registry.registry import Registry
 
@@ -100,7 +100,7 @@ def test_load_dataset_gives_what_the_champion_learned(registry: Registry, root: 
         known = read_rows(root / "annotate" / "a1" / f"{split}.parquet", Example)
         assert [Example(**row) for row in found[split]] == known and known
         assert found[split].column_names == schema(Example).names
-    assert look(registry, root, HUB)["behind"] == []
+    assert read_state(registry, root, HUB)["behind"] == []
     assert bring(registry, root)["pushed"] == [] and len(repo.history("main")) == 2
 
 
@@ -132,7 +132,7 @@ def test_a_source_that_may_not_be_passed_on_is_named_and_nothing_is_pushed(
     train = read_rows(home(**licences) / "train.parquet", Example)
     assert {e.licence for e in train if e.source == "re"} <= {"mit", "MIT AND proprietary" if licences["shop"] else ""}
     write_version(1, "promoted")
-    for ask in (bring, lambda *given: look(*given, HUB)):
+    for ask in (bring, lambda *given: read_state(*given, HUB)):
         with pytest.raises(RegistryError, match=rf"{named}, \d+ examples\).*dataset_licences"):
             ask(write_version.registry, root)
     assert hub.repos == {} and hub.created == [] and hub.large == {}
@@ -156,7 +156,7 @@ def test_only_champions_have_examples_there_and_main_follows(
     assert bring(registry, root)["pushed"] == []
     home("a3", faq="cc0-1.0")
     write_version(3, "promoted")
-    assert look(registry, root, HUB)["behind"] == ["main", "v3"]
+    assert read_state(registry, root, HUB)["behind"] == ["main", "v3"]
     assert bring(registry, root)["pushed"] == ["main", "v3"]
     repo, tags = hub.repos[REPO], dict(hub.repos[REPO].tags)
     assert list(tags) == ["v1", "v3"] and b"| cc0-1.0 |" in repo.files("main")["README.md"]

@@ -46,11 +46,11 @@ def stand_in(name: str) -> types.ModuleType:
         (out / "made.json").write_text(made)
         return {}
 
-    def stands(*_: Any, **__: Any) -> bool:
+    def is_current(*_: Any, **__: Any) -> bool:
         return True
 
     module = types.ModuleType(f"small_{name}")
-    module.run, module.stands = run, stands  # type: ignore[attr-defined]
+    module.run, module.is_current = run, is_current  # type: ignore[attr-defined]
     return module
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import ConfigError
 from llmops.scans import pii
-from llmops.scans.pii import NER, redact_all, scan_all, spans_all
+from llmops.scans.pii import NER, find_spans, redact_all, scan_all
 from tests.growth import assert_linear
 
 ALL = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "SECRET")
@@ -94,10 +94,10 @@ NUMBERS = st.text("0123456789 .-()/+:@,~<>aAfFDE\u0661\uff11\u00a0", max_size=40
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.one_of(st.lists(PIECES, max_size=8).map("".join), NUMBERS))
 def test_the_first_look_loses_nothing(text: str) -> None:
-    seen = spans_all([text], ALL)
+    seen = find_spans([text], ALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pii, "_NEEDS", dict.fromkeys(pii.PATTERNS, re.compile("")))
-        assert spans_all([text], ALL) == seen
+        assert find_spans([text], ALL) == seen
 
 
 @pytest.mark.parametrize("unit", ["a", "a-", "1 ", "1.", ":", "AA11", "a@", "x.@"])
@@ -119,7 +119,7 @@ def test_nothing_asks_the_network_or_loads_spacy(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr("llmops.scans.pii._engine", refuse)
+    monkeypatch.setattr("llmops.scans.pii._load_engine", refuse)
     assert scan_all(["a@example.com"], ALL) == [{"EMAIL_ADDRESS": 1}]
 
 

@@ -10,17 +10,17 @@ from huggingface_hub.utils import hf_raise_for_status
 
 from llmops.model.base import weights
 from llmops.model.base.catalog import catalogue
-from llmops.scans.signed_urls import unsigned
+from llmops.scans.signed_urls import remove_queries
 
 SIGNED = "https://cdn.hub.test/repos/ab/model.safetensors?X-Amz-Signature=s3cr3t&Policy=p0l1cy"
 
 
 @pytest.mark.parametrize("around", ["{}", "'{}'", '"{}".', "at <{}> it says", "Url: {}\nnext"])
 def test_a_query_is_taken_out_and_nothing_else(around: str) -> None:
-    said = unsigned(around.format(SIGNED))
+    said = remove_queries(around.format(SIGNED))
     assert "s3cr3t" not in said and "p0l1cy" not in said
     assert said.rstrip(".") == around.format(SIGNED.partition("?")[0]).rstrip(".")
-    assert unsigned("Who pays? See https://hub.test/a#b?") == "Who pays? See https://hub.test/a#b?"
+    assert remove_queries("Who pays? See https://hub.test/a#b?") == "Who pays? See https://hub.test/a#b?"
 
 
 def test_a_refusal_tells_no_signature(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -114,7 +114,7 @@ class Site:
     def go(self) -> None:
         """Let engines that a test has held up go on: closing them waits for that."""
         for engine in self.engines.values():
-            engine.going.set()
+            engine.may_step.set()
 
     def ready(self, client: Any, version: str = "v1") -> None:
         self.until(lambda: client.get("/readyz").json()["model_version"] == version)
@@ -161,18 +161,18 @@ class Leaking(EchoEngine):
 
 
 class Stepwise(EchoEngine):
-    """Says only as many words as `say` lets it, until `going` is set again."""
+    """Says only as many words as `say` lets it, until `may_step` is set again."""
 
     def say(self, words: int) -> None:
         """Let so many words be said, and no more."""
         self._allowed = threading.Semaphore(words)
-        self.going.clear()
+        self.may_step.clear()
 
     def _step(self, rows: list[EchoRow]) -> None:
-        while not (self.going.is_set() or self._allowed.acquire(timeout=0.01)):
+        while not (self.may_step.is_set() or self._allowed.acquire(timeout=0.01)):
             pass
         for row in [] if self._error else rows:
-            self._say(row)
+            self._push_word(row)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from llmops.access.roles import PERMISSIONS, ROLES
 from llmops.monitoring.datasets import AUDIT
 from llmops.monitoring.spool import Spool
-from serving.admission.dependencies import _calls, permission_of
+from serving.admission.dependencies import _list_calls, get_permission
 from serving.observe import audit as auditing
 from serving.observe.audit import MOST_KINDS, Audit
 from tests.serving.test_request_events import ROUTES
@@ -76,7 +76,7 @@ def bad_keys(site: Any) -> dict[str, str]:
 
 def test_each_route_lets_in_exactly_the_roles_that_may(site: Any, client: TestClient, routes: dict[str, Any]) -> None:
     for name, route in routes.items():
-        if permission := permission_of(route):
+        if permission := get_permission(route):
             for role, header in zip(ROLES, ("X-API-Key", "Authorization", "X-API-Key"), strict=True):
                 answer = call(client, name, site.keys[role], header)
                 assert (answer.status_code != 403) == (permission in PERMISSIONS[role]), (name, role, answer.text)
@@ -86,7 +86,7 @@ def test_each_route_lets_in_exactly_the_roles_that_may(site: Any, client: TestCl
 def test_no_route_lets_a_bad_key_in_and_each_says_why(site: Any, client: TestClient, routes: dict[str, Any]) -> None:
     codes, bad = {"expired": "key_expired", "revoked": "key_revoked"}, bad_keys(site)
     for name, route in routes.items():
-        for kind, key in bad.items() if permission_of(route) else ():
+        for kind, key in bad.items() if get_permission(route) else ():
             answer, browser = call(client, name, key), call(client, name, key, accept="text/html")
             assert answer.status_code == browser.status_code == 401, (name, kind, answer.text)
             assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -99,13 +99,13 @@ def test_no_route_lets_a_bad_key_in_and_each_says_why(site: Any, client: TestCli
 def test_nothing_that_a_request_to_a_model_depends_on_runs_in_another_thread(routes: dict[str, Any]) -> None:
     """FastAPI calls plain functions there, and a hand-over costs more than they do."""
     for name in ("POST /generate", "POST /v1/chat/completions", "POST /v1/completions"):
-        for call in _calls(routes[name].dependant):
+        for call in _list_calls(routes[name].dependant):
             kinds = (call, getattr(call, "__call__", call))  # noqa: B004  an object that can be awaited
             assert any(iscoroutinefunction(one) or isasyncgenfunction(one) for one in kinds), (name, call)
 
 
 def test_the_public_routes_are_these_and_mind_no_bad_key(client: TestClient, routes: dict[str, Any]) -> None:
-    assert {name for name, route in routes.items() if permission_of(route) is None} == PUBLIC
+    assert {name for name, route in routes.items() if get_permission(route) is None} == PUBLIC
     for name in PUBLIC - {"POST /signin"}:
         for key in ("", "llmops_12345678_nothing"):
             assert call(client, name, key).status_code < 400, name
@@ -116,7 +116,7 @@ def test_the_documentation_has_the_table_of_the_code(routes: dict[str, Any]) -> 
     said = {name: (permission.strip("`"), *marks) for name, permission, *marks in rows}
 
     def marks(route: Any) -> tuple[str, ...]:
-        permission = permission_of(route)
+        permission = get_permission(route)
         if permission is None:
             return ("none", "✓", "✓", "✓")
         return (permission, *("✓" if permission in PERMISSIONS[role] else "" for role in ROLES))
@@ -247,7 +247,7 @@ def test_a_flood_from_everywhere_stays_small_and_whole(flow: Flow, monkeypatch: 
             flow.note(*(f"10.{minute}.{n // 250}.{n % 250}" for n in range(500)))
             flow.now += 60
             asyncio.run(flow.audit.flush())
-        assert len(flow.audit._ready) + len(flow.audit._counted) < 3 * MOST_KINDS
+        assert len(flow.audit._ready) + len(flow.audit._counts) < 3 * MOST_KINDS
     asyncio.run(flow.audit.stop())
     assert sum(flow.counts()) == 3000 and len(flow.counts()) <= 6 * (MOST_KINDS + 2)
 

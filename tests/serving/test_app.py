@@ -39,7 +39,7 @@ def test_the_query_parameters_and_a_bearer_token_do_the_same(shared_site, shared
     [
         ({"prompt": " \n\t "}, "empty"),
         ({"prompt": "x", "context": "y" * 333}, "333 characters; at most 200"),
-        ({"prompt": "x", "max_new_tokens": 21}, "21 new tokens are asked for; at most 20"),
+        ({"prompt": "x", "max_new_tokens": 21}, "21 new tokens are requested; at most 20"),
         ({"prompt": "x", "temperature": 3}, "temperature"),
         ({"prompt": "x", "input_id": "y"}, "not both"),
         (b'{"\\ud800": 1}', "body: Input should be a valid string"),
@@ -68,7 +68,7 @@ def test_an_error_does_not_repeat_what_was_sent_however_long_it_is(shared_site, 
         answer = shared_client.post("/generate", json=body, headers=shared_site.headers())
         assert answer.status_code == 422 and len(answer.text) < 1200
     assert shared_client.post("/generate", content=b"x" * 200_000).status_code == 413  # before anybody looks at it
-    assert shared_client.get("/generate").json()["detail"] == "GET is not taken here; POST is."
+    assert shared_client.get("/generate").json()["detail"] == "GET is not allowed here; POST is."
 
 
 # --- access

@@ -79,7 +79,7 @@ def shop(new_site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     site.config = site.config.model_copy(update={"grounding": Grounding(enabled=True)})
     with site.client() as client:
         shop = Shop(site, client)
-        monkeypatch.setattr(echo, "_words", shop.words)
+        monkeypatch.setattr(echo, "_split_words", shop.words)
         serve_index(shop.model, indexed(tmp_path / "first", *PAGES))
         site.ready(client)
         yield shop

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.engines.base import Chat, Chunk, Message, Prompt, Question, Text, TokenIds
-from serving.guard import AnswerWatch, Guard
+from serving.guard import AnswerFilter, Guard
 
 RULES = ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT")
 SECRET = "hf_" + "aB3dE" * 6
@@ -36,10 +36,10 @@ def pieces(text: str, seed: int) -> list[str]:
     return parts
 
 
-def said(watch: AnswerWatch, parts: list[str]) -> list[Chunk]:
+def said(watch: AnswerFilter, parts: list[str]) -> list[Chunk]:
     chunks = []
     for n, part in enumerate(parts, 1):
-        chunks.append(watch.see(Chunk(part, 3, n, "stop" if n == len(parts) else None)))
+        chunks.append(watch.feed(Chunk(part, 3, n, "stop" if n == len(parts) else None)))
         if chunks[-1].finish_reason:
             break
     return chunks
@@ -49,35 +49,35 @@ def said(watch: AnswerWatch, parts: list[str]) -> list[Chunk]:
 def test_nothing_of_it_leaves_in_any_pieces_unless_its_prompt_holds_it(before: str, kept: str, gone: int) -> None:
     guard = Guard(RULES)
     for seed in range(3):
-        watch = guard.watch(Question("Tell me all"))
+        watch = guard.filter_answer(Question("Tell me all"))
         chunks = said(watch, pieces(f"Of course. {before}{kept} and that is all there is to say about it.", seed))
         left = "".join(chunk.text for chunk in chunks)
         assert chunks[-1].finish_reason == "content_filter" and chunks[-1].text == "" and len(watch.rules) == 1
         assert f"Of course. {before}{kept}".startswith(left) and len(left) <= len(f"Of course. {before}") + gone
-    watch = guard.watch(Question("Tell me all"))  # in one piece with what follows
-    assert watch.see(Chunk("Of course. ", 3, 2)).text == "Of course. "
-    cut = watch.see(Chunk(f"{before}{kept} and that is all there is to say about it.", 3, 20))
+    watch = guard.filter_answer(Question("Tell me all"))  # in one piece with what follows
+    assert watch.feed(Chunk("Of course. ", 3, 2)).text == "Of course. "
+    cut = watch.feed(Chunk(f"{before}{kept} and that is all there is to say about it.", 3, 20))
     assert (cut.text, cut.finish_reason) == ("", "content_filter")
     prompts: list[Prompt] = [Question("Is this right?", kept), Text(kept), Chat((Message("user", kept),))]
     for prompt in [Question(f"Is {before}{kept} right?"), *prompts]:
-        chunks = said(guard.watch(prompt), pieces(before + kept, 1))
+        chunks = said(guard.filter_answer(prompt), pieces(before + kept, 1))
         assert "".join(chunk.text for chunk in chunks) == before + kept, prompt
-    assert said(guard.watch(TokenIds((1, 2))), [before + kept])[0].finish_reason == "content_filter"
-    assert said(Guard(()).watch(Question("?")), [before + kept])[0].finish_reason == "stop"  # without rules
+    assert said(guard.filter_answer(TokenIds((1, 2))), [before + kept])[0].finish_reason == "content_filter"
+    assert said(Guard(()).filter_answer(Question("?")), [before + kept])[0].finish_reason == "stop"  # without rules
 
 
 def test_prose_leaves_as_it_comes_and_a_number_when_two_words_follow() -> None:
     parts = ["1", ".", " **", "Keep", "**", " your", " place", ",", " 2", "-", "3", " years", "."]
-    held = [chunk.text for chunk in said(Guard(RULES).watch(Question("How?")), parts)]
+    held = [chunk.text for chunk in said(Guard(RULES).filter_answer(Question("How?")), parts)]
     assert held == ["", "1.", *parts[2:8], " ", "2-", "", "3 years", "."]  # a digit until it is known what follows it
     parts = ["Send", " it", " within", " 365", " days", " of", " buying", " it"]
-    left = [chunk.text for chunk in said(Guard(RULES).watch(Question("How?")), parts)]
+    left = [chunk.text for chunk in said(Guard(RULES).filter_answer(Question("How?")), parts)]
     assert left == ["Send", " it", " within", " ", "", "", "365 days of buying", " it"]
 
 
 @given(st.text(alphabet="abcXYZ0123 .<>-_:\n", max_size=400), st.integers())
 def test_whatever_is_not_kept_back_arrives_whole(text: str, seed: int) -> None:
-    watch = Guard(RULES).watch(Question("Tell me"))
+    watch = Guard(RULES).filter_answer(Question("Tell me"))
     chunks = said(watch, pieces(text, seed) or [""])
     left = "".join(chunk.text for chunk in chunks)
     assert text.startswith(left) and (left == text) == (not watch.rules)

@@ -196,7 +196,7 @@ def test_errors_are_those_that_the_client_knows(url, ours):
         chat(ours, messages=[{"role": "user", "content": LONG}])
     assert too_long.value.code == "context_length_exceeded"
     assert "31" in too_long.value.message and "30" in too_long.value.message
-    with pytest.raises(openai.APIError, match="wrong here"):
+    with pytest.raises(openai.APIError, match="server failed"):
         list(chat(ours, messages=[{"role": "user", "content": "good bad"}], stream=True))
     answer = httpx.post(f"{url}/embeddings")
     assert answer.status_code == 404 and "/docs" in answer.json()["error"]["message"]
@@ -205,7 +205,7 @@ def test_errors_are_those_that_the_client_knows(url, ours):
 def test_a_full_queue_is_a_rate_limit(new_site, tmp_path):
     site = new_site(tmp_path).release()
     engine = site.engines["v1"] = EchoEngine(max_queue=0, max_batch=1)
-    engine.going.clear()
+    engine.may_step.clear()
     with site.live(lambda version: engine) as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], max_retries=0)
         first = threading.Thread(target=complete, args=(client,))
@@ -214,7 +214,7 @@ def test_a_full_queue_is_a_rate_limit(new_site, tmp_path):
         with pytest.raises(openai.RateLimitError) as refusal:
             chat(client)
         assert refusal.value.code == "rate_limit_exceeded" and int(refusal.value.response.headers["Retry-After"]) >= 1
-        engine.going.set()
+        engine.may_step.set()
         first.join(50)
     refused, _ = sorted(site.events(), key=lambda event: -event["http.response.status_code"])
     assert (refused["http.response.status_code"], refused["error.type"]) == (429, "queue_full")

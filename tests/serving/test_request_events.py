@@ -50,5 +50,5 @@ def test_digests_are_of_what_is_asked_and_said_by_every_route(shared_site, share
     assert several["gen_ai.request.choice.count"] == 2 == len(several["llmops.prompt.digest"])
     a, again, b, _ = several["llmops.answer.digest"]
     assert a == again != b
-    one, restarted, other = (Digests(secret).text("one two three") for secret in (b"x", b"x", b"y"))
+    one, restarted, other = (Digests(secret).digest_text("one two three") for secret in (b"x", b"x", b"y"))
     assert one == restarted != other

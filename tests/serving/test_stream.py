@@ -101,7 +101,7 @@ def test_a_caller_who_leaves_frees_the_slot(served, stream, waiting):
         site.until(lambda: engine.stats().waiting == 0)
         assert engine.stats().running == 1
     site.until(site.events)
-    engine.going.set()
+    engine.may_step.set()
     site.until(lambda: engine.stats().running == 0 and len(site.events()) == 1 + waiting)
     (left,) = [event for event in site.events() if event["event.outcome"] == "failure"]
     assert left["http.response.status_code"] == 499 and left["error.type"] == "client_left"
@@ -154,7 +154,7 @@ def test_an_answer_that_takes_too_long_is_given_up_before_its_first_piece_or_lat
         site.until(has_begun)
         kind, problem = parts(begun[-1].text)[-1]
         assert (kind, problem["code"]) == ("error", "timed_out")
-        site.engines["v1"].going.set()
+        site.engines["v1"].may_step.set()
         site.until(lambda: site.engines["v1"].stats().running == 0)
     assert {event["http.response.status_code"] for event in site.events()} == {504}
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from llmops.data.collect.local_files import copied, size_of
 from llmops.errors import SourceError, SourceUnavailableError, is_busy
 from llmops.records import content_id
-from llmops.scans.signed_urls import keep_out_of_logs, unsigned
+from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
 
 T = TypeVar("T")
 
@@ -99,13 +99,13 @@ class HubDataset:
     def _ask(self, ask: Callable[[], T]) -> T:
         from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
-        keep_out_of_logs()
+        keep_queries_out_of_logs()
         try:
             return ask()
         except (HTTPError, OSError, ValueError) as error:  # including offline and not in the cache
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
             final = isinstance(error, FileNotFoundError | ValueError) or (400 <= status < 500 and not is_busy(status))
-            words = unsigned(" ".join(str(error).split()))[:300]
+            words = remove_queries(" ".join(str(error).split()))[:300]
             raise (SourceError if final else SourceUnavailableError)(
                 f"The data set {self.location} at {self.revision} cannot be had from the Hub: {words} A private or "
                 "gated one needs HF_TOKEN; without a network, what was downloaded before is read with HF_HUB_OFFLINE=1."

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from llmops.artifacts import link
 from llmops.model.base.catalog import Entry
 from llmops.model.base.hashes import FILES
-from llmops.scans.signed_urls import keep_out_of_logs, unsigned
+from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ def cached(entry: Entry, revision: str) -> Path | None:
 
 def download(entry: Entry, revision: str) -> Path:
     """Download a model from the Hub into the cache, and return its folder, which is named by its commit."""
-    keep_out_of_logs()
+    keep_queries_out_of_logs()
     log.info("downloading %s at %s from the Hub", entry.model, revision or "its newest commit")
     try:
         folder = snapshot_download(
             entry.model, revision=revision or None, allow_patterns=list(FILES), ignore_patterns=_COPIES
         )
     except HfHubHTTPError as error:
-        error.args = (unsigned(str(error)),)
+        error.args = (remove_queries(str(error)),)
         raise error from None  # what it was made from has the signed URL, too
     if not revision:
         log.warning("%s is not pinned; pin it with select.revision: %s", entry.model, Path(folder).name)

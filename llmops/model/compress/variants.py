@@ -20,7 +20,7 @@ from llmops.config import Compress
 from llmops.errors import ConfigError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import ADAPTER, Model, free_memory, load_model, load_tokenizer, nf4
-from llmops.model.gguf.write import Form, refusal, write_folder
+from llmops.model.gguf.write import Form, explain_unsupported, write_folder
 
 FP8_FROM = (8, 9)  #: compute capability of the oldest GPUs that multiply in FP8
 
@@ -45,7 +45,7 @@ class Material:
         if self.config.full == "f16":
             return _checked("f16", self.merged)
         gpu = torch.cuda.is_available()
-        return "bf16" if self.config.full == "bf16" or gpu or refusal(self.merged) else "f16"
+        return "bf16" if self.config.full == "bf16" or gpu or explain_unsupported(self.merged) else "f16"
 
 
 def make(name: str, material: Material, scratch: Path) -> Path:
@@ -76,7 +76,7 @@ def _gguf(form: Form, material: Material, out: Path, _: Path) -> None:
 
 
 def _checked(form: Form, merged: Path) -> Form:
-    if why := refusal(merged):
+    if why := explain_unsupported(merged):
         raise ConfigError(f"The section compress names {form}, but this model cannot be a GGUF file: {why}.")
     return form
 

@@ -23,7 +23,7 @@ from llmops.features.examples import read_examples
 from llmops.model.evaluate import page
 from llmops.model.evaluate.slices import slices
 from llmops.model.gguf.worker import is_gguf
-from llmops.model.gguf.write import as_gguf
+from llmops.model.gguf.write import convert_to_gguf
 from llmops.model.scoring.answered import Answered, answer_test, deterministic
 from llmops.model.scoring.tasks import TASKS
 from llmops.records import Example, base_path, write_table
@@ -45,7 +45,7 @@ def run(
         raise ArtifactError(f"{annotate / 'test.parquet'} has no item to ask; look at `annotate.test`.")
     base, candidate, scratch = Path(base_path(select)), compress / "servable", out / "base"
     # Both by the same engine: their difference is to be that of the models.
-    folders = {"base": as_gguf(base, scratch) if is_gguf(candidate) else base, "candidate": candidate}
+    folders = {"base": convert_to_gguf(base, scratch) if is_gguf(candidate) else base, "candidate": candidate}
     if champion:
         folders["champion"] = champion / "servable"
         if not folders["champion"].is_dir():

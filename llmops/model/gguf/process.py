@@ -1,4 +1,4 @@
-"""The other end of `worker`: starts the process that runs a GGUF file, asks it, and hears what it says."""
+"""The client of `worker`: starts the process that runs a GGUF file, sends it requests, and reads their tokens."""
 
 import contextlib
 import json
@@ -21,16 +21,16 @@ from typing import Any
 from llmops import python_path
 from llmops.errors import ArtifactError
 from llmops.model.gguf import worker
-from llmops.model.gguf.worker import FILE, Said
+from llmops.model.gguf.worker import FILE, StepOutput
 
 NO_ROOM = re.compile(r"bad_alloc|MemoryError|[Cc]annot allocate|allocate.* memory|out of memory")
 
 
 class Worker:
-    """A process with the pipeline of one servable folder; it ends with this, or with whoever started it.
+    """A process with the pipeline of one servable folder. It ends with this object, or with the process of this object.
 
     Args:
-        folder: with the GGUF file.
+        folder: the folder with the GGUF file.
         settings: arguments of `worker.open_pipeline`.
 
     Raises:
@@ -39,105 +39,105 @@ class Worker:
     """
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.file, self._names = folder / FILE, count()
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", worker.__name__, str(theirs.fileno()), str(folder), json.dumps(settings)]
+        self.file, self._request_ids = folder / FILE, count()
+        own_end, worker_end = socket.socketpair()
+        command = [sys.executable, "-m", worker.__name__, str(worker_end.fileno()), str(folder), json.dumps(settings)]
         self.process = subprocess.Popen(
             command,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[worker_end.fileno()],
             env={**os.environ, "PYTHONPATH": python_path()},
-            start_new_session=True,  # Ctrl-C tells the app to stop, which then answers what it has taken
+            start_new_session=True,  # Ctrl-C must not end it before the app has answered its accepted requests
         )
-        theirs.close()
-        self._pipe, self._end = Connection(ours.detach()), weakref.finalize(self, self.process.kill)
-        self._heard = queue.SimpleQueue[Any]()  # None: it has ended
-        threading.Thread(target=_listen, args=(self._pipe, self._heard), name="model", daemon=True).start()
-        if why := self._next():
-            raise self.reason(why)
+        worker_end.close()
+        self._pipe, self._kill = Connection(own_end.detach()), weakref.finalize(self, self.process.kill)
+        self._messages = queue.SimpleQueue[Any]()  # None: the process has ended
+        threading.Thread(target=_read_messages, args=(self._pipe, self._messages), name="model", daemon=True).start()
+        if error := self._read_message():
+            raise self.make_error(error)
 
-    def ask(self, ids: Sequence[int], ends: Iterable[int], settings: Mapping[str, Any]) -> int:
-        """Begin a request, and return its name. `ends` are the tokens that end its answer.
+    def start_request(self, ids: Sequence[int], ends: Iterable[int], settings: Mapping[str, Any]) -> int:
+        """Start a request, and return its id. `ends` are the tokens that end its answer.
 
         The settings are further arguments of `openvino_genai.GenerationConfig`.
         """
-        name = next(self._names)
-        self._tell(name, [*ids], {**settings, "stop_token_ids": set(ends)})
-        return name
+        request_id = next(self._request_ids)
+        self._send(request_id, [*ids], {**settings, "stop_token_ids": set(ends)})
+        return request_id
 
-    def leave(self, name: int) -> None:
-        """Take a request back; of what was said before, some may still be heard."""
-        self._tell(name, None, {})
+    def cancel_request(self, request_id: int) -> None:
+        """Cancel a request. `receive` may still return a few of its tokens."""
+        self._send(request_id, None, {})
 
-    def hear(self) -> list[tuple[int, Said]]:
-        """Return what the next steps have brought, at least one, in order, each with the name of its request.
+    def receive(self) -> list[tuple[int, StepOutput]]:
+        """Return the output of at least one step, in order, each with the id of its request.
 
         Raises:
             ArtifactError: if the process has ended.
-            MemoryError: if it was killed, as on a machine without room.
+            MemoryError: if the process was killed, as on a machine without room.
         """
-        said: list[dict[int, Said]] = [self._next()]
-        while not self._heard.empty() and (more := self._next()):
-            said.append(more)
-        return [item for step in said for item in step.items()]
+        steps: list[dict[int, StepOutput]] = [self._read_message()]
+        while not self._messages.empty() and (more := self._read_message()):
+            steps.append(more)
+        return [item for step in steps for item in step.items()]
 
     def close(self) -> None:
-        """End it: it has nothing to keep."""
-        self._end()
+        """Kill the process; it has nothing to store."""
+        self._kill()
         self.process.wait()
 
-    def reason(self, why: str) -> ArtifactError | MemoryError:
-        """Return the error to raise for what OpenVINO says."""
-        if self.process.poll() == -signal.SIGKILL or NO_ROOM.search(why):
-            return MemoryError(f"{self.file}: {why}")
-        return ArtifactError(f"OpenVINO cannot run {self.file}: {why}. It is damaged, or there is no room.")
+    def make_error(self, message: str) -> ArtifactError | MemoryError:
+        """Return the error to raise for a message of OpenVINO."""
+        if self.process.poll() == -signal.SIGKILL or NO_ROOM.search(message):
+            return MemoryError(f"{self.file}: {message}")
+        return ArtifactError(f"OpenVINO cannot run {self.file}: {message}. It is damaged, or there is no room.")
 
-    def _tell(self, *asked: object) -> None:
-        with contextlib.suppress(OSError):  # it has ended, as `hear` tells
-            self._pipe.send(asked)
+    def _send(self, *message: object) -> None:
+        with contextlib.suppress(OSError):  # the process has ended; `receive` raises
+            self._pipe.send(message)
 
-    def _next(self) -> Any:
-        if (said := self._heard.get()) is None:
-            self._heard.put(None)
-            raise self.reason(f"its process ended with {self.process.wait()}")
-        return said
+    def _read_message(self) -> Any:
+        if (message := self._messages.get()) is None:
+            self._messages.put(None)
+            raise self.make_error(f"its process ended with {self.process.wait()}")
+        return message
 
 
 def run_requests(
     model: Worker, requests: Sequence[Sequence[int]], settings: Mapping[str, Any], batch: int, ends: Iterable[int] = ()
 ) -> list[tuple[list[int], list[float]]]:
-    """Answer requests, `batch` of them at a time, with a model that nobody else asks.
+    """Answer requests, `batch` of them at a time, with a worker that has no other requests.
 
     `settings` are arguments of `openvino_genai.GenerationConfig`, and `ends` the tokens that end an answer.
 
     Returns:
-        The token ids of each answer, what ended it included, and their log-probabilities if `settings` ask for them,
-        in the requests' order.
+        In the requests' order, the token ids of each answer with the token that ended it, and their log-probabilities
+        if `settings` ask for them.
 
     Raises:
         ArtifactError: if OpenVINO does not take a request, or its process ends.
         MemoryError: if there is no room for the keys and values of a request.
     """
     waiting, running = deque(enumerate(requests)), dict[int, int]()
-    found: list[tuple[list[int], list[float]]] = [([], []) for _ in requests]
+    answers: list[tuple[list[int], list[float]]] = [([], []) for _ in requests]
     while waiting or running:
         while waiting and len(running) < batch:
             number, ids = waiting.popleft()
-            running[model.ask(ids, ends, settings)] = number
-        for name, said in model.hear():
-            if said.why:
-                raise model.reason(said.why)
-            answer, logs = found[running[name]]
-            answer += said.ids
-            logs += said.logs
-            if said.ended:
-                del running[name]
-    return found
+            running[model.start_request(ids, ends, settings)] = number
+        for request_id, output in model.receive():
+            if output.error:
+                raise model.make_error(output.error)
+            answer, log_probs = answers[running[request_id]]
+            answer += output.ids
+            log_probs += output.log_probs
+            if output.ended:
+                del running[request_id]
+    return answers
 
 
-def _listen(pipe: Connection, heard: queue.SimpleQueue[Any]) -> None:
-    """Read all that a process says: one that waits to be read could not read what it is told."""
+def _read_messages(pipe: Connection, messages: queue.SimpleQueue[Any]) -> None:
+    """Read all messages of the process at once; while its messages wait, it could not read its requests."""
     try:
         while True:
-            heard.put(pipe.recv())
+            messages.put(pipe.recv())
     except (EOFError, OSError):
-        heard.put(None)
+        messages.put(None)

@@ -1,7 +1,7 @@
-"""The tokenizer of a GGUF folder, read by the library `tokenizers`: an image that serves needs no transformers for it.
+"""The tokenizer of a GGUF folder, read by the library `tokenizers`, so that a serving image needs no transformers.
 
-It offers of transformers' tokenizers what `llmops.prompts` and `serving` use, with the same token ids and texts. A GGUF
-folder has a byte-level BPE in a tokenizer.json (see `vocabulary`), to which transformers adds nothing.
+It has the methods of transformers' tokenizers that `llmops.prompts` and `serving` use, with the same token ids and
+texts. A GGUF folder has a byte-level BPE in a tokenizer.json (see `vocabulary`), to which transformers adds nothing.
 """
 
 import json
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from llmops.prompts.clock import TODAY
 
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class GgufTokenizer:
@@ -34,11 +34,11 @@ class GgufTokenizer:
         self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()
-        known = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
-        texts = {name: _text(known.get(name)) for name in _SPECIAL}
+        config = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
+        texts = {name: _read_token(config.get(name)) for name in _SPECIAL_TOKENS}
         self.special_tokens_map = {name: text for name, text in texts.items() if text is not None}
         file = folder / "chat_template.jinja"
-        self.chat_template = file.read_text(encoding="utf-8") if file.is_file() else _default(known)
+        self.chat_template = file.read_text(encoding="utf-8") if file.is_file() else _find_template(config)
 
     @property
     def eos_token(self) -> str | None:
@@ -77,32 +77,32 @@ class GgufTokenizer:
         add_generation_prompt: bool,
         tokenize: bool,
     ) -> list[str]:
-        """Return conversations as a chat template writes them."""
+        """Return the text of each conversation by a chat template."""
         assert not tokenize
-        template = _compiled(chat_template)
-        given: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
-        return [template.render(messages=turns, **given, **self.special_tokens_map) for turns in conversations]
+        template = _compile_template(chat_template)
+        values: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        return [template.render(messages=turns, **values, **self.special_tokens_map) for turns in conversations]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
-def _text(token: str | dict[str, Any] | None) -> str | None:
-    """Return the text of a special token, which files have by itself or with its properties."""
+def _read_token(token: str | dict[str, Any] | None) -> str | None:
+    """Return the text of a special token, which is a string or an object in the files."""
     return str(token["content"]) if isinstance(token, dict) else token
 
 
-def _default(known: dict[str, Any]) -> str | None:
+def _find_template(config: dict[str, Any]) -> str | None:
     """Return the chat template in a `tokenizer_config.json`: the one named `default`, if there are several."""
-    found = known.get("chat_template")
-    if isinstance(found, list):
-        return next((str(one["template"]) for one in found if one["name"] == "default"), None)
-    return found
+    templates = config.get("chat_template")
+    if isinstance(templates, list):
+        return next((str(one["template"]) for one in templates if one["name"] == "default"), None)
+    return templates
 
 
 class _Generation(Extension):
-    """`{% generation %}`, by which templates mark answers for training: its body is written as it stands."""
+    """The tag `{% generation %}`, which marks answers for training. Its body is rendered without a change."""
 
     tags = {"generation"}  # noqa: RUF012 - the base class has no class variable
 
@@ -113,7 +113,7 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """A namespace without names that begin with `_`: Python would call some of them outside of the sandbox."""
+    """A namespace that refuses names with a leading `_`, because Python calls some of them outside of the sandbox."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -122,12 +122,13 @@ class _Namespace(Namespace):
 
 
 @lru_cache
-def _compiled(template: str) -> Template:
+def _compile_template(template: str) -> Template:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime, "namespace": _namespace}
+    functions = {"raise_exception": _raise_error, "strftime_now": TODAY.strftime, "namespace": _make_namespace}
+    environment.globals |= functions
     return environment.from_string(template)
 
 
@@ -135,12 +136,12 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
-def _refuse(message: str) -> None:
+def _raise_error(message: str) -> None:
     raise TemplateError(message)
 
 
-def _namespace(*values: Any, **named: Any) -> Namespace:
-    made = _Namespace()
+def _make_namespace(*values: Any, **named: Any) -> Namespace:
+    namespace = _Namespace()
     for name, value in dict(*values, **named).items():
-        made[name] = value
-    return made
+        namespace[name] = value
+    return namespace

@@ -1,4 +1,4 @@
-"""Write a merged model folder as one GGUF file, which OpenVINO GenAI reads, and llama.cpp and Ollama too."""
+"""The writer of a merged model folder as one GGUF file, for OpenVINO GenAI, llama.cpp and Ollama."""
 
 import logging
 import shutil
@@ -23,10 +23,10 @@ from llmops.model.gguf.worker import FILE
 
 log = logging.getLogger(__name__)
 
-Form = Literal["f16", "q8_0"]  #: of the matrices; vectors have 32 bits
+Form = Literal["f16", "q8_0"]  #: number format of the matrices; vectors have 32 bits
 FORMS: Mapping[str, Kind] = {"f16": Kind.F16, "q8_0": Kind.Q8_0}
 
-#: Model types that OpenVINO GenAI reads, and what GGUF calls them.
+#: model types that OpenVINO GenAI reads → GGUF's name
 _ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "mistral": gguf.MODEL_ARCH.LLAMA,
@@ -35,15 +35,15 @@ _ARCHITECTURES = {
 }
 _FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
 _BLOCK = 32  #: weights of a row that share a scale in q8_0
-_TURNED = ("attn_q.weight", "attn_k.weight")
-_PARTS = (
-    *_TURNED, "attn_v.weight", "attn_output.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight",
+_INTERLEAVED = ("attn_q.weight", "attn_k.weight")
+_LAYER_TENSORS = (
+    *_INTERLEAVED, "attn_v.weight", "attn_output.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight",
     "attn_norm.weight", "ffn_norm.weight",
 )  # fmt: skip
 
 
-def refusal(folder: Path) -> str:
-    """Return why the model in a folder cannot be served as a GGUF file; empty if it can."""
+def explain_unsupported(folder: Path) -> str:
+    """Return the reason why the model in a folder cannot be served as a GGUF file; empty if it can."""
     config = AutoConfig.from_pretrained(str(folder))
     if config.model_type not in _ARCHITECTURES:
         return f"OpenVINO GenAI reads no GGUF file of a {config.model_type}"
@@ -59,25 +59,25 @@ def refusal(folder: Path) -> str:
         return f"its activation is {config.hidden_act}"
     if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
         return "its layers have biases"
-    widths = (config.hidden_size, config.intermediate_size, _head(config) * config.num_attention_heads)
+    widths = (config.hidden_size, config.intermediate_size, _get_head_size(config) * config.num_attention_heads)
     if any(width % _BLOCK for width in widths):
         return f"its layers are no multiple of {_BLOCK} wide"
     if not any(folder.glob("*.safetensors")):
         return "its weights are not in safetensors files"
-    return vocabulary.refusal(folder)
+    return vocabulary.explain_unsupported(folder)
 
 
-def as_gguf(folder: Path, out: Path) -> Path:
-    """Return `out`, to which the model of a folder is written in 16 bits; the folder itself if that cannot be."""
-    if why := refusal(folder):
-        log.info("%s is not run by OpenVINO: %s", folder, why)
+def convert_to_gguf(folder: Path, out: Path) -> Path:
+    """Write the model of a folder to `out` in 16 bits, and return `out`. Return `folder` if that is not supported."""
+    if reason := explain_unsupported(folder):
+        log.info("%s is not run by OpenVINO: %s", folder, reason)
         return folder
     write_folder(folder, out, "f16")
     return out
 
 
 def write_folder(folder: Path, out: Path, form: Form) -> None:
-    """Write the model of a folder that nothing speaks against (`refusal`) to the new folder `out`, as it is served.
+    """Write the servable GGUF folder `out` of a supported model folder, see `explain_unsupported`.
 
     Raises:
         ArtifactError: see `write_gguf`.
@@ -105,7 +105,7 @@ def write_gguf(folder: Path, out: Path, form: Form) -> None:
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     vocabulary.add_tokenizer(writer, folder, config.vocab_size)
     with ExitStack() as files:
-        tensors = _tensors(folder, config, architecture, files)
+        tensors = _map_tensors(folder, config, architecture, files)
         for name, (file, key) in tensors.items():
             shape = file.get_slice(key).get_shape()
             kind = Kind.F32 if len(shape) < 2 else FORMS[form]
@@ -116,7 +116,7 @@ def write_gguf(folder: Path, out: Path, form: Form) -> None:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, (file, key) in tensors.items():
-            weight = _ordered(name, file.get_tensor(key).float().numpy(), config)
+            weight = _reorder_rows(name, file.get_tensor(key).float().numpy(), config)
             if weight.ndim > 1:
                 with np.errstate(over="ignore"):
                     weight = quantize(weight, FORMS[form])
@@ -127,23 +127,25 @@ def write_gguf(folder: Path, out: Path, form: Form) -> None:
     partial.rename(out)
 
 
-def _tensors(folder: Path, config: Any, architecture: gguf.MODEL_ARCH, files: ExitStack) -> dict[str, tuple[Any, str]]:
-    """Return GGUF's name of each tensor → the open file that has it, and its name there."""
-    found: dict[str, tuple[Any, str]] = {}
+def _map_tensors(
+    folder: Path, config: Any, architecture: gguf.MODEL_ARCH, files: ExitStack
+) -> dict[str, tuple[Any, str]]:
+    """Return GGUF's name of each tensor → its open file, and its name there."""
+    tensors: dict[str, tuple[Any, str]] = {}
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for path in sorted(folder.glob("*.safetensors")):
         file = files.enter_context(safe_open(path, "pt"))
         for key in file.keys():  # noqa: SIM118
             tied = config.tie_word_embeddings and key == "lm_head.weight"
             if not tied and not key.endswith("inv_freq"):
-                found[names.get_name(key, (".weight", ".bias")) or key] = (file, key)
-    if wrong := sorted(found.keys() ^ _expected(config)):
+                tensors[names.get_name(key, (".weight", ".bias")) or key] = (file, key)
+    if wrong := sorted(tensors.keys() ^ _list_expected(config)):
         raise ArtifactError(f"{folder} is damaged: its weights and its config.json do not agree on {wrong[0]}.")
-    return found
+    return tensors
 
 
-def _expected(config: Any) -> set[str]:
-    parts = [*_PARTS]
+def _list_expected(config: Any) -> set[str]:
+    parts = [*_LAYER_TENSORS]
     parts += [f"attn_{n}.bias" for n in "qkv"] if config.model_type == "qwen2" else []
     parts += [f"attn_{n}_norm.weight" for n in "qk"] if config.model_type == "qwen3" else []
     layers = {f"blk.{n}.{part}" for n in range(config.num_hidden_layers) for part in parts}
@@ -151,11 +153,11 @@ def _expected(config: Any) -> set[str]:
     return layers | output | {"token_embd.weight", "output_norm.weight"}
 
 
-def _ordered(name: str, weight: NDArray[Any], config: Any) -> NDArray[Any]:
-    """Put rows in GGUF's order: a Llama's queries and keys have the two halves of a head interleaved."""
-    if _ARCHITECTURES[config.model_type] != gguf.MODEL_ARCH.LLAMA or not name.endswith(_TURNED):
+def _reorder_rows(name: str, weight: NDArray[Any], config: Any) -> NDArray[Any]:
+    """Return a weight with its rows in GGUF's order: Llama's queries and keys interleave the two halves of a head."""
+    if _ARCHITECTURES[config.model_type] != gguf.MODEL_ARCH.LLAMA or not name.endswith(_INTERLEAVED):
         return weight
-    halves = weight.reshape(-1, 2, _head(config) // 2, weight.shape[1])
+    halves = weight.reshape(-1, 2, _get_head_size(config) // 2, weight.shape[1])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
 
 
@@ -166,13 +168,13 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(_head(config))
-    writer.add_value_length(_head(config))
-    writer.add_rope_dimension_count(_head(config))
+    writer.add_key_length(_get_head_size(config))
+    writer.add_value_length(_get_head_size(config))
+    writer.add_rope_dimension_count(_get_head_size(config))
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
 
 
-def _head(config: Any) -> int:
+def _get_head_size(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

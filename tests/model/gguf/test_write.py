@@ -18,7 +18,7 @@ from llmops.model.base.answering import open_model
 from llmops.model.base.generate import generate
 from llmops.model.base.load import load_model, load_tokenizer
 from llmops.model.base.packing import answer_nats
-from llmops.model.gguf.write import refusal, write_folder, write_gguf
+from llmops.model.gguf.write import explain_unsupported, write_folder, write_gguf
 from llmops.prompts import prompt_ids, training_ids
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +56,7 @@ def test_openvino_answers_as_torch_does_with_the_same_likelihood(name: str, toke
     before = generate(torch_model, load_tokenizer(folder), [asked[0]], 16)[0]
     known |= {"repetition_penalty": 1.5, "eos_token_id": [known["eos_token_id"], before[6]]}  # both are heeded
     (folder / "generation_config.json").write_text(json.dumps(known))
-    assert refusal(folder) == ""
+    assert explain_unsupported(folder) == ""
     torch_model = load_model(folder).float()
     right = [generate(torch_model, load_tokenizer(folder), [ids], 16)[0] for ids in asked]
     examples = [Tokens(q, *training_ids(tokenizer, q, "It costs 3 euros, as I said.")) for q in QUESTIONS]
@@ -84,14 +84,14 @@ def test_openvino_answers_as_torch_does_with_the_same_likelihood(name: str, toke
     ],
 )
 def test_what_gguf_lacks_is_refused(name: str, more: dict[str, Any], why: str, tokenizer: Any, tmp_path: Path) -> None:
-    assert why in refusal(make(name, tmp_path / "hf", tokenizer, **more))
+    assert why in explain_unsupported(make(name, tmp_path / "hf", tokenizer, **more))
 
 
 def test_other_architectures_tokenizers_and_weights_are_refused(tokenizer: Any, tmp_path: Path) -> None:
     from transformers import GPT2Config
 
     GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=50).save_pretrained(tmp_path / "gpt2")
-    assert "gpt2" in refusal(tmp_path / "gpt2")
+    assert "gpt2" in explain_unsupported(tmp_path / "gpt2")
     folder = make("llama", tmp_path / "hf", tokenizer)
     known = json.loads((folder / "tokenizer.json").read_text())
     for changed, why in (
@@ -100,7 +100,7 @@ def test_other_architectures_tokenizers_and_weights_are_refused(tokenizer: Any, 
         ({"model": {**known["model"], "byte_fallback": True}}, "byte-level"),
     ):
         (folder / "tokenizer.json").write_text(json.dumps({**known, **changed}))
-        assert why in refusal(folder)
+        assert why in explain_unsupported(folder)
     tokenizer.save_pretrained(folder)
     model = load_model(folder)
     with torch.no_grad():
@@ -137,7 +137,7 @@ sys.addaudithook(lambda event, given: reached.append(event) if event in WATCHED 
 from llmops.model.gguf.worker import Requests, open_pipeline
 requests, ids = Requests(open_pipeline(Path(sys.argv[1]), batch=2, tokens=64, threads=1)), []
 import openvino
-requests.take(1, [1, 2, 3], {"max_new_tokens": 8})
+requests.handle_message(1, [1, 2, 3], {"max_new_tokens": 8})
 while requests.running:
     ids += requests.step().get(1, ([],))[0]
 print(ids, reached)

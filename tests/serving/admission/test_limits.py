@@ -18,11 +18,11 @@ from llmops.errors import ConfigError
 from llmops.monitoring.datasets import AUDIT, SERVING
 from llmops.prompts import chat_ids, prompt_ids
 from serving.admission import windows as module
-from serving.admission.limits import Limiter, RequestAllowance, most_tokens
-from serving.admission.windows import AGAIN_S, KeyLimits, OwnWindows, RedisWindows, SharedWindows, Windows
+from serving.admission.limits import Limiter, RequestAllowance, bound_tokens
+from serving.admission.windows import RETRY_S, KeyLimits, LocalWindows, RedisWindows, SharedWindows, Windows
 from serving.app import create_app
 from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
-from serving.errors import ClientLeft, Limited
+from serving.errors import ClientLeft, LimitExceeded
 from tests.clock import FakeClock
 from tests.serving.test_request_events import ROUTES
 
@@ -35,9 +35,9 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def windows(clock: FakeClock) -> OwnWindows:
+def windows(clock: FakeClock) -> LocalWindows:
     """Windows in memory; Redis agrees with them, see `test_memory_and_redis_agree_on_random_histories`."""
-    return OwnWindows(clock.monotonic)
+    return LocalWindows(clock.monotonic)
 
 
 def admin(server: tuple[str, str], database: int = 0) -> Any:
@@ -60,7 +60,9 @@ def key(requests: int | None = None, tokens: int | None = None) -> Key:
 # --- windows
 
 
-async def test_so_many_requests_in_any_60_seconds_and_the_wait_is_exact(windows: OwnWindows, clock: FakeClock) -> None:
+async def test_so_many_requests_in_any_60_seconds_and_the_wait_is_exact(
+    windows: LocalWindows, clock: FakeClock
+) -> None:
     limits = KeyLimits(3, 0)
     for n in range(3):
         use = await windows.take("k", f"r{n}", 0, limits)
@@ -77,7 +79,7 @@ async def test_so_many_requests_in_any_60_seconds_and_the_wait_is_exact(windows:
     assert not (await windows.take("k", "r4", 0, limits)).taken
 
 
-async def test_tokens_wait_for_as_many_of_the_oldest_as_are_needed(windows: OwnWindows, clock: FakeClock) -> None:
+async def test_tokens_wait_for_as_many_of_the_oldest_as_are_needed(windows: LocalWindows, clock: FakeClock) -> None:
     limits = KeyLimits(0, 100)
     for n, tokens in enumerate((50, 10, 40)):
         assert (await windows.take("k", f"r{n}", tokens, limits)).taken
@@ -88,7 +90,7 @@ async def test_tokens_wait_for_as_many_of_the_oldest_as_are_needed(windows: OwnW
 
 
 async def test_changing_a_request_is_not_another_one_and_keeps_its_moment(
-    windows: OwnWindows, clock: FakeClock
+    windows: LocalWindows, clock: FakeClock
 ) -> None:
     limits = KeyLimits(2, 100)
     await windows.take("k", "r0", 0, limits)
@@ -107,7 +109,7 @@ async def test_changing_a_request_is_not_another_one_and_keeps_its_moment(
 
 
 async def test_memory_and_redis_agree_on_random_histories(redis: tuple[str, str], clock: FakeClock) -> None:
-    own, shared = OwnWindows(clock.monotonic), RedisWindows(*empty(redis), clock.monotonic)
+    own, shared = LocalWindows(clock.monotonic), RedisWindows(*empty(redis), clock.monotonic)
     chance = random.Random(0)
     for n in range(400):
         clock.advance(chance.choice([0, 0.5, 3, 25]))
@@ -155,27 +157,29 @@ def text(content: str, tokens: int) -> EngineRequest:
 
 
 def test_there_are_limits_unless_they_are_lifted_and_a_keys_own_come_first() -> None:
-    assert limiter_of().of(key()) == KeyLimits(60, 20_000)
+    assert limiter_of().get_limits(key()) == KeyLimits(60, 20_000)
     assert Config().serving.limits == ""
     limiter = limiter_of(requests_per_minute=5, tokens_per_minute=50)
-    assert limiter.of(key()) == KeyLimits(5, 50)
-    assert limiter.of(key(7, 0)) == KeyLimits(7, 0)
+    assert limiter.get_limits(key()) == KeyLimits(5, 50)
+    assert limiter.get_limits(key(7, 0)) == KeyLimits(7, 0)
 
 
-async def test_one_that_may_use_more_than_the_whole_limit_gets_in_alone(windows: OwnWindows, clock: FakeClock) -> None:
+async def test_one_that_may_use_more_than_the_whole_limit_gets_in_alone(
+    windows: LocalWindows, clock: FakeClock
+) -> None:
     limiter = limiter_of(windows)
     big, event = allowance(limiter, key(0, 50), "big")
     await big.enter()
     await big.reserve([text("x", 500)])
     other, _ = allowance(limiter, key(0, 50), "other")
-    with pytest.raises(Limited):
+    with pytest.raises(LimitExceeded):
         await other.reserve([text("", 1)])
     event.update({"gen_ai.usage.output_tokens": 400, "gen_ai.response.finish_reasons": ["stop"]})
     big.settle()
     await asyncio.sleep(0)
-    assert big.headers()["x-ratelimit-remaining-tokens"] == "0"
+    assert big.make_headers()["x-ratelimit-remaining-tokens"] == "0"
     small, _ = allowance(limiter, key(0, 50), "small")
-    with pytest.raises(Limited) as refused:
+    with pytest.raises(LimitExceeded) as refused:
         await small.enter()  # even a request without tokens waits
     assert refused.value.retry_after_s == 60
     clock.advance(60)
@@ -207,13 +211,13 @@ async def test_what_stays_in_the_window_afterwards(error: Exception | None, used
 @pytest.mark.parametrize("content", ["the quick brown fox", "ääääää", "日本語のテキスト🙂🙃", "\x00\x01 \t\n((((((]]"])
 def test_no_prompt_has_more_tokens_than_are_reserved_for_it(tokenizer: Any, content: str) -> None:
     content = content * 5
-    assert len(tokenizer(content)["input_ids"]) <= most_tokens(text(content, 0))
-    assert len(prompt_ids(tokenizer, content, content)) <= most_tokens(EngineRequest(Question(content, content), 0))
+    assert len(tokenizer(content)["input_ids"]) <= bound_tokens(text(content, 0))
+    assert len(prompt_ids(tokenizer, content, content)) <= bound_tokens(EngineRequest(Question(content, content), 0))
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}] * 3
     chat = Chat(tuple(Message(turn["role"], turn["content"]) for turn in turns))  # type: ignore[arg-type]
-    assert len(chat_ids(tokenizer, turns)) <= most_tokens(EngineRequest(chat, 0))
+    assert len(chat_ids(tokenizer, turns)) <= bound_tokens(EngineRequest(chat, 0))
     grounded = Chat((*chat.messages[:-1], replace(chat.messages[-1], context="x" * 9)))
-    assert most_tokens(EngineRequest(grounded, 0)) == most_tokens(EngineRequest(chat, 0)) + 9
+    assert bound_tokens(EngineRequest(grounded, 0)) == bound_tokens(EngineRequest(chat, 0)) + 9
 
 
 # --- Redis away
@@ -236,12 +240,12 @@ async def test_a_redis_that_hangs_costs_one_request_a_wait_then_each_process_cou
         assert [use.taken for use in uses] == [True] * 3 + [False] * 2  # neither all nor nothing
         await shared.settle("k", "r0", 10)
         assert asking.await_count == 1
-        clock.advance(AGAIN_S)
+        clock.advance(RETRY_S)
         await shared.take("k", "r5", 0, KeyLimits(3, 0))
         assert asking.await_count == 2 and len(told) == 1 and "Timeout" in told[0]
         assert [record.name for record in caplog.records].count(module.__name__) == 1
-        asking.side_effect = OwnWindows(clock.monotonic).take  # it answers again
-        clock.advance(AGAIN_S)
+        asking.side_effect = LocalWindows(clock.monotonic).take  # it answers again
+        clock.advance(RETRY_S)
         assert (await shared.take("k", "r6", 0, KeyLimits(3, 0))).requests == 1
         assert told[1:] == [""]
         await shared.close()

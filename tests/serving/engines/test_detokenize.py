@@ -4,20 +4,20 @@ import random
 from typing import Any
 
 from llmops.model.base.generate import decode
-from serving.engines.detokenize import Writer
+from serving.engines.detokenize import Detokenizer
 
 TEXTS = ["  leading and trailing  \n", "你好，世界 🙂👨‍👩‍👧 ünïcödé", "", "a  b\tc\r\nd   "]
 
 
 def written(tokenizer: Any, ids: list[int], stops: tuple[str, ...] = (), strip: bool = True) -> list[str]:
-    writer = Writer(tokenizer, stops, strip)
+    detokenizer = Detokenizer(tokenizer, stops, strip)
     pieces = []
     for token in ids:
-        text, stopped = writer.feed(token)
+        text, stopped = detokenizer.feed(token)
         pieces.append(text)
         if stopped:
             break
-    return [*pieces, writer.end()]
+    return [*pieces, detokenizer.flush()]
 
 
 def test_any_tokens_add_up_to_what_decode_makes_of_them(tokenizer: Any) -> None:

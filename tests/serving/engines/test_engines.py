@@ -25,7 +25,7 @@ from llmops.model.gguf.process import Worker
 from llmops.model.gguf.write import Form, write_folder
 from serving.engines.base import Answer, Chat, Engine, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.openvino import OpenvinoEngine
-from serving.engines.prompt import ids_of
+from serving.engines.prompt import encode_prompt
 from serving.engines.transformers import TransformersEngine
 from serving.errors import EngineDied, PromptRefused, PromptTooLong
 from tests.model.made import causal, random_adapter
@@ -81,7 +81,7 @@ def answered(engine: Engine, *requests: EngineRequest) -> list[Answer]:
 
     async def use() -> list[Answer]:
         streams = [engine.generate(request) for request in requests]
-        return await asyncio.wait_for(asyncio.gather(*[stream.whole() for stream in streams]), 100)
+        return await asyncio.wait_for(asyncio.gather(*[stream.collect() for stream in streams]), 100)
 
     return asyncio.run(use())
 
@@ -100,7 +100,7 @@ def expected(folder: Path) -> list[str]:
 async def test_joining_and_leaving_in_any_order_changes_no_answer(
     engine: Engine, tiny_base: Path, request: Any
 ) -> None:
-    alone = [await engine.generate(one).whole() for one in REQUESTS]
+    alone = [await engine.generate(one).collect() for one in REQUESTS]
     if request.node.callspec.params["engine"] != "q8_0":
         assert [answer.text for answer in alone] == expected(tiny_base)
     assert all(answer.output_tokens <= one.max_new_tokens for answer, one in zip(alone, REQUESTS, strict=True))
@@ -114,7 +114,7 @@ async def test_joining_and_leaving_in_any_order_changes_no_answer(
             async for _ in stream:
                 return  # and leave
         else:
-            assert await stream.whole() == alone[n]
+            assert await stream.collect() == alone[n]
 
     async with asyncio.timeout(100):
         await asyncio.gather(*[one(n % len(REQUESTS)) for n in range(40)])
@@ -148,15 +148,15 @@ async def test_what_does_not_fit_is_refused_alone_with_both_counts(engine: Engin
     words = Question("word " * 300)
     good = engine.generate(EngineRequest(Question("Hi"), 5))
     with pytest.raises(PromptTooLong, match=rf"{len(prompts.prompt_ids(tokenizer, words.text))} .* 7; .* 256"):
-        await engine.generate(EngineRequest(words, 7)).whole()
+        await engine.generate(EngineRequest(words, 7)).collect()
     for bad in (TokenIds(()), TokenIds((10**7,)), TokenIds((-1,))):
         with pytest.raises(PromptRefused):
-            await engine.generate(EngineRequest(bad, 4)).whole()
-    assert (await good.whole()).output_tokens <= 5
+            await engine.generate(EngineRequest(bad, 4)).collect()
+    assert (await good.collect()).output_tokens <= 5
     ids = tuple(prompts.prompt_ids(tokenizer, "Hi"))
     asked = [Question("Hi"), TokenIds(ids, stored=True), Chat((Message("user", "Hi"),)), Question("Hi")]
     streams = [engine.generate(EngineRequest(prompt, 256 - len(ids))) for prompt in asked]  # all places are full
-    first, *others = [await stream.whole() for stream in streams]
+    first, *others = [await stream.collect() for stream in streams]
     assert others == [first, first, first]
 
 
@@ -166,7 +166,7 @@ def test_a_chat_needs_a_chat_template(engine: Engine, tokenizer: Any) -> None:
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = None
     with pytest.raises(PromptRefused, match="chat template"):
-        ids_of(bare, EngineRequest(chat, 4), 256)
+        encode_prompt(bare, EngineRequest(chat, 4), 256)
 
 
 def broken(engine: Any) -> None:
@@ -189,7 +189,7 @@ async def test_a_model_that_fails_ends_the_engine_and_tells_everybody(
             break
         for stream in streams[1:]:
             with pytest.raises(EngineDied):
-                await stream.whole()
+                await stream.collect()
         assert not engine.stats().alive
 
 
@@ -206,7 +206,7 @@ async def test_a_models_process_heeds_no_signal_and_ends_with_its_engine(tiny_ba
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
             process.send_signal(one)
         closing = asyncio.create_task(asyncio.to_thread(engine.close))
-        assert all([(await stream.whole()).output_tokens for stream in streams])
+        assert all([(await stream.collect()).output_tokens for stream in streams])
         await closing
         assert process.returncode is not None and not engine.stats().alive
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from serving.engines.base import Answer, EngineRequest, Text
+from serving.engines.detokenize import StopFilter
 from serving.engines.echo import EchoEngine, EchoRow
-from serving.engines.ends import Stops
 from serving.errors import EngineDied, QueueFull
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ async def running(engine: EchoEngine) -> AsyncIterator[None]:
         async with asyncio.timeout(50):
             yield
     finally:
-        engine.going.set()
+        engine.may_step.set()
         await asyncio.to_thread(engine.close)
 
 
@@ -44,15 +44,15 @@ async def test_words_come_one_by_one_and_add_up_to_the_answer() -> None:
         assert [chunk.output_tokens for chunk in chunks] == [1, 2, 3]
         assert [chunk.finish_reason for chunk in chunks] == [None, None, "length"]
         assert {chunk.input_tokens for chunk in chunks} == {4}
-        assert await engine.generate(request("a b", 2)).whole() == Answer("a b", 2, 2, "stop")
-        assert (await engine.generate(request("", 2)).whole()).text == ""
-        stopped = await engine.generate(request("one two three four", stop=("o th",))).whole()
+        assert await engine.generate(request("a b", 2)).collect() == Answer("a b", 2, 2, "stop")
+        assert (await engine.generate(request("", 2)).collect()).text == ""
+        stopped = await engine.generate(request("one two three four", stop=("o th",))).collect()
         assert (stopped.text, stopped.finish_reason) == ("one tw", "stop")
 
 
 async def test_what_does_not_fit_into_the_batch_waits_and_a_full_queue_refuses() -> None:
     engine = EchoEngine(max_queue=2, max_batch=3)
-    engine.going.clear()
+    engine.may_step.clear()
     async with running(engine):
         streams = [engine.generate(request(str(n))) for n in range(5)]  # at once, before any could join
         with pytest.raises(QueueFull) as refusal:
@@ -62,24 +62,24 @@ async def test_what_does_not_fit_into_the_batch_waits_and_a_full_queue_refuses()
         assert engine.stats().waiting == 2
         with pytest.raises(QueueFull):
             engine.generate(request("x"))
-        engine.going.set()
-        assert [(await stream.whole()).text for stream in streams] == list("01234")
-        assert (await engine.generate(request("x")).whole()).text == "x"
+        engine.may_step.set()
+        assert [(await stream.collect()).text for stream in streams] == list("01234")
+        assert (await engine.generate(request("x")).collect()).text == "x"
 
 
 async def test_closing_answers_what_was_accepted() -> None:
     engine = EchoEngine(max_batch=2)
-    engine.going.clear()
+    engine.may_step.clear()
     async with running(engine):
         streams = [engine.generate(request(str(n))) for n in range(5)]
         closing = asyncio.create_task(asyncio.to_thread(engine.close))
         await until(lambda: engine._closed)
         late = engine.generate(request("late"))
-        engine.going.set()
+        engine.may_step.set()
         await closing
-        assert [(await stream.whole()).text for stream in streams] == list("01234")
+        assert [(await stream.collect()).text for stream in streams] == list("01234")
         with pytest.raises(EngineDied):
-            await late.whole()
+            await late.collect()
         assert not engine.stats().alive
 
 
@@ -87,28 +87,28 @@ class Failing(EchoEngine):
     """Fails in the first step."""
 
     def _step(self, rows: list[EchoRow]) -> None:
-        self.going.wait()
+        self.may_step.wait()
         raise MemoryError("none left")
 
 
 @pytest.mark.parametrize("how", ["idle", "waiting", "in a step"])
 async def test_an_engine_that_dies_tells_all_who_wait(how: str) -> None:
     engine = Failing(max_batch=1) if how == "in a step" else EchoEngine(max_batch=1)
-    engine.going.clear()
+    engine.may_step.clear()
     async with running(engine):
         streams = [] if how == "idle" else [engine.generate(request("w " * 9)) for _ in range(3)]
         await until(lambda: engine.stats().running == bool(streams))
         assert engine.stats().alive
         if how == "in a step":
-            engine.going.set()
+            engine.may_step.set()
         else:
             engine.die(MemoryError("none left"))
         for stream in streams:
             with pytest.raises(EngineDied):
-                await stream.whole()
+                await stream.collect()
         await until(lambda: not engine.stats().alive)
         with pytest.raises(EngineDied):
-            await engine.generate(request("x")).whole()
+            await engine.generate(request("x")).collect()
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ async def test_an_engine_that_dies_tells_all_who_wait(how: str) -> None:
     ],
 )
 def test_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[str], said: str, stopped: bool) -> None:
-    text, stream, found = "", Stops(stops), False
+    text, stream, found = "", StopFilter(stops), False
     for piece in pieces:
         more, found = stream.feed(piece)
         text += more
-    assert (text + ("" if found else stream.rest()), found) == (said, stopped)
+    assert (text + ("" if found else stream.flush()), found) == (said, stopped)

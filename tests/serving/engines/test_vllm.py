@@ -64,7 +64,7 @@ def engine(base):
 
 def whole(engine, request):
     async def answer():
-        return await engine.generate(request).whole()
+        return await engine.generate(request).collect()
 
     return asyncio.run(answer())
 
@@ -105,7 +105,7 @@ async def test_pieces_add_up_to_the_answer_and_a_stop_string_ends_it(engine):
     text = "".join(chunk.text for chunk in chunks)
     assert len(chunks) > 5 and chunks[-1].finish_reason == "length"
     stop = text[len(text) // 2 :][:4]
-    stopped = await engine.generate(EngineRequest(request.prompt, 20, stop=(stop,))).whole()
+    stopped = await engine.generate(EngineRequest(request.prompt, 20, stop=(stop,))).collect()
     assert stopped.finish_reason == "stop"
     assert stopped.text == text[: text.index(stop)].strip()
 
@@ -166,8 +166,8 @@ async def test_an_engine_whose_process_dies_tells_every_reader(vllm, base):
         process.kill()
     for stream in streams[1:]:
         with pytest.raises(EngineDied):
-            await asyncio.wait_for(stream.whole(), 50)
+            await asyncio.wait_for(stream.collect(), 50)
     assert not engine.stats().alive
     with pytest.raises(EngineDied):
-        await engine.generate(EngineRequest(Question("later"), 1)).whole()
+        await engine.generate(EngineRequest(Question("later"), 1)).collect()
     engine.close()

@@ -32,12 +32,12 @@ PROCESS = """
             self.taken = getattr(self, "taken", 0) + 1
             if self.taken == 8:
                 os.kill(os.getpid(), signal.SIGTERM)
-                self.going.set()
+                self.may_step.set()
             return stream
 
     def engine(version):
         engine = Full(max_batch=2)
-        engine.going.clear()
+        engine.may_step.clear()
         return engine
 
     serve(Config(**json.loads(sys.argv[1])), engine)
@@ -93,7 +93,7 @@ def test_sigterm_ends_it_after_the_wait_and_a_second_one_at_once(monkeypatch):
 def test_while_draining_it_is_not_ready_and_still_answers(site, client):
     client.app.state.draining = True
     unready = client.get("/readyz")
-    assert (unready.status_code, unready.json()["detail"]) == (503, "It is being stopped.")
+    assert (unready.status_code, unready.json()["detail"]) == (503, "The app is being stopped.")
     answer = site.ask(client)
     assert answer.status_code == 200 and answer.headers["Connection"] == "close"
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 import uvicorn
 
-from serving.http.server import StayingProtocol
+from serving.http.server import NoUpgradeProtocol
 from tests.clock import wait_until
 
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
@@ -30,7 +30,7 @@ async def repeat(scope, receive, send):
 
 @pytest.fixture(scope="module")
 def address():
-    server = uvicorn.Server(uvicorn.Config(repeat, port=0, log_level="error", lifespan="off", http=StayingProtocol))
+    server = uvicorn.Server(uvicorn.Config(repeat, port=0, log_level="error", lifespan="off", http=NoUpgradeProtocol))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_until(lambda: server.started)

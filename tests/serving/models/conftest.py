@@ -78,7 +78,7 @@ class World:
         """Ask once; the version that answered."""
         prompt = Question(prompt) if isinstance(prompt, str) else prompt
         stream = models.generate(EngineRequest(prompt, 20), caller=caller, side=side)
-        answer = await stream.whole()
+        answer = await stream.collect()
         assert answer.text
         return stream.version.name
 

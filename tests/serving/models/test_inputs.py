@@ -28,7 +28,7 @@ def inputs(shared_client, monkeypatch):
     inputs = shared_client.app.state.parts.inputs
     monkeypatch.setattr(inputs, "_stores", {})
     monkeypatch.setattr(inputs, "_open", inputs._open)
-    monkeypatch.setattr(inputs, "_patience_s", inputs._patience_s)
+    monkeypatch.setattr(inputs, "_timeout_s", inputs._timeout_s)
     return inputs
 
 
@@ -77,7 +77,7 @@ def test_a_canary_whose_store_is_down_has_failed(site, client):
     parts = client.app.state.parts
     site.until(lambda: parts.models.canary)
     assert parts.models.choose(site.keys["user"].split("_")[1]).version.name == "v2"
-    own = parts.models._trial.own
+    own = parts.models._trial.own_counts
     parts.inputs._open = Mock(side_effect=ConnectionError("redis is gone"))
     assert client.post("/generate", json={"input_id": "known"}, headers=site.headers()).status_code == 503
     assert (own.canary.total("failed"), own.champion.requests) == (1, 0)
@@ -85,7 +85,7 @@ def test_a_canary_whose_store_is_down_has_failed(site, client):
 
 def test_a_store_that_hangs_is_not_waited_for(ask, inputs, shared_site):
     release = threading.Event()
-    inputs._open, inputs._patience_s = lambda version, model: release.wait(60) and Online(), 0.05
+    inputs._open, inputs._timeout_s = lambda version, model: release.wait(60) and Online(), 0.05
     try:
         assert ask(input_id="known").json()["code"] == "features_down"
         assert ask(prompt="a").status_code == 200

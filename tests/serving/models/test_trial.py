@@ -23,7 +23,7 @@ from serving.errors import ClientLeft, EngineDied, PromptRefused, QueueFull
 from serving.guard import Guard
 from serving.models import stream
 from serving.models import trial as trial_module
-from serving.models.trial import answered_by_canary
+from serving.models.trial import is_drawn_to_canary
 from serving.models.watcher import Models
 from tests.clock import FakeClock
 
@@ -64,7 +64,7 @@ def end(world: Any) -> dict[str, Any]:
 
 def test_the_same_callers_are_drawn_again_and_a_larger_share_adds_others() -> None:
     def who(version: str, share: float) -> set[int]:
-        return {n for n in range(5000) if answered_by_canary(f"{n:08x}", Canary(version, share, "now"))}
+        return {n for n in range(5000) if is_drawn_to_canary(f"{n:08x}", Canary(version, share, "now"))}
 
     some, more = who("v2", 0.1), who("v2", 0.3)
     assert some == who("v2", 0.1) < more
@@ -143,7 +143,7 @@ async def test_a_canary_whose_engine_dies_is_pulled_and_the_champion_stands_in(w
     async with world.models() as models:
         await world.canary(models, share=0.999)
         engine = world.engines["v2"][0]
-        engine.going.clear()
+        engine.may_step.clear()
         waiting = [asyncio.create_task(world.ask(models, str(n))) for n in range(8)]  # too few for a look
         forced = asyncio.create_task(world.ask(models, "0", "canary"))
         await asyncio.sleep(0)
@@ -152,7 +152,7 @@ async def test_a_canary_whose_engine_dies_is_pulled_and_the_champion_stands_in(w
         with pytest.raises(EngineDied):
             await forced
         await world.until(lambda: world.registry.canary() is None)
-        assert len(world.engines["v2"]) == 1 and models.reason() == ""
+        assert len(world.engines["v2"]) == 1 and models.explain() == ""
     assert "died" in end(world)["why"]
 
 
@@ -171,7 +171,7 @@ async def test_a_canary_that_cannot_be_loaded_is_pulled_and_takes_the_champion_f
             await world.until(lambda: models.canary)
             shutil.rmtree(folder)
         await world.until(lambda: world.registry.canary() is None)
-        assert models.reason() == "" and await world.ask(models) == "v1"
+        assert models.explain() == "" and await world.ask(models) == "v1"
     assert "loaded" in end(world)["why"]
 
 
@@ -196,7 +196,7 @@ async def test_what_a_canary_has_no_room_for_the_champion_answers_and_it_counts_
         await world.canary(models)
         drawn = next(caller for caller in map(str, count()) if models.choose(caller).version.name == "v2")
         engine = world.engines["v2"][0]
-        engine.going.clear()
+        engine.may_step.clear()
         kept = asyncio.create_task(world.ask(models, drawn))
         await asyncio.sleep(0)
         assert await world.ask(models, drawn) == "v1"
@@ -207,7 +207,7 @@ async def test_what_a_canary_has_no_room_for_the_champion_answers_and_it_counts_
         async with world.load(models) as result:
             await world.until(lambda: models.canary is None)
         assert result.failed == [] and set(result.answered) == {"v1"}
-        engine.going.set()
+        engine.may_step.set()
         assert await kept == "v2"
         await world.until(lambda: world.registry.canary() is None)
     assert end(world)["numbers"]["canary"]["refused"]
@@ -224,7 +224,7 @@ async def test_what_a_caller_does_wrong_or_forces_and_what_the_champion_answers_
                 await world.ask(models, caller, "canary", prompt="bad")
             with pytest.raises(PromptRefused):
                 await world.ask(models, caller, prompt="one two three four")
-        own = models._trial.own
+        own = models._trial.own_counts
         assert models.canary and own.canary.requests == 0
         assert await world.ask(models, prompt="bad") == "v1"
         assert (own.canary.total("failed"), own.champion.requests) == (1, 0)
@@ -234,21 +234,21 @@ async def test_a_request_that_is_given_up_counts_and_one_begun_before_the_trial_
     world: Any, still: FakeClock
 ) -> None:
     async with world.models() as models:
-        world.engines["v1"][0].going.clear()
+        world.engines["v1"][0].may_step.clear()
         early = asyncio.create_task(world.ask(models))
         await asyncio.sleep(0)
         await world.canary(models)
-        world.engines["v2"][0].going.clear()
+        world.engines["v2"][0].may_step.clear()
         given = [models.generate(EngineRequest(Question("one"), 5), caller=str(n)) for n in range(8)]
-        readers = [asyncio.create_task(one.whole()) for one in given]
+        readers = [asyncio.create_task(one.collect()) for one in given]
         await asyncio.sleep(0)
         for one in given:
             one.push(ClientLeft())
             one.cancel()
         assert {type(end) for end in await asyncio.gather(*readers, return_exceptions=True)} == {ClientLeft}
         for engines in world.engines.values():
-            engines[0].going.set()
-        own = models._trial.own
+            engines[0].may_step.set()
+        own = models._trial.own_counts
         assert await early == "v1"
         assert own.canary.total("left") + own.champion.total("left") == requests(own) == 8
 
@@ -259,8 +259,8 @@ async def test_another_trial_of_the_same_version_begins_at_nothing(world: Any, s
         for n in range(20):
             await world.ask(models, str(n))
         second = rollout.start(world.registry, world.events, "v2", 0.6, by="test", why="more").started
-        await world.until(lambda: models._trial and models._trial.registered.started == second)
-        assert models._trial.own.canary.requests == 0 and len(world.engines["v2"]) == 1
+        await world.until(lambda: models._trial and models._trial.canary.started == second)
+        assert models._trial.own_counts.canary.requests == 0 and len(world.engines["v2"]) == 1
 
 
 async def test_one_replica_pulls_for_all_and_their_counts_are_added(world: Any, still: FakeClock) -> None:
@@ -299,17 +299,17 @@ async def test_while_the_database_is_away_the_app_serves_and_goes_on_with_its_ow
         for n in range(8):
             await world.ask(models, str(n))
         away |= {"change", "read"}
-        await world.until(models.reason)
+        await world.until(models.explain)
         for n in range(8, 40):
             await world.ask(models, str(n))
-        assert models.canary and "registry" in models.reason()
+        assert models.canary and "registry" in models.explain()
         away.clear()
         await world.until(lambda: requests(trials.counted(world.registry, trial)) == 40)
         away.add("change")  # what it has can be read, as on a full disk
         async with world.load(models, lambda n: "bad") as result:
             await world.until(lambda: models.canary is None)
             await world.until(lambda: set(result.answered[-20:]) == {"v1"})
-            assert result.failed == [] and world.registry.canary() and "written" in models.reason()
+            assert result.failed == [] and world.registry.canary() and "written" in models.explain()
             away.clear()
-            await world.until(lambda: world.registry.canary() is None and not models.reason())
+            await world.until(lambda: world.registry.canary() is None and not models.explain())
     assert ERRORS.search(end(world)["why"])

@@ -33,13 +33,13 @@ async def test_the_old_one_answers_while_the_new_one_loads_and_then_what_it_has_
         world.registry.promote("v2")
         await world.until(lambda: "v2" in world.engines)
         assert await world.ask(models) == "v1"
-        old.going.clear()
+        old.may_step.clear()
         accepted = [asyncio.create_task(world.ask(models)) for _ in range(30)]
         await asyncio.sleep(0)
         world.engines["v2"][0].open.set()
         await world.until(lambda: models.champion.version.name == "v2")
         assert await world.ask(models) == "v2" and not any(task.done() for task in accepted)
-        old.going.set()
+        old.may_step.set()
         assert await asyncio.gather(*accepted) == ["v1"] * 30
         await world.until(lambda: not old.stats().alive)
 
@@ -65,11 +65,11 @@ async def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_an
     world.make = {"v2": lambda: broken.pop() if broken else EchoEngine()}
     async with world.models() as models:
         world.registry.promote("v2")
-        await world.until(lambda: "v2" in models.reason())
-        assert "no room" not in models.reason() and "no room" in models.cause()
+        await world.until(lambda: "v2" in models.explain())
+        assert "no room" not in models.explain() and "no room" in models.explain_with_error()
         assert await world.ask(models) == "v1"
         await world.until(lambda: models.champion.version.name == "v2")
-        assert models.reason() == models.cause() == ""
+        assert models.explain() == models.explain_with_error() == ""
     outcomes = [(e["llmops.model.version"], e["event.outcome"]) for e in world.stored(LOADS)]
     assert outcomes == [("v1", "success"), ("v2", "failure"), ("v2", "failure"), ("v2", "success")]
 
@@ -100,7 +100,7 @@ async def test_an_engine_that_dies_again_and_again_is_started_more_and_more_rare
         loading.keep_loaded(version)
         assert loading._task is None
         clock.advance(0.5)
-    await die(lived_s=loader.STEADY_S + 1)
+    await die(lived_s=loader.STABLE_S + 1)
     await world.until(lambda: len(engines) == 11)  # it was not the start that killed it
     await loading.close()
 

@@ -6,7 +6,7 @@ import pytest
 from llmops.monitoring.datasets import ALERT, CANARY, DRIFT, FEEDBACK, GATE, HUB, PIPELINE, SERVING
 from llmops.monitoring.events import build, timestamp
 from llmops.monitoring.sinks.local import LocalStore
-from serving.observe.dashboard import SPANS, dashboard_figures
+from serving.observe.dashboard import SPANS, read_dashboard
 
 NOW = datetime(2026, 1, 7, 12, 0, 30, tzinfo=UTC)
 
@@ -25,13 +25,13 @@ def store(tmp_path):
 @pytest.mark.parametrize("span", SPANS)
 def test_every_request_of_the_span_falls_into_one_bucket(store, span):
     step, count = SPANS[span]
-    empty = dashboard_figures(store, span, 2, NOW)
+    empty = read_dashboard(store, span, 2, NOW)
     assert len(empty["series"]) == count and {bucket["p95"] for bucket in empty["series"]} == {None}
     assert empty["totals"]["requests"] == 0 and empty["versions"] == {} and empty["stages"] == []
     length = step * count
     agos = [timedelta(), timedelta(seconds=30), length / 2, length - step, length + timedelta(hours=3)]
     store.send([request(ago) for ago in agos])
-    result = dashboard_figures(store, span, 2, NOW)
+    result = read_dashboard(store, span, 2, NOW)
     assert result["totals"]["requests"] == 4
     assert sum(bucket["answered"] for bucket in result["series"]) == 4
     assert result["series"][-1]["answered"] >= 1
@@ -41,7 +41,7 @@ def test_every_request_of_the_span_falls_into_one_bucket(store, span):
 
 def test_a_bucket_tells_answers_from_refusals_and_failures(store):
     store.send([request(timedelta(), ms=50), request(timedelta(), 429, 1), request(timedelta(), 500, 9)])
-    last = dashboard_figures(store, "1h", 2, NOW)["series"][-1]
+    last = read_dashboard(store, "1h", 2, NOW)["series"][-1]
     assert (last["answered"], last["refused"], last["failed"]) == (1, 1, 1)
     assert last["p50"] == last["p95"] == 50
 
@@ -57,7 +57,7 @@ def test_decisions_and_alerts_are_listed_newest_first(store):
     for n, main in enumerate(["v1", "v3", "v2"]):
         when = timestamp(NOW - timedelta(days=30 - n))
         store.send([build(HUB, {"@timestamp": when, "llmops.hub.repo": "me/bot", "llmops.hub.main": main})])
-    result = dashboard_figures(store, "1h", 2, NOW)
+    result = read_dashboard(store, "1h", 2, NOW)
     (one,), (tried,) = result["gates"], result["canaries"]
     assert (one["version"], one["outcome"], one["difference"]) == ("v2", "rejected", None)
     assert {name: one[name] for name in numbers} == numbers
@@ -77,7 +77,7 @@ def test_a_stage_has_one_line_however_often_and_whatever_it_measured(store):
     names = [f"stage{n}" for n in range(15)]
     store.send([ran(name, many | {"nested": {"a": many}}, day) for day in range(10) for name in names])
     store.send([ran("stage3", None, 20, outcome="failure") | {"error.message": "no disk"}])
-    lines = dashboard_figures(store, "1h", 2, NOW)["stages"]
+    lines = read_dashboard(store, "1h", 2, NOW)["stages"]
     assert len(lines) == 15 and {line["stage"] for line in lines} == set(names)
     assert (lines[0]["stage"], lines[0]["headline"], lines[0]["outcome"]) == ("stage3", "no disk", "failure")
     assert {line["headline"] for line in lines[1:]} == {"figure 0 0"}
@@ -89,7 +89,7 @@ def test_runs_are_read_once_for_all_dashboards_that_are_open(store, monkeypatch)
     monkeypatch.setattr(store, "find", lambda dataset, **how: asked.append(dataset) or find(dataset, **how))
     for name, later, lines in (("train", 0, ["train"]), ("tune", 4, ["train"]), ("gc", 5, ["gc", "tune", "train"])):
         store.send([ran(name, days=later)])
-        found = dashboard_figures(store, "1h", 2, NOW + timedelta(seconds=later))["stages"]
+        found = read_dashboard(store, "1h", 2, NOW + timedelta(seconds=later))["stages"]
         assert [line["stage"] for line in found] == lines
     assert asked.count(PIPELINE) == 2
 
@@ -127,13 +127,13 @@ def test_a_comparison_that_differs_in_one_window_is_not_called_drift(store):
     for feature, drifted, windows in (("words", True, 1), ("topics", True, 2), ("script", False, 0)):
         facts = {"feature": feature, "drifted": drifted, "windows": windows, "until": "2026-01-07T00:00:00.000Z"}
         store.send([build(DRIFT, {f"llmops.drift.{name}": value for name, value in facts.items()})])
-    found = {one["feature"]: one["state"] for one in dashboard_figures(store, "1h", 2, NOW)["drift"]}
+    found = {one["feature"]: one["state"] for one in read_dashboard(store, "1h", 2, NOW)["drift"]}
     assert found == {"words": "differs", "topics": "drift", "script": "as before"}
 
 
 def test_an_event_with_gaps_does_not_break_the_page(store):
     store.send([build(dataset, {}) for dataset in (SERVING, FEEDBACK, PIPELINE, GATE, ALERT, CANARY, HUB)])
-    result = dashboard_figures(store, "7d", 2)
+    result = read_dashboard(store, "7d", 2)
     assert len(result["stages"]) == len(result["gates"]) == len(result["alerts"]) == 1
 
 
@@ -148,7 +148,7 @@ def test_versions_are_compared_by_share_speed_and_ratings(store):
     store.send([request(ago, 200, 500, "v2", "b0", 20), request(ago, 500, 1000, "v2", "b1", 0)])
     store.send([rating("a0", "up"), rating("a1", "down"), rating("a1", "up", key="b"), rating("b0", "down")])
     store.send([rating("x", "up"), rating("a2", None)])  # of an unknown request; a comment without a thumb
-    figures_of = dashboard_figures(store, "1h", 2, NOW)["versions"]
+    figures_of = read_dashboard(store, "1h", 2, NOW)["versions"]
     first, second = figures_of["v1"], figures_of["v2"]
     assert (first["share"], second["share"]) == (0.6, 0.4)
     assert (first["tokens_per_s"], second["tokens_per_s"]) == (10, 40)

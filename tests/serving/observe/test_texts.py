@@ -18,7 +18,7 @@ from llmops.monitoring.spool import Spool
 from llmops.retention.gc import gc
 from serving.engines.base import Question
 from serving.observe import texts
-from serving.observe.exchange import Exchange, Given
+from serving.observe.exchange import Exchange, ServedAnswer
 
 MAIL = "anna.lind@example.com"
 
@@ -133,7 +133,7 @@ def worker(config, lexicon_of=lambda version: None):
 
 
 def exchange():
-    given = Given(Question("hello"), SimpleNamespace(name="v1"), texts=["hello"], finish_reason="stop")
+    given = ServedAnswer(Question("hello"), SimpleNamespace(name="v1"), texts=["hello"], finish_reason="stop")
     return Exchange([given])
 
 

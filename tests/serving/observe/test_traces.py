@@ -11,7 +11,7 @@ from llmops.errors import StateUnavailable
 from llmops.monitoring.shipping import Shipper
 from serving import app as app_module
 from serving.engines.echo import EchoEngine
-from serving.observe.traces import Traces, traces_to
+from serving.observe.traces import Traces, make_traces
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -24,7 +24,7 @@ def traced(new_site, tmp_path_factory):
     """A site and a client of its app, whose spans are kept; its engine fails on a word."""
     site = new_site(tmp_path_factory.mktemp("site")).release()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app_module, "traces_to", lambda url: traces_to(url, SimpleSpanProcessor(EXPORTER)))
+        patch.setattr(app_module, "make_traces", lambda url: make_traces(url, SimpleSpanProcessor(EXPORTER)))
         client = site.client(lambda v: EchoEngine(fail_on="bad"))
     with client:
         site.ready(client)

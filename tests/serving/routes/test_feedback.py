@@ -64,7 +64,7 @@ def test_feedback_that_says_nothing_or_too_much_is_refused(site, client, answere
 
 def test_an_invented_id_is_refused(site, client, answered):
     changed = ("0" if answered[0] != "0" else "1") + answered[1:]
-    foreign = signing.new_request_id(b"another secret")
+    foreign = signing.make_request_id(b"another secret")
     for invented in (changed, answered[:-1], answered + "0", "", "ü" * 48, foreign):
         assert send(site, client, id=invented, rating="up").status_code == 422
     assert not site.events(FEEDBACK)
@@ -77,17 +77,17 @@ def test_an_id_is_good_in_a_replica_and_after_a_restart(site, answered):
 
 def test_the_secret_is_made_once_kept_to_the_owner_and_can_be_given(tmp_path):
     file = tmp_path / "home" / "serving.secret"
-    first = signing.secret(file, {})
-    assert signing.secret(file, {}) == first and len(first) >= 32
+    first = signing.read_secret(file, {})
+    assert signing.read_secret(file, {}) == first and len(first) >= 32
     assert file.stat().st_mode & 0o077 == 0
     assert [path.name for path in file.parent.iterdir()] == ["serving.secret"]
-    assert signing.secret(file, {"LLMOPS_SESSION_SECRET": "given"}) == b"given"
+    assert signing.read_secret(file, {"LLMOPS_SESSION_SECRET": "given"}) == b"given"
 
 
 def test_where_no_secret_can_be_kept_ids_still_work(tmp_path):
     (tmp_path / "file").write_text("")
-    secret = signing.secret(tmp_path / "file" / "serving.secret", {})
-    assert signing.is_request_id(secret, signing.new_request_id(secret))
+    secret = signing.read_secret(tmp_path / "file" / "serving.secret", {})
+    assert signing.is_request_id(secret, signing.make_request_id(secret))
 
 
 def test_feedback_that_cannot_be_kept_is_not_said_to_be(site, client, answered, monkeypatch):

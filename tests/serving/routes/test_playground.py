@@ -26,7 +26,7 @@ def served(new_site, stepwise, tmp_path_factory):
     """A site and the URL of its app, whose engine keeps the ends of lines."""
     site = new_site(tmp_path_factory.mktemp("site")).release()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.engines.echo._words", lambda prompt: prompt.messages[-1].content.split(" "))
+        patch.setattr("serving.engines.echo._split_words", lambda prompt: prompt.messages[-1].content.split(" "))
         with site.live(lambda v: site.engines.setdefault(v.name, stepwise(fail_on="bad"))) as url:
             yield site, url
 
@@ -118,7 +118,7 @@ def test_an_answer_grows_and_escape_stops_it(site, chat):
     chat.keyboard.press("Escape")
     chat.wait_for_selector("text=Stopped")
     site.until(site.events)
-    engine.going.set()
+    engine.may_step.set()
     site.until(lambda: engine.stats().running == 0)
     assert answers(chat)[0].startswith("word word word") and len(answers(chat)[0].split()) < 20
     assert chat.locator("#prompt").input_value().startswith("word")  # to be changed and sent again

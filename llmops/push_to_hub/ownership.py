@@ -12,16 +12,16 @@ from llmops.registry.version import Version
 
 VERSION = "version.json"
 
-#: files of the Hub or of people, in no version; `.gitattributes` lists the large files
+#: files that no version has: they come from the Hub or from people; `.gitattributes` lists the large files
 KEPT = (".gitattributes", ".gitignore", "LICENSE*", "NOTICE*")
 _HARMLESS = (*KEPT, "README.md")  #: files that a repository created by hand may have
 
 
-def check_ours(
-    hub: Hub, registry: Registry, at: str, main: Mapping[str, File], tags: Mapping[str, str], versions: list[Version]
+def check_ownership(
+    hub: Hub, registry: Registry, head: str, main: Mapping[str, File], tags: Mapping[str, str], versions: list[Version]
 ) -> None:
-    """Raise if the repository has content of another registry, before anything is changed."""
-    foreign = sorted(path for path in main if not among(path, _HARMLESS))
+    """Raise if the repository, with the files `main` at the commit `head`, has content of another registry."""
+    foreign = sorted(path for path in main if not matches_any(path, _HARMLESS))
     where = f"{hub.repo} at {hub.endpoint}"
     if foreign and VERSION not in main:
         raise RegistryError(
@@ -30,8 +30,8 @@ def check_ours(
         )
     here = {version.name: version for version in versions}
     if VERSION in main:
-        held = held_at(hub, at)
-        if not _known(registry, here, held):
+        held = read_held_version(hub, head)
+        if not _is_known(registry, here, held):
             raise RegistryError(
                 f"main of {where} holds {held.get('name')}, made {held.get('created')}, which the registry in "
                 f"{registry.folder} and its database do not know; nothing there is changed. Set LLMOPS_HOME, "
@@ -39,15 +39,15 @@ def check_ours(
                 "repository in push_to_hub.repo, or delete that one there."
             )
     for version in versions:
-        if version.name in tags and not _is_same(version, found := held_at(hub, tags[version.name])):
+        if version.name in tags and not _is_same(version, tagged := read_held_version(hub, tags[version.name])):
             raise RegistryError(
-                f"The tag {version.name} of {where} is another model's, made {found.get('created')} and not "
+                f"The tag {version.name} of {where} is another model's, made {tagged.get('created')} and not "
                 f"{version.created}. Tags never move: name another repository in {hub.setting}, or delete that tag "
                 "there if nobody needs it."
             )
 
 
-def _known(registry: Registry, here: Mapping[str, Version], held: Mapping[str, Any]) -> bool:
+def _is_known(registry: Registry, here: Mapping[str, Version], held: Mapping[str, Any]) -> bool:
     """Return True if the version on `main` is this registry's: its folder is here, or the gate decided on it here.
 
     The name alone proves nothing, as every model has a v1. If the database knows neither the version nor any champion,
@@ -61,21 +61,21 @@ def _known(registry: Registry, here: Mapping[str, Version], held: Mapping[str, A
     return _is_same(here[name], held) and (name in named or "champion" in registry.aliases())
 
 
-def held_at(hub: Hub, revision: str) -> dict[str, Any]:
+def read_held_version(hub: Hub, revision: str) -> dict[str, Any]:
     """Return the `version.json` of a commit, branch or tag."""
     try:
-        found = json.loads(hub.read(VERSION, revision))
+        document = json.loads(hub.read(VERSION, revision))
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        document = None
+    if not isinstance(document, dict):
         raise RegistryError(f"{VERSION} of {hub.repo} at {revision} was not pushed from here: it is no JSON object.")
-    return found
+    return document
 
 
 def _is_same(version: Version, held: Mapping[str, Any]) -> bool:
     return (held.get("compress"), held.get("created")) == (version.compress, version.created)
 
 
-def among(path: str, patterns: tuple[str, ...]) -> bool:
+def matches_any(path: str, patterns: tuple[str, ...]) -> bool:
     """Return True if a path matches one of the patterns."""
     return any(fnmatch(path, pattern) for pattern in patterns)

@@ -1,0 +1,58 @@
+"""A request in the running batch whose answer comes token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from serving.engines.base import Chunk, EngineRequest, FinishReason, Question, Text
+from serving.engines.stepping import Row
+
+if TYPE_CHECKING:
+    from llmops.model.base.folder import Folder
+    from serving.engines.detokenize import Detokenizer
+
+WARM_UP = EngineRequest(Question("Hello"), 4)
+
+
+@dataclass(slots=True, eq=False)
+class AnswerRow(Row):
+    """A row with its answer so far. Its creation raises `PromptRefused`, see `encode_prompt`."""
+
+    model: Folder
+    prompt: list[int] = field(init=False)
+    detokenizer: Detokenizer = field(init=False)
+    request_id: int = field(default=-1, init=False)  #: the request's id in the process or thread of the model
+    output_tokens: int = field(default=0, init=False)  #: tokens of the answer so far, without the end token
+    finished: bool = field(default=False, init=False)  #: True if the model sends no more tokens
+
+    def __post_init__(self) -> None:
+        """Read the prompt."""
+        from serving.engines.detokenize import Detokenizer
+        from serving.engines.prompt import encode_prompt
+
+        request, model = self.job.request, self.model
+        self.prompt = encode_prompt(model.tokenizer, request, model.window)
+        stops = (*model.stops, *request.stop)
+        self.detokenizer = Detokenizer(model.tokenizer, stops, not isinstance(request.prompt, Text))
+
+    def push_tokens(self, tokens: Sequence[int]) -> None:
+        """Push the text that the next tokens complete, up to the end of the answer."""
+        text, reason = "", None
+        for token in tokens:
+            if token in self.model.ends:
+                reason = "stop"
+                break
+            self.output_tokens += 1
+            more, stopped = self.detokenizer.feed(token)
+            text += more
+            if stopped or self.output_tokens == self.job.request.max_new_tokens:
+                reason = "stop" if stopped else "length"
+                break
+        finish: FinishReason | None = reason or ("stop" if self.finished else None)  # type: ignore[assignment]
+        if finish:
+            self.done = True
+            text += self.detokenizer.flush()
+        if text or finish:
+            self.job.stream.push(Chunk(text, len(self.prompt), self.output_tokens, finish))
