@@ -82,7 +82,7 @@ class Shop:
 
 @pytest.fixture
 def shop(new_site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    site = new_site(tmp_path / "home").release()
+    site = new_site(tmp_path / "home", max_prompt_chars=2_000).release()
     site.config = site.config.model_copy(update={"grounding": Grounding(enabled=True)})
     with site.client() as client:
         shop = Shop(site, client)
@@ -220,7 +220,7 @@ def test_openais_client_gets_the_vectors_of_the_model_that_searches(
     [
         ({"input": [1, 2]}, 400, "not token ids"), ({"input": [[1, 2]]}, 400, "not token ids"),
         ({"input": []}, 400, "input"), ({"input": ["a", " "]}, 400, "empty"), ({"input": ["a"] * 129}, 400, "128"),
-        ({"input": "x" * 201}, 400, "at most 200"), ({"dimensions": 256}, 400, "384"), ({"tools": []}, 400, "tools"),
+        ({"input": "x" * 2_001}, 400, "at most 2000"), ({"dimensions": 256}, 400, "384"), ({"tools": []}, 400, "tools"),
         ({"model": "support-bot"}, 404, NAME),
     ],
 )  # fmt: skip
@@ -245,9 +245,8 @@ def test_vectors_are_off_without_grounding_or_an_index_that_has_them(shop: Shop)
 
 
 def test_vectors_count_against_the_tokens_of_a_key_by_what_is_read_of_a_text(
-    shop: Shop, vectors: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, vectors: openai.OpenAI
 ) -> None:
-    monkeypatch.setattr(shop.site.config.serving, "max_prompt_chars", 2_000)
     key, _ = shop.site.store.create("user", "x", requests_per_minute=0, tokens_per_minute=2 * WINDOW + 70)
     client, body = vectors.with_options(api_key=key), {"model": NAME, "input": "word " * 300}
     assert [client.embeddings.create(**body).usage.total_tokens for _ in range(2)] == [WINDOW, WINDOW]
