@@ -67,11 +67,18 @@ class NoDocuments(LlmopsError):
         super().__init__("No documents are served here; leave `ground` out, or run the pipeline.")
 
 
-class DocumentsDown(LlmopsError):
-    """The served index of documents cannot be searched."""
+class NoEmbeddings(LlmopsError):
+    """No sentence model is served."""
 
     def __init__(self) -> None:
-        super().__init__("The documents cannot be searched; the log says why. `ground: false` answers without them.")
+        super().__init__("No embedding model is served: it needs grounding.enabled, index.model, and a served index.")
+
+
+class DocumentsDown(LlmopsError):
+    """The served index of documents cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__("The index of documents cannot be read; the log says why. `ground: false` does without it.")
 
 
 class TimedOut(LlmopsError):
@@ -124,6 +131,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     FeaturesDown: (503, "features_down"),
     FeaturesMissing: (501, "features_missing"),
     NoDocuments: (404, "no_documents"),
+    NoEmbeddings: (404, "no_embeddings"),
     DocumentsDown: (503, "documents_down"),
     TimedOut: (504, "timed_out"),
     EngineDied: (503, "engine_died"),

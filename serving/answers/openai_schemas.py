@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from llmops.data.retrieval.minilm import NAME, WINDOW
 from serving.answers.schemas import GROUND, Sampling, Sources, Str
 from serving.engines.base import FinishReason
 
 MOST_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
+MOST_TEXTS = 128  #: most texts of one request for vectors; with 256 tokens each they take about 4 s on two cores
 
 #: unsupported parameter → its values that change nothing
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -168,6 +170,51 @@ class Completion(BaseModel):
     choices: list[ChatChoice] | list[CompletionChoice]
     usage: OpenAIUsage
     sources: Sources = None
+
+
+class EmbeddingRequest(BaseModel):
+    """Texts whose vectors are asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Str = Field(description=f"`{NAME}`.")
+    input: Str | Annotated[list[Str], Field(min_length=1, max_length=MOST_TEXTS)] = Field(
+        description=f"Only the first {WINDOW} tokens of a text count."
+    )
+    encoding_format: Literal["float", "base64"] | None = Field(None, description="base64: of float32, little-endian.")
+    dimensions: Literal[384] | None = Field(None, description="Vectors are not shortened.")
+    user: Any = Field(None, description="Taken; changes nothing.")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _is_no_tokens(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(isinstance(one, int | list) for one in value):
+            raise ValueError("send texts, not token ids, which another model's tokenizer made")
+        return value
+
+
+class Embedding(BaseModel):
+    """The vector of a text, of length one."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens of the texts, those that count."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    """The vectors of a request's texts, in their order."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
 
 
 class ModelCard(BaseModel):

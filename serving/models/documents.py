@@ -1,20 +1,27 @@
-"""The served index of documents: reopened when it is replaced, and searched in its own thread."""
+"""The served index of documents: reopened when it is replaced; its searches and its model run in their own thread."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import numpy as np
 
 from llmops.config import Grounding, Serving
 from llmops.data.retrieval.grounds import Found, look_up
+from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.search import Index, open_index
 from llmops.errors import ArtifactError
 from llmops.registry.indexes import served_index
-from serving.errors import DocumentsDown, QueueFull, TimedOut
+from serving.errors import DocumentsDown, NoEmbeddings, QueueFull, TimedOut
 
 log = logging.getLogger(__name__)
+
+PIECE = 8  #: texts that are embedded before the next question is looked up; they take a quarter of a second at most
 
 
 class Documents:
@@ -50,14 +57,40 @@ class Documents:
             QueueFull: if `serving.max_queue` questions wait already.
             TimedOut: if the search takes more than `serving.timeout_s`.
         """
+        async with self._admitted("The documents were not searched"):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """Return the vectors of texts by the model of the served index, and how many of their tokens they are made of.
+
+        Raises:
+            NoEmbeddings: if `grounding.enabled` is off, or no index with vectors is served.
+            DocumentsDown, QueueFull, TimedOut: see `look_up`.
+        """
+        made: list[tuple[Vectors, int] | None] = []
+        async with self._admitted("The texts were not embedded"):
+            for start in range(0, len(texts) if self._config.enabled else 0, PIECE):
+                piece = texts[start : start + PIECE]
+                made.append(await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, piece))
+        if not (done := [one for one in made if one]) or len(done) < len(made):
+            raise NoEmbeddings
+        return np.concatenate([vectors for vectors, _ in done]), sum(tokens for _, tokens in done)
+
+    def close(self) -> None:
+        """End the thread, and release the model of the vectors."""
+        self._thread.submit(self._open, None)
+        self._thread.shutdown()
+
+    @asynccontextmanager
+    async def _admitted(self, late: str) -> AsyncIterator[None]:
         if self._waiting >= self._serving.max_queue:
             raise QueueFull(self._waiting, 1)
         self._waiting += 1
         try:
             async with asyncio.timeout(self._serving.timeout_s):
-                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
+                yield
         except TimeoutError:
-            raise TimedOut(f"The search of the documents was not done after {self._serving.timeout_s:g} s.") from None
+            raise TimedOut(f"{late} after {self._serving.timeout_s:g} s.") from None
         except Exception as error:
             if self._logged_error != repr(error):
                 log.exception("The index of documents cannot be searched")
@@ -66,12 +99,12 @@ class Documents:
         finally:
             self._waiting -= 1
         self._logged_error = ""
-        return found
 
-    def close(self) -> None:
-        """End the thread, and free the embedding model."""
-        self._thread.submit(self._open, None)
-        self._thread.shutdown()
+    def _embed(self, texts: Sequence[str]) -> tuple[Vectors, int] | None:
+        index = self._follow_index()
+        if not (index and index.has_vectors):
+            return None
+        return index.embedder.embed(texts), index.embedder.count_tokens(texts)
 
     def _look_up(self, question: str, room: int) -> Found | None:
         index = self._follow_index()

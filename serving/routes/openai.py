@@ -1,14 +1,17 @@
-"""`/v1`: the routes of OpenAI's API for chats, completions and the list of models."""
+"""`/v1`: the routes of OpenAI's API for chats, completions, embeddings and the list of models."""
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
-from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require, require_within_limits
+from llmops.data.retrieval.minilm import NAME, WINDOW
+from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require, require_within_limits, reserve
 from serving.answers.grounded import find_grounds
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
@@ -16,13 +19,17 @@ from serving.answers.openai_schemas import (
     ChatRequest,
     Completion,
     CompletionRequest,
+    Embedding,
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingUsage,
     ModelCard,
     ModelList,
     OpenAIProblem,
     OpenAIRequest,
 )
 from serving.answers.requests import make_engine_request, note_prompts, note_settings, repeat_request
-from serving.answers.schemas import SideDep
+from serving.answers.schemas import Sampling, SideDep
 from serving.engines.base import Chat, Message, Prompt, Text, TokenIds
 from serving.errors import PromptRefused, VersionNotLoaded
 
@@ -71,6 +78,24 @@ async def completions(
     requests = [copy for engine_request in single for copy in repeat_request(engine_request, n)]
     side = await provide_side(app, key, choose_side(app, body.model, side))
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=False)
+
+
+@router.post("/embeddings")
+async def embeddings(request: Request, app: AppPartsDep, key: LimitedDep, body: EmbeddingRequest) -> EmbeddingList:
+    """Return the vectors of texts by the sentence model that searches the documents."""
+    texts, event = [body.input] if isinstance(body.input, str) else body.input, request.state.event
+    event["gen_ai.request.model"] = body.model
+    note_prompts(request, [Text(text) for text in texts])
+    if body.model != NAME:
+        raise VersionNotLoaded(f"There is no embedding model {body.model!r}; {NAME} is the one that there may be.")
+    asked = [make_engine_request(Text(text), 0, Sampling(), app.config.serving) for text in texts]
+    await reserve(request, [replace(one, prompt=Text(text[:WINDOW])) for one, text in zip(asked, texts, strict=True)])
+    vectors, tokens = await app.documents.embed(texts)
+    event["gen_ai.usage.input_tokens"] = tokens
+    coded = body.encoding_format == "base64"
+    shown = (base64.b64encode(one.astype("<f4").tobytes()).decode() if coded else one.tolist() for one in vectors)
+    data = [Embedding(index=number, embedding=one) for number, one in enumerate(shown)]
+    return EmbeddingList(data=data, model=NAME, usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens))
 
 
 @router.get("/models")

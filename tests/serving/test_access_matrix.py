@@ -26,6 +26,7 @@ PUBLIC = {
 JSON = {"Content-Type": "application/json"}
 BODIES: dict[str, dict[str, Any]] = {
     **{f"POST {path}": body for path, body in ROUTES.items()},
+    "POST /v1/embeddings": {"model": "all-MiniLM-L6-v2", "input": "one"},
     "POST /admin/promote": {"version": "v1"},
     "POST /admin/canary": {"stop": True},
     "POST /admin/ab_test": {"stop": True},
@@ -98,7 +99,7 @@ def test_no_route_lets_a_bad_key_in_and_each_says_why(site: Any, client: TestCli
 
 def test_nothing_that_a_request_to_a_model_depends_on_runs_in_another_thread(routes: dict[str, Any]) -> None:
     """FastAPI calls plain functions there, and a hand-over costs more than they do."""
-    for name in ("POST /generate", "POST /v1/chat/completions", "POST /v1/completions"):
+    for name in ("POST /generate", "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/embeddings"):
         for call in _list_calls(routes[name].dependant):
             kinds = (call, getattr(call, "__call__", call))  # noqa: B004  an object that can be awaited
             assert any(iscoroutinefunction(one) or isasyncgenfunction(one) for one in kinds), (name, call)

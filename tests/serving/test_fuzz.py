@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 
-PATHS = ["/generate", "/feedback", "/v1/chat/completions", "/v1/completions", "/admin/promote", "/signin"]
+PATHS = [
+    "/generate",
+    "/feedback",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/admin/promote",
+    "/signin",
+]
 KEYS = [*"abcdefgh", "prompt", "model", "messages", "role", "content", "stop", "stream", "max_tokens", "id", "rating"]
 
 quick = settings(

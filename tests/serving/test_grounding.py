@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
+import openai
 import pytest
 
 from llmops import artifacts
 from llmops.artifacts import Record
 from llmops.config import Grounding, Serving
-from llmops.data.retrieval.files import write_passages
+from llmops.data.retrieval.embedder import Embedder
+from llmops.data.retrieval.files import new_vectors, write_passages
 from llmops.data.retrieval.grounds import REFUSAL
+from llmops.data.retrieval.minilm import DIMENSIONS, NAME, WINDOW
 from llmops.records import Passage, content_id
 from llmops.registry.indexes import serve_index, served_index
 from serving.engines import echo
@@ -27,13 +32,15 @@ PAGES = (DELIVERY, f"Send refunds of vouchers to {IBAN} please.")
 HOW_LONG, CHESS = "How long does delivery take?", "Who won at chess?"
 
 
-def indexed(folder: Path, *texts: str) -> Path:
-    """Return a finished artifact of `index`, searched by words alone."""
+def indexed(folder: Path, *texts: str, model: str = "") -> Path:
+    """Return a finished artifact of `index`, searched by words alone; with a model it has vectors, of zeros."""
     path = folder / "index" / content_id(*texts)
     path.mkdir(parents=True)
     place = {"source": "help", "location": "a.html", "position": "1", "title": "Help", "headings": "Shipping"}
     write_passages(path, [Passage(id=f"p{n}", document=f"d{n}", text=text, **place) for n, text in enumerate(texts)])
-    metrics = {"passages": len(texts), "model": ""}
+    if model:
+        new_vectors(path, len(texts))[:] = 0
+    metrics = {"passages": len(texts), "model": model}
     artifacts.commit(path, Record("index", path.name, {}, {}, "", "", metrics, {}, "", "", ""))
     return path
 
@@ -75,7 +82,7 @@ class Shop:
 
 @pytest.fixture
 def shop(new_site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    site = new_site(tmp_path / "home").release()
+    site = new_site(tmp_path / "home", max_prompt_chars=2_000).release()
     site.config = site.config.model_copy(update={"grounding": Grounding(enabled=True)})
     with site.client() as client:
         shop = Shop(site, client)
@@ -171,3 +178,77 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     with pytest.raises(FileNotFoundError):
         serve_index(shop.model, other)
     assert served_index(shop.model) is None, "not two"
+
+
+# --- vectors
+
+
+@pytest.fixture
+def vectors(shop: Shop, tmp_path: Path) -> openai.OpenAI:
+    """OpenAI's client of the app, which serves an index with vectors."""
+    serve_index(shop.model, indexed(tmp_path / "vectors", *PAGES, model=NAME))
+    return openai.OpenAI(
+        base_url="http://testserver/v1", api_key=shop.site.keys["user"], http_client=shop.client, max_retries=0
+    )
+
+
+def test_openais_client_gets_the_vectors_of_the_model_that_searches(
+    shop: Shop, vectors: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, pieces = shop.client.app.state.parts.documents, list[int]()
+    embed = documents._embed
+    monkeypatch.setattr(documents, "_embed", lambda texts: pieces.append(len(texts)) or embed(texts))
+    texts = [f"{HOW_LONG} {number}" for number in range(20)]
+    with closing(Embedder(1)) as embedder:
+        expected, tokens = embedder.embed(texts), embedder.count_tokens(texts)
+    coded = vectors.embeddings.create(model=NAME, input=texts, dimensions=DIMENSIONS, user="x")  # asks for base64
+    plain = vectors.embeddings.create(model=NAME, input=texts[0], encoding_format="float")
+    assert [one.index for one in coded.data] == list(range(20)) and coded.model == NAME
+    assert np.abs(np.array([one.embedding for one in coded.data]) - expected).max() < 1e-5
+    assert np.abs(np.array(plain.data[0].embedding) - expected[0]).max() < 1e-5
+    assert coded.usage.prompt_tokens == coded.usage.total_tokens == tokens == 20 * plain.usage.total_tokens
+    assert pieces == [8, 8, 4, 1], "others have their turn in between"
+    event, _ = shop.site.events()
+    assert (event["gen_ai.operation.name"], event["gen_ai.usage.input_tokens"]) == ("embeddings", tokens)
+    assert len(event["llmops.prompt.digest"]) == 20 and event["http.response.status_code"] == 200
+    assert "llmops.model.version" not in event and HOW_LONG not in json.dumps(event)
+    assert not shop.asked
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"input": [1, 2]}, 400, "not token ids"), ({"input": [[1, 2]]}, 400, "not token ids"),
+        ({"input": []}, 400, "input"), ({"input": ["a", " "]}, 400, "empty"), ({"input": ["a"] * 129}, 400, "128"),
+        ({"input": "x" * 2_001}, 400, "at most 2000"), ({"dimensions": 256}, 400, "384"), ({"tools": []}, 400, "tools"),
+        ({"model": "support-bot"}, 404, NAME),
+    ],
+)  # fmt: skip
+def test_a_request_for_vectors_that_cannot_be_answered_says_why(
+    vectors: openai.OpenAI, body: dict[str, Any], status: int, words: str
+) -> None:
+    with pytest.raises(openai.APIStatusError, match=words) as refusal:
+        vectors.post("/embeddings", body={"model": NAME, "input": "a", **body}, cast_to=dict[str, Any])
+    assert refusal.value.status_code == status
+
+
+def test_vectors_are_off_without_grounding_or_an_index_that_has_them(shop: Shop) -> None:
+    def refused(client: Any) -> tuple[int, str]:
+        answer = client.post("/v1/embeddings", json={"model": NAME, "input": "a"}, headers=shop.site.headers())
+        return answer.status_code, answer.json()["error"]["code"]
+
+    assert refused(shop.client) == (404, "no_embeddings")
+    serve_index(shop.model, indexed(shop.site.config.home, *PAGES, model=NAME))
+    shop.site.config = shop.site.config.model_copy(update={"grounding": Grounding()})
+    with shop.site.client() as off:
+        assert refused(off) == (404, "no_embeddings")
+
+
+def test_vectors_count_against_the_tokens_of_a_key_by_what_is_read_of_a_text(
+    shop: Shop, vectors: openai.OpenAI
+) -> None:
+    key, _ = shop.site.store.create("user", "x", requests_per_minute=0, tokens_per_minute=2 * WINDOW + 70)
+    client, body = vectors.with_options(api_key=key), {"model": NAME, "input": "word " * 300}
+    assert [client.embeddings.create(**body).usage.total_tokens for _ in range(2)] == [WINDOW, WINDOW]
+    with pytest.raises(openai.RateLimitError):
+        client.embeddings.create(**body)

@@ -47,6 +47,10 @@ class Embedder:
         """Begin to compute the vectors of texts; the result is that of `embed`."""
         return self._pool.submit(self._embed, list(texts))
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of texts count, the marks around each included."""
+        return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts)))
+
     def close(self) -> None:
         """Stop computing, and release the model."""
         self._closed = True

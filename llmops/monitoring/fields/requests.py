@@ -25,7 +25,7 @@ FIELDS: tuple[Field, ...] = (
     *fields_of(
         SERVING,
         fields=(
-            ("gen_ai.operation.name", "keyword", "`text_completion` or `chat`"),
+            ("gen_ai.operation.name", "keyword", "`text_completion`, `chat` or `embeddings`"),
             ("gen_ai.request.model", "keyword", "the model that was asked for"),
             ("gen_ai.request.max_tokens", "long", "longest answer, in tokens"),
             ("gen_ai.request.temperature", "double", ""),
