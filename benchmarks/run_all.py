@@ -49,6 +49,7 @@ NAMES = (
     "outage",
     "drift",
     "retrieval",
+    "grounded",
 )
 QUICK = ("--quick",)
 LIMIT_S = 3600.0  #: for one in its quick form: five minutes, and what its peers' environments take when they are made
