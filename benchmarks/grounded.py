@@ -1,4 +1,4 @@
-"""How often the check of grounded answers errs on docs/grounded_pairs.csv, by words, numbers, denials and vectors.
+"""How often the check of grounded answers errs on docs/grounded_pairs.csv, by words, numbers, names, denials and vectors.
 
 The figures are of the test part; `low` and `high` are the bounds of a 95 % interval, for which passages are drawn. The
 arm of vectors says that an answer is grounded if each of its sentences is like one of the passages. How alike is chosen
@@ -25,14 +25,15 @@ from llmops.data.text.sentences import sentences  # noqa: E402
 from llmops.model.scoring.grounded import LEAST, Groundedness, groundedness  # noqa: E402
 from llmops.statistics.intervals import ratio, sample, summary  # noqa: E402
 
-NOTHING = Groundedness(share=1.0, numbers=(), contradicts=False)  #: of an answer that says nothing by itself
+NOTHING = Groundedness(share=1.0, numbers=(), names=(), contradicts=False)  #: of an answer that says nothing by itself
 WAYS: dict[str, Callable[[Groundedness, bool], bool]] = {
     "words": lambda found, near: found.share >= LEAST,
     "numbers": lambda found, near: not found.numbers,
+    "names": lambda found, near: not found.names,
     "denials": lambda found, near: not found.contradicts,
     "vectors": lambda found, near: near,
-    "words, numbers, denials": lambda found, near: found.grounded,
-    "all and vectors": lambda found, near: found.grounded and near,
+    "the check": lambda found, near: found.grounded,
+    "the check and vectors": lambda found, near: found.grounded and near,
 }
 MODELS = "model, "  #: a kind that begins so is an answer of a model
 
@@ -52,8 +53,8 @@ def main() -> None:
     for way, judge in WAYS.items():
         said = [judge(one, near >= least) for one, near in zip(found, likeness, strict=True)]
         some = {way: tested}
-        if way == "words, numbers, denials":
-            some["the same, answers of models"] = [n for n in tested if rows[n]["kind"].startswith(MODELS)]
+        if way == "the check":
+            some["the check, answers of models"] = [n for n in tested if rows[n]["kind"].startswith(MODELS)]
         for name, numbers in some.items():
             arms[name] = figures(
                 [said[n] for n in numbers], [true[n] for n in numbers], [rows[n]["passage"] for n in numbers]
