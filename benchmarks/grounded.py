@@ -1,4 +1,4 @@
-"""How often the check of grounded answers errs on docs/grounded_pairs.csv, by words, numbers, names, denials and vectors.
+"""How often the check of grounded answers errs on docs/grounded_pairs.csv: by words, numbers, names, denials, vectors.
 
 The figures are of the test part; `low` and `high` are the bounds of a 95 % interval, for which passages are drawn. The
 arm of vectors says that an answer is grounded if each of its sentences is like one of the passages. How alike is chosen
