@@ -6,6 +6,9 @@ questions with their answers, or the answers alone. Times are those of one searc
 hundred thousand passages, and without `--quick` a million, are made up, with random vectors. Haystack ranks in memory
 with the same vectors and joins both ways by reciprocal rank; bm25s has its stemmer and stop words.
 
+With `--data`, the same questions and 500 to a bank (PolyAI's banking77) are asked at several values of
+`grounding.likeness`: the former are refused wrongly, the latter rightly.
+
     python benchmarks/retrieval.py [--quick] [--json] [--data FOLDER]
 """
 
@@ -37,6 +40,7 @@ OURS, WAYS = "ours", ("bm25", "dense", "fused")
 DEEP, LEAST, LIMIT_S = 10, 5, 15.0  #: passages asked for; questions timed at least, and seconds after which none follow
 LARGE, LARGEST = 100_000, 1_000_000
 EMBEDDED = 256  #: passages whose embedding is timed
+LIKENESS, STRANGE = (0.3, 0.4, 0.5), 500  #: values of `grounding.likeness`; questions that the documents do not answer
 
 Topic = tuple[str, str, list[str]]  #: a question, its answer, and how people asked it in other words
 Found = dict[str, Any]  #: by the way: documents found for each question, and seconds
@@ -45,7 +49,7 @@ Found = dict[str, Any]  #: by the way: documents found for each question, and se
 def main() -> None:
     """Search everything by everyone, and print the table."""
     made = parser(__file__, __doc__, f"{LARGE:,} made-up passages, and not {LARGEST:,} besides")
-    made.add_argument("--data", type=Path, help="folder with covid_faq.csv and covid_paraphrases.csv")
+    made.add_argument("--data", type=Path, help="folder with covid_faq.csv, covid_paraphrases.csv, banking77_test.csv")
     made.add_argument("--arm", help=argparse.SUPPRESS)
     made.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     told = made.parse_args()
@@ -62,6 +66,8 @@ def main() -> None:
                 right = indexed(topics, Path(name) / label.replace(", ", "-"), questions)
                 for arm, way, found in searched(label, Path(name) / label.replace(", ", "-"), failed):
                     arms[f"{label}: {arm} {way}"] = quality(found["documents"], right) | times(found["seconds"])
+                if told.data and questions:
+                    arms |= refusals(label, Path(name) / label, bank(told.data))
         for number in (LARGE,) if told.quick else (LARGE, LARGEST):
             seconds = made_up(Path(name) / str(number), number)
             for arm, way, found in searched(f"{number:,}", Path(name) / str(number), failed, alone=number > LARGE):
@@ -106,6 +112,12 @@ def covid(folder: Path) -> list[Topic]:
             known, new = (one, other) if one in wordings else (other, one)
             wordings[known].append(new)
     return [(row["question"].strip(), row["answer"], wordings[row["question"].strip()]) for row in faq]
+
+
+def bank(folder: Path) -> list[str]:
+    """Return questions of customers of a bank."""
+    with (folder / "banking77_test.csv").open(encoding="utf-8", newline="") as file:
+        return random.Random(0).sample([row["text"] for row in csv.DictReader(file)], STRANGE)
 
 
 def indexed(topics: Sequence[Topic], folder: Path, questions: bool) -> list[list[str]]:
@@ -195,6 +207,24 @@ def searched(label: str, folder: Path, failed: dict[str, str], alone: bool = Fal
             python = {"bm25s": BM25S.python, "Haystack": HAYSTACK.python}.get(arm, lambda: Path(sys.executable))()
             for way, found in in_process(__file__, "--arm", arm, "--work", folder, python=python).items():
                 yield arm, way, found
+
+
+def refusals(label: str, folder: Path, strange: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the shares of questions with and without an answer that are refused, by the least likeness."""
+    from llmops.config import Grounding
+    from llmops.data.retrieval.grounds import look_up
+    from llmops.data.retrieval.search import open_index
+
+    known = dict.fromkeys(json.loads((folder / "asked.json").read_text(encoding="utf-8"))["questions"])
+    with open_index(folder) as index:
+        likeness = [[look_up(index, one, Grounding(), 0).likeness or 0.0 for one in some] for some in (known, strange)]
+    return {
+        f"{label}: refused below {least}": {
+            f"{how} refused": statistics.mean(one < least for one in some)
+            for how, some in zip(("wrongly", "rightly"), likeness, strict=True)
+        }
+        for least in LIKENESS
+    }
 
 
 def quality(found: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -50,6 +50,7 @@ NAMES = (
     "drift",
     "retrieval",
     "injection",
+    "grounded",
 )
 QUICK = ("--quick",)
 LIMIT_S = 3600.0  #: for one in its quick form: five minutes, and what its peers' environments take when they are made
