@@ -140,6 +140,7 @@ def first_answer(start: Callable[..., str], image: str, key: str) -> tuple[dict[
             self.send_response(200)
             self.send_header("Lambda-Runtime-Aws-Request-Id", "1")
             self.send_header("Lambda-Runtime-Deadline-Ms", "9999999999999")
+            self.send_header("Content-Type", "application/json")  # without it, awslambdaric 4.2.2 crashes
             self.reply(event.encode())
 
         def do_POST(self) -> None:
