@@ -85,11 +85,12 @@ class Decision:
     power: float | None  #: the difference of the primary metric that would have been found with the chance `POWER`
     comparisons: tuple[Comparison, ...]
     floors: tuple[Floor, ...]
+    index: str = ""  #: artifact of the documents that were answered with; empty: none were
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Decision:
         """Return the decision that a `decision.json` holds."""
-        values = {name: document[name] for name in cls.__dataclass_fields__}
+        values = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
         values |= {"reasons": tuple(values["reasons"]), "floors": tuple(Floor(**f) for f in values["floors"])}
         return cls(**{**values, "comparisons": tuple(Comparison(**c) for c in values["comparisons"])})
 

@@ -8,6 +8,7 @@ from llmops.config import Release
 from llmops.registry import decisions
 from llmops.registry.registry import Registry, void
 from llmops.registry.version import Version
+from llmops.registry.view import BASE
 from llmops.release import ledger
 from llmops.release.gate import Decision, Scores, decide
 from llmops.release.ledger import Attempt, Chance
@@ -26,6 +27,8 @@ class Candidate:
     items: tuple[str, ...]  #: ids by which the ledger knows the items
     told: int = 0  #: topics that users have told of since its opponent was trained, if no other rows have changed
     marked: bool = False  #: whether its opponent learned from a person who was forgotten since
+    index: str = ""  #: artifact of the documents that it answered with; empty: none
+    closed_book: bool = False  #: whether its opponent answered without them
     like: str = ""  #: its identity, had it been trained on its opponent's rows; empty where other rows have changed
 
     @property
@@ -52,19 +55,25 @@ class Judgement:
             return replace(self.decision, outcome="inconclusive", reasons=(why,), attempt=0)
         return _decide(self.candidate, self.config, self.chance, why)
 
-    def spend(self, connection: sa.Connection, version: Version) -> None:
+    def numbers(self) -> dict[str, Any]:
+        """Return the numbers of the decision for the registry."""
+        return {**asdict(self.decision), "test": self.candidate.test}
+
+    def spend(self, connection: sa.Connection, version: Version | None) -> None:
         """Write down the attempt, in the transaction that publishes the version; nothing if none is spent.
+
+        Without a version it is one of the base model, which is not published.
 
         Raises:
             LedgerMoved: if another attempt came between: the level was not this one's.
         """
-        final = self.counting(version)
+        final = self.counting(version) if version else self.decision
         if self.chance is None or not final.attempt:
             return
         attempt = Attempt(
             test=self.candidate.test,
             number=final.attempt,
-            version=version.name,
+            version=version.name if version else BASE,
             identity=self.candidate.identity,
             asked=self.candidate.items,
             level=self.chance.level,
@@ -114,6 +123,11 @@ def _too_little(candidate: Candidate, chance: Chance) -> str:
 
 
 def _decide(candidate: Candidate, config: Release, chance: Chance, why: str) -> Decision:
-    return decide(
+    decision = decide(
         candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why, candidate.marked
     )
+    if not candidate.index:
+        return decision
+    who = f"{candidate.opponent} without" if candidate.closed_book else f"and so did {candidate.opponent}"
+    note = f"it answered with the documents of {candidate.index}, {who}"
+    return replace(decision, index=candidate.index, reasons=(*decision.reasons, note))

@@ -30,6 +30,7 @@ from llmops.release import card, ledger, lineage
 from llmops.release.gate import Decision, Scores
 from llmops.release.judgement import Candidate, judge
 from llmops.release.ledger import LedgerMoved
+from llmops.release.untrained import CLOSED_BOOK, release_base
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def run(
             f"The candidate was evaluated against {seen}, but is to be compared with {opponent}: the champion changed "
             "between the stages. Run evaluate, govern and release again."
         )
-    selection: dict[str, Any] = _read(select / "selection.json")
+    selection, evaluation = _read(select / "selection.json"), _read(evaluate / "evaluation.json")
     told = _told_since(champion, annotate) if champion else None
     like = {**known, "annotate": replace(known["annotate"], files=told[1].files)} if told else {}
     candidate = Candidate(
@@ -85,6 +86,7 @@ def run(
         items=read_items(evaluate / "answers.parquet"),
         told=told[0] if told else 0,
         marked=bool(champion and read_version(champion).erasures),
+        index=evaluation.get("retrieval", {}).get("index", ""),
         like=ledger.identity(like, config, selection) if like else "",
     )
     registry = Registry(config.registry, config.name, database_at(database))
@@ -107,11 +109,14 @@ def run(
         "features": out / "features",
     }
 
-    def documents(version: Version) -> dict[str, str]:
-        _declare_features(config.name, version, input_path(train, "features"), out / "features")
-        history = lineage.build(known, version, selection)
-        evaluation, governance = _read(evaluate / "evaluation.json"), _read(govern / "governance.json")
-        final = judgement.counting(version)
+    def documents(
+        version: Version,
+        final: Decision,
+        known: Mapping[str, Record],
+        evaluation: Mapping[str, Any],
+        governance: Mapping[str, Any],
+    ) -> dict[str, str]:
+        history, trained = lineage.build(known, version, selection), known.get("train")
         readme = card.render(
             config.name,
             version,
@@ -120,7 +125,9 @@ def run(
             governance=governance,
             lineage=history,
             sources=_sources(annotate, history),
-            training={key: known["train"].metrics[key] for key in _HYPERPARAMETERS if key in known["train"].metrics},
+            training={key: trained.metrics[key] for key in _HYPERPARAMETERS if key in trained.metrics}
+            if trained
+            else {},
             chat=card.has_chat_template(compress / "servable"),
             file=card.gguf_file(compress / "servable"),
         )
@@ -133,6 +140,11 @@ def run(
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
+    def of_candidate(version: Version) -> dict[str, str]:
+        _declare_features(config.name, version, input_path(train, "features"), out / "features")
+        governance = _read(govern / "governance.json")
+        return documents(version, judgement.counting(version), known, evaluation, governance)
+
     share = config.canary_share if config.canary else 0.0
     while True:
         judgement = judge(candidate, config, registry)
@@ -142,20 +154,30 @@ def run(
         now = {**facts, "status": decided.outcome}
         with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
             version = registry.publish(
-                now, trees, documents, by="gate", why=why, numbers=numbers, canary=share, also=judgement.spend
+                now, trees, of_candidate, by="gate", why=why, numbers=numbers, canary=share, also=judgement.spend
             )
             break
     decision = judgement.counting(version)
-    document = {"version": version.name, **asdict(decision)}
+    published = [(version, decision)]
+    if candidate.index and (decision.outcome, opponent) == ("rejected", BASE):
+        scores = read_scores(evaluate / "answers.parquet", CLOSED_BOOK, BASE)
+        paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": out}
+        base = release_base(
+            candidate, facts, scores, config, registry, known, selection, evaluation, documents, **paths
+        )
+        published += [base] if base else []
+    instead = {"instead": published[1][0].name} if len(published) > 1 else {}
+    document = {"version": version.name, **asdict(decision), **instead}
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
-    _announce(config, events, version, decision)
-    log.info("%s %s against %s: %s", version.name, decision.outcome, decision.opponent, "; ".join(decision.reasons))
+    for one, said in published:
+        _announce(config, events, one, said)
+        log.info("%s %s against %s: %s", one.name, said.outcome, said.opponent, "; ".join(said.reasons))
     numbers = {name: getattr(decision, name) for name in _NUMBERS}
-    return {"version": version.name, "reasons": list(decision.reasons), **numbers}
+    return {"version": version.name, "reasons": list(decision.reasons), **numbers, **instead}
 
 
-def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
+def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:
     """Return the candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
 
     Raises:
@@ -173,7 +195,7 @@ def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
         values = {m: [float("nan") if row[m] is None else float(row[m]) for row in mine] for m in metrics}
         return Scores(tuple(row["id"] for row in mine), tuple(row["group"] for row in mine), values)
 
-    return scores("candidate"), scores(opponent)
+    return scores(candidate), scores(opponent)
 
 
 def read_items(answers: Path) -> tuple[str, ...]:

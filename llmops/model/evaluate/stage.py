@@ -1,8 +1,9 @@
 """Answer the frozen test with base, champion and candidate, greedily, and measure each answer.
 
 What is evaluated is the servable: the very folder that serving loads. The base is the untuned model, unquantised.
-`evaluate.task` says what is measured (see `tasks`). The same run on the same machine, with as many threads, writes the
-same files bit for bit.
+With `grounding.enabled` and an index with passages, the models answer with documents, as serving does: this whole
+system is what the gate judges. `evaluate.task` says what is measured (see `tasks`). The same run on the same machine,
+with as many threads, writes the same files bit for bit.
 
     python -m llmops run evaluate
 """
@@ -10,17 +11,19 @@ same files bit for bit.
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from llmops.artifacts import write_json
-from llmops.config import Evaluate
+from llmops.artifacts import read_record, ref, write_json
+from llmops.config import Evaluate, Grounding, Serving
 from llmops.errors import ArtifactError
 from llmops.features.examples import read_examples
 from llmops.model.evaluate import page
+from llmops.model.evaluate.documents import SHARE, Asked, GroundedTest, ground_test, shares
 from llmops.model.evaluate.slices import slices
 from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import as_gguf
@@ -31,11 +34,25 @@ from llmops.statistics import intervals
 
 log = logging.getLogger(__name__)
 
+_UNGROUNDED, _SERVING = Grounding(), Serving()
+
 
 def run(
-    config: Evaluate, *, annotate: Path, select: Path, compress: Path, out: Path, champion: Path | None = None
+    config: Evaluate,
+    *,
+    annotate: Path,
+    select: Path,
+    compress: Path,
+    out: Path,
+    champion: Path | None = None,
+    index: Path | None = None,
+    grounding: Grounding = _UNGROUNDED,
+    serving: Serving = _SERVING,
 ) -> dict[str, Any]:
     """Write `answers.parquet` (a row per item and model), `evaluation.json` (figures with intervals) and `report.html`.
+
+    Where an index with passages is given, the candidate, and the base if it is the opponent, are also measured without
+    passages, and the candidate with the right ones.
 
     Raises:
         ArtifactError: if the test is empty, or the champion's model is gone.
@@ -53,16 +70,27 @@ def run(
                 f"{champion.name}, which this candidate is compared with, has no model at {folders['champion']} any "
                 "more; put it back from a backup, or promote another version."
             )
-    models: dict[str, Answered] = {}
+    grounds = None
+    if index and read_record(index).metrics.get("passages"):
+        grounds = ground_test(index, annotate, items, grounding, serving.max_context, config.max_new_tokens)
+    rounds = [(name, name, grounds.system if grounds else Asked(items)) for name in folders]
+    if grounds:
+        rounds += [("candidate_closed_book", "candidate", grounds.closed)]
+        rounds += [("candidate_right_passage", "candidate", grounds.right)]
+        rounds += [] if champion else [("base_closed_book", "base", grounds.closed)]
+    answered: dict[str, Answered] = {}
     with deterministic():
-        for name, folder in folders.items():
-            models[name] = answer_test(folder, items, config)
+        for name, model, asked in rounds:
+            answered[name] = _answered(folders[model], asked, config)
             log.info("%s: answered %d items", name, len(items))
     shutil.rmtree(scratch, ignore_errors=True)
-    whole = figures(models, [item.group for item in items], config, whole=True)
+    models = {name: answered[name] for name in folders}
+    topics = [item.group for item in items]
+    whole = figures(answered, topics, config, whole=True)
+    beside = {name: whole["models"].pop(name) for name in answered if name not in folders}
     document = {
         "items": len(items),
-        "topics": len({item.group for item in items}),
+        "topics": len(set(topics)),
         "task": config.task,
         "primary": TASKS[config.task].primary,
         "confidence": config.confidence,
@@ -71,14 +99,32 @@ def run(
         **whole,
         "slices": _slices(models, items, config),
     }
-    write_table(out / "answers.parquet", _table(models, items))
+    retrieval = _retrieval(grounds, topics, config) if grounds else {}
+    if grounds and index:
+        document |= {"beside": beside, "retrieval": {"index": ref(index), **grounds.counts, "figures": retrieval}}
+    write_table(out / "answers.parquet", _table(answered, items))
     write_json(out / "evaluation.json", document)
     page.write(out, config.worst)
     return {"items": len(items)} | {
         f"{name}_{metric}": figure["mean"]
         for name, found in whole["models"].items()
         for metric, figure in found.items()
-    }
+    } | {f"retrieval_{name}": figure["mean"] for name, figure in retrieval.items()}
+
+
+def _answered(folder: Path, asked: Asked, config: Evaluate) -> Answered:
+    found = answer_test(folder, asked.items, config, asked.known)
+    if not asked.passages:
+        return found
+    share = shares(found.answers, asked)
+    return replace(found, columns={**found.columns, SHARE: share}, items={**found.items, SHARE: intervals.mean(share)})
+
+
+def _retrieval(grounds: GroundedTest, topics: Sequence[str], config: Evaluate) -> dict[str, Any]:
+    """Return the retrieval's figures with their intervals; one that no item has a value of is left out."""
+    measures = {name: intervals.mean(column) for name, column in grounds.columns.items() if set(column) != {None}}
+    drawn = intervals.sample(measures, topics, config.bootstrap, config.seed) if measures else {}
+    return {name: intervals.summary(values, config.confidence) for name, values in drawn.items()}
 
 
 def figures(

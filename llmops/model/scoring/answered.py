@@ -1,7 +1,7 @@
 """Answers of a model to the items of a test, through the code that serves it, and their measures."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,20 @@ class Answered:
     whole: dict[str, Measure]  #: metrics of the whole test only
 
 
-def answer_test(folder: Path, items: Sequence[Example], config: Evaluate) -> Answered:
-    """Load a servable, or any model folder, and measure its answers to `items`, in their order."""
+def answer_test(
+    folder: Path, items: Sequence[Example], config: Evaluate, known: Mapping[int, str] | None = None
+) -> Answered:
+    """Load a servable, or any model folder, and measure its answers to `items`, in their order.
+
+    For the positions in `known` the answer stands already, and the model is not asked.
+    """
+    known = known or {}
     model = open_model(folder)
     likelihood = model.nats(reference_tokens(model.tokenizer, items))  # first: see `GgufModel`
-    texts = answer(model, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
+    requests = [(item.question, item.context) for n, item in enumerate(items) if n not in known]
+    said = iter(answer(model, requests, config.max_new_tokens, config.batch))
     model.close()
+    texts = [known[n] if n in known else next(said) for n in range(len(items))]
     columns, whole = TASKS[config.task].score(texts, [item.answer for item in items], config.k)
     nats, tokens = ([float(value) for value in side] for side in zip(*likelihood, strict=True))
     measures = {metric: intervals.mean(values) for metric, values in columns.items()}
