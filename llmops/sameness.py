@@ -217,12 +217,9 @@ def unread_by_index(index: Index) -> tuple[str, ...]:
     return tuple(name for name in Collect.model_fields if name != "sources")
 
 
-def _useless_to_grounding(own: Section) -> tuple[str, ...]:
-    return tuple(name for name in Serving.model_fields if name != "max_context")
-
-
 #: further sections of a stage that answers from the documents, like `Stage.sections`
 GROUNDED: Mapping[str, Callable[[Any], tuple[str, ...]]] = {
     "grounding": lambda own: (),
-    "serving": _useless_to_grounding,
+    "serving": lambda own: tuple(name for name in Serving.model_fields if name != "max_context"),
+    "collect": unread_by_index,
 }

@@ -202,6 +202,7 @@ def test_evaluate_reads_index_and_settings_of_grounding_only_if_they_are_used() 
 
     assert read(False) == (False, Config().evaluate.hashed()) and read(True)[0]
     assert read(True)[1]["grounding"]["passages"] == 2
+    assert read(True)[1]["collect"] == {"sources": []}
     assert read(True, max_queue=3) == read(True) != read(True, max_context=512)
 
 

@@ -24,7 +24,7 @@ _ITEM: Mapping[TaskName, tuple[str, ...]] = {
 }
 
 LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})  #: for all other metrics more is better
-DESCRIPTIVE = frozenset({"reading_ease", "share_in_passages"})  #: neither: these only describe an answer
+DESCRIPTIVE = frozenset({"reading_ease"})  #: neither: these only describe an answer
 
 SPACE: dict[HyperparameterName, Expression] = {
     "learning_rate": ("loguniform", 1e-5, 1e-3),

@@ -3,9 +3,9 @@
 python -m llmops run release
 """
 
-import contextlib
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -27,10 +27,9 @@ from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.registry.view import BASE
 from llmops.release import card, ledger, lineage
-from llmops.release.gate import Decision, Scores
-from llmops.release.judgement import Candidate, judge
-from llmops.release.ledger import LedgerMoved
-from llmops.release.untrained import CLOSED_BOOK, release_base
+from llmops.release.gate import Decision, Scores, decide_refresh
+from llmops.release.judgement import Bundle, Candidate, publish
+from llmops.release.untrained import CLOSED_BOOK, untrained
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -108,21 +107,26 @@ def run(
         "answers.parquet": evaluate / "answers.parquet",
         "features": out / "features",
     }
+    bundle = Bundle(
+        candidate=candidate,
+        facts=facts,
+        trees=lambda: trees,
+        records=known,
+        evaluation=evaluation,
+        governance=_read(govern / "governance.json"),
+    )
 
-    def documents(
-        version: Version,
-        final: Decision,
-        known: Mapping[str, Record],
-        evaluation: Mapping[str, Any],
-        governance: Mapping[str, Any],
-    ) -> dict[str, str]:
-        history, trained = lineage.build(known, version, selection), known.get("train")
+    def documents(bundle: Bundle, version: Version, final: Decision) -> dict[str, str]:
+        trained = bundle.records.get("train")
+        if trained:
+            _declare_features(config.name, version, input_path(train, "features"), out / "features")
+        history = lineage.build(bundle.records, version, selection)
         readme = card.render(
             config.name,
             version,
             decision=final,
-            evaluation=evaluation,
-            governance=governance,
+            evaluation=bundle.evaluation,
+            governance=bundle.governance,
             lineage=history,
             sources=_sources(annotate, history),
             training={key: trained.metrics[key] for key in _HYPERPARAMETERS if key in trained.metrics}
@@ -133,41 +137,28 @@ def run(
         )
         values = {
             "lineage.json": history,
-            "evaluation.json": evaluation,
-            "governance.json": governance,
+            "evaluation.json": bundle.evaluation,
+            "governance.json": bundle.governance,
             "decision.json": {"version": version.name, **asdict(final)},
         }
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
-    def of_candidate(version: Version) -> dict[str, str]:
-        _declare_features(config.name, version, input_path(train, "features"), out / "features")
-        governance = _read(govern / "governance.json")
-        return documents(version, judgement.counting(version), known, evaluation, governance)
-
     share = config.canary_share if config.canary else 0.0
-    while True:
-        judgement = judge(candidate, config, registry)
-        decided = judgement.decision
-        numbers = {**asdict(decided), "test": candidate.test, "compress": compress.name}
-        why = "; ".join(decided.reasons)
-        now = {**facts, "status": decided.outcome}
-        with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
-            version = registry.publish(
-                now, trees, of_candidate, by="gate", why=why, numbers=numbers, canary=share, also=judgement.spend
-            )
-            break
-    decision = judgement.counting(version)
-    published = [(version, decision)]
+    found = publish(bundle, config, registry, documents, share)
+    assert found, "a candidate is always published"
+    published, (version, decision) = [found], found
     if candidate.index and (decision.outcome, opponent) == ("rejected", BASE):
         scores = read_scores(evaluate / "answers.parquet", CLOSED_BOOK, BASE)
-        paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": out}
-        base = release_base(
-            candidate, facts, scores, config, registry, known, selection, evaluation, documents, **paths
-        )
-        published += [base] if base else []
+        paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": (scratch := out / ".base")}
+        base, now = untrained(bundle, scores, config, selection, **paths), registry.champion()
+        if now is None or now.compress == base.candidate.compress:
+            published += filter(None, [publish(base, config, registry, documents)])
+        shutil.rmtree(scratch, ignore_errors=True)
     instead = {"instead": published[1][0].name} if len(published) > 1 else {}
     document = {"version": version.name, **asdict(decision), **instead}
+    refreshed = _refreshed(candidate, version.name, registry.champion(), config)
+    document |= {"documents": refreshed} if refreshed else {}
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
     for one, said in published:
@@ -175,6 +166,20 @@ def run(
         log.info("%s %s against %s: %s", one.name, said.outcome, said.opponent, "; ".join(said.reasons))
     numbers = {name: getattr(decision, name) for name in _NUMBERS}
     return {"version": version.name, "reasons": list(decision.reasons), **numbers, **instead}
+
+
+def _refreshed(candidate: Candidate, name: str, champion: Version | None, config: Release) -> dict[str, Any]:
+    """Compare the champion's answers with those that it was judged by, if these are from other documents."""
+    measured = {candidate.opponent: candidate.opponent_scores, name: candidate.scores}
+    if not (candidate.index and champion and champion.name in measured):
+        return {}
+    before = _read(champion.path / "decision.json").get("index", "")
+    if before in ("", candidate.index):
+        return {}
+    earlier, now = read_scores(champion.path / "answers.parquet", "candidate")[0], measured[champion.name]
+    said = decide_refresh(now, earlier, config, f"{champion.name} with {before}")
+    log.info("%s with %s: %s", champion.name, candidate.index, "; ".join(said.reasons))
+    return {"index": candidate.index, "before": before, "outcome": said.outcome, "reasons": list(said.reasons)}
 
 
 def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:

@@ -80,7 +80,8 @@ def chain(
 ) -> dict[str, Path]:
     """The finished artifacts in front of release; the shared ones are made once.
 
-    With an `index` the test was answered with documents. What stands before the `-` of `train` are its settings, what is behind it its seed; `more` it is trained on besides.
+    What stands before the `-` of `train` are its settings, what is behind it its seed; `more` it is trained on besides.
+    With an `index` the test was answered from its documents.
     """
     root = home / "artifacts"
     if not root.exists():
@@ -203,6 +204,23 @@ def test_a_base_that_documents_do_not_help_is_no_version_and_is_asked_once(tmp_p
         shutil.rmtree(tmp_path / "artifacts")
         assert (decision["outcome"], "instead" in decision, "champion" in decision["aliases"]) == ("rejected", False, False)
     assert [a.version for a in ledger_of(tmp_path)] == ["v1", "base", "v2", "v3", "base"]  # of other documents once more
+
+
+@pytest.mark.parametrize(("champion", "outcome"), [(0.58, "promoted"), (0.3, "rejected")])
+def test_a_refreshed_index_must_be_no_worse_for_the_champion_and_spends_no_attempt(
+    tmp_path: Path, champion: float, outcome: str
+) -> None:
+    assert "documents" not in grounded(tmp_path, candidate=0.6)
+    opponent, scores = registry_in(tmp_path).get("champion"), {"base": 0.4, "base_closed_book": 0.2}
+    inputs = chain(tmp_path, "t2", "v1", index="i2", champion=champion, candidate=champion, **scores)
+    told = release(tmp_path, inputs, opponent.path)["documents"]
+    assert (told["before"], told["index"], told["outcome"]) == ("index/i1", "index/i2", outcome)
+    assert "the documents are others: no worse is good enough" in told["reasons"]
+    assert [a.version for a in ledger_of(tmp_path)] == ["v1", "v2"]
+    shutil.rmtree(tmp_path / "artifacts")
+    again = grounded(tmp_path, index="i2", candidate=champion)  # v1 by itself: its decision stands
+    assert (again["outcome"], again["index"], again["documents"]["outcome"]) == ("promoted", "index/i1", outcome)
+    assert [a.version for a in ledger_of(tmp_path)] == ["v1", "v2"]
 
 
 def test_a_champion_that_changed_since_evaluation_is_an_error_or_inconclusive(tmp_path: Path) -> None:

@@ -1,38 +1,33 @@
 """The frozen test as callers would ask it: with the passages that retrieval gives, or refused by it.
 
-A heading path is no context that a caller would send, so an item with one is looked up; any other context stays.
+A context that a caller would send stays. A path of headings is none: a question with one is looked up.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from llmops.config import Grounding
+from llmops.config import Collect, Grounding
 from llmops.data.retrieval.grounds import JUDGED, LEAST_ROOM, REFUSAL, look_up, room_of, text_of
 from llmops.data.retrieval.search import Hit, Index, open_index
 from llmops.data.retrieval.terms import terms_of
-from llmops.data.text.headings import is_path
+from llmops.data.text.comparable import comparable
+from llmops.model.scoring.answered import Asked
 from llmops.model.scoring.tasks import Columns
 from llmops.records import Example, Passage, content_id
 
-SHARE = "share_in_passages"  #: share of an answer's content words and numbers that are found in the passages
+FOUND = ("recall_at_1", "recall_at_5", "mrr")  #: figures of items whose documents are indexed
+WRONG, RIGHT = "wrongly_refused", "rightly_refused"  #: of items whose documents are indexed, or not
 
 _SPLITS = ("train", "validation", "test")
 _PLACE = ("source", "location", "position")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The test as a model is asked it."""
-
-    items: Sequence[Example]  #: with the contexts that the model reads
-    known: Mapping[int, str] = field(default_factory=dict)  #: position of an item → answer without the model
-    passages: Sequence[str] = ()  #: of each item, empty if it has none; no element: no documents are used
+#: kinds of sources whose contexts callers send; the contexts of all others are paths of headings
+_SENT = ("csv", "parquet", "json", "jsonl", "xml", "sql", "chat", "dataset", "feedback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +36,17 @@ class GroundedTest:
 
     system: Asked  #: with what retrieval gives
     right: Asked  #: with the right passage, where the item's document is indexed
-    closed: Asked  #: without passages
-    columns: Columns  #: figure of the retrieval → one value per item, or none
-    counts: dict[str, int]  #: items that were looked up, and of these the ones whose documents are not indexed
+    columns: Columns  #: figure of the retrieval → one value per item; none if it was not looked up
 
 
 def ground_test(
-    index: Path, annotate: Path, items: Sequence[Example], config: Grounding, window: int, max_new_tokens: int
+    index: Path,
+    annotate: Path,
+    items: Sequence[Example],
+    config: Grounding,
+    collect: Collect,
+    window: int,
+    max_new_tokens: int,
 ) -> GroundedTest:
     """Look up each item's question as serving does.
 
@@ -59,72 +58,52 @@ def ground_test(
         annotate: the artifact with the test.
         items: the test.
         config: what is good enough to answer from.
+        collect: says which sources have contexts that a caller would send.
         window: tokens of a prompt and its answer in serving.
         max_new_tokens: of an answer.
     """
-    found, right = [""] * len(items), [""] * len(items)
-    refused, counts = set[int](), {"looked_up": 0, "not_indexed": 0}
-    names = ("recall_at_1", "recall_at_5", "mrr", "wrongly_refused", "rightly_refused")
-    columns: Columns = {name: [None] * len(items) for name in names}
+    sent = {source.name for source in collect.sources if source.kind in _SENT}
+    found, right = list(items), list(items)
+    columns: Columns = {name: [None] * len(items) for name in (*FOUND, WRONG, RIGHT)}
     with open_index(index) as opened:
         own = _own_passages(opened, annotate, items)
         for n, item in enumerate(items):
             room = room_of(window, max_new_tokens, item.question)
-            if not is_path(item.context) or room < LEAST_ROOM:
+            if (item.context and item.source in sent) or room < LEAST_ROOM:
                 continue
-            given, theirs = look_up(opened, item.question, config, room), own[item.group, item.answer]
-            found[n] = given.context
-            if not given.hits:
-                refused.add(n)
-            counts["looked_up"] += 1
-            if not theirs:
-                counts["not_indexed"] += 1
-                right[n], columns["rightly_refused"][n] = given.context, float(not given.hits)
-                continue
-            right[n] = text_of(Hit(_nearest(theirs, item.answer), 0, None, None, None))
-            rank = _rank(opened.search(item.question, JUDGED), theirs)
-            values = (rank == 1, 1 <= rank <= 5, 1 / rank if rank else 0, not given.hits)
-            for name, value in zip(names, values, strict=False):
-                columns[name][n] = float(value)
-    return GroundedTest(
-        system=Asked(_with(items, found), dict.fromkeys(refused, REFUSAL), found),
-        right=Asked(_with(items, right), {n: REFUSAL for n in refused if not right[n]}, right),
-        closed=Asked(items, passages=found),
-        columns=columns,
-        counts=counts,
-    )
-
-
-def shares(answers: Sequence[str], asked: Asked) -> list[float | None]:
-    """Return the share of each answer's content words and numbers that are in its passages; None without passages.
-
-    Content words have more than three letters, or letters outside of ASCII. It says nothing of what the words mean.
-    """
-    found = list[float | None]()
-    for n, (answer, passages) in enumerate(zip(answers, asked.passages, strict=True)):
-        words = _content(answer)
-        counts = passages and words and n not in asked.known
-        found.append(len(words & _content(passages)) / len(words) if counts else None)
-    return found
+            given, theirs = look_up(opened, item.question, config, room), own[_key(item.group, item.answer)]
+            found[n] = right[n] = replace(item, context=given.context or item.context)
+            columns[WRONG if theirs else RIGHT][n] = float(not given.hits)
+            if theirs:
+                right[n] = replace(item, context=text_of(Hit(_nearest(theirs, item.answer), 0, None, None, None)))
+                rank = _rank(opened.search(item.question, JUDGED), theirs)
+                for name, value in zip(FOUND, (rank == 1, 1 <= rank <= 5, 1 / rank if rank else 0), strict=True):
+                    columns[name][n] = float(value)
+    wrongly, rightly = ({n: REFUSAL for n, refused in enumerate(columns[name]) if refused} for name in (WRONG, RIGHT))
+    return GroundedTest(Asked(found, wrongly | rightly), Asked(right, rightly), columns)
 
 
 def _own_passages(
     index: Index, annotate: Path, items: Sequence[Example]
 ) -> defaultdict[tuple[str, str], list[Passage]]:
     """Return topic and answer → passages of the documents of all examples that have both."""
-    wanted = {(item.group, item.answer) for item in items}
+    wanted = {_key(item.group, item.answer) for item in items}
     documents = defaultdict[str, set[tuple[str, str]]](set)  # id → topics and answers
     for split in _SPLITS:
         file = pq.ParquetFile(annotate / f"{split}.parquet")
         for batch in file.iter_batches(columns=["group", "answer", *_PLACE]):
             for row in batch.to_pylist():
-                if (key := (row["group"], row["answer"])) in wanted:
+                if (key := _key(row["group"], row["answer"])) in wanted:
                     documents[content_id(*(row[name] for name in _PLACE))].add(key)
     found = defaultdict[tuple[str, str], list[Passage]](list)
     for passage in index.of_documents(documents):
         for key in documents[passage.document]:
             found[key].append(passage)
     return found
+
+
+def _key(topic: str, answer: str) -> tuple[str, str]:
+    return topic, comparable(answer)  # a page breaks lines where a chat has spaces
 
 
 def _rank(hits: Sequence[Hit], own: Sequence[Passage]) -> int:
@@ -135,14 +114,6 @@ def _rank(hits: Sequence[Hit], own: Sequence[Passage]) -> int:
 
 
 def _nearest(passages: Sequence[Passage], answer: str) -> Passage:
-    """Return the passage with most content words of an answer."""
-    words = _content(answer)
-    return max(passages, key=lambda passage: len(words & _content(passage.text)))
-
-
-def _content(text: str) -> set[str]:
-    return {term for term in terms_of(text) if len(term) > 3 or not (term.isascii() and term.isalpha())}
-
-
-def _with(items: Sequence[Example], contexts: Sequence[str]) -> list[Example]:
-    return [replace(item, context=context or item.context) for item, context in zip(items, contexts, strict=True)]
+    """Return the passage that has most words of an answer."""
+    words = {*terms_of(answer)}
+    return max(passages, key=lambda passage: len(words.intersection(terms_of(passage.text))))

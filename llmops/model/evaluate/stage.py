@@ -19,22 +19,22 @@ import numpy as np
 import pyarrow as pa
 
 from llmops.artifacts import read_record, ref, write_json
-from llmops.config import Evaluate, Grounding, Serving
+from llmops.config import Collect, Evaluate, Grounding, Serving
 from llmops.errors import ArtifactError
 from llmops.features.examples import read_examples
 from llmops.model.evaluate import page
-from llmops.model.evaluate.documents import SHARE, Asked, GroundedTest, ground_test, shares
+from llmops.model.evaluate.documents import RIGHT, WRONG, GroundedTest, ground_test
 from llmops.model.evaluate.slices import slices
 from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import as_gguf
-from llmops.model.scoring.answered import Answered, answer_test, deterministic
+from llmops.model.scoring.answered import Answered, Asked, answer_test, deterministic
 from llmops.model.scoring.tasks import TASKS
 from llmops.records import Example, base_path, write_table
 from llmops.statistics import intervals
 
 log = logging.getLogger(__name__)
 
-_UNGROUNDED, _SERVING = Grounding(), Serving()
+_UNGROUNDED, _SERVING, _UNKNOWN = Grounding(), Serving(), Collect()
 
 
 def run(
@@ -48,6 +48,7 @@ def run(
     index: Path | None = None,
     grounding: Grounding = _UNGROUNDED,
     serving: Serving = _SERVING,
+    collect: Collect = _UNKNOWN,
 ) -> dict[str, Any]:
     """Write `answers.parquet` (a row per item and model), `evaluation.json` (figures with intervals) and `report.html`.
 
@@ -70,21 +71,20 @@ def run(
                 f"{champion.name}, which this candidate is compared with, has no model at {folders['champion']} any "
                 "more; put it back from a backup, or promote another version."
             )
-    grounds = None
+    grounds, closed = None, Asked(items)
     if index and read_record(index).metrics.get("passages"):
-        grounds = ground_test(index, annotate, items, grounding, serving.max_context, config.max_new_tokens)
-    rounds = [(name, name, grounds.system if grounds else Asked(items)) for name in folders]
+        window, most = serving.max_context, config.max_new_tokens
+        grounds = ground_test(index, annotate, items, grounding, collect, window, most)
+    asked = {name: {name: grounds.system if grounds else closed} for name in folders}
     if grounds:
-        rounds += [("candidate_closed_book", "candidate", grounds.closed)]
-        rounds += [("candidate_right_passage", "candidate", grounds.right)]
-        rounds += [] if champion else [("base_closed_book", "base", grounds.closed)]
+        asked["candidate"] |= {"candidate_right_passage": grounds.right, "candidate_closed_book": closed}
+        asked["base"] |= {} if champion else {"base_closed_book": closed}
     answered: dict[str, Answered] = {}
     with deterministic():
-        for name, model, asked in rounds:
-            answered[name] = _answered(folders[model], asked, config)
+        for name, ways in asked.items():
+            answered |= zip(ways, answer_test(folders[name], list(ways.values()), config), strict=True)
             log.info("%s: answered %d items", name, len(items))
     shutil.rmtree(scratch, ignore_errors=True)
-    models = {name: answered[name] for name in folders}
     topics = [item.group for item in items]
     whole = figures(answered, topics, config, whole=True)
     beside = {name: whole["models"].pop(name) for name in answered if name not in folders}
@@ -97,33 +97,35 @@ def run(
         "resamples": config.bootstrap,
         "opponent": "champion" if champion else "base",
         **whole,
-        "slices": _slices(models, items, config),
+        "slices": _slices({name: answered[name] for name in folders}, items, config, grounds),
     }
     retrieval = _retrieval(grounds, topics, config) if grounds else {}
     if grounds and index:
-        document |= {"beside": beside, "retrieval": {"index": ref(index), **grounds.counts, "figures": retrieval}}
+        missing = sum(value is not None for value in grounds.columns[RIGHT])
+        looked_up = missing + sum(value is not None for value in grounds.columns[WRONG])
+        counts = {"looked_up": looked_up, "not_indexed": missing}
+        document |= {"beside": beside, "retrieval": {"index": ref(index), **counts, "figures": retrieval}}
     write_table(out / "answers.parquet", _table(answered, items))
     write_json(out / "evaluation.json", document)
     page.write(out, config.worst)
     return {"items": len(items)} | {
         f"{name}_{metric}": figure["mean"]
-        for name, found in whole["models"].items()
+        for name, found in (*whole["models"].items(), ("retrieval", retrieval))
         for metric, figure in found.items()
-    } | {f"retrieval_{name}": figure["mean"] for name, figure in retrieval.items()}
+    }
 
 
-def _answered(folder: Path, asked: Asked, config: Evaluate) -> Answered:
-    found = answer_test(folder, asked.items, config, asked.known)
-    if not asked.passages:
-        return found
-    share = shares(found.answers, asked)
-    return replace(found, columns={**found.columns, SHARE: share}, items={**found.items, SHARE: intervals.mean(share)})
-
-
-def _retrieval(grounds: GroundedTest, topics: Sequence[str], config: Evaluate) -> dict[str, Any]:
+def _retrieval(
+    grounds: GroundedTest, topics: Sequence[str], config: Evaluate, rows: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Return the retrieval's figures with their intervals; one that no item has a value of is left out."""
-    measures = {name: intervals.mean(column) for name, column in grounds.columns.items() if set(column) != {None}}
-    drawn = intervals.sample(measures, topics, config.bootstrap, config.seed) if measures else {}
+    chosen = range(len(topics)) if rows is None else rows
+    measures = {
+        name: intervals.mean(column)
+        for name, column in grounds.columns.items()
+        if any(column[row] is not None for row in chosen)
+    }
+    drawn = intervals.sample(measures, topics, config.bootstrap, config.seed, rows) if measures else {}
     return {name: intervals.summary(values, config.confidence) for name, values in drawn.items()}
 
 
@@ -164,7 +166,7 @@ def figures(
 
 
 def _slices(
-    models: Mapping[str, Answered], items: Sequence[Example], config: Evaluate
+    models: Mapping[str, Answered], items: Sequence[Example], config: Evaluate, grounds: GroundedTest | None
 ) -> dict[str, list[dict[str, Any]]]:
     topics = [item.group for item in items]
     return {
@@ -174,6 +176,7 @@ def _slices(
                 "items": len(rows),
                 "topics": len({topics[row] for row in rows}),
                 **figures(models, topics, config, rows),
+                **({"retrieval": _retrieval(grounds, topics, config, rows)} if grounds else {}),
             }
             for name, rows in parts.items()
         ]

@@ -11,23 +11,24 @@ import pytest
 
 from llmops import artifacts
 from llmops.artifacts import Record
-from llmops.config import Evaluate, Grounding
+from llmops.config import Collect, Evaluate, Grounding
 from llmops.data.retrieval.files import write_passages
 from llmops.data.retrieval.grounds import REFUSAL
 from llmops.model.evaluate import stage as evaluate
-from llmops.model.evaluate.documents import Asked, ground_test, shares
+from llmops.model.evaluate.documents import ground_test
 from llmops.model.scoring import answered
 from llmops.records import Example, Passage, content_id, write_rows
 from tests.model.made import example
 
-OWN = "The parcel is lost.\nIt was sent to Rome."
 ITEMS = [
-    example(0, "test", question="How long does delivery take?", context="Shop › Delivery"),
-    example(2, "test", question="Until when are vouchers valid?", answer="In May.", group="t"),  # another wording of row 9
+    example(0, "test", question="How long does delivery take?", context="Shop › Delivery", source="pages"),
+    example(2, "test", question="Until when are vouchers valid?", answer="In  May.", group="t"),  # row 9 in other words
     example(4, "test", question="Zebras?"),
-    example(6, "test", question="How long does delivery take?", context=OWN),
+    example(6, "test", question="How long does delivery take?", context="It was sent to Rome."),
     example(8, "test", question="Xylophones?", answer="Pianos."),
 ]
+OWN = ITEMS[3].context
+COLLECT = Collect(sources=[{"name": "faq", "kind": "csv", "location": "faq.csv"}])
 TEXTS = {
     "row 0": "Delivery takes three days.",
     "row 9": "All vouchers end in May.",
@@ -44,24 +45,22 @@ def made(tmp_path: Path) -> dict[str, Path]:
     for split, rows in (("test", ITEMS), ("train", trained), ("validation", [])):
         write_rows(annotate / f"{split}.parquet", rows, Example)
     index.mkdir(parents=True)
-    place = {"source": "faq", "location": "faq.csv"}
-    rows = [
-        Passage(id=position, document=content_id(*place.values(), position), position=position, text=text, **place)
-        for position, text in TEXTS.items()
-    ]
+    rows = list[Passage]()
+    for position, text in TEXTS.items():
+        place = {"source": "pages" if position == "row 0" else "faq", "location": "faq.csv", "position": position}
+        rows.append(Passage(id=position, document=content_id(*place.values()), text=text, **place))
     metrics = {"passages": write_passages(index, rows), "model": ""}
     artifacts.commit(index, Record("index", "i1", {}, {}, "", "", metrics, {}, "", "", ""))
     return {"annotate": annotate, "index": index}
 
 
 def test_models_read_what_retrieval_gives_and_refusals_need_no_model(made: dict[str, Path]) -> None:
-    test = ground_test(**made, items=ITEMS, config=Grounding(passages=1), window=2048, max_new_tokens=96)
+    test = ground_test(**made, items=ITEMS, config=Grounding(passages=1), collect=COLLECT, window=2048, max_new_tokens=96)
     one, other, own, last = TEXTS["row 0"], TEXTS["row 1"], OWN, TEXTS["row 8"]
     assert [item.context for item in test.system.items] == [one, other, "", own, ""]
     assert test.system.known == {2: REFUSAL, 4: REFUSAL}
     assert [item.context for item in test.right.items] == [one, TEXTS["row 9"], "", own, last]
-    assert test.right.known == {2: REFUSAL} and test.closed.items == ITEMS and not test.closed.known
-    assert test.counts == {"looked_up": 4, "not_indexed": 1}
+    assert test.right.known == {2: REFUSAL}
     assert test.columns == {
         "recall_at_1": [1, 0, None, None, 0],
         "recall_at_5": [1, 1, None, None, 0],
@@ -69,14 +68,8 @@ def test_models_read_what_retrieval_gives_and_refusals_need_no_model(made: dict[
         "wrongly_refused": [0, 0, None, None, 1],
         "rightly_refused": [None, None, 1, None, None],
     }
-    full = ground_test(**made, items=ITEMS, config=Grounding(), window=250, max_new_tokens=96)  # no room for passages
-    assert full.system.items == ITEMS and not full.system.known and full.counts["looked_up"] == 0
-
-
-def test_the_share_counts_content_words_and_numbers() -> None:
-    asked = Asked([], {3: REFUSAL}, ["Delivery takes 3 days.", "Delivery.", "", "Refusal."])
-    said = ["It takes 3 weeks, Delivery!", "It is so.", "Delivery takes 3 days.", REFUSAL]
-    assert shares(said, asked) == [0.75, None, None, None]
+    full = ground_test(**made, items=ITEMS, config=Grounding(), collect=COLLECT, window=250, max_new_tokens=96)
+    assert full.system.items == ITEMS and not full.system.known  # no room for passages
 
 
 def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
@@ -96,18 +89,20 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
 
     monkeypatch.setattr(answered, "answer", recorded)
     folders = {name: tmp_path / name for name in ("select", "compress")}
-    config = Evaluate(max_new_tokens=4, bootstrap=100)
+    config, grounds = Evaluate(max_new_tokens=4, bootstrap=100, slice_items=4), Grounding(enabled=True, passages=1)
     for name, champion in (("first", None), ("second", tmp_path / "v1")):
         (out := tmp_path / name).mkdir()
         found = evaluate.run(
-            config, **made, **folders, champion=champion, grounding=Grounding(enabled=True, passages=1), out=out
+            config, **made, **folders, champion=champion, grounding=grounds, collect=COLLECT, out=out
         )
         document, beside = json.loads((out / "evaluation.json").read_text()), {"closed_book", "right_passage"}
         opponents = {"base_closed_book"} if not champion else set()
         assert set(document["beside"]) == {f"candidate_{what}" for what in beside} | opponents
         assert set(document["models"]) == {"base", "candidate"} | ({"champion"} if champion else set())
         assert document["retrieval"]["index"] == "index/i1" and found["retrieval_recall_at_1"] == 0.3333
-        assert "share_in_passages" in document["differences"] and "index/i1" in (out / "report.html").read_text()
+        assert (document["retrieval"]["looked_up"], document["retrieval"]["not_indexed"]) == (4, 1)
+        assert document["slices"]["source"][0]["retrieval"]["recall_at_1"]["mean"] == 0  # of faq
+        assert "index/i1" in (out / "report.html").read_text()
         rows = pq.read_table(out / "answers.parquet").to_pylist()
         assert {row["model"] for row in rows} == {*document["models"], *document["beside"]}
         assert {row["context"] for row in rows} == {"Shop › Delivery", "", OWN}  # by these the ledger knows the items
