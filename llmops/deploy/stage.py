@@ -53,7 +53,8 @@ def run(
     """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
 
     The index is served, so that documents that are gone are not cited any more, unless it only adds passages and the
-    champion answers worse from it. If an app is started, it works in `home`, and its API key is in the database at the URL `database`.
+    champion answers worse from it. If an app is started, it works in `home`, and its API key is in the database at the
+    URL `database`.
 
     Raises:
         DeployError: if the app refuses or ends. The message quotes the app.

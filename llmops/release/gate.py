@@ -168,8 +168,8 @@ def decide_refresh(now: Scores, before: Scores, config: Release, before_name: st
     No attempt is spent: "promoted" says that they are not worse.
     """
     shared = set(now.ids) & set(before.ids)
-    whole, without = next_chance((), ()), config.model_copy(update={"floors": {}})
-    return decide(_only(now, shared), _only(before, shared), without, before_name, whole, "", "the documents are others")
+    ours, theirs, rules = _only(now, shared), _only(before, shared), config.model_copy(update={"floors": {}})
+    return decide(ours, theirs, rules, before_name, next_chance((), ()), lenient="the documents are others")
 
 
 def _only(scores: Scores, ids: Set[str]) -> Scores:

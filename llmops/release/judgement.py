@@ -1,4 +1,4 @@
-"""One candidate before the gate: find its earlier decision, or decide at the level that is left; publish its version."""
+"""One candidate before the gate: find its decision, or decide at the level that is left, and publish its version."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -176,9 +176,7 @@ def _too_little(candidate: Candidate, chance: Chance) -> str:
 
 def _decide(candidate: Candidate, config: Release, chance: Chance, why: str) -> Decision:
     lenient = f"{candidate.opponent} learned from a person who was forgotten" if candidate.marked else ""
-    decision = decide(
-        candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why, lenient
-    )
+    decision = decide(candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why, lenient)
     if not candidate.index:
         return decision
     who = f"{candidate.opponent} without" if candidate.closed_book else f"and so did {candidate.opponent}"

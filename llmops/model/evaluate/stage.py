@@ -11,7 +11,6 @@ with as many threads, writes the same files bit for bit.
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -55,7 +55,8 @@ def made(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_models_read_what_retrieval_gives_and_refusals_need_no_model(made: dict[str, Path]) -> None:
-    test = ground_test(**made, items=ITEMS, config=Grounding(passages=1), collect=COLLECT, window=2048, max_new_tokens=96)
+    given = {"items": ITEMS, "collect": COLLECT, "max_new_tokens": 96}
+    test = ground_test(**made, **given, config=Grounding(passages=1), window=2048)
     one, other, own, last = TEXTS["row 0"], TEXTS["row 1"], OWN, TEXTS["row 8"]
     assert [item.context for item in test.system.items] == [one, other, "", own, ""]
     assert test.system.known == {2: REFUSAL, 4: REFUSAL}
@@ -68,7 +69,7 @@ def test_models_read_what_retrieval_gives_and_refusals_need_no_model(made: dict[
         "wrongly_refused": [0, 0, None, None, 1],
         "rightly_refused": [None, None, 1, None, None],
     }
-    full = ground_test(**made, items=ITEMS, config=Grounding(), collect=COLLECT, window=250, max_new_tokens=96)
+    full = ground_test(**made, **given, config=Grounding(), window=250)
     assert full.system.items == ITEMS and not full.system.known  # no room for passages
 
 
@@ -92,9 +93,7 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
     config, grounds = Evaluate(max_new_tokens=4, bootstrap=100, slice_items=4), Grounding(enabled=True, passages=1)
     for name, champion in (("first", None), ("second", tmp_path / "v1")):
         (out := tmp_path / name).mkdir()
-        found = evaluate.run(
-            config, **made, **folders, champion=champion, grounding=grounds, collect=COLLECT, out=out
-        )
+        found = evaluate.run(config, **made, **folders, champion=champion, grounding=grounds, collect=COLLECT, out=out)
         document, beside = json.loads((out / "evaluation.json").read_text()), {"closed_book", "right_passage"}
         opponents = {"base_closed_book"} if not champion else set()
         assert set(document["beside"]) == {f"candidate_{what}" for what in beside} | opponents
