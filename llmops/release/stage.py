@@ -174,9 +174,9 @@ def _refreshed(candidate: Candidate, name: str, champion: Version | None, config
     if not (candidate.index and champion and champion.name in measured):
         return {}
     before = _read(champion.path / "decision.json").get("index", "")
-    if before in ("", candidate.index):
-        return {}
     earlier, now = read_scores(champion.path / "answers.parquet", "candidate")[0], measured[champion.name]
+    if before in ("", candidate.index) or not {config.primary, *config.guardrails} <= earlier.values.keys():
+        return {}  # other metrics decide by now
     said = decide_refresh(now, earlier, config, f"{champion.name} with {before}")
     log.info("%s with %s: %s", champion.name, candidate.index, "; ".join(said.reasons))
     return {"index": candidate.index, "before": before, "outcome": said.outcome, "reasons": list(said.reasons)}

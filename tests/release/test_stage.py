@@ -24,7 +24,7 @@ from llmops.features.online import read_online
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, write_rows, write_table
 from llmops.registry.registry import Registry, registry_of
-from llmops.release import card, ledger, rollout
+from llmops.release import card, judgement, ledger, rollout
 from llmops.release import stage as publish
 from llmops.release.ledger import ALPHA, Attempt
 from llmops.release.lineage import lineage, lineage_text
@@ -420,8 +420,8 @@ def test_each_question_of_the_gate_has_its_own_answer_whatever_came_since(tmp_pa
 
 
 def test_what_was_said_against_another_champion_is_no_answer(second: Second, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge, asked = publish.judge, list[Any]()
-    monkeypatch.setattr(publish, "judge", lambda *given: asked.append(given) or judge(*given))
+    judge, asked = judgement.judge, list[Any]()
+    monkeypatch.setattr(judgement, "judge", lambda *given: asked.append(given) or judge(*given))
     second()
     ((candidate, *given),) = asked
     assert judge(candidate, *given).chance is None  # the decision there was
@@ -476,16 +476,16 @@ def test_a_kill_spends_an_attempt_just_once(tmp_path: Path, second: Second, wher
 
 def test_one_that_is_decided_meanwhile_costs_the_other_a_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     next_release(tmp_path, "t1")
-    judge, raced = publish.judge, list[str]()
+    judge, raced = judgement.judge, list[str]()
 
     def slow(*given: Any) -> Any:
-        judgement = judge(*given)
+        decided = judge(*given)
         if not raced:
             raced.append("t3")
             next_release(tmp_path, "t3")
-        return judgement
+        return decided
 
-    monkeypatch.setattr(publish, "judge", slow)
+    monkeypatch.setattr(judgement, "judge", slow)
     assert next_release(tmp_path, "t2")["attempt"] == 3
     assert [a.number for a in ledger_of(tmp_path)] == [1, 2, 3]
 

@@ -65,7 +65,7 @@ def test_models_read_what_retrieval_gives_and_refusals_need_no_model(made: dict[
     assert test.columns == {
         "recall_at_1": [1, 0, None, None, 0],
         "recall_at_5": [1, 1, None, None, 0],
-        "mrr": [1, 0.5, None, None, 0],
+        "mrr": [1, 1 / 3, None, None, 0],
         "wrongly_refused": [0, 0, None, None, 1],
         "rightly_refused": [None, None, 1, None, None],
     }
