@@ -77,15 +77,15 @@ def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: 
     GGUF file that is served, if it is one.
     """
     base = lineage["base_model"]
-    train = next((stage for stage in lineage["stages"] if stage["artifact"].startswith("train/")), None)
+    train = next((stage["config"] for stage in lineage["stages"] if stage["artifact"].startswith("train/")), None)
     requirement, _, inside = str(base["revision"]).partition("/")
     packaged = {"package": requirement.partition("==")[0], "requirement": requirement, "file": inside}
     gguf = packaged if inside.endswith(".gguf") else None
     return _template("how_to_load.md").render(
         version=version,
         base=base,
-        trained=bool(train),
-        qlora=bool(train) and train["config"].get("method", "qlora") == "qlora",
+        trained=train is not None,
+        qlora=train is not None and train.get("method", "qlora") == "qlora",
         gguf=gguf,
         based='"base"' if gguf else f'"{base["model"]}", revision="{base["revision"]}"',
         chat=chat,

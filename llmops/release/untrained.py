@@ -51,13 +51,19 @@ def untrained(
     """
     known, evaluation, gguf = rejected.records, rejected.evaluation, is_gguf(compress / "servable")
     identity = ledger.untrained_identity(known, config, selection)
-    made = {"scores": scores[0], "opponent_scores": scores[1], "compress": identity, "identity": identity}
     facts = {"compress": identity, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
     facts |= {"interval": known["evaluate"].interval, "run": known["evaluate"].run}
     models = {"candidate": evaluation["models"][BASE], BASE: evaluation["beside"][CLOSED_BOOK]}
     kept = {key: value for key, value in evaluation.items() if key not in ("slices", "differences", "beside")}
     return Bundle(
-        candidate=replace(rejected.candidate, **made, closed_book=True),
+        candidate=replace(
+            rejected.candidate,
+            scores=scores[0],
+            opponent_scores=scores[1],
+            compress=identity,
+            identity=identity,
+            closed_book=True,
+        ),
         facts={**rejected.facts, **facts},
         trees=lambda: _write_trees(Path(base_path(select)), gguf, evaluate / "answers.parquet", out),
         records={stage: record for stage, record in known.items() if stage not in _OF_CANDIDATE},
