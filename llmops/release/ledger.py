@@ -104,8 +104,14 @@ def identity(known: Mapping[str, Record], config: Release, selection: Mapping[st
     records = [(stage, known[stage]) for stage in _MADE_BY if stage in known]
     made = [(stage, _without_seeds(one.config), one.code, one.environment) for stage, one in records]
     data = {name: known["annotate"].files.get(name, "") for name in _DATA}
-    base = [selection["model"], selection["revision"], weights(selection, known["select"])]
-    return _hash([made, data, base, config.model_dump(mode="json", include=_JUDGED_BY)])
+    return _hash([made, data, *_judged(known, config, selection)])
+
+
+def untrained_identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
+    """Return a hash (16 hex digits) of all inputs of the base model with documents and its judgement, except seeds."""
+    evaluate = known["evaluate"]
+    made = [_without_seeds(evaluate.config), evaluate.code, evaluate.environment, known["index"].content]
+    return _hash([made, *_judged(known, config, selection)])
 
 
 def read(connection: sa.Connection, model: str) -> list[Attempt]:
@@ -126,6 +132,11 @@ def spend(connection: sa.Connection, model: str, chance: Chance, attempt: Attemp
     row: dict[str, Any] = {**asdict(attempt), "asked": list(attempt.asked)}
     row |= {"model": model, "time": audit.now(), "items": len(attempt.asked)}
     connection.execute(sa.insert(table).values(row))
+
+
+def _judged(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> list[Any]:
+    base = [selection["model"], selection["revision"], weights(selection, known["select"])]
+    return [base, config.model_dump(mode="json", include=_JUDGED_BY)]
 
 
 def _without_seeds(value: Any) -> Any:

@@ -86,6 +86,12 @@ def count_passages(database: sqlite3.Connection) -> int:
     return int(database.execute("SELECT count(*) FROM passages").fetchone()[0])
 
 
+def passage_ids(folder: Path) -> set[str]:
+    """Return the ids of all passages of an index."""
+    with closing(open_database(folder)) as database:
+        return {passage for (passage,) in database.execute("SELECT id FROM passages")}
+
+
 def open_vectors(folder: Path, number: int) -> Vectors:
     """Map the vectors of an index into memory.
 
