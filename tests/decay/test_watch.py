@@ -92,7 +92,7 @@ def test_perplexity_that_rises_decays_and_other_items_are_another_series(config,
         _, found = watch(config, DAY + timedelta(days=n))
     assert found["decayed"] == ["perplexity (fixed)"]
     path = registry_of(config).champion().path / "answers.parquet"
-    rows = [{"id": "1", "question": "q", "context": "", "reference": "a", "model": "candidate"}]
+    rows = [{"id": "1", "question": "q", "context": "", "reference": "a", "group": "g", "model": "candidate"}]
     write_table(path, pa.Table.from_pylist(rows))  # an erasure took two of the items
     measured, found = watch(config, DAY + timedelta(days=10))
     assert found["decayed"] == [] and measured["fixed", "perplexity"]["days"] == 1

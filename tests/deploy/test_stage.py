@@ -84,7 +84,7 @@ def test_an_index_that_makes_answers_worse_waits_if_it_only_adds_passages(
         told = {"model": "bot", "version": "v1", "outcome": "rejected", "documents": {"outcome": outcome}}
         (release / "decision.json").write_text(json.dumps(told))
     now = served_index(model)
-    assert now and now.name == served and deploy.stands(Deploy(), **given)
+    assert now and now.name == served and deploy.is_current(Deploy(), **given)
 
 
 class App:

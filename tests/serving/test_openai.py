@@ -198,7 +198,7 @@ def test_errors_are_those_that_the_client_knows(url, ours):
     assert "31" in too_long.value.message and "30" in too_long.value.message
     with pytest.raises(openai.APIError, match="server failed"):
         list(chat(ours, messages=[{"role": "user", "content": "good bad"}], stream=True))
-    answer = httpx.post(f"{url}/embeddings")
+    answer = httpx.post(f"{url}/moderations")
     assert answer.status_code == 404 and "/docs" in answer.json()["error"]["message"]
 
 
