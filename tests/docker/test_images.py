@@ -274,7 +274,7 @@ def test_the_image_says_what_it_cannot_do(released, tiny_base, tmp_path):
     shutil.copytree(tiny_base, version / "servable")
     done = asked_alone(tmp_path, tmp_path / "registry", released.path / "state.db", released.key)
     assert "ANSWER 503" in done.stdout, done.stdout + done.stderr[-3000:]
-    assert "is no GGUF file" in done.stderr and "docker/serving.Dockerfile" in done.stderr
+    assert "has no GGUF file" in done.stderr and "docker/serving.Dockerfile" in done.stderr
     assert "is not installed here; send the prompt, or build the image with serving-features.txt" in done.stderr
 
 

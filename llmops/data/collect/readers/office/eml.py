@@ -1,8 +1,10 @@
 """E-mails (`.eml`): the text of a message, with its subject as context. Its addresses are not read."""
 
+import codecs
 import re
+from collections.abc import Iterator
 from email import message_from_bytes, policy
-from email.message import EmailMessage
+from email.message import MIMEPart
 from pathlib import Path
 
 from llmops.data.collect.readers.decode import Unreadable, open_bytes, too_large
@@ -15,6 +17,7 @@ LARGEST_HEADER = 1 << 16  #: most characters of a header, which takes the parser
 LINES = 1 << 20  #: most lines; each takes some 100 bytes of memory
 
 _OF_THE_TEXT = re.compile("^image/|-signature$")  # not an attachment
+_SIGNATURE = re.compile(r"\n-- \n.*?(?=\n\s*\n|\n>|\n-{4}|\Z)", re.DOTALL)  # ends before what was forwarded
 _SEALED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 
 
@@ -22,8 +25,8 @@ _SEALED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7
 def read(path: Path, origin: Origin) -> Items:
     """Yield the text of the message, in parts if it is long, then a quarantined row per attachment.
 
-    A subject never becomes a question: the text below it is as often a question as an answer. The plain text is read
-    if there is one, without the signature; else the HTML.
+    A subject never becomes a question: the text below it is as often a question as an answer. If a text is there in
+    plain and in HTML, the plain one is read, without the signature.
     """
     with open_bytes(path) as file:
         data = file.read(LARGEST_ARCHIVE + 1)
@@ -37,15 +40,14 @@ def read(path: Path, origin: Origin) -> Items:
     if message.get_content_type() in _SEALED:
         yield origin.dropped("file", "encrypted", "it is encrypted (S/MIME or PGP); save it decrypted")
         return
-    body = message.get_body(("plain", "html"))
     said: list[str] = []
     others: list[str] = []
-    for part in message.walk():
-        named = part.is_attachment() or bool(part.get_filename())
-        if part is body or (body and part.get_content_type() == body.get_content_type() and not named):
+    for part in _parts(message):
+        if _is_file(part):
+            if not _OF_THE_TEXT.search(part.get_content_type()):
+                others.append(part.get_filename() or part.get_content_type())
+        elif part.get_content_type() in ("text/plain", "text/html"):
             said.append(_text(part, origin.source.encoding or "utf-8"))
-        elif named and not part.is_multipart() and not _OF_THE_TEXT.search(part.get_content_type()):
-            others.append(part.get_filename() or part.get_content_type())
     subject = " ".join(str(message["Subject"] or "").split())
     yield from texts(PageSection("body", 1, subject, "\n\n".join(filter(None, said))), subject, origin)
     for number, name in enumerate(others, start=1):
@@ -53,10 +55,32 @@ def read(path: Path, origin: Origin) -> Items:
         yield origin.dropped(f"attachment {number}", "attachment", detail)
 
 
-def _text(part: EmailMessage, otherwise: str) -> str:
+def _parts(message: MIMEPart) -> Iterator[MIMEPart]:
+    """Yield the parts of a message and of those forwarded in it, and of each alternative the plain or the last one."""
+    if _is_file(message) or not message.is_multipart():
+        yield message
+        return
+    parts = [[*_parts(part)] for part in message.iter_parts()]
+    if message.get_content_type() == "multipart/alternative":
+        plain = (some for some in parts if any(part.get_content_type() == "text/plain" for part in some))
+        parts = [next(plain, parts[-1])] if parts else []
+    for some in parts:
+        yield from some
+
+
+def _is_file(part: MIMEPart) -> bool:
+    return part.is_attachment() or bool(part.get_filename())
+
+
+def _text(part: MIMEPart, otherwise: str) -> str:
     content, charset = part.get_payload(decode=True), part.get_content_charset(otherwise)
     assert isinstance(content, bytes)  # not so with several parts, which a text has not
+    charset = charset.removesuffix("-i").removesuffix("-e")  # Hebrew and Arabic, with their direction
+    try:
+        codecs.lookup(charset)
+    except LookupError:
+        charset = otherwise
     if part.get_content_subtype() == "html":
         return html.text(html.parsed(content, charset))
     lines = content.decode(charset, "surrogateescape").replace("\r\n", "\n")
-    return f"\n{lines}".partition("\n-- \n")[0].strip()
+    return _SIGNATURE.sub("", f"\n{lines}").strip()

@@ -9,6 +9,7 @@ from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages.html_tables import filled, markdown_lines
 from llmops.data.collect.readers.pages.sections import PageSection, documents
 
+_COMPATIBLE = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 _EDGES = ("DATE", "FOOTER", "SLIDE_NUMBER")  #: placeholders that are not text
 
 
@@ -21,6 +22,11 @@ def read(path: Path, origin: Origin) -> Items:
     for number, slide in enumerate(Presentation(str(path)).slides, start=1):
         if slide.element.get("show") in ("0", "false"):
             continue
+        for choice in slide.element.findall(f".//{_COMPATIBLE}AlternateContent/{_COMPATIBLE}Choice[1]"):
+            box = choice.getparent()
+            for shape in [*choice]:  # python-pptx would skip it
+                box.addprevious(shape)
+            box.getparent().remove(box)
         title = slide.shapes.title
         shapes = (shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id)
         parts = ["\n".join(_lines(shapes))]

@@ -19,10 +19,11 @@ CELL_CHARS = (1 << 15) - 1  #: most characters of a cell, as in Excel; a file ma
 
 Rows = list[list[str]]
 
+_LITERAL = re.compile(r'"[^"]*"|\\.|_.')  # characters of a number format that are shown as they are
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]{1,3}\d{1,7}:[A-Z]{1,3}\d{1,7})"')
 # A cell with a formula and no value. A formula whose value is an empty text has the type `str`.
 _UNCALCULATED = re.compile(
-    rb'<(?:\w+:)?c\b(?![^>]*t="str")[^>]*>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*'
+    rb'<(?:\w+:)?c\b(?![^<>]*t="str")[^<>]*>\s*<(?:\w+:)?f\b(?:[^<>]*/>|[^<>]*>[^<]*</(?:\w+:)?f>)\s*'
     rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
 
@@ -80,8 +81,10 @@ def _grid(sheet: Any, merged: Iterable[Area]) -> Rows | None:
 def _text(cell: Any) -> str:
     value = cell.value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        share = "%" in (cell.number_format or "")
-        return f"{value * 100:.12g}%" if share else f"{value:.15g}"  # as Excel shows it
+        form = cell.number_format or ""
+        if "%" in _LITERAL.sub("", form):
+            return f"{value * 100:.12g}%"  # as Excel shows it
+        return f"{value:.15g}{'%' if '%' in form else ''}"
     if isinstance(value, datetime) and value.time() == time():
         value = value.date()
     return " ".join(plain(value)[:CELL_CHARS].split())

@@ -102,6 +102,9 @@ def book_items(soup: BeautifulSoup, origin: Origin, title: str, at: str = "") ->
     """Yield one item per heading with text below it. The title is over all headings, and `at` begins each position."""
     for link in soup.select(", ".join(f"{name} a" for name in HEADINGS)):  # bookmarks, and links to the contents
         link.unwrap()
+    for box in soup.find_all(lambda tag: tag.name in ("aside", "form") or tag.has_attr("class")):  # notes of a book
+        box.name = "div" if box.name in ("aside", "form") else box.name
+        del box["class"]
     parts = (PageSection(at + s.position, s.level and s.level + 1, s.heading, s.text) for s in _page(soup, title))
     yield from _items(soup, parts, origin, title)
 

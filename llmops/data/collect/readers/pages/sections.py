@@ -134,7 +134,7 @@ def _above(sections: Sequence[PageSection], headings: Sequence[str], title: str)
 
 
 def texts(section: PageSection, context: str, origin: Origin) -> Items:
-    """Yield the text of a section as documents without a question. Parts of a long table repeat its header."""
+    """Yield the text of a section as documents without a question. Parts of a table repeat a short header."""
     part: list[str] = []
     size, number = 0, 1
     for line in section.text.split("\n"):
@@ -142,6 +142,7 @@ def texts(section: PageSection, context: str, origin: Origin) -> Items:
             text = "\n".join(part)
             yield origin.document(f"{section.position}, part {number}", text=text, context=context)
             header = table_header(text) if line.startswith("|") else ""
+            header = header if len(header) <= PART // 4 else ""
             part, size, number = [header] if header else [], len(header), number + 1
         part.append(line)
         size += len(line) + 1

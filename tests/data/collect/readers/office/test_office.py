@@ -6,6 +6,8 @@ import socket
 from copy import deepcopy
 from datetime import datetime
 from email.message import EmailMessage
+from email.mime.message import MIMEMessage
+from email.mime.text import MIMEText
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import docx
 import openpyxl
 import pptx
 import pytest
+from pptx.oxml import parse_xml
 from pptx.util import Inches
 
 from llmops.records import Document, Dropped
@@ -41,6 +44,9 @@ def word(file: Any) -> None:
         table.cell(*first).merge(table.cell(*last))
 
 
+MC = 'xmlns:a="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+
+
 def slides(file: Any) -> None:
     first, second = slide(file), slide(file)
     first.shapes.title.text, first.placeholders[1].text = "Tents", "All of ours"
@@ -54,6 +60,10 @@ def slides(file: Any) -> None:
     for placeholder in second.slide_layout.placeholders:  # date, footer and number
         if placeholder.placeholder_format.idx >= 10:
             second.shapes._spTree.append(deepcopy(placeholder._element))
+    equation = first.placeholders[1]._element  # PowerPoint puts a text with one between alternatives
+    box = parse_xml(f"<a:AlternateContent {MC}><a:Choice/><a:Fallback><a:x/></a:Fallback></a:AlternateContent>")
+    equation.addprevious(box)
+    box[0].append(equation)
     slide(file).element.set("show", "0")
 
 
@@ -65,7 +75,7 @@ def sheets(file: Any) -> None:
         sheet.append(row)
     for area in ("A1:C2", "B4:C4", "H1:J9"):
         sheet.merge_cells(area)
-    sheet["B6"].number_format = "0%"
+    sheet["B6"].number_format, sheet["B8"].number_format = "0%", '0.0"%"'
     file.create_sheet("Lists").append(["hidden"])
     file["Lists"].sheet_state = "hidden"
 
@@ -80,6 +90,14 @@ def mail(text: str, subtype: str = "plain") -> EmailMessage:
 WITH_FILES = mail("Hello,\n\nsee the file.\n-- \nAna\n")
 WITH_FILES.add_attachment(b"x", "application", "pdf", filename="a.pdf")
 WITH_FILES.add_attachment(b"x", "image", "png", filename="logo.png")
+FOOTED = mail("<p>Hello</p>", "html")
+FOOTED.make_mixed()
+FOOTED.attach(MIMEText("The list"))
+FORWARDED = mail("See below.\n-- \nAna\n\n---- Forwarded ----\nPegs are sold out.\n")
+FORWARDED.make_mixed()
+FORWARDED.attach(MIMEMessage(mail("<p>Tents, too.</p>", "html")))
+BOTH = mail("Hello")
+BOTH.add_alternative("<p>Hello</p>", "html")
 # Signed, and with text on both sides of a file, as Apple Mail writes it.
 SIGNED = b"""Subject: Pegs\nContent-Type: multipart/signed; boundary=s\n
 --s\nContent-Type: multipart/mixed; boundary=b\n
@@ -96,7 +114,8 @@ ENTITIES = "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"
 TABLE = "| Size | Price | Price |\n|---|---|---|\n"
 BOOK = epub(
     "<nav>Contents</nav>",
-    "<h1>Care</h1><h2 id='a'><a href='nav.xhtml'>How do I dry it?</a></h2><p>In the &nbsp;sun.</p>",
+    "<h1>Care</h1><h2 id='a'><a href='nav.xhtml'>How do I dry it?</a></h2><p>In the &nbsp;sun.</p>"
+    "<aside>Never in an oven.</aside><div class='sidebar'>Two days.</div>",
 )
 LOCKED = epub("<p>text</p>", "\x01", **{"META-INF/encryption.xml": '<e><CipherReference URI="in/ch%201.xhtml"/></e>'})
 FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
@@ -109,7 +128,7 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
          "- These:\n  - two\n| Tent | kg | kg |\n|---|---|---|\n| A | 1 | 2 |\n\nWeighed without pegs.")]),
     "Excel": ("xlsx", made(openpyxl.Workbook, sheets), [
         ("sheet Prices", "Prices", "", f"Prices of 2026\n\n{TABLE}| S | 0.3 | 2026-01-31 |\n| M | 19% | true |\n"
-         "| L | 0.5 |  |\n\n| Name | Phone |\n|---|---|\n| Ana | 30 |")]),
+         "| L | 0.5% |  |\n\n| Name | Phone |\n|---|---|\n| Ana | 30 |")]),
     "Excel with formulas": ("xlsx", archive({"xl/worksheets/sheet1.xml": SHEET}, GOOD["xlsx"]), [
         ("sheet Sheet, formulas", "unreadable"),
         ("sheet Sheet", "Sheet", "", "| Size | Price | Price |  |\n|---|---|---|---|\n|  | 2 |  | 7 |")]),
@@ -117,7 +136,8 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
         ("file", "unsafe")]),
     "Word with a picture of entities": ("docx", archive({"word/media/a.svg": ENTITIES}, GOOD["docx"]), [
         ("section 1", "", "", "text")]),
-    "e-book": ("epub", BOOK, [("chapter 2, section 1", "The Book › Care", "How do I dry it?", "In the sun.")]),
+    "e-book": ("epub", BOOK, [
+        ("chapter 2, section 1", "The Book › Care", "How do I dry it?", "In the sun.\nNever in an oven.\nTwo days.")]),
     "e-book with a locked chapter": ("epub", LOCKED, [
         ("chapter 1, section 1", "The Book", "", "text"), ("chapter 2", "encrypted")]),
     "mail": ("eml", bytes(WITH_FILES), [
@@ -125,6 +145,14 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
     "signed mail": ("eml", SIGNED, [("body", "Pegs", "", "Für\n\nafter"), ("attachment 1", "attachment")]),
     "HTML mail": ("eml", bytes(mail("<div style='display:none'>x</div><p>Hello</p><p>you</p>", "html")), [
         ("body", "How do I täke it back?", "", "Hello\nyou")]),
+    "HTML mail with a plain footer": ("eml", bytes(FOOTED), [
+        ("body", "How do I täke it back?", "", "Hello\n\nThe list")]),
+    "mail in plain and HTML": ("eml", bytes(BOTH), [("body", "How do I täke it back?", "", "Hello")]),
+    "forwarded mail": ("eml", bytes(FORWARDED), [
+        ("body", "How do I täke it back?", "",
+         "See below.\n\n---- Forwarded ----\nPegs are sold out.\n\nTents, too.")]),
+    "mail in Hebrew": ("eml", b"Subject: x\nContent-Type: text/plain; charset=iso-8859-8-i\n\n\xf9\xec", [
+        ("body", "x", "", "של")]),
     "mail in no known encoding": ("eml", b"Subject: x\n\nok \xe9", [("body", "encoding")]),
 }  # fmt: skip
 
