@@ -41,13 +41,14 @@ class Answered:
 def answer_test(folder: Path, asked: Sequence[Asked], config: Evaluate) -> list[Answered]:
     """Load a servable, or any model folder, and measure its answers each way that the test is asked.
 
-    A prompt that comes twice is answered once.
+    An item that is asked alike two ways is answered once.
     """
     model = open_model(folder)
     items = list(dict.fromkeys(item for one in asked for item in one.items))
     nats = dict(zip(items, model.nats(reference_tokens(model.tokenizer, items)), strict=True))  # first: see `GgufModel`
-    prompts = list(dict.fromkeys(_prompt(i) for one in asked for n, i in enumerate(one.items) if n not in one.known))
-    said = dict(zip(prompts, answer(model, prompts, config.max_new_tokens, config.batch), strict=True))
+    todo = list(dict.fromkeys(item for one in asked for n, item in enumerate(one.items) if n not in one.known))
+    prompts = [(item.question, item.context) for item in todo]
+    said = dict(zip(todo, answer(model, prompts, config.max_new_tokens, config.batch), strict=True))
     model.close()
     return [_measured(one, said, [nats[item] for item in one.items], config) for one in asked]
 
@@ -81,14 +82,10 @@ def bits_per_byte(nats: Sequence[float], answers: Sequence[str]) -> Measure:
     return Measure(np.stack([nats, sizes], axis=1).astype(np.float64), lambda sums: quotient(sums) / np.log(2))
 
 
-def _prompt(item: Example) -> tuple[str, str]:
-    return item.question, item.context
-
-
 def _measured(
-    asked: Asked, said: Mapping[tuple[str, str], str], likelihood: Sequence[tuple[float, int]], config: Evaluate
+    asked: Asked, said: Mapping[Example, str], likelihood: Sequence[tuple[float, int]], config: Evaluate
 ) -> Answered:
-    texts = [asked.known[n] if n in asked.known else said[_prompt(item)] for n, item in enumerate(asked.items)]
+    texts = [asked.known[n] if n in asked.known else said[item] for n, item in enumerate(asked.items)]
     columns, whole = TASKS[config.task].score(texts, [item.answer for item in asked.items], config.k)
     nats, tokens = ([float(value) for value in side] for side in zip(*likelihood, strict=True))
     measures = {metric: intervals.mean(values) for metric, values in columns.items()}

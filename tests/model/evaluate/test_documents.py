@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llmops.data.retrieval.grounds import REFUSAL
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.documents import ground_test
 from llmops.model.scoring import answered
+from llmops.model.scoring.answered import Asked
 from llmops.records import Example, Passage, content_id, write_rows
 from tests.model.made import example
 
@@ -109,3 +111,6 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
     contexts = [TEXTS["row 0"], TEXTS["row 1"], "", OWN, ""]
     system = [(item.question, context) for item, context in zip(ITEMS, contexts, strict=True)]
     assert asked[:3] == [system[n] for n in (0, 1, 3)] and (ITEMS[0].question, ITEMS[0].context) in asked
+    asked.clear()
+    answered.answer_test(tiny_base, [Asked([ITEMS[0], replace(ITEMS[0], id="twice")])], config)
+    assert len(asked) == 2  # the same batches as ever where a test is asked in one way
