@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -86,6 +86,10 @@ class Decision:
     comparisons: tuple[Comparison, ...]
     floors: tuple[Floor, ...]
     index: str = ""  #: artifact of the documents that were answered with; empty: none were
+
+    def document(self) -> dict[str, Any]:
+        """Return the content of a `decision.json`, which names an index only if there was one."""
+        return {name: value for name, value in asdict(self).items() if name != "index" or value}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Decision:

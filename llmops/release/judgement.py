@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def publish(
     while True:
         judgement = judge(candidate, config, registry)
         decided = judgement.decision
-        numbers = {**asdict(decided), "test": candidate.test, "compress": candidate.compress}
+        numbers = {**decided.document(), "test": candidate.test, "compress": candidate.compress}
         with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
             if candidate.closed_book and decided.outcome != "promoted":
                 with registry.changing() as connection:

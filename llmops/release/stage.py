@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def run(
             "lineage.json": history,
             "evaluation.json": bundle.evaluation,
             "governance.json": bundle.governance,
-            "decision.json": {"version": version.name, **asdict(final)},
+            "decision.json": {"version": version.name, **final.document()},
         }
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
@@ -156,7 +156,7 @@ def run(
             published += filter(None, [publish(base, config, registry, documents)])
         shutil.rmtree(scratch, ignore_errors=True)
     instead = {"instead": published[1][0].name} if len(published) > 1 else {}
-    document = {"version": version.name, **asdict(decision), **instead}
+    document = {"version": version.name, **decision.document(), **instead}
     refreshed = _refreshed(candidate, version.name, registry.champion(), config)
     document |= {"documents": refreshed} if refreshed else {}
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}

@@ -154,6 +154,7 @@ def test_the_first_model_that_beats_the_base_becomes_champion_with_a_feature_ser
     )  # fmt: skip
     assert (version.servable / "model.bin").read_text() == "servable t1"
     assert json.loads((version.path / "decision.json").read_text())["version"] == "v1"
+    assert "index" not in {*decision, *registry_in(tmp_path).decisions()[0]["numbers"]}
     assert {"evaluation.json", "governance.json"} <= {path.name for path in version.path.iterdir()}
     (service,) = open_store(version.path / "features").list_feature_services()
     assert (service.name, service.tags["compress"]) == ("support_bot_v1", version.compress)
