@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from llmops.access.keys import KeyStore
 from llmops.artifacts import write_json
 from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Deploy
-from llmops.data.retrieval.files import passage_ids
+from llmops.data.retrieval.files import only_adds
 from llmops.errors import DeployError, NotServedError
 from llmops.registry.indexes import is_served, serve_index, served_index
 from llmops.registry.registry import Registry
@@ -53,7 +52,7 @@ def run(
     """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
 
     The index is served, so that removed documents are not cited any more, unless it only adds passages and the champion
-    answers worse from it. If the stage starts an app, the app works in `home`, and its API key is in the database at
+    answers worse from it: then `index` is "held back". If the stage starts an app, the app works in `home`, and its API key is in the database at
     the URL `database`.
 
     Raises:
@@ -62,15 +61,16 @@ def run(
     """
     decision = _read_decision(release)
     model = str(decision["model"])
-    if _is_held_back(decision, registry / model, index):
-        log.warning("%s is not served: the champion answers worse from it", index.name)
+    held = {"index": "held back"} if _is_held_back(decision, registry / model, index) else {}
+    if held:
+        log.warning("%s is not served: the champion's answers from it are not shown to be as good", index.name)
     else:
         serve_index(registry / model, index)
     champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
         log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
-        write_json(out / "deployment.json", {"state": "no champion"})
-        return {"state": "no champion"}
+        write_json(out / "deployment.json", {"state": "no champion", **held})
+        return {"state": "no champion", **held}
     if config.url:
         key = os.environ.get("LLMOPS_API_KEY", "")
         if not key:
@@ -81,8 +81,8 @@ def run(
     else:
         with run_app(registry, model, home, events, database, out / "serving.log") as (url, key, process):
             proof = prove(config, url, key, champion.name, process, out / "serving.log", clock)
-    write_json(out / "deployment.json", {"state": "served", **proof})
-    return {"state": "served", **proof}
+    write_json(out / "deployment.json", {"state": "served", **held, **proof})
+    return {"state": "served", **held, **proof}
 
 
 def is_current(
@@ -193,13 +193,8 @@ def _read_decision(release: Path) -> dict[str, Any]:
 
 def _is_held_back(decision: Mapping[str, Any], model: Path, index: Path) -> bool:
     """Return whether the served index stays: the champion answers worse from the new one, which only adds passages."""
-    served = served_index(model)
-    if served is None or decision.get("documents", {}).get("outcome") != "rejected":
-        return False
-    try:
-        return passage_ids(served) <= passage_ids(index)
-    except sqlite3.Error:  # a damaged one is replaced
-        return False
+    rejected: bool = decision.get("documents", {}).get("outcome") == "rejected"
+    return rejected and only_adds(index, served_index(model))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -86,8 +86,22 @@ def count_passages(database: sqlite3.Connection) -> int:
     return int(database.execute("SELECT count(*) FROM passages").fetchone()[0])
 
 
-def passage_ids(folder: Path) -> set[str]:
-    """Return the ids of all passages of an index."""
+def only_adds(index: Path, served: Path | None) -> bool:
+    """Return whether an index is another one than the served and has all its passages. A damaged one is to be replaced.
+
+    Args:
+        index: a finished artifact.
+        served: the folder of the served index; None: there is none.
+    """
+    if served is None or served.name == index.name:
+        return False
+    try:
+        return _passage_ids(served) <= _passage_ids(index)
+    except sqlite3.Error:
+        return False
+
+
+def _passage_ids(folder: Path) -> set[str]:
     with closing(open_database(folder)) as database:
         return {passage for (passage,) in database.execute("SELECT id FROM passages")}
 
