@@ -200,12 +200,12 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
 
 
 def test_a_base_that_documents_do_not_help_is_no_version_and_is_asked_once(tmp_path: Path) -> None:
-    for train, index in (("t1", "i1"), ("t2", "i1"), ("t3", "i2")):
+    for train, index in (("t1", "i1"), ("t2", "i1"), ("t3", "i2"), ("t3", "i3"), ("t1", "i4")):
         decision = grounded(tmp_path, train, index, base_closed_book=0.4)
         shutil.rmtree(tmp_path / "artifacts")
         assert decision["outcome"] == "rejected" and not {"instead", "champion"} & {*decision, *decision["aliases"]}
     versions = [attempt.version for attempt in ledger_of(tmp_path)]
-    assert versions == ["v1", "base", "v2", "v3", "base"]  # of other documents once more
+    assert versions == ["v1", "base", "v2", "v3", "base"]  # once for a candidate, and of other documents once more
 
 
 @pytest.mark.parametrize(("champion", "outcome"), [(0.58, "promoted"), (0.3, "rejected")])
