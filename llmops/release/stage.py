@@ -22,14 +22,14 @@ from llmops.data.text.comparable import comparable, wording_id
 from llmops.errors import ArtifactError, RegistryError
 from llmops.monitoring.datasets import GATE
 from llmops.monitoring.events import emit
-from llmops.records import KEY, Example, read_rows
+from llmops.records import CLOSED_BOOK, KEY, Example, read_rows
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.registry.view import BASE
 from llmops.release import card, ledger, lineage
 from llmops.release.gate import Decision, Scores, decide_refresh
 from llmops.release.judgement import Bundle, Candidate, publish
-from llmops.release.untrained import CLOSED_BOOK, untrained
+from llmops.release.untrained import untrained
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -152,8 +152,11 @@ def run(
     if candidate.index and (decision.outcome, opponent, decision.index) == ("rejected", BASE, candidate.index):
         scores = read_scores(evaluate / "answers.parquet", CLOSED_BOOK, BASE)
         paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": (scratch := out / ".base")}
-        base, now = untrained(bundle, scores, config, selection, **paths), registry.champion()
-        if now is None or now.compress == base.candidate.compress:
+        governance = _read(govern / "base.json")
+        base, now = untrained(bundle, scores, config, selection, governance, **paths), registry.champion()
+        if governance["verdict"] != "passed":
+            log.warning("the base with documents is not judged: %s", "; ".join(governance["reasons"]))
+        elif now is None or now.compress == base.candidate.compress:
             published += filter(None, [publish(base, config, registry, documents)])
         shutil.rmtree(scratch, ignore_errors=True)
     instead = {"instead": published[1][0].name} if len(published) > 1 else {}

@@ -17,25 +17,18 @@ import pyarrow.parquet as pq
 
 from llmops.config import Release
 from llmops.model.gguf.worker import is_gguf
-from llmops.records import base_path, write_table
+from llmops.records import CLOSED_BOOK, base_path, write_table
 from llmops.registry.view import BASE
 from llmops.release import ledger
 from llmops.release.gate import Scores
 from llmops.release.judgement import Bundle
 
-CLOSED_BOOK = "base_closed_book"  #: its answers without documents, in `answers.parquet` and `evaluation.json`
-
 _OF_CANDIDATE = ("annotate", "features", "tune", "train", "compress", "govern")  #: stages
-_NOT_REVIEWED = {
-    "verdict": "not judged",
-    "reasons": ["the run judged the rejected candidate; the daily review judges this version"],
-    "counts": [],
-}
 
 
 def untrained(
     rejected: Bundle, scores: tuple[Scores, Scores], config: Release, selection: Mapping[str, Any],
-    *, select: Path, compress: Path, evaluate: Path, out: Path,
+    governance: Mapping[str, Any], *, select: Path, compress: Path, evaluate: Path, out: Path,
 ) -> Bundle:  # fmt: skip
     """Return the base with documents in place of a rejected candidate.
 
@@ -44,6 +37,7 @@ def untrained(
         scores: of the base with documents and without.
         config: of the gate.
         selection: content of `selection.json`.
+        governance: content of `base.json`.
         select: the artifact with the base model.
         compress: the artifact whose engine the base was measured with.
         evaluate: the artifact with the answers.
@@ -68,7 +62,7 @@ def untrained(
         trees=lambda: _write_trees(Path(base_path(select)), gguf, evaluate / "answers.parquet", out),
         records={stage: record for stage, record in known.items() if stage not in _OF_CANDIDATE},
         evaluation={**kept, "models": models},
-        governance=_NOT_REVIEWED,
+        governance=governance,
     )
 
 

@@ -76,12 +76,13 @@ def chain(
     wording: str = "question {}",
     more: Sequence[Example] = (),
     index: str = "",
+    verdict: str = "passed",
     **models: float,
 ) -> dict[str, Path]:
     """The finished artifacts in front of release; the shared ones are made once.
 
     What stands before the `-` of `train` are its settings, what is behind it its seed; `more` it is trained on besides.
-    With an `index` the test was answered from its documents.
+    With an `index` the test was answered from its documents, and the base has a `verdict` of governance, too.
     """
     root = home / "artifacts"
     if not root.exists():
@@ -122,14 +123,15 @@ def chain(
     finish(home, "evaluate", f"e-{train}", asked, files)
     ends = {stage: inputs[stage] for stage in ("annotate", "compress", "evaluate")}
     report = {"verdict": "passed", "reasons": ["nothing found"], "counts": []}
-    finish(home, "govern", f"g-{train}", ends, {"governance.json": report})
+    base = {"base.json": {**report, "verdict": verdict}} if index else {}
+    finish(home, "govern", f"g-{train}", ends, {"governance.json": report, **base})
     return {stage: root / ref for stage, ref in inputs.items()}
 
 
-def grounded(home: Path, train: str = "t1", index: str = "i1", **models: float) -> dict[str, Any]:
+def grounded(home: Path, train: str = "t1", index: str = "i1", verdict: str = "passed", **models: float) -> Any:
     """Decide on a first candidate that answered with documents, as the base did, which answers worse without."""
     scores = {"base": 0.4, "base_closed_book": 0.2, "candidate": 0.4}
-    return release(home, chain(home, train, index=index, **{**scores, **models}))
+    return release(home, chain(home, train, index=index, verdict=verdict, **{**scores, **models}))
 
 
 def registry_in(home: Path) -> Registry:
@@ -180,6 +182,7 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
     assert "it answered with the documents of index/i1, base without" in told["reasons"]
     assert (version.servable / "model.safetensors").read_text() == "weights" and not version.adapter.exists()
     assert (version.compared_with, version.quantisation, version.dataset) == ("base", "bf16", "")
+    assert json.loads((version.path / "governance.json").read_text())["verdict"] == "passed"
     (mine, theirs), items = publish.read_scores(version.path / "answers.parquet", "base"), ITEMS
     assert (mine.values["token_f1"], theirs.values["token_f1"]) == ([0.4] * items, [0.2] * items)
     text = (version.path / "README.md").read_text()
@@ -197,6 +200,11 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
     assert next_release(tmp_path, "t2", candidate=0.7)["opponent"] == "v2"
     shutil.rmtree(tmp_path / "artifacts")
     assert "instead" not in grounded(tmp_path, "t3") and registry.aliases()["champion"] == "v3"
+
+
+def test_a_base_whose_answers_fail_governance_takes_no_place_and_spends_nothing(tmp_path: Path) -> None:
+    assert "instead" not in grounded(tmp_path, verdict="failed")
+    assert registry_in(tmp_path).champion() is None and [a.version for a in ledger_of(tmp_path)] == ["v1"]
 
 
 def test_a_base_that_documents_do_not_help_is_no_version_and_is_asked_once(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import convert_to_gguf
 from llmops.model.scoring.answered import Answered, Asked, answer_test, deterministic
 from llmops.model.scoring.tasks import TASKS
-from llmops.records import Example, base_path, write_table
+from llmops.records import CLOSED_BOOK, Example, base_path, write_table
 from llmops.statistics import intervals
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def run(
     asked = {name: {name: grounds.system if grounds else closed} for name in folders}
     if grounds:
         asked["candidate"] |= {"candidate_right_passage": grounds.right, "candidate_closed_book": closed}
-        asked["base"] |= {} if champion else {"base_closed_book": closed}
+        asked["base"] |= {} if champion else {CLOSED_BOOK: closed}
     answered: dict[str, Answered] = {}
     with deterministic():
         for name, ways in asked.items():
