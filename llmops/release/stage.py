@@ -120,6 +120,8 @@ def run(
         trained = bundle.records.get("train")
         if trained:
             _declare_features(config.name, version, input_path(train, "features"), out / "features")
+        if version.compared_with and final.index != bundle.candidate.index:
+            return {}  # the decision of an earlier index stands, with its figures
         history = lineage.build(bundle.records, version, selection)
         readme = card.render(
             config.name,

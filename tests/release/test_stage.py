@@ -231,6 +231,9 @@ def test_a_refreshed_index_must_be_no_worse_for_the_champion_and_spends_no_attem
     again = grounded(tmp_path, index="i2", candidate=champion)  # v1 by itself: its decision stands
     assert (again["outcome"], again["index"], again["documents"]["outcome"]) == ("promoted", "index/i1", outcome)
     assert [a.version for a in ledger_of(tmp_path)] == ["v1", "v2"]
+    figures = json.loads((opponent.path / "evaluation.json").read_text())["models"]["candidate"]["token_f1"]
+    assert figures["mean"] == 0.6 and "index/i1" in {s["artifact"] for s in lineage(opponent)["stages"]}
+    assert "0.600 (0.500" in (opponent.path / "README.md").read_text()  # not the figures of i2 with the decision of i1
 
 
 def test_a_champion_that_changed_since_evaluation_is_an_error_or_inconclusive(tmp_path: Path) -> None:
