@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.artifacts import Record
+from llmops.artifacts import Record, write_whole
 from llmops.config import Release
 from llmops.registry import decisions
 from llmops.registry.registry import Registry, void
@@ -122,9 +122,12 @@ def publish(
                 with registry.changing() as connection:
                     judgement.spend(connection, None)
                 return None
+            trees, known = bundle.trees(), registry.made_from(candidate.compress)
+            if candidate.index and judgement.chance and known:  # a decision and its answers are of the same index
+                write_whole(known.path / "answers.parquet", trees["answers.parquet"].read_bytes())
             version = registry.publish(
                 {**bundle.facts, "status": decided.outcome},
-                bundle.trees(),
+                trees,
                 lambda version: documents(bundle, version, judgement.counting(version)),  # noqa: B023
                 by="gate",
                 why="; ".join(decided.reasons),

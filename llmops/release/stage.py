@@ -146,6 +146,8 @@ def run(
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
+    before = registry.champion()
+    refreshed = _refreshed(candidate, before, registry, config)
     share = config.canary_share if config.canary else 0.0
     found = publish(bundle, config, registry, documents, share)
     assert found, "a candidate is always published"
@@ -163,8 +165,9 @@ def run(
         shutil.rmtree(scratch, ignore_errors=True)
     instead = {"instead": published[1][0].name} if len(published) > 1 else {}
     document = {"version": version.name, **decision.document(), **instead}
-    refreshed = _refreshed(candidate, version.name, registry.champion(), config)
-    document |= {"documents": refreshed} if refreshed else {}
+    serving = registry.champion()
+    if before and serving and before.name == serving.name and refreshed:
+        document |= {"documents": refreshed}
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
     for one, said in published:
@@ -174,9 +177,12 @@ def run(
     return {"version": version.name, "reasons": list(decision.reasons), **numbers, **instead}
 
 
-def _refreshed(candidate: Candidate, name: str, champion: Version | None, config: Release) -> dict[str, Any]:
+def _refreshed(
+    candidate: Candidate, champion: Version | None, registry: Registry, config: Release
+) -> dict[str, Any]:
     """Compare the champion's answers with those that it was judged by, if these are from other documents."""
-    measured = {candidate.opponent: candidate.opponent_scores, name: candidate.scores}
+    version = registry.made_from(candidate.compress)
+    measured = {candidate.opponent: candidate.opponent_scores, version.name if version else "": candidate.scores}
     if not (candidate.index and champion and champion.name in measured):
         return {}
     before = _read(champion.path / "decision.json").get("index", "")

@@ -236,6 +236,17 @@ def test_a_refreshed_index_must_be_no_worse_for_the_champion_and_spends_no_attem
     assert "0.600 (0.500" in (opponent.path / "README.md").read_text()  # not the figures of i2 with the decision of i1
 
 
+def test_a_champion_that_is_judged_anew_has_the_answers_of_that_index(tmp_path: Path) -> None:
+    grounded(tmp_path, candidate=0.6)
+    shutil.rmtree(tmp_path / "artifacts")
+    inputs = chain(tmp_path, index="i2", base=0.3, base_closed_book=0.2, candidate=0.5)
+    told = release(tmp_path, inputs, min_effect=0.02)
+    version = registry_in(tmp_path).get("champion")
+    assert told["index"] == json.loads((version.path / "decision.json").read_text())["index"] == "index/i2"
+    assert publish.read_scores(version.path / "answers.parquet", "base")[0].values["token_f1"] == [0.5] * ITEMS
+    assert (told["documents"]["before"], told["documents"]["outcome"]) == ("index/i1", "rejected")  # of before
+
+
 def test_a_champion_that_changed_since_evaluation_is_an_error_or_inconclusive(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="base"):  # answers without the opponent
         release(tmp_path, chain(tmp_path, "t0", candidate=0.5))
