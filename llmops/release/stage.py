@@ -183,6 +183,8 @@ def _refreshed(
     """Compare the champion's answers with those that it was judged by, if these are from other documents."""
     version = registry.made_from(candidate.compress)
     measured = {candidate.opponent: candidate.opponent_scores, version.name if version else "": candidate.scores}
+    if champion and not champion.dataset and candidate.opponent == BASE:
+        measured[champion.name] = candidate.opponent_scores  # it is the base
     if not (candidate.index and champion and champion.name in measured):
         return {}
     before = _read(champion.path / "decision.json").get("index", "")

@@ -202,6 +202,16 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
     assert "instead" not in grounded(tmp_path, "t3") and registry.aliases()["champion"] == "v3"
 
 
+@pytest.mark.parametrize(("base", "outcome"), [(0.38, "promoted"), (0.05, "rejected")])
+def test_a_base_that_is_champion_is_compared_with_its_answers_from_earlier_documents(
+    tmp_path: Path, base: float, outcome: str
+) -> None:
+    assert "documents" not in grounded(tmp_path)
+    shutil.rmtree(tmp_path / "artifacts")
+    told = grounded(tmp_path, index="i2", base=base, candidate=base)
+    assert (told["aliases"]["champion"], told["documents"]["outcome"]) == ("v2", outcome)
+
+
 def test_a_base_whose_answers_fail_governance_takes_no_place_and_spends_nothing(tmp_path: Path) -> None:
     assert "instead" not in grounded(tmp_path, verdict="failed")
     assert registry_in(tmp_path).champion() is None and [a.version for a in ledger_of(tmp_path)] == ["v1"]
