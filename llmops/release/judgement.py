@@ -34,6 +34,7 @@ class Candidate:
     marked: bool = False  #: whether its opponent learned from a person who was forgotten since
     index: str = ""  #: artifact of the documents that it answered with; empty: none
     closed_book: bool = False  #: whether its opponent answered without them
+    worse: str = ""  #: reason why it may not bring in an index that is held back for its opponent
     like: str = ""  #: its identity, had it been trained on its opponent's rows; empty where other rows have changed
 
     @property
@@ -180,6 +181,8 @@ def _too_little(candidate: Candidate, chance: Chance) -> str:
 def _decide(candidate: Candidate, config: Release, chance: Chance, why: str) -> Decision:
     lenient = f"{candidate.opponent} learned from a person who was forgotten" if candidate.marked else ""
     decision = decide(candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why, lenient)
+    if candidate.worse and decision.outcome == "promoted":
+        decision = replace(decision, outcome="rejected", reasons=(candidate.worse, *decision.reasons))
     if not candidate.index:
         return decision
     who = f"{candidate.opponent} without" if candidate.closed_book else f"and so did {candidate.opponent}"

@@ -18,11 +18,13 @@ from llmops import artifacts
 from llmops.artifacts import Record, input_path, write_json
 from llmops.config import Release
 from llmops.data.feedback.documents import LOCATION as FEEDBACK
+from llmops.data.retrieval.files import only_adds
 from llmops.data.text.comparable import comparable, wording_id
 from llmops.errors import ArtifactError, RegistryError
 from llmops.monitoring.datasets import GATE
 from llmops.monitoring.events import emit
 from llmops.records import CLOSED_BOOK, KEY, Example, read_rows
+from llmops.registry.indexes import served_index
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.registry.view import BASE
@@ -38,8 +40,6 @@ _HYPERPARAMETERS = (
     "learning_rate", "rank", "batch", "epochs", "alpha", "dropout", "warmup", "steps", "examples", "tokens", "seconds",
     "final_loss",
 )  # fmt: skip
-
-
 _NUMBERS = ("outcome", "opponent", "items", "attempt", "level", "left")  #: of a decision
 
 
@@ -89,6 +89,9 @@ def run(
         like=ledger.identity(like, config, selection) if like else "",
     )
     registry = Registry(config.registry, config.name, database_at(database))
+    serving = registry.champion()
+    refreshed, worse = _refreshed(candidate, serving, registry, config, evaluate.parents[1] / candidate.index)
+    candidate = replace(candidate, worse=worse)
     facts: dict[str, Any] = {
         "compared_with": opponent,
         "compress": compress.name,
@@ -146,8 +149,6 @@ def run(
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
-    before = registry.champion()
-    refreshed = _refreshed(candidate, before, registry, config)
     share = config.canary_share if config.canary else 0.0
     found = publish(bundle, config, registry, documents, share)
     assert found, "a candidate is always published"
@@ -165,9 +166,8 @@ def run(
         shutil.rmtree(scratch, ignore_errors=True)
     instead = {"instead": published[1][0].name} if len(published) > 1 else {}
     document = {"version": version.name, **decision.document(), **instead}
-    serving = registry.champion()
-    if before and serving and before.name == serving.name and refreshed:
-        document |= {"documents": refreshed}
+    if serving and registry.aliases().get("champion") == serving.name and refreshed:
+        document["documents"] = refreshed
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
     for one, said in published:
@@ -178,22 +178,31 @@ def run(
 
 
 def _refreshed(
-    candidate: Candidate, champion: Version | None, registry: Registry, config: Release
-) -> dict[str, Any]:
-    """Compare the champion's answers with those that it was judged by, if these are from other documents."""
+    candidate: Candidate, champion: Version | None, registry: Registry, config: Release, index: Path
+) -> tuple[dict[str, Any], str]:
+    """Compare the champion's answers with those that it was judged by, if these are from other documents.
+
+    Return the comparison, and the reason against the candidate: while an index is held back for its opponent, it has to
+    be as good as the opponent is with the documents that stay.
+    """
     version = registry.made_from(candidate.compress)
     measured = {candidate.opponent: candidate.opponent_scores, version.name if version else "": candidate.scores}
     if champion and not champion.dataset and candidate.opponent == BASE:
         measured[champion.name] = candidate.opponent_scores  # it is the base
     if not (candidate.index and champion and champion.name in measured):
-        return {}
+        return {}, ""
     before = _read(champion.path / "decision.json").get("index", "")
-    earlier, now = read_scores(champion.path / "answers.parquet", "candidate")[0], measured[champion.name]
+    earlier, name = read_scores(champion.path / "answers.parquet", "candidate")[0], f"{champion.name} with {before}"
     if before in ("", candidate.index) or not {config.primary, *config.guardrails} <= earlier.values.keys():
-        return {}  # other metrics decide by now
-    said = decide_refresh(now, earlier, config, f"{champion.name} with {before}")
+        return {}, ""  # other metrics decide by now
+    said, worse = decide_refresh(measured[champion.name], earlier, config, name), ""
     log.info("%s with %s: %s", champion.name, candidate.index, "; ".join(said.reasons))
-    return {"index": candidate.index, "before": before, "outcome": said.outcome, "reasons": list(said.reasons)}
+    held = said.outcome == "rejected" and only_adds(index, served_index(registry.folder))
+    if held and candidate.opponent == champion.name:
+        against = decide_refresh(candidate.scores, earlier, config, name)
+        worse = f"{candidate.index} is held back: {against.reasons[0]}" if against.outcome == "rejected" else ""
+    compared = {"index": candidate.index, "before": before, "outcome": said.outcome, "reasons": list(said.reasons)}
+    return compared, worse
 
 
 def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:

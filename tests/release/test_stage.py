@@ -257,6 +257,22 @@ def test_a_champion_that_is_judged_anew_has_the_answers_of_that_index(tmp_path: 
     assert (told["documents"]["before"], told["documents"]["outcome"]) == ("index/i1", "rejected")  # of before
 
 
+@pytest.mark.parametrize(
+    ("held", "candidate", "outcome"), [(True, 0.5, "rejected"), (True, 0.58, "promoted"), (False, 0.5, "promoted")]
+)
+def test_an_index_that_is_held_back_does_not_come_in_with_a_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool, candidate: float, outcome: str
+) -> None:
+    """v1, better with the earlier documents, is easily beaten with these."""
+    grounded(tmp_path, candidate=0.6)
+    index = tmp_path / "artifacts" / "index" / "i2"
+    monkeypatch.setattr(publish, "only_adds", lambda added, served: held and added == index)
+    scores = {"base": 0.4, "base_closed_book": 0.2, "champion": 0.4, "candidate": candidate}
+    told = release(tmp_path, chain(tmp_path, "t2", "v1", index="i2", **scores), registry_in(tmp_path).opponent("c-t2"))
+    assert (told["outcome"], told["attempt"], "documents" in told) == (outcome, 2, outcome == "rejected")
+    assert ("index/i2 is held back" in told["reasons"][0]) == (outcome == "rejected")
+
+
 def test_a_champion_that_changed_since_evaluation_is_an_error_or_inconclusive(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="base"):  # answers without the opponent
         release(tmp_path, chain(tmp_path, "t0", candidate=0.5))
