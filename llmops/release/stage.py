@@ -134,9 +134,7 @@ def run(
             governance=bundle.governance,
             lineage=history,
             sources=_sources(annotate, history),
-            training={key: trained.metrics[key] for key in _HYPERPARAMETERS if key in trained.metrics}
-            if trained
-            else {},
+            training={key: trained.metrics[key] for key in _HYPERPARAMETERS if trained and key in trained.metrics},
             chat=card.has_chat_template(compress / "servable"),
             file=card.gguf_file(compress / "servable"),
         )
