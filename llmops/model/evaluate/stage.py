@@ -27,6 +27,7 @@ from llmops.model.evaluate.slices import slices
 from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import convert_to_gguf
 from llmops.model.scoring.answered import Answered, Asked, answer_test, deterministic
+from llmops.model.scoring.grounded import groundedness
 from llmops.model.scoring.tasks import TASKS
 from llmops.records import CLOSED_BOOK, Example, base_path, write_table
 from llmops.statistics import intervals
@@ -84,6 +85,8 @@ def run(
             answered |= zip(ways, answer_test(folders[name], list(ways.values()), config), strict=True)
             log.info("%s: answered %d items", name, len(items))
     shutil.rmtree(scratch, ignore_errors=True)
+    if grounds:
+        grounds.columns.update({f"grounded_{name}": _grounded(answered[name].answers, grounds) for name in folders})
     topics = [item.group for item in items]
     whole = figures(answered, topics, config, whole=True)
     beside = {name: whole["models"].pop(name) for name in answered if name not in folders}
@@ -112,6 +115,16 @@ def run(
         for name, found in (*whole["models"].items(), ("retrieval", retrieval))
         for metric, figure in found.items()
     }
+
+
+def _grounded(answers: Sequence[str], grounds: GroundedTest) -> list[float | None]:
+    """Return which answers rest on the passages that were given; None: none were, or the answer says nothing."""
+    given = [0 in (grounds.columns[WRONG][n], grounds.columns[RIGHT][n]) for n in range(len(answers))]
+    rested = [
+        groundedness(answer, [item.context]) if read else None
+        for answer, item, read in zip(answers, grounds.system.items, given, strict=True)
+    ]
+    return [None if one is None else float(one.grounded) for one in rested]
 
 
 def _retrieval(
