@@ -89,7 +89,7 @@ def run(
         like=ledger.identity(like, config, selection) if like else "",
     )
     registry = Registry(config.registry, config.name, database_at(database))
-    serving = registry.champion()
+    serving = registry.champion() if candidate.index else None
     refreshed, worse = _refreshed(candidate, serving, registry, config, evaluate.parents[1] / candidate.index)
     candidate = replace(candidate, worse=worse)
     facts: dict[str, Any] = {
