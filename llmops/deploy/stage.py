@@ -52,8 +52,8 @@ def run(
     """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
 
     The index is served, so that removed documents are not cited any more, unless it only adds passages and the champion
-    answers worse from it: then `index` is "held back". If the stage starts an app, the app works in `home`, and its API key is in the database at
-    the URL `database`.
+    answers worse from it: then `index` is "held back". If the stage starts an app, the app works in `home`, and its API
+    key is in the database at the URL `database`.
 
     Raises:
         DeployError: if the app refuses or ends. The message quotes the app.

@@ -54,7 +54,7 @@ def reference_of(
             raise NoReferenceError(f"{version.name} has no reference of requests: {served}.")
     if not version.dataset:
         raise NoReferenceError(
-            f"{version.name} has no reference of training data: nothing was trained. Its first days become one, if they "
+            f"{version.name} has no reference of training data: nothing was trained. Its first days become one if they "
             f"have {config.monitoring.drift_requests} requests."
         )
     try:

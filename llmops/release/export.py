@@ -99,7 +99,7 @@ def _merged(version: Version, artifacts: Path) -> Path:
     if train is None and not version.dataset:
         if is_gguf(version.servable):
             raise ArtifactError(
-                f"Nothing was trained for {version.name}: it serves the base model {version.base_model} as a GGUF file, "
+                f"Nothing was trained for {version.name}: it serves {version.base_model} as a GGUF file, "
                 "which can be exported with --to gguf or --to openvino."
             )
         return version.servable

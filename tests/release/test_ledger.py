@@ -126,7 +126,7 @@ def records(**changed: Any) -> dict[str, Record]:
         "compress": replace(record("compress", {}), code=changed.get("code", "c0de")),
         "evaluate": record(
             "evaluate",
-            {"max_new_tokens": changed.get("tokens", 9), "seed": changed.get("seed", 0), **changed.get("documents", {})},
+            {"max_new_tokens": changed.get("tokens", 9), "seed": changed.get("seed", 0)} | changed.get("documents", {}),
         ),
         "index": replace(record("index", {}), content=changed.get("index", "5")),
     }
