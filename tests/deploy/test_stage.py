@@ -85,9 +85,9 @@ def test_an_index_that_makes_answers_worse_waits_if_it_only_adds_passages(
         (release / "decision.json").write_text(json.dumps(told))
     now = served_index(model)
     assert now and now.name == served and deploy.is_current(Deploy(), **given)
-    told = json.loads((tmp_path / "out" / "deployment.json").read_text())
-    assert told == {"state": "no champion", **({"index": "held back"} if served != ids else {})}
-    (release / "decision.json").write_text(json.dumps({"model": "bot", "documents": {"outcome": "rejected"}}))
+    written = json.loads((tmp_path / "out" / "deployment.json").read_text())
+    assert written == {"state": "no champion", **({"index": "held back"} if served != ids else {})}
+    (release / "decision.json").write_text(json.dumps({**told, "documents": {"outcome": "rejected"}}))
     assert "index" not in deploy.run(Deploy(), **{**given, "index": tmp_path / "index" / served})  # it is served
 
 

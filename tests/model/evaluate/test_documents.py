@@ -90,7 +90,7 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
 
     def recorded(model: Any, requests: Any, *given: Any) -> list[str]:
         asked.extend(requests)
-        return answer(model, requests, *given)
+        return [f"Delivery {text}" for text in answer(model, requests, *given)]
 
     monkeypatch.setattr(answered, "answer", recorded)
     folders = {name: tmp_path / name for name in ("select", "compress")}
