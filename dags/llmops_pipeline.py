@@ -27,6 +27,7 @@ from datetime import timedelta
 
 from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, Param, dag, get_current_context, task
 
+from llmops import sameness
 from llmops.config.run_parameters import schemas
 from llmops.model.base.catalog import catalogue
 from llmops.pipeline import STAGES
@@ -40,6 +41,7 @@ from llmops.schedule.tasks import (
     published,
     run_failed,
     run_succeeded,
+    settings,
     who,
 )
 
@@ -104,12 +106,13 @@ def llmops_pipeline() -> None:
             raise AirflowSkipException(str(error)) from None
         return {"removed": len(removed.going), "freed": removed.frees}
 
+    config = settings()
     artifacts: dict[str, str] = {}
     for name, spec in STAGES.items():
         where = {"pool": POOL} if spec.compute else {}
         outlets = [AssetAlias(ASSETS[name])] if name in ASSETS else []
         task_of = stage.override(task_id=name, outlets=outlets, **where)
-        artifacts[name] = task_of(name, {i: artifacts[i] for i in spec.inputs})
+        artifacts[name] = task_of(name, {i: artifacts[i] for i in sameness.inputs(spec, config)})
     artifacts[name] >> gc().as_teardown()  # always runs, and does not influence the run's state
 
 

@@ -95,8 +95,9 @@ STAGES: dict[str, Stage] = {
     ),
     "evaluate": Stage(
         "llmops.model.evaluate.stage",
-        ("annotate", "select", "compress"),
+        ("annotate", "select", "compress", "index"),
         champion=True,
+        grounded=True,
         libraries=ENGINES,
         compute=True,
     ),
@@ -154,7 +155,7 @@ def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Pa
     todo = plan(name, config, interval, inputs)
     with artifacts.locked(config.artifacts, shared=True), artifacts.locked(todo.path):
         sameness.check_erased(config)
-        for source in STAGES[name].inputs:
+        for source in sameness.inputs(STAGES[name], config):
             sameness.check_done(name, source, todo.inputs[source])  # it may have been removed after the plan
             artifacts.touch(todo.inputs[source])
         if todo.done and (not STAGES[name].outside or _call(todo, config, "is_current")):
@@ -184,7 +185,7 @@ def plans(config: Config, interval: str) -> dict[str, Plan | LlmopsError | None]
     found: dict[str, Plan | LlmopsError | None] = {}
     for name, stage in STAGES.items():
         found[name] = None
-        if known.keys() >= set(stage.inputs):
+        if known.keys() >= set(sameness.inputs(stage, config)):
             try:
                 found[name] = todo = plan(name, config, interval, known)
             except LlmopsError as error:
@@ -197,10 +198,11 @@ def plans(config: Config, interval: str) -> dict[str, Plan | LlmopsError | None]
 def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> Plan:
     """Plan a stage and its inputs. Add their paths to `known`."""
     stage = STAGES[name]
-    for source in stage.inputs:
+    sources = sameness.inputs(stage, config)
+    for source in sources:
         if source not in known:
             known[source] = _plan(source, config, interval, known).path
-    paths = {source: known[source] for source in stage.inputs}
+    paths = {source: known[source] for source in sources}
     for source, path in paths.items():
         sameness.check_done(name, source, path)
     contents = {source: artifacts.read_record(path).content for source, path in paths.items()}
@@ -236,7 +238,7 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
 
 def _build(todo: Plan, config: Config, run: str) -> Record:
     stage, path = STAGES[todo.stage], todo.path
-    sameness.check_inputs(config.artifacts, {name: todo.inputs[name] for name in stage.inputs})
+    sameness.check_inputs(config.artifacts, {name: todo.inputs[name] for name in todo.contents})
     if stage.resumable:
         path.mkdir(parents=True, exist_ok=True)
     else:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MESSAGE = ", message "  #: precedes a chat message's number in a position
 KEY = "key "  #: prefix of a position that is the key of a table's row; other positions may belong to another row later
 AS_OF = ", as of "  #: precedes the interval in the position of an example from an earlier run
+CLOSED_BOOK = "base_closed_book"  #: the base without documents beside itself with them, in evaluations and answers
 _AND = " AND "  #: SPDX' word between licences
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmops import artifacts, machine
 from llmops.artifacts import Record
 from llmops.code_version import library_version
-from llmops.config import Annotate, Clean, Collect, Config, Index, Section, Tune
+from llmops.config import Annotate, Clean, Collect, Config, Index, Section, Serving, Tune
 from llmops.errors import ArtifactError, LlmopsError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Stage:
     declarations: bool = False  #: reads the Feast feature repository; its content counts as an input
     base: bool = False  #: chooses the base model; the local weights count as an input
     champion: bool = False  #: also reads the champion's version folder, if there is one
+    grounded: bool = False  #: reads `index`, and the sections of `GROUNDED`, only if `grounding.enabled`
     paths: tuple[str, ...] = ()  #: paths of the configuration, and its database; they do not influence the result
     libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch the GPU counts, too
     compute: bool = False  #: needs the accelerator or all cores; only one such stage runs at a time
@@ -57,6 +58,12 @@ class Plan:
     def done(self) -> bool:
         """Return True if the artifact is finished and recorded in the ledger."""
         return artifacts.is_done(self.path) and (not self.ledger or self.ledger.written)
+
+
+def inputs(stage: Stage, config: Config) -> tuple[str, ...]:
+    """Return the stages whose artifacts a stage reads with this configuration."""
+    grounded = config.grounding.enabled or not stage.grounded
+    return tuple(name for name in stage.inputs if grounded or name != "index")
 
 
 def environment(libraries: Sequence[str]) -> dict[str, str]:
@@ -175,7 +182,8 @@ def sections(stage: Stage, config: Config, name: str) -> dict[str, Section]:
     """Return a stage's own section and its other sections, these with defaults in unused fields."""
     own = section(config, name)
     found = {name: own}
-    for other, useless in stage.sections.items():
+    grounded = GROUNDED if stage.grounded and config.grounding.enabled else {}
+    for other, useless in {**stage.sections, **grounded}.items():
         whole = section(config, other)
         fields = type(whole).model_fields
         defaults = {key: fields[key].get_default(call_default_factory=True) for key in useless(own)}
@@ -207,3 +215,11 @@ def useless_to_index(index: Index) -> tuple[str, ...]:
 def unread_by_index(index: Index) -> tuple[str, ...]:
     """Return the fields of `collect` that indexing has no use for: all but the sources."""
     return tuple(name for name in Collect.model_fields if name != "sources")
+
+
+#: further sections of a stage that answers from the documents, like `Stage.sections`
+GROUNDED: Mapping[str, Callable[[Any], tuple[str, ...]]] = {
+    "grounding": lambda own: (),
+    "serving": lambda own: tuple(name for name in Serving.model_fields if name != "max_context"),
+    "collect": unread_by_index,
+}

@@ -44,8 +44,8 @@ class Release(Section):
     erased_margin: float = Field(
         0.05,
         ge=0,
-        description="How much worse a version may be that replaces a champion trained on a forgotten person: in the "
-        "primary metric and the guardrails.",
+        description="How much worse a version may be that replaces a champion trained on a forgotten person, and the "
+        "champion's answers from other documents: in the primary metric and the guardrails.",
     )
     floors: dict[str, float] = Field(
         default_factory=lambda: {"token_f1": 0.1},

@@ -84,7 +84,9 @@ class Grounding(Section):
     """Answer from the served index of documents, and name the passages beside the answer."""
 
     enabled: bool = Field(
-        False, description="Answer from the documents if an index is served and a request does not say otherwise."
+        False,
+        description="Answer from the documents if an index is served and a request does not say otherwise; the gate "
+        "judges models with them.",
     )
     passages: int = Field(3, ge=1, le=20, description="Most passages in a prompt, the best first.")
     room: int = Field(1600, ge=200, description="Most bytes of these passages; a token of English has about four.")

@@ -62,12 +62,12 @@ def _cache_key(config: Config, version: Version, items: Sequence[Example]) -> st
 
 
 def _compute(config: Config, version: Version, items: Sequence[Example]) -> dict[str, tuple[float, float, float]]:
-    from llmops.model.scoring.answered import answer_test, deterministic
+    from llmops.model.scoring.answered import Asked, answer_test, deterministic
     from llmops.model.scoring.tasks import TASKS
 
     settings = config.evaluate
     with deterministic():
-        answered = answer_test(version.servable, items, settings)
+        (answered,) = answer_test(version.servable, [Asked(items)], settings)
     names = (TASKS[settings.task].primary, "perplexity")
     drawn = intervals.sample(
         {name: answered.items[name] for name in names},

@@ -25,8 +25,9 @@ from llmops.access.keys import KeyStore
 from llmops.artifacts import write_json
 from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Deploy
+from llmops.data.retrieval.files import only_adds
 from llmops.errors import DeployError, NotServedError
-from llmops.registry.indexes import is_served, serve_index
+from llmops.registry.indexes import is_served, serve_index, served_index
 from llmops.registry.registry import Registry
 from llmops.state.database import database_at
 
@@ -50,8 +51,9 @@ def run(
 ) -> dict[str, Any]:
     """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
 
-    The index is served whatever the gate has decided, so that removed documents are not cited any more. If the stage
-    starts an app, the app works in `home`, and its API key is in the database at the URL `database`.
+    The index is served, so that removed documents are not cited any more, unless it only adds passages and the champion
+    answers worse from it: then `index` is "held back". If the stage starts an app, the app works in `home`, and its API
+    key is in the database at the URL `database`.
 
     Raises:
         DeployError: if the app refuses or ends. The message quotes the app.
@@ -59,12 +61,16 @@ def run(
     """
     decision = _read_decision(release)
     model = str(decision["model"])
-    serve_index(registry / model, index)
+    held = {"index": "held back"} if _is_held_back(decision, registry / model, index) else {}
+    if held:
+        log.warning("%s is not served: the champion's answers from it are not shown to be as good", index.name)
+    else:
+        serve_index(registry / model, index)
     champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
         log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
-        write_json(out / "deployment.json", {"state": "no champion"})
-        return {"state": "no champion"}
+        write_json(out / "deployment.json", {"state": "no champion", **held})
+        return {"state": "no champion", **held}
     if config.url:
         key = os.environ.get("LLMOPS_API_KEY", "")
         if not key:
@@ -75,15 +81,17 @@ def run(
     else:
         with run_app(registry, model, home, events, database, out / "serving.log") as (url, key, process):
             proof = prove(config, url, key, champion.name, process, out / "serving.log", clock)
-    write_json(out / "deployment.json", {"state": "served", **proof})
-    return {"state": "served", **proof}
+    write_json(out / "deployment.json", {"state": "served", **held, **proof})
+    return {"state": "served", **held, **proof}
 
 
 def is_current(
     config: Deploy, *, release: Path, index: Path, home: Path, events: Path, registry: Path, database: str, out: Path
 ) -> bool:
-    """Return True if the index is still served; another run may have replaced it."""
-    return is_served(registry / str(_read_decision(release)["model"]), index)
+    """Return True if the right index is still served; another run may have replaced it."""
+    decision = _read_decision(release)
+    model = registry / str(decision["model"])
+    return is_served(model, index) or _is_held_back(decision, model, index)
 
 
 def prove(
@@ -181,6 +189,12 @@ def run_app(
 def _read_decision(release: Path) -> dict[str, Any]:
     decision: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
     return decision
+
+
+def _is_held_back(decision: Mapping[str, Any], model: Path, index: Path) -> bool:
+    """Return whether the served index stays: the champion answers worse from the new one, which only adds passages."""
+    rejected: bool = decision.get("documents", {}).get("outcome") == "rejected"
+    return rejected and only_adds(index, served_index(model))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

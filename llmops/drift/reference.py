@@ -52,6 +52,11 @@ def reference_of(
             return served
         if against == "served":
             raise NoReferenceError(f"{version.name} has no reference of requests: {served}.")
+    if not version.dataset:
+        raise NoReferenceError(
+            f"{version.name} has no reference of training data: nothing was trained. Its first days become one if they "
+            f"have {config.monitoring.drift_requests} requests."
+        )
     try:
         train = find_training_split(version, config.artifacts)
         path = _folder(config, version) / "training.parquet"

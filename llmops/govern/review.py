@@ -23,12 +23,12 @@ SEVERITIES = ("low", "medium", "high")
 
 
 def review(
-    config: Govern, answers: Path, servable: Path, training: list[Finding]
+    config: Govern, answers: Path, servable: Path, training: list[Finding], model: str = "candidate"
 ) -> tuple[dict[str, Any], list[Finding], list[ProbeResult]]:
-    """Check the candidate's answers in `answers`, probe the model at `servable`, and judge all findings together."""
+    """Check a model's answers in `answers`, probe the model at `servable`, and judge all findings together."""
     results, system = ask_probes(config, servable) if config.probes else ([], "")
     columns = ["id", "question", "context", "model", "answer"]
-    rows = [r for r in pq.read_table(answers, columns=columns).to_pylist() if r["model"] == "candidate"]
+    rows = [r for r in pq.read_table(answers, columns=columns).to_pylist() if r["model"] == model]
     checked = [
         output.check(
             r["question"], r["answer"], r["context"], where=f"item {r['id']}", entities=config.entities, system=system

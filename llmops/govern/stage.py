@@ -5,24 +5,31 @@
 `review` has the criteria. The report is written before a run fails.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import write_json
+import pyarrow.parquet as pq
+
+from llmops.artifacts import read_record, write_json
 from llmops.config import Govern
 from llmops.errors import GovernanceError
 from llmops.govern.probes import format_results
 from llmops.govern.review import SEVERITIES, review
-from llmops.records import Example, Finding, read_rows, write_rows
+from llmops.model.gguf.worker import is_gguf
+from llmops.model.gguf.write import convert_to_gguf
+from llmops.records import CLOSED_BOOK, Example, Finding, base_path, read_rows, write_rows
 from llmops.scans import output, pii
 
 TRAINED = ("train.parquet", "validation.parquet")  #: files read by training
 
 
 def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: Path) -> dict[str, Any]:
-    """Write `governance.json`, `findings.parquet`, `probes.json` and `format_report.md`.
+    """Write `governance.json`, `findings.parquet`, `probes.json` and `report.md`.
+
+    Where the base model may take a rejected candidate's place, `base.json` has its verdict, which fails no run.
 
     Raises:
         GovernanceError: if the verdict is "failed". The report is in `out`.
@@ -39,6 +46,11 @@ def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: 
     write_json(out / "probes.json", format_results(results))
     write_json(out / "governance.json", document)
     (out / "report.md").write_text(format_report(document, findings), encoding="utf-8")
+    if CLOSED_BOOK in pq.read_table(evaluate / "answers.parquet", columns=["model"])["model"].unique().to_pylist():
+        base = Path(base_path(evaluate.parents[1] / read_record(evaluate).inputs["select"]))
+        served = convert_to_gguf(base, out / ".base") if is_gguf(compress / "servable") else base
+        write_json(out / "base.json", review(config, evaluate / "answers.parquet", served, [], "base")[0])
+        shutil.rmtree(out / ".base", ignore_errors=True)
     if document["verdict"] == "failed":
         raise GovernanceError(f"Governance: {'; '.join(document['reasons'])}. The report is {out / 'report.md'}.")
     return {

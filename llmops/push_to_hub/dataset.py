@@ -74,7 +74,7 @@ def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, cha
     if champion:
         version = registry.get(champion)
         lost = not artifacts.is_done(_find_annotate(version, root))
-        if lost and version.erasures:  # the repository may hold erased examples: empty it
+        if lost and (version.erasures or not version.dataset):  # erased, or nothing was trained: empty the repository
             files = {VERSION: version.path / VERSION}
         elif lost and sync.has_version(main, {VERSION: version.path / VERSION}):
             log.info("the examples of %s are not on this machine any more; %s keeps them", champion, config.dataset)

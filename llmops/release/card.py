@@ -77,14 +77,15 @@ def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: 
     GGUF file that is served, if it is one.
     """
     base = lineage["base_model"]
-    train = next(stage for stage in lineage["stages"] if stage["artifact"].startswith("train/"))
+    train = next((stage["config"] for stage in lineage["stages"] if stage["artifact"].startswith("train/")), None)
     requirement, _, inside = str(base["revision"]).partition("/")
     packaged = {"package": requirement.partition("==")[0], "requirement": requirement, "file": inside}
     gguf = packaged if inside.endswith(".gguf") else None
     return _template("how_to_load.md").render(
         version=version,
         base=base,
-        qlora=train["config"].get("method", "qlora") == "qlora",
+        trained=train is not None,
+        qlora=train is not None and train.get("method", "qlora") == "qlora",
         gguf=gguf,
         based='"base"' if gguf else f'"{base["model"]}", revision="{base["revision"]}"',
         chat=chat,
@@ -154,7 +155,7 @@ def _metadata(
             dataset_type="private",
             dataset_name=f"{name} frozen test",
             dataset_split="test",
-            dataset_revision=lineage["dataset"]["sha256"],
+            dataset_revision=lineage["dataset"]["sha256"] or None,
             metric_type=metric,
             metric_name=metric,
             metric_value=round(_mean(figures[metric]), 4),
@@ -167,9 +168,9 @@ def _metadata(
         base_model=version.base_model,
         license=version.licence,
         language=language,
-        library_name="peft",
+        library_name="peft" if version.dataset else "transformers",
         pipeline_tag="text-generation",
-        tags=["llmops", "lora", version.quantisation, version.status],
+        tags=["llmops", *(["lora"] if version.dataset else []), version.quantisation, version.status],
         eval_results=results,
     )
 

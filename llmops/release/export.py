@@ -33,7 +33,7 @@ def export(version: Version, form: Form, out: Path, artifacts: Path) -> None:
         form: `gguf` is the served file, or the merged model in 16 bits if something else is served, with a Modelfile
             for Ollama; `openvino` is the same file with the tokenizer's files; `hf` is the merged model in bfloat16.
         out: must not exist.
-        artifacts: the artifacts folder, which has the merged model.
+        artifacts: the artifacts folder, which has the merged model, unless nothing was trained.
 
     Raises:
         ConfigError: if `out` exists.
@@ -96,6 +96,13 @@ def _around_question(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 def _merged(version: Version, artifacts: Path) -> Path:
     stages = (str(stage["artifact"]) for stage in lineage(version)["stages"])
     train = next((artifact for artifact in stages if artifact.startswith("train/")), None)
+    if train is None and not version.dataset:
+        if is_gguf(version.servable):
+            raise ArtifactError(
+                f"Nothing was trained for {version.name}: it serves {version.base_model} as a GGUF file, "
+                "which can be exported with --to gguf or --to openvino."
+            )
+        return version.servable
     if train is None:
         raise ArtifactError(f"The lineage of {version.name} names no run of `train`, so its merged model is not known.")
     folder = artifacts / train / "servable"

@@ -17,8 +17,8 @@ opponent only by feedback on too few topics (see `judgement`). Everything else i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ import numpy as np
 from llmops.config import Release
 from llmops.config.model import LOWER_IS_BETTER
 from llmops.errors import ArtifactError, ConfigError
-from llmops.release.ledger import Chance
+from llmops.release.ledger import Chance, next_chance
 from llmops.statistics.intervals import Floats
 from llmops.statistics.sign_flip import bounds, by_topic, detectable, smallest_level
 
@@ -85,23 +85,27 @@ class Decision:
     power: float | None  #: the difference of the primary metric that would have been found with the chance `POWER`
     comparisons: tuple[Comparison, ...]
     floors: tuple[Floor, ...]
+    index: str = ""  #: artifact of the documents that were answered with; empty: none were
+
+    def document(self) -> dict[str, Any]:
+        """Return the content of a `decision.json`, which names an index only if there was one."""
+        return {name: value for name, value in asdict(self).items() if name != "index" or value}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Decision:
         """Return the decision that a `decision.json` holds."""
-        values = {name: document[name] for name in cls.__dataclass_fields__}
+        values = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
         values |= {"reasons": tuple(values["reasons"]), "floors": tuple(Floor(**f) for f in values["floors"])}
         return cls(**{**values, "comparisons": tuple(Comparison(**c) for c in values["comparisons"])})
 
 
 def decide(
     candidate: Scores, opponent: Scores, config: Release, opponent_name: str, chance: Chance, void: str = "",
-    marked: bool = False,
+    lenient: str = "",
 ) -> Decision:  # fmt: skip
     """Compare the candidate with its opponent ("base" or the champion's version) on the same items, in any order.
 
-    `void` is the reason why this comparison is to decide nothing. A `marked` opponent learned from a person who was
-    forgotten since.
+    `void` is the reason why this comparison is to decide nothing, `lenient` the reason why no worse is good enough.
 
     Raises:
         ArtifactError: if the items differ, are double, or a value is no finite number.
@@ -125,7 +129,7 @@ def decide(
     none_spent = _too_few(len(ids), groups, config) + _out_of_reach(groups, chance) + ([void] if void else [])
     level = max(chance.level, smallest_level(groups))
     margins = [(config.primary, -config.min_effect), *config.guardrails.items()]
-    if marked:
+    if lenient:
         margins = [(metric, max(margin, config.erased_margin)) for metric, margin in margins]
     comparisons, power = _compare(a - b, topics, means, margins, level) if ids else ((), None)
     floors = [_floor(metric, means[metric][0], floor) for metric, floor in config.floors.items() if ids]
@@ -133,9 +137,9 @@ def decide(
     failed += [_floor_words(f) for f in floors if not f.passed]
     outcome: Outcome = "inconclusive" if none_spent else "rejected" if failed else "promoted"
     reasons = none_spent or failed or [_words(c, opponent_name, level) for c in comparisons]
-    if marked:
-        reasons.append(f"{opponent_name} learned from a person who was forgotten: no worse is good enough")
-    spent = not (none_spent or marked)
+    if lenient:
+        reasons.append(f"{lenient}: no worse is good enough")
+    spent = not (none_spent or lenient)
     if not spent:
         reasons.append(f"no attempt on this frozen test was spent (left {chance.before:.2g})")
     else:
@@ -160,6 +164,22 @@ def decide(
         comparisons=comparisons,
         floors=tuple(floors),
     )
+
+
+def decide_refresh(now: Scores, before: Scores, config: Release, before_name: str) -> Decision:
+    """Compare a model's answers from other documents with its earlier ones, on the items that both have.
+
+    No attempt is spent: "promoted" says that they are not worse.
+    """
+    shared = set(now.ids) & set(before.ids)
+    ours, theirs, rules = _only(now, shared), _only(before, shared), config.model_copy(update={"floors": {}})
+    return decide(ours, theirs, rules, before_name, next_chance((), ()), lenient="the documents are others")
+
+
+def _only(scores: Scores, ids: Set[str]) -> Scores:
+    rows = [n for n, item in enumerate(scores.ids) if item in ids]
+    values = {metric: [column[n] for n in rows] for metric, column in scores.values.items()}
+    return Scores(tuple(scores.ids[n] for n in rows), tuple(scores.groups[n] for n in rows), values)
 
 
 def _compare(

@@ -1,16 +1,22 @@
-"""One candidate before the gate: find its earlier decision, or decide at the level that is left."""
+"""One candidate before the gate: find its decision, or decide at the level that is left, and publish its version."""
 
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
+from llmops.artifacts import Record, write_whole
 from llmops.config import Release
 from llmops.registry import decisions
 from llmops.registry.registry import Registry, void
 from llmops.registry.version import Version
+from llmops.registry.view import BASE
 from llmops.release import ledger
 from llmops.release.gate import Decision, Scores, decide
-from llmops.release.ledger import Attempt, Chance
+from llmops.release.ledger import Attempt, Chance, LedgerMoved
 from llmops.statistics.sign_flip import smallest_level
 
 
@@ -26,12 +32,27 @@ class Candidate:
     items: tuple[str, ...]  #: ids by which the ledger knows the items
     told: int = 0  #: topics that users have told of since its opponent was trained, if no other rows have changed
     marked: bool = False  #: whether its opponent learned from a person who was forgotten since
+    index: str = ""  #: artifact of the documents that it answered with; empty: none
+    closed_book: bool = False  #: whether its opponent answered without them
+    worse: str = ""  #: reason why it may not bring in an index that is held back for its opponent
     like: str = ""  #: its identity, had it been trained on its opponent's rows; empty where other rows have changed
 
     @property
     def test(self) -> str:
         """Return the frozen test of the judgement."""
         return ledger.frozen_test(self.items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A candidate, and all that its version is made of."""
+
+    candidate: Candidate
+    facts: Mapping[str, Any]  #: of the version, except its status
+    trees: Callable[[], Mapping[str, Path]]  #: returns its folders and files by name
+    records: Mapping[str, Record]  #: behind it, by stage
+    evaluation: Mapping[str, Any]
+    governance: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +73,21 @@ class Judgement:
             return replace(self.decision, outcome="inconclusive", reasons=(why,), attempt=0)
         return _decide(self.candidate, self.config, self.chance, why)
 
-    def spend(self, connection: sa.Connection, version: Version) -> None:
+    def spend(self, connection: sa.Connection, version: Version | None) -> None:
         """Write down the attempt, in the transaction that publishes the version; nothing if none is spent.
+
+        Without a version it is one of the base model, which is not published.
 
         Raises:
             LedgerMoved: if another attempt came between: the level was not this one's.
         """
-        final = self.counting(version)
+        final = self.counting(version) if version else self.decision
         if self.chance is None or not final.attempt:
             return
         attempt = Attempt(
             test=self.candidate.test,
             number=final.attempt,
-            version=version.name,
+            version=version.name if version else BASE,
             identity=self.candidate.identity,
             asked=self.candidate.items,
             level=self.chance.level,
@@ -72,6 +95,48 @@ class Judgement:
             outcome=final.outcome,
         )
         ledger.spend(connection, self.config.name, self.chance, attempt)
+
+
+def publish(
+    bundle: Bundle,
+    config: Release,
+    registry: Registry,
+    documents: Callable[[Bundle, Version, Decision], Mapping[str, str]],
+    canary: float = 0.0,
+) -> tuple[Version, Decision] | None:
+    """Decide on a candidate and publish its version. The base with documents is published only if the gate passes it.
+
+    Args:
+        bundle: the candidate.
+        config: of the gate.
+        registry: of the model.
+        documents: returns the version's text files.
+        canary: share of the callers for a canary, see `Registry.publish`.
+    """
+    candidate = bundle.candidate
+    while True:
+        judgement = judge(candidate, config, registry)
+        decided = judgement.decision
+        numbers = {**decided.document(), "test": candidate.test, "compress": candidate.compress}
+        with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
+            if candidate.closed_book and decided.outcome != "promoted":
+                with registry.changing() as connection:
+                    judgement.spend(connection, None)
+                return None
+            trees, known = bundle.trees(), registry.made_from(candidate.compress)
+            if candidate.index and judgement.chance and known:  # a decision and its answers are of the same index
+                write_whole(known.path / "answers.parquet", trees["answers.parquet"].read_bytes())
+            version = registry.publish(
+                {**bundle.facts, "status": decided.outcome},
+                trees,
+                lambda version: documents(bundle, version, judgement.counting(version)),  # noqa: B023
+                by="gate",
+                why="; ".join(decided.reasons),
+                numbers=numbers,
+                canary=canary,
+                also=judgement.spend,
+            )
+            return version, judgement.counting(version)
 
 
 def judge(candidate: Candidate, config: Release, registry: Registry) -> Judgement:
@@ -114,6 +179,12 @@ def _too_little(candidate: Candidate, chance: Chance) -> str:
 
 
 def _decide(candidate: Candidate, config: Release, chance: Chance, why: str) -> Decision:
-    return decide(
-        candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why, candidate.marked
-    )
+    lenient = f"{candidate.opponent} learned from a person who was forgotten" if candidate.marked else ""
+    decision = decide(candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why, lenient)
+    if candidate.worse and decision.outcome == "promoted":
+        decision = replace(decision, outcome="rejected", reasons=(candidate.worse, *decision.reasons))
+    if not candidate.index:
+        return decision
+    who = f"{candidate.opponent} without" if candidate.closed_book else f"and so did {candidate.opponent}"
+    note = f"it answered with the documents of {candidate.index}, {who}"
+    return replace(decision, index=candidate.index, reasons=(*decision.reasons, note))

@@ -35,6 +35,7 @@ ALPHA = 0.05  #: most that the chance of a wrong promotion may be, over all atte
 _MADE_BY = ("annotate", "select", "features", "tune", "train", "compress", "evaluate")
 _JUDGED_BY = {"primary", "min_effect", "guardrails", "floors", "min_items", "min_groups"}  #: of the section release
 _DATA = ("train.parquet", "validation.parquet")  #: of the annotate artifact
+_DOCUMENTS = {"collect", "grounding", "serving"}  #: sections of `evaluate` that change as documents do
 
 
 class LedgerMoved(Exception):
@@ -96,16 +97,22 @@ def frozen_test(items: Iterable[str]) -> str:
 
 
 def identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
-    """Return a hash (16 hex digits) of all inputs of a candidate and its judgement, except seeds.
+    """Return a hash (16 hex digits) of all inputs of a candidate and its judgement, except seeds and documents.
 
     These are data, base model, settings, code, libraries and the GPU, from the records behind the release and
     `selection.json`.
     """
     records = [(stage, known[stage]) for stage in _MADE_BY if stage in known]
-    made = [(stage, _without_seeds(one.config), one.code, one.environment) for stage, one in records]
+    made = [(stage, _settings(one), one.code, one.environment) for stage, one in records]
     data = {name: known["annotate"].files.get(name, "") for name in _DATA}
-    base = [selection["model"], selection["revision"], weights(selection, known["select"])]
-    return _hash([made, data, base, config.model_dump(mode="json", include=_JUDGED_BY)])
+    return _hash([made, data, *_judged(known, config, selection)])
+
+
+def untrained_identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
+    """Return a hash (16 hex digits) of all inputs of the base model with documents and its judgement, except seeds."""
+    evaluate = known["evaluate"]
+    made = [_settings(evaluate), evaluate.code, evaluate.environment, known["index"].content]
+    return _hash([made, *_judged(known, config, selection)])
 
 
 def read(connection: sa.Connection, model: str) -> list[Attempt]:
@@ -126,6 +133,16 @@ def spend(connection: sa.Connection, model: str, chance: Chance, attempt: Attemp
     row: dict[str, Any] = {**asdict(attempt), "asked": list(attempt.asked)}
     row |= {"model": model, "time": audit.now(), "items": len(attempt.asked)}
     connection.execute(sa.insert(table).values(row))
+
+
+def _judged(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> list[Any]:
+    base = [selection["model"], selection["revision"], weights(selection, known["select"])]
+    return [base, config.model_dump(mode="json", include=_JUDGED_BY)]
+
+
+def _settings(record: Record) -> Any:
+    """Return the configuration without seeds. Of the documents it only tells that there were some."""
+    return _without_seeds({name: name if name in _DOCUMENTS else value for name, value in record.config.items()})
 
 
 def _without_seeds(value: Any) -> Any:

@@ -43,23 +43,26 @@ def dataset_hash(known: Mapping[str, Record]) -> str:
 
 def build(known: Mapping[str, Record], version: Version, selection: Mapping[str, Any]) -> dict[str, Any]:
     """Return the lineage document of a version, as JSON values, from its `records` and `selection.json`."""
-    train, annotate, select = known["train"], known["annotate"], known["select"]
+    train, annotate, select = known.get("train"), known.get("annotate"), known["select"]  # both, or nothing was trained
+    made = train or known["evaluate"]
     sources = known["collect"].config.get("sources", []) if "collect" in known else []
     return {
         "version": version.name,
         "status": version.status,
         "compared_with": version.compared_with,
         "created": version.created,
-        "run": train.run,
+        "run": made.run,
         "interval": version.interval,
-        "git_commit": train.git_commit,
-        "environment": train.environment,
+        "git_commit": made.git_commit,
+        "environment": train.environment if train else {},
         "dataset": {
             "artifact": f"annotate/{annotate.fingerprint}",
             "interval": annotate.interval,
             "sha256": dataset_hash(known),
             "metrics": annotate.metrics,
-        },
+        }
+        if annotate
+        else {"artifact": "", "interval": version.interval, "sha256": "", "metrics": {}},
         "sources": [
             {key: _clean(str(source.get(key, ""))) for key in ("name", "kind", "location", "licence", "owner")}
             for source in sources
@@ -115,7 +118,9 @@ def lineage_text(version: Version, root: Path | None = None) -> str:
         f"code {known['git_commit'] or 'outside a git checkout'}",
         *(f"    · {stage['artifact']:<28} {stage['finished']}{_gone(stage, 'data')}" for stage in known["stages"]),
         *([f"    └ trained by  {_with(known['environment'])}"] if known.get("environment") else []),
-        f"    └ dataset   sha256 {dataset['sha256']} ({dataset['artifact']}/{DATASET})",
+        f"    └ dataset   sha256 {dataset['sha256']} ({dataset['artifact']}/{DATASET})"
+        if dataset["sha256"]
+        else "    └ dataset   none: nothing was trained",
         *(
             f"      · erased  {erasure['time']}: {erasure['examples']} training examples (receipt {erasure['receipt']})"
             for erasure in version.erasures

@@ -3,12 +3,12 @@
 python -m llmops run release
 """
 
-import contextlib
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ from llmops import artifacts
 from llmops.artifacts import Record, input_path, write_json
 from llmops.config import Release
 from llmops.data.feedback.documents import LOCATION as FEEDBACK
+from llmops.data.retrieval.files import only_adds
 from llmops.data.text.comparable import comparable, wording_id
 from llmops.errors import ArtifactError, RegistryError
 from llmops.monitoring.datasets import GATE
 from llmops.monitoring.events import emit
-from llmops.records import KEY, Example, read_rows
+from llmops.records import CLOSED_BOOK, KEY, Example, read_rows
+from llmops.registry.indexes import served_index
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.registry.view import BASE
 from llmops.release import card, ledger, lineage
-from llmops.release.gate import Decision, Scores
-from llmops.release.judgement import Candidate, judge
-from llmops.release.ledger import LedgerMoved
+from llmops.release.gate import Decision, Scores, decide_refresh
+from llmops.release.judgement import Bundle, Candidate, publish
+from llmops.release.untrained import untrained
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,6 @@ _HYPERPARAMETERS = (
     "learning_rate", "rank", "batch", "epochs", "alpha", "dropout", "warmup", "steps", "examples", "tokens", "seconds",
     "final_loss",
 )  # fmt: skip
-
-
 _NUMBERS = ("outcome", "opponent", "items", "attempt", "level", "left")  #: of a decision
 
 
@@ -73,7 +73,7 @@ def run(
             f"The candidate was evaluated against {seen}, but is to be compared with {opponent}: the champion changed "
             "between the stages. Run evaluate, govern and release again."
         )
-    selection: dict[str, Any] = _read(select / "selection.json")
+    selection, evaluation = _read(select / "selection.json"), _read(evaluate / "evaluation.json")
     told = _told_since(champion, annotate) if champion else None
     like = {**known, "annotate": replace(known["annotate"], files=told[1].files)} if told else {}
     candidate = Candidate(
@@ -85,9 +85,13 @@ def run(
         items=read_items(evaluate / "answers.parquet"),
         told=told[0] if told else 0,
         marked=bool(champion and read_version(champion).erasures),
+        index=evaluation.get("retrieval", {}).get("index", ""),
         like=ledger.identity(like, config, selection) if like else "",
     )
     registry = Registry(config.registry, config.name, database_at(database))
+    serving = registry.champion() if candidate.index else None
+    refreshed, worse = _refreshed(candidate, serving, registry, config, evaluate.parents[1] / candidate.index)
+    candidate = replace(candidate, worse=worse)
     facts: dict[str, Any] = {
         "compared_with": opponent,
         "compress": compress.name,
@@ -106,56 +110,100 @@ def run(
         "answers.parquet": evaluate / "answers.parquet",
         "features": out / "features",
     }
+    bundle = Bundle(
+        candidate=candidate,
+        facts=facts,
+        trees=lambda: trees,
+        records=known,
+        evaluation=evaluation,
+        governance=_read(govern / "governance.json"),
+    )
 
-    def documents(version: Version) -> dict[str, str]:
-        _declare_features(config.name, version, input_path(train, "features"), out / "features")
-        history = lineage.build(known, version, selection)
-        evaluation, governance = _read(evaluate / "evaluation.json"), _read(govern / "governance.json")
-        final = judgement.counting(version)
+    def documents(bundle: Bundle, version: Version, final: Decision) -> dict[str, str]:
+        trained = bundle.records.get("train")
+        if trained:
+            _declare_features(config.name, version, input_path(train, "features"), out / "features")
+        if version.compared_with and final.index != bundle.candidate.index:
+            return {}  # the decision of an earlier index stands, with its figures
+        history = lineage.build(bundle.records, version, selection)
         readme = card.render(
             config.name,
             version,
             decision=final,
-            evaluation=evaluation,
-            governance=governance,
+            evaluation=bundle.evaluation,
+            governance=bundle.governance,
             lineage=history,
             sources=_sources(annotate, history),
-            training={key: known["train"].metrics[key] for key in _HYPERPARAMETERS if key in known["train"].metrics},
+            training={key: trained.metrics[key] for key in _HYPERPARAMETERS if trained and key in trained.metrics},
             chat=card.has_chat_template(compress / "servable"),
             file=card.gguf_file(compress / "servable"),
         )
         values = {
             "lineage.json": history,
-            "evaluation.json": evaluation,
-            "governance.json": governance,
-            "decision.json": {"version": version.name, **asdict(final)},
+            "evaluation.json": bundle.evaluation,
+            "governance.json": bundle.governance,
+            "decision.json": {"version": version.name, **final.document()},
         }
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
     share = config.canary_share if config.canary else 0.0
-    while True:
-        judgement = judge(candidate, config, registry)
-        decided = judgement.decision
-        numbers = {**asdict(decided), "test": candidate.test, "compress": compress.name}
-        why = "; ".join(decided.reasons)
-        now = {**facts, "status": decided.outcome}
-        with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
-            version = registry.publish(
-                now, trees, documents, by="gate", why=why, numbers=numbers, canary=share, also=judgement.spend
-            )
-            break
-    decision = judgement.counting(version)
-    document = {"version": version.name, **asdict(decision)}
+    found = publish(bundle, config, registry, documents, share)
+    assert found, "a candidate is always published"
+    published, (version, decision) = [found], found
+    # With later documents the decision stands, and an index that changes daily must not spend the test on the base.
+    if candidate.index and (decision.outcome, opponent, decision.index) == ("rejected", BASE, candidate.index):
+        scores = read_scores(evaluate / "answers.parquet", CLOSED_BOOK, BASE)
+        paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": (scratch := out / ".base")}
+        governance = _read(govern / "base.json")
+        base, now = untrained(bundle, scores, config, selection, governance, **paths), registry.champion()
+        if governance["verdict"] != "passed":
+            log.warning("the base with documents is not judged: %s", "; ".join(governance["reasons"]))
+        elif now is None or now.compress == base.candidate.compress:
+            published += filter(None, [publish(base, config, registry, documents)])
+        shutil.rmtree(scratch, ignore_errors=True)
+    instead = {"instead": published[1][0].name} if len(published) > 1 else {}
+    document = {"version": version.name, **decision.document(), **instead}
+    if serving and registry.aliases().get("champion") == serving.name and refreshed:
+        document["documents"] = refreshed
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
-    _announce(config, events, version, decision)
-    log.info("%s %s against %s: %s", version.name, decision.outcome, decision.opponent, "; ".join(decision.reasons))
+    for one, said in published:
+        _announce(config, events, one, said)
+        log.info("%s %s against %s: %s", one.name, said.outcome, said.opponent, "; ".join(said.reasons))
     numbers = {name: getattr(decision, name) for name in _NUMBERS}
-    return {"version": version.name, "reasons": list(decision.reasons), **numbers}
+    return {"version": version.name, "reasons": list(decision.reasons), **numbers, **instead}
 
 
-def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
+def _refreshed(
+    candidate: Candidate, champion: Version | None, registry: Registry, config: Release, index: Path
+) -> tuple[dict[str, Any], str]:
+    """Compare the champion's answers with those that it was judged by, if these are from other documents.
+
+    Return the comparison, and the reason against the candidate: while an index is held back for its opponent, it has to
+    be as good as the opponent is with the documents that stay.
+    """
+    version = registry.made_from(candidate.compress)
+    measured = {candidate.opponent: candidate.opponent_scores, version.name if version else "": candidate.scores}
+    if champion and not champion.dataset and candidate.opponent == BASE:
+        measured[champion.name] = candidate.opponent_scores  # it is the base
+    if not (candidate.index and champion and champion.name in measured):
+        return {}, ""
+    before = _read(champion.path / "decision.json").get("index", "")
+    earlier, name = read_scores(champion.path / "answers.parquet", "candidate")[0], f"{champion.name} with {before}"
+    if before in ("", candidate.index) or not {config.primary, *config.guardrails} <= earlier.values.keys():
+        return {}, ""  # other metrics decide by now
+    said, worse = decide_refresh(measured[champion.name], earlier, config, name), ""
+    log.info("%s with %s: %s", champion.name, candidate.index, "; ".join(said.reasons))
+    held = said.outcome == "rejected" and only_adds(index, served_index(registry.folder))
+    if held and candidate.opponent == champion.name:
+        against = decide_refresh(candidate.scores, earlier, config, name)
+        worse = f"{candidate.index} is held back: {against.reasons[0]}" if against.outcome == "rejected" else ""
+    compared = {"index": candidate.index, "before": before, "outcome": said.outcome, "reasons": list(said.reasons)}
+    return compared, worse
+
+
+def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:
     """Return the candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
 
     Raises:
@@ -173,7 +221,7 @@ def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
         values = {m: [float("nan") if row[m] is None else float(row[m]) for row in mine] for m in metrics}
         return Scores(tuple(row["id"] for row in mine), tuple(row["group"] for row in mine), values)
 
-    return scores("candidate"), scores(opponent)
+    return scores(candidate), scores(opponent)
 
 
 def read_items(answers: Path) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from llmops import sameness
+from llmops.config import Config
 from llmops.config.run_parameters import RunParameters
 from llmops.pipeline import STAGES
 from llmops.schedule.pool import POOL
@@ -80,6 +82,9 @@ backfill = [[str(moment.date()) for moment in (i.logical_date, i.data_interval.s
 found = {"errors": bag.import_errors, "dags": dags, "answers": answers, "batch": batch, "backfill": backfill}
 os.environ["LLMOPS_RELEASE__CANARY"] = "true"
 canary = DagBag(dag_folder=sys.argv[1] + "/llmops_canary.py").dags["llmops_canary"]
+os.environ["LLMOPS_GROUNDING__ENABLED"] = "true"
+grounded = DagBag(dag_folder=sys.argv[1] + "/llmops_pipeline.py").dags["llmops_pipeline"]
+found["waits"] = sorted(grounded.get_task("evaluate").upstream_task_ids)
 os.environ["LLMOPS_RETENTION__DAILY"] = "false"
 try:
     gc = bag.dags["llmops_pipeline"].get_task("gc").python_callable()
@@ -120,7 +125,8 @@ def test_one_dag_a_file_named_like_it_and_parsing_imports_nothing_heavy_and_no_e
 
 def test_the_pipeline_has_a_task_per_stage_wired_by_its_inputs(found: Any) -> None:
     dag = found["dags"]["llmops_pipeline"]
-    stages = {name: sorted(stage.inputs) for name, stage in STAGES.items()}
+    stages = {name: sorted(sameness.inputs(stage, Config())) for name, stage in STAGES.items()}
+    assert "index" not in stages["evaluate"] and found["waits"] == sorted(STAGES["evaluate"].inputs)
     assert dag["tasks"] == stages | {"gc": [list(STAGES)[-1]]}
     assert list(dag["tasks"]) == [*STAGES, "gc"] and dag["teardowns"] == ["gc"]
     assert all(dag["retries"][name] >= 2 for name, stage in STAGES.items() if stage.resumable)

@@ -14,8 +14,11 @@ from llmops.access.keys import KeyStore
 from llmops.artifacts import Record
 from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Deploy
+from llmops.data.retrieval.files import write_passages
 from llmops.deploy import stage as deploy
 from llmops.errors import DeployError, NotServedError
+from llmops.records import Passage
+from llmops.registry.indexes import served_index
 from llmops.registry.registry import Registry
 from llmops.state.database import database_at
 from tests.clock import FakeClock
@@ -59,6 +62,33 @@ def prove(home: Path, clock: Clock | None = None, status: str = "promoted", **co
     assert deploy.is_current(told, **given) and not deploy.is_current(told, **{**given, "index": index_of(home, 0)})
     document: dict[str, Any] = json.loads((home / "out" / "deployment.json").read_text())
     return document
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ids", "served"), [("rejected", "ab", "a"), ("rejected", "bc", "bc"), ("promoted", "ab", "ab")]
+)
+def test_an_index_that_makes_answers_worse_waits_if_it_only_adds_passages(
+    tmp_path: Path, outcome: str, ids: str, served: str
+) -> None:
+    release, model = publish(tmp_path, "rejected"), tmp_path / "registry" / "bot"
+    (release / "decision.json").write_text(json.dumps({"model": "bot", "version": "v1", "outcome": "rejected"}))
+    paths = {"home": tmp_path, "events": tmp_path / "events", "registry": model.parent, "database": url(tmp_path)}
+    for names in ("a", ids):
+        (index := tmp_path / "index" / names).mkdir(parents=True)
+        place = {"source": "pages", "location": "a.html", "position": "1"}
+        write_passages(index, [Passage(id=name, document=name, text=name, **place) for name in names])
+        metrics = {"passages": len(names)}
+        artifacts.commit(index, Record("index", names, {}, {}, "", "", metrics, {}, "", "", ""))
+        given = {"release": release, "index": index, **paths, "out": tmp_path / "out"}
+        deploy.run(Deploy(), **given)
+        told = {"model": "bot", "version": "v1", "outcome": "rejected", "documents": {"outcome": outcome}}
+        (release / "decision.json").write_text(json.dumps(told))
+    now = served_index(model)
+    assert now and now.name == served and deploy.is_current(Deploy(), **given)
+    written = json.loads((tmp_path / "out" / "deployment.json").read_text())
+    assert written == {"state": "no champion", **({"index": "held back"} if served != ids else {})}
+    (release / "decision.json").write_text(json.dumps({**told, "documents": {"outcome": "rejected"}}))
+    assert "index" not in deploy.run(Deploy(), **{**given, "index": tmp_path / "index" / served})  # it is served
 
 
 class App:

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -149,6 +150,8 @@ def test_until_the_first_days_are_over_it_is_the_training_data_and_without_it_no
     assert found["state"] == "no reference" and "training data" in found["why"] and not shop.events()
     with pytest.raises(NoReferenceError):
         shop.reference(DAY, "training")
+    with pytest.raises(NoReferenceError, match="nothing was trained"):
+        reference_of(shop.config, reader_of(shop.config), replace(registry_of(shop.config).champion(), dataset=""), DAY)
     (tmp_path / "away").rename(shop.train)
     found = shop.watch(DAY)
     assert (found["state"], found["reference"]) == ("judged", "training")

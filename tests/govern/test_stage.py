@@ -8,6 +8,8 @@ from unittest.mock import MagicMock
 import pyarrow as pa
 import pytest
 
+from llmops import artifacts
+from llmops.artifacts import Record
 from llmops.config import Config, Govern
 from llmops.errors import GovernanceError
 from llmops.govern import probes as probing
@@ -47,10 +49,11 @@ def govern(home: Path, answers: list[str], *more: Example, **config: Any) -> dic
 
 
 def write_answers(path: Path, answers: list[str]) -> None:
+    more = [("base_closed_book", HONEST)] if artifacts.is_done(path.parent) else []
     rows = [
         {"id": f"i{n}", "question": "q", "context": "", "model": model, "answer": text}
         for n, answer in enumerate(answers)
-        for model, text in (("candidate", answer), ("base", "<script>the base model is not on trial</script>"))
+        for model, text in (("candidate", answer), ("base", "<script>the base model is not on trial</script>"), *more)
     ]
     write_table(path, pa.Table.from_pylist(rows))
 
@@ -91,6 +94,22 @@ def test_one_leaked_secret_fails_and_a_few_medium_findings_are_reported_and_many
     assert (few["verdict"], few["answers"]["medium"]["count"]) == ("passed", 2)
     with pytest.raises(GovernanceError, match="max_flagged_answers"):
         govern(tmp_path / "many", [HONEST] * 50 + ["Ask ana@example.com"] * 10)
+
+
+def test_a_base_that_may_take_the_place_has_a_verdict_that_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(monkeypatch, "KESTREL-41")
+    select, home = tmp_path / "select" / "s1", tmp_path / "run"
+    (select / "base").mkdir(parents=True)
+    (select / "selection.json").write_text('{"path": "base"}')
+    (home / "evaluate").mkdir(parents=True)
+    record = Record("evaluate", "e1", {}, {"select": "select/s1"}, "", "", {}, {}, "", "", "")
+    artifacts.commit(home / "evaluate", record)
+    assert govern(home, [HONEST] * 60, probes=True)["verdict"] == "passed"
+    base = json.loads((home / "out" / "base.json").read_text())
+    assert base["verdict"] == "failed" and base["probes"]["all"]["count"] and "training" not in base
+    assert {path.name for path in (home / "out").iterdir() if "base" in path.name} == {"base.json"}
 
 
 @pytest.mark.parametrize(("fail_on", "least"), [("high", 2), ("medium", 1), ("low", 0), ("never", 3)])

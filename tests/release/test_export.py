@@ -98,7 +98,18 @@ def test_a_version_with_erased_rows_or_without_a_run_of_train_is_not_exported(ho
     (version.path / "lineage.json").write_text('{"stages": []}')
     with pytest.raises(ArtifactError, match="no run of `train`"):
         export(version, "hf", home / "x", home / "artifacts")
+    with pytest.raises(ArtifactError, match="Nothing was trained"):
+        export(replace(version, dataset=""), "hf", home / "x", home / "artifacts")
     assert not (home / "x").exists()
+
+
+def test_a_base_that_was_not_trained_is_exported_as_it_is_served(home: Path, tiny_base: Path) -> None:
+    version = replace(registry_of(Config(home=home)).get("v1"), dataset="")
+    (version.path / "lineage.json").write_text('{"stages": []}')
+    shutil.rmtree(version.servable)
+    shutil.copytree(tiny_base, version.servable)
+    export(version, "hf", home / "x", home / "artifacts")
+    assert contents(home / "x") == contents(tiny_base) | {"README.md": b"The card"}
 
 
 def test_a_model_without_a_chat_template_is_asked_in_the_annotated_form(tiny_base: Path, tmp_path: Path) -> None:

@@ -124,7 +124,11 @@ def records(**changed: Any) -> dict[str, Record]:
         "tune": record("tune", tune),
         "train": record("train", {"rank": changed.get("rank", 8), "seed": changed.get("seed", 0)}),
         "compress": replace(record("compress", {}), code=changed.get("code", "c0de")),
-        "evaluate": record("evaluate", {"max_new_tokens": changed.get("tokens", 9), "seed": changed.get("seed", 0)}),
+        "evaluate": record(
+            "evaluate",
+            {"max_new_tokens": changed.get("tokens", 9), "seed": changed.get("seed", 0)} | changed.get("documents", {}),
+        ),
+        "index": replace(record("index", {}), content=changed.get("index", "5")),
     }
 
 
@@ -139,6 +143,12 @@ def test_seeds_make_no_other_candidate_and_everything_else_does() -> None:
     for changed in (*other, {"environment": {"torch": "2.14"}}):
         assert ledger.identity(records(**changed), Release(), base) != own, changed
     assert ledger.identity(records(), Release(min_effect=0.5), base) != own
+    with_documents = [
+        {"grounding": {"passages": n}, "serving": {"max_context": n}, "collect": {"sources": [n]}} for n in (1, 2)
+    ]
+    for identity in (ledger.identity, ledger.untrained_identity):
+        one, two = (identity(records(documents=sections), Release(), base) for sections in with_documents)
+        assert one == two != identity(records(), Release(), base)
     for of_base in ({"model": "n"}, {"revision": "s"}, {"weights": {"m.safetensors": "9"}}):
         assert ledger.identity(records(), Release(), {**base, **of_base}) != own, of_base
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from llmops.features.online import read_online
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, write_rows, write_table
 from llmops.registry.registry import Registry, registry_of
-from llmops.release import card, ledger, rollout
+from llmops.release import card, judgement, ledger, rollout
 from llmops.release import stage as publish
 from llmops.release.ledger import ALPHA, Attempt
 from llmops.release.lineage import lineage, lineage_text
@@ -74,11 +75,14 @@ def chain(
     items: int = ITEMS,
     wording: str = "question {}",
     more: Sequence[Example] = (),
+    index: str = "",
+    verdict: str = "passed",
     **models: float,
 ) -> dict[str, Path]:
     """The finished artifacts in front of release; the shared ones are made once.
 
     What stands before the `-` of `train` are its settings, what is behind it its seed; `more` it is trained on besides.
+    With an `index` the test was answered from its documents, and the base has a `verdict` of governance, too.
     """
     root = home / "artifacts"
     if not root.exists():
@@ -112,11 +116,22 @@ def chain(
     files = {"answers.parquet": answers(items, wording, **models), "evaluation.json": evaluation}
     asked = {stage: inputs[stage] for stage in ("annotate", "select", "compress")}
     asked |= {"champion": f"versions/{against}"} if against else {}
+    if index:
+        finish(home, "index", index, {"clean": "clean/k1"}, {"index.db": f"passages {index}"})
+        asked |= {"index": f"index/{index}"}
+        evaluation |= {"retrieval": asked, "beside": {"base_closed_book": figures.pop("base_closed_book")}}
     finish(home, "evaluate", f"e-{train}", asked, files)
     ends = {stage: inputs[stage] for stage in ("annotate", "compress", "evaluate")}
     report = {"verdict": "passed", "reasons": ["nothing found"], "counts": []}
-    finish(home, "govern", f"g-{train}", ends, {"governance.json": report})
+    base = {"base.json": {**report, "verdict": verdict}} if index else {}
+    finish(home, "govern", f"g-{train}", ends, {"governance.json": report, **base})
     return {stage: root / ref for stage, ref in inputs.items()}
+
+
+def grounded(home: Path, train: str = "t1", index: str = "i1", verdict: str = "passed", **models: float) -> Any:
+    """Decide on a first candidate that answered with documents, as the base did, which answers worse without."""
+    scores = {"base": 0.4, "base_closed_book": 0.2, "candidate": 0.4}
+    return release(home, chain(home, train, index=index, verdict=verdict, **{**scores, **models}))
 
 
 def registry_in(home: Path) -> Registry:
@@ -141,10 +156,121 @@ def test_the_first_model_that_beats_the_base_becomes_champion_with_a_feature_ser
     )  # fmt: skip
     assert (version.servable / "model.bin").read_text() == "servable t1"
     assert json.loads((version.path / "decision.json").read_text())["version"] == "v1"
+    assert "index" not in {*decision, *registry_in(tmp_path).decisions()[0]["numbers"]}
     assert {"evaluation.json", "governance.json"} <= {path.name for path in version.path.iterdir()}
     (service,) = open_store(version.path / "features").list_feature_services()
     assert (service.name, service.tags["compress"]) == ("support_bot_v1", version.compress)
     assert read_online(version.path / "features", ["nobody"], service.name) == [None]
+
+
+def test_a_candidate_with_documents_is_judged_with_them_and_the_record_says_so(tmp_path: Path) -> None:
+    decision = grounded(tmp_path, candidate=0.6)
+    version = registry_in(tmp_path).get("champion")
+    assert (decision["outcome"], decision["version"], decision["index"]) == ("promoted", "v1", "index/i1")
+    assert "it answered with the documents of index/i1, and so did base" in decision["reasons"]
+    assert registry_in(tmp_path).decisions()[0]["numbers"]["index"] == "index/i1" and "instead" not in decision
+    assert "with the documents of `index/i1`" in (version.path / "README.md").read_text()
+    assert "index/i1" in {stage["artifact"] for stage in lineage(version)["stages"]}
+
+
+def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champion(tmp_path: Path) -> None:
+    first = grounded(tmp_path)
+    registry = registry_in(tmp_path)
+    version, told = registry.get("v2"), json.loads((registry.get("v2").path / "decision.json").read_text())
+    assert (first["outcome"], first["instead"], registry.aliases()["champion"]) == ("rejected", "v2", "v2")
+    assert (told["outcome"], told["opponent"], told["attempt"], told["index"]) == ("promoted", "base", 2, "index/i1")
+    assert "it answered with the documents of index/i1, base without" in told["reasons"]
+    assert (version.servable / "model.safetensors").read_text() == "weights" and not version.adapter.exists()
+    assert (version.compared_with, version.quantisation, version.dataset) == ("base", "bf16", "")
+    assert json.loads((version.path / "governance.json").read_text())["verdict"] == "passed"
+    (mine, theirs), items = publish.read_scores(version.path / "answers.parquet", "base"), ITEMS
+    assert (mine.values["token_f1"], theirs.values["token_f1"]) == ([0.4] * items, [0.2] * items)
+    text = (version.path / "README.md").read_text()
+    assert "nothing was trained" in text and "adapter" not in text and "{%" not in text
+    assert ModelCard(text).data.library_name == "transformers"
+    made = {stage["artifact"].split("/")[0] for stage in lineage(version)["stages"]}
+    assert made == {"evaluate", "select", "index", "clean", "collect"}  # no rows that an erasure would have to look for
+    assert "nothing was trained" in lineage_text(version) and "trained by" not in lineage_text(version)
+    with Spool(tmp_path / "events") as spool:
+        assert [event["llmops.model.version"] for event in spool.read("test")[1]] == ["v1", "v2"]
+    before = ledger_of(tmp_path), registry.versions()
+    shutil.rmtree(tmp_path / "artifacts")
+    assert grounded(tmp_path)["instead"] == "v2"  # again: nothing is asked twice
+    assert (ledger_of(tmp_path), registry.versions()) == before
+    assert next_release(tmp_path, "t2", candidate=0.7)["opponent"] == "v2"
+    shutil.rmtree(tmp_path / "artifacts")
+    assert "instead" not in grounded(tmp_path, "t3") and registry.aliases()["champion"] == "v3"
+
+
+@pytest.mark.parametrize(("base", "outcome"), [(0.38, "promoted"), (0.05, "rejected")])
+def test_a_base_that_is_champion_is_compared_with_its_answers_from_earlier_documents(
+    tmp_path: Path, base: float, outcome: str
+) -> None:
+    assert "documents" not in grounded(tmp_path)
+    shutil.rmtree(tmp_path / "artifacts")
+    told = grounded(tmp_path, index="i2", base=base, candidate=base)
+    assert (told["aliases"]["champion"], told["documents"]["outcome"]) == ("v2", outcome)
+
+
+def test_a_base_whose_answers_fail_governance_takes_no_place_and_spends_nothing(tmp_path: Path) -> None:
+    assert "instead" not in grounded(tmp_path, verdict="failed")
+    assert registry_in(tmp_path).champion() is None and [a.version for a in ledger_of(tmp_path)] == ["v1"]
+
+
+def test_a_base_that_documents_do_not_help_is_no_version_and_is_asked_once(tmp_path: Path) -> None:
+    for train, index in (("t1", "i1"), ("t2", "i1"), ("t3", "i2"), ("t3", "i3"), ("t1", "i4")):
+        decision = grounded(tmp_path, train, index, base_closed_book=0.4)
+        shutil.rmtree(tmp_path / "artifacts")
+        assert decision["outcome"] == "rejected" and not {"instead", "champion"} & {*decision, *decision["aliases"]}
+    versions = [attempt.version for attempt in ledger_of(tmp_path)]
+    assert versions == ["v1", "base", "v2", "v3", "base"]  # once for a candidate, and of other documents once more
+
+
+@pytest.mark.parametrize(("champion", "outcome"), [(0.58, "promoted"), (0.3, "rejected")])
+def test_a_refreshed_index_must_be_no_worse_for_the_champion_and_spends_no_attempt(
+    tmp_path: Path, champion: float, outcome: str
+) -> None:
+    assert "documents" not in grounded(tmp_path, candidate=0.6)
+    opponent, scores = registry_in(tmp_path).get("champion"), {"base": 0.4, "base_closed_book": 0.2}
+    inputs = chain(tmp_path, "t2", "v1", index="i2", champion=champion, candidate=champion, **scores)
+    told = release(tmp_path, inputs, opponent.path)["documents"]
+    assert (told["before"], told["index"], told["outcome"]) == ("index/i1", "index/i2", outcome)
+    assert "the documents are others: no worse is good enough" in told["reasons"]
+    assert [a.version for a in ledger_of(tmp_path)] == ["v1", "v2"]
+    shutil.rmtree(tmp_path / "artifacts")
+    again = grounded(tmp_path, index="i2", candidate=champion)  # v1 by itself: its decision stands
+    assert (again["outcome"], again["index"], again["documents"]["outcome"]) == ("promoted", "index/i1", outcome)
+    assert [a.version for a in ledger_of(tmp_path)] == ["v1", "v2"]
+    figures = json.loads((opponent.path / "evaluation.json").read_text())["models"]["candidate"]["token_f1"]
+    assert figures["mean"] == 0.6 and "index/i1" in {s["artifact"] for s in lineage(opponent)["stages"]}
+    assert "0.600 (0.500" in (opponent.path / "README.md").read_text()  # not the figures of i2 with the decision of i1
+
+
+def test_a_champion_that_is_judged_anew_has_the_answers_of_that_index(tmp_path: Path) -> None:
+    grounded(tmp_path, candidate=0.6)
+    shutil.rmtree(tmp_path / "artifacts")
+    inputs = chain(tmp_path, index="i2", base=0.3, base_closed_book=0.2, candidate=0.5)
+    told = release(tmp_path, inputs, min_effect=0.02)
+    version = registry_in(tmp_path).get("champion")
+    assert told["index"] == json.loads((version.path / "decision.json").read_text())["index"] == "index/i2"
+    assert publish.read_scores(version.path / "answers.parquet", "base")[0].values["token_f1"] == [0.5] * ITEMS
+    assert (told["documents"]["before"], told["documents"]["outcome"]) == ("index/i1", "rejected")  # of before
+
+
+@pytest.mark.parametrize(
+    ("held", "candidate", "outcome"), [(True, 0.5, "rejected"), (True, 0.58, "promoted"), (False, 0.5, "promoted")]
+)
+def test_an_index_that_is_held_back_does_not_come_in_with_a_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool, candidate: float, outcome: str
+) -> None:
+    """v1, better with the earlier documents, is easily beaten with these."""
+    grounded(tmp_path, candidate=0.6)
+    index = tmp_path / "artifacts" / "index" / "i2"
+    monkeypatch.setattr(publish, "only_adds", lambda added, served: held and added == index)
+    scores = {"base": 0.4, "base_closed_book": 0.2, "champion": 0.4, "candidate": candidate}
+    told = release(tmp_path, chain(tmp_path, "t2", "v1", index="i2", **scores), registry_in(tmp_path).opponent("c-t2"))
+    assert (told["outcome"], told["attempt"], "documents" in told) == (outcome, 2, outcome == "rejected")
+    assert ("index/i2 is held back" in told["reasons"][0]) == (outcome == "rejected")
 
 
 def test_a_champion_that_changed_since_evaluation_is_an_error_or_inconclusive(tmp_path: Path) -> None:
@@ -343,8 +469,8 @@ def test_each_question_of_the_gate_has_its_own_answer_whatever_came_since(tmp_pa
 
 
 def test_what_was_said_against_another_champion_is_no_answer(second: Second, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge, asked = publish.judge, list[Any]()
-    monkeypatch.setattr(publish, "judge", lambda *given: asked.append(given) or judge(*given))
+    judge, asked = judgement.judge, list[Any]()
+    monkeypatch.setattr(judgement, "judge", lambda *given: asked.append(given) or judge(*given))
     second()
     ((candidate, *given),) = asked
     assert judge(candidate, *given).chance is None  # the decision there was
@@ -399,16 +525,16 @@ def test_a_kill_spends_an_attempt_just_once(tmp_path: Path, second: Second, wher
 
 def test_one_that_is_decided_meanwhile_costs_the_other_a_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     next_release(tmp_path, "t1")
-    judge, raced = publish.judge, list[str]()
+    judge, raced = judgement.judge, list[str]()
 
     def slow(*given: Any) -> Any:
-        judgement = judge(*given)
+        decided = judge(*given)
         if not raced:
             raced.append("t3")
             next_release(tmp_path, "t3")
-        return judgement
+        return decided
 
-    monkeypatch.setattr(publish, "judge", slow)
+    monkeypatch.setattr(judgement, "judge", slow)
     assert next_release(tmp_path, "t2")["attempt"] == 3
     assert [a.number for a in ledger_of(tmp_path)] == [1, 2, 3]
 

@@ -86,6 +86,26 @@ def count_passages(database: sqlite3.Connection) -> int:
     return int(database.execute("SELECT count(*) FROM passages").fetchone()[0])
 
 
+def only_adds(index: Path, served: Path | None) -> bool:
+    """Return whether an index is another one than the served and has all its passages. A damaged one is to be replaced.
+
+    Args:
+        index: a finished artifact.
+        served: the folder of the served index; None: there is none.
+    """
+    if served is None or served.name == index.name:
+        return False
+    try:
+        return _passage_ids(served) <= _passage_ids(index)
+    except sqlite3.Error:
+        return False
+
+
+def _passage_ids(folder: Path) -> set[str]:
+    with closing(open_database(folder)) as database:
+        return {passage for (passage,) in database.execute("SELECT id FROM passages")}
+
+
 def open_vectors(folder: Path, number: int) -> Vectors:
     """Map the vectors of an index into memory.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -106,6 +106,12 @@ class Index:
         documents = self._database.execute("SELECT count(DISTINCT document) FROM passages").fetchone()[0]
         sources = self._database.execute("SELECT source, count(*) FROM passages GROUP BY source ORDER BY source")
         return {"documents": documents, "passages": self._passages, "sources": dict(sources)}
+
+    def of_documents(self, documents: Collection[str]) -> Iterator[Passage]:
+        """Yield the passages of some documents, by their ids, in the order of the index; all passages are looked at."""
+        rows = self._database.execute("SELECT number, document FROM passages ORDER BY number")
+        numbers = [number for number, document in rows if document in documents]
+        yield from (passage for _, passage in read_passages(self._database, numbers))
 
     def close(self) -> None:
         """Close the files, and release the model."""

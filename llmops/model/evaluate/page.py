@@ -40,6 +40,8 @@ def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     return template.render(
         document=document,
+        retrieval=document.get("retrieval"),
+        beside=document.get("beside", {}),
         models=models,
         primary=primary,
         opponent=opponent,

@@ -1,8 +1,9 @@
 """Answer the frozen test with base, champion and candidate, greedily, and measure each answer.
 
 What is evaluated is the servable: the very folder that serving loads. The base is the untuned model, unquantised.
-`evaluate.task` says what is measured (see `tasks`). The same run on the same machine, with as many threads, writes the
-same files bit for bit.
+With `grounding.enabled` and an index with passages, the models answer with documents, as serving does: this whole
+system is what the gate judges. `evaluate.task` says what is measured (see `tasks`). The same run on the same machine,
+with as many threads, writes the same files bit for bit.
 
     python -m llmops run evaluate
 """
@@ -16,26 +17,43 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmops.artifacts import write_json
-from llmops.config import Evaluate
+from llmops.artifacts import read_record, ref, write_json
+from llmops.config import Collect, Evaluate, Grounding, Serving
 from llmops.errors import ArtifactError
 from llmops.features.examples import read_examples
 from llmops.model.evaluate import page
+from llmops.model.evaluate.documents import RIGHT, WRONG, GroundedTest, ground_test
 from llmops.model.evaluate.slices import slices
 from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import convert_to_gguf
-from llmops.model.scoring.answered import Answered, answer_test, deterministic
+from llmops.model.scoring.answered import Answered, Asked, answer_test, deterministic
+from llmops.model.scoring.grounded import groundedness
 from llmops.model.scoring.tasks import TASKS
-from llmops.records import Example, base_path, write_table
+from llmops.records import CLOSED_BOOK, Example, base_path, write_table
 from llmops.statistics import intervals
 
 log = logging.getLogger(__name__)
 
+_UNGROUNDED, _SERVING, _UNKNOWN = Grounding(), Serving(), Collect()
+
 
 def run(
-    config: Evaluate, *, annotate: Path, select: Path, compress: Path, out: Path, champion: Path | None = None
+    config: Evaluate,
+    *,
+    annotate: Path,
+    select: Path,
+    compress: Path,
+    out: Path,
+    champion: Path | None = None,
+    index: Path | None = None,
+    grounding: Grounding = _UNGROUNDED,
+    serving: Serving = _SERVING,
+    collect: Collect = _UNKNOWN,
 ) -> dict[str, Any]:
     """Write `answers.parquet` (a row per item and model), `evaluation.json` (figures with intervals) and `report.html`.
+
+    Where an index with passages is given, the candidate, and the base if it is the opponent, are also measured without
+    passages, and the candidate with the right ones.
 
     Raises:
         ArtifactError: if the test is empty, or the champion's model is gone.
@@ -53,32 +71,74 @@ def run(
                 f"{champion.name}, which this candidate is compared with, has no model at {folders['champion']} any "
                 "more; put it back from a backup, or promote another version."
             )
-    models: dict[str, Answered] = {}
+    grounds, closed = None, Asked(items)
+    if index and read_record(index).metrics.get("passages"):
+        window, most = serving.max_context, config.max_new_tokens
+        grounds = ground_test(index, annotate, items, grounding, collect, window, most)
+    asked = {name: {name: grounds.system if grounds else closed} for name in folders}
+    if grounds:
+        asked["candidate"] |= {"candidate_right_passage": grounds.right, "candidate_closed_book": closed}
+        asked["base"] |= {} if champion else {CLOSED_BOOK: closed}
+    answered: dict[str, Answered] = {}
     with deterministic():
-        for name, folder in folders.items():
-            models[name] = answer_test(folder, items, config)
+        for name, ways in asked.items():
+            answered |= zip(ways, answer_test(folders[name], list(ways.values()), config), strict=True)
             log.info("%s: answered %d items", name, len(items))
     shutil.rmtree(scratch, ignore_errors=True)
-    whole = figures(models, [item.group for item in items], config, whole=True)
+    if grounds:
+        grounds.columns.update({f"grounded_{name}": _grounded(answered[name].answers, grounds) for name in folders})
+    topics = [item.group for item in items]
+    whole = figures(answered, topics, config, whole=True)
+    beside = {name: whole["models"].pop(name) for name in answered if name not in folders}
     document = {
         "items": len(items),
-        "topics": len({item.group for item in items}),
+        "topics": len(set(topics)),
         "task": config.task,
         "primary": TASKS[config.task].primary,
         "confidence": config.confidence,
         "resamples": config.bootstrap,
         "opponent": "champion" if champion else "base",
         **whole,
-        "slices": _slices(models, items, config),
+        "slices": _slices({name: answered[name] for name in folders}, items, config, grounds),
     }
-    write_table(out / "answers.parquet", _table(models, items))
+    retrieval = _retrieval(grounds, topics, config) if grounds else {}
+    if grounds and index:
+        missing = sum(value is not None for value in grounds.columns[RIGHT])
+        looked_up = missing + sum(value is not None for value in grounds.columns[WRONG])
+        counts = {"looked_up": looked_up, "not_indexed": missing}
+        document |= {"beside": beside, "retrieval": {"index": ref(index), **counts, "figures": retrieval}}
+    write_table(out / "answers.parquet", _table(answered, items))
     write_json(out / "evaluation.json", document)
     page.write(out, config.worst)
     return {"items": len(items)} | {
         f"{name}_{metric}": figure["mean"]
-        for name, found in whole["models"].items()
+        for name, found in (*whole["models"].items(), ("retrieval", retrieval))
         for metric, figure in found.items()
     }
+
+
+def _grounded(answers: Sequence[str], grounds: GroundedTest) -> list[float | None]:
+    """Return which answers rest on the passages that were given; None: none were, or the answer says nothing."""
+    given = [0 in (grounds.columns[WRONG][n], grounds.columns[RIGHT][n]) for n in range(len(answers))]
+    rested = [
+        groundedness(answer, [item.context]) if read else None
+        for answer, item, read in zip(answers, grounds.system.items, given, strict=True)
+    ]
+    return [None if one is None else float(one.grounded) for one in rested]
+
+
+def _retrieval(
+    grounds: GroundedTest, topics: Sequence[str], config: Evaluate, rows: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Return the retrieval's figures with their intervals; one that no item has a value of is left out."""
+    chosen = range(len(topics)) if rows is None else rows
+    measures = {
+        name: intervals.mean(column)
+        for name, column in grounds.columns.items()
+        if any(column[row] is not None for row in chosen)
+    }
+    drawn = intervals.sample(measures, topics, config.bootstrap, config.seed, rows) if measures else {}
+    return {name: intervals.summary(values, config.confidence) for name, values in drawn.items()}
 
 
 def figures(
@@ -118,7 +178,7 @@ def figures(
 
 
 def _slices(
-    models: Mapping[str, Answered], items: Sequence[Example], config: Evaluate
+    models: Mapping[str, Answered], items: Sequence[Example], config: Evaluate, grounds: GroundedTest | None
 ) -> dict[str, list[dict[str, Any]]]:
     topics = [item.group for item in items]
     return {
@@ -128,6 +188,7 @@ def _slices(
                 "items": len(rows),
                 "topics": len({topics[row] for row in rows}),
                 **figures(models, topics, config, rows),
+                **({"retrieval": _retrieval(grounds, topics, config, rows)} if grounds else {}),
             }
             for name, rows in parts.items()
         ]
