@@ -4,7 +4,7 @@
 # nothing, too old, or Debian's without its package python3.X-venv. They are asked once, and only if it matters.
 PYTHONS := python3.13 python3.12 python3.11
 FOUND = $(eval FOUND := $(shell for name in $(PYTHONS); do \
-  $$name llmops/doctor.py python 2>/dev/null | grep -q ^ok && echo $$name; done))$(FOUND)
+  $$name llmops/frame/doctor.py python 2>/dev/null | grep -q ^ok && echo $$name; done))$(FOUND)
 ifeq ($(strip $(PYTHON)),)
 override PYTHON = $(firstword $(FOUND))
 endif
@@ -44,13 +44,13 @@ help: ## list the commands
 FORCE: # makes the environment anew where its Python is gone, though the mark is there
 
 preflight: $(if $(CURRENT),,python) # what is missing on this machine is named before any work starts
-	@$(USED) llmops/doctor.py $(NEED)
+	@$(USED) llmops/frame/doctor.py $(NEED)
 
 python: # the one to make the environment with; if there is none, what was tried
 	@test -n "$(PYTHON)" || { echo "no Python here can make the environment; tried:"; for name in $(PYTHONS); do \
-	  echo "$$name: $$($$name llmops/doctor.py python 2>&1 | head -n 2)"; done; \
+	  echo "$$name: $$($$name llmops/frame/doctor.py python 2>&1 | head -n 2)"; done; \
 	  echo "install Python 3.11.5 to 3.13 with venv, or name one: make PYTHON=/path/to/python3.13"; exit 1; } >&2
-	@said=$$($(PYTHON) llmops/doctor.py python 2>&1) || { \
+	@said=$$($(PYTHON) llmops/frame/doctor.py python 2>&1) || { \
 	  echo "$$said" >&2; echo "$(PYTHON) does not do; leave PYTHON out, or name another" >&2; exit 1; }
 
 setup: $(INSTALLED) ## create the environment .venv from constraints.txt
@@ -92,7 +92,7 @@ check: $(FOR_TESTS) ## ruff, mypy, lint-imports and the tests of texts and lists
 	@$(RUN) tests/run.py check
 
 test: $(FOR_TESTS) ## check, and all tests that need no server: no network, no account, no GPU
-	@$(RUN) llmops/doctor.py python
+	@$(RUN) llmops/frame/doctor.py python
 	@$(RUN) tests/run.py check fast
 
 test-services: $(FOR_SERVICES) ## the tests with real servers: PostgreSQL, Redis, Elasticsearch, a Spark cluster, Chromium
@@ -102,7 +102,7 @@ test-journeys: $(FOR_SERVICES) ## the whole way in a real Airflow, and what is k
 	@$(RUN) tests/run.py journeys
 
 test-all: $(FOR_SERVICES) ## all of them, until one fails
-	@$(RUN) llmops/doctor.py python
+	@$(RUN) llmops/frame/doctor.py python
 	@$(RUN) tests/run.py check fast services journeys
 
 test-images: $(FOR_TESTS) ## build the serving images that need no GPU with podman, start them and ask them
@@ -114,14 +114,14 @@ test-other: ## the tests without servers on another Python, if there is one, in 
 	  PYTHON=$(OTHER) VENV=$(patsubst python%,.venv-%,$(notdir $(OTHER)))
 
 test-fast: $(FOR_TESTS) # what `make test-other` runs there
-	@$(RUN) llmops/doctor.py python
+	@$(RUN) llmops/frame/doctor.py python
 	@$(RUN) tests/run.py fast
 
 bench: $(INSTALLED) ## run every benchmark in its quick form, peers included; writes docs/benchmarks.md
 	@$(RUN) benchmarks/run_all.py
 
 stop: ## stop what `make demo` left running
-	@test ! -x $(RUN) || $(RUN) -m llmops.stack stop
+	@test ! -x $(RUN) || $(RUN) -m llmops.pipeline.stack stop
 
 clean: stop ## delete all artifacts, models, events and keys; the environment stays
 	rm -rf .llmops .mypy_cache .pytest_cache .ruff_cache .hypothesis

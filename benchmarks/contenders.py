@@ -163,7 +163,7 @@ def serve_vllm(folder: Path, eager: bool, model: Path = BASE, cache: int = CACHE
 
 def serve_llama(folder: Path, model: Path | None = None) -> AbstractContextManager[Running]:
     """(e): one slot a stream, each with room for 512 tokens. (e4), without a model: the file that BASE is made from."""
-    from llmops import machine
+    from llmops.frame import machine
     from llmops.model.base.catalog import catalogue
 
     port, file = free_port(), model or catalogue()[0].packaged()

@@ -203,7 +203,8 @@ def ours(folder: Path, near: float) -> dict[str, Any]:
 def path(folder: Path, stage: str) -> float:
     """One stage; seconds."""
     started = time.perf_counter()
-    from llmops import config, pipeline
+    from llmops import config
+    from llmops.pipeline import pipeline
 
     fields = {"question": "question", "answer": "answer"}
     source = {"name": "faq", "kind": "csv", "location": "faq-*.csv", "fields": fields}

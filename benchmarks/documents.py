@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.records import Document, content_id, schema
+from llmops.frame.records import Document, content_id, schema
 
 WORDS = 60_000
 VOCABULARY = 20_000

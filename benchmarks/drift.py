@@ -163,9 +163,9 @@ def dealt(topics: Sequence[str], counts: dict[str, int]) -> Iterator[Deal]:
 
 def ours(texts: list[str], topics: list[str], deals: list[Deal], keep: bool) -> dict[str, Any]:
     """What `llmops drift` finds."""
-    from llmops.drift.judge import compare
-    from llmops.drift.lexicon import TrainingRow, lexicon_of
-    from llmops.drift.sample import sample_from_prompts
+    from llmops.monitoring.drift.judge import compare
+    from llmops.monitoring.drift.lexicon import TrainingRow, lexicon_of
+    from llmops.monitoring.drift.sample import sample_from_prompts
 
     windows: dict[str, list[list[list[str]]]] = {name: [] for name in SHIFTS}
     seconds = []

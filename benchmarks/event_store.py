@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this 
 from report import divided, finish, parser  # noqa: E402
 
 from llmops.config import Monitoring  # noqa: E402
-from llmops.monitoring.datasets import FEEDBACK, SERVING  # noqa: E402
-from llmops.monitoring.events import build, timestamp  # noqa: E402
-from llmops.monitoring.sinks.local import MOST_EXACT, LocalStore  # noqa: E402
+from llmops.events.datasets import FEEDBACK, SERVING  # noqa: E402
+from llmops.events.events import build, timestamp  # noqa: E402
+from llmops.events.sinks.local import MOST_EXACT, LocalStore  # noqa: E402
 from serving.observe.dashboard import SPANS, read_dashboard  # noqa: E402
 
 ROLLUPS, ONE_BY_ONE = "roll-ups", "one by one"

@@ -32,16 +32,16 @@ from peers import ROOT, ArmFailedError, attempted  # noqa: E402
 from report import divided, finish, parser  # noqa: E402
 from servers import Running, free_port, running  # noqa: E402
 
-from llmops.monitoring.datasets import SERVING  # noqa: E402
-from llmops.monitoring.delivery import Delivery  # noqa: E402
-from llmops.monitoring.elasticsearch_client import stream_of  # noqa: E402
-from llmops.monitoring.events import build  # noqa: E402
-from llmops.monitoring.sinks.base import Sink  # noqa: E402
-from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink  # noqa: E402
-from llmops.monitoring.sinks.local import LocalStore  # noqa: E402
-from llmops.monitoring.sinks.logstash import LogstashSink  # noqa: E402
-from llmops.monitoring.sinks.otlp import OtlpSink  # noqa: E402
-from llmops.monitoring.spool import Spool  # noqa: E402
+from llmops.events.datasets import SERVING  # noqa: E402
+from llmops.events.delivery import Delivery  # noqa: E402
+from llmops.events.elasticsearch_client import stream_of  # noqa: E402
+from llmops.events.events import build  # noqa: E402
+from llmops.events.sinks.base import Sink  # noqa: E402
+from llmops.events.sinks.elasticsearch import ElasticsearchSink  # noqa: E402
+from llmops.events.sinks.local import LocalStore  # noqa: E402
+from llmops.events.sinks.logstash import LogstashSink  # noqa: E402
+from llmops.events.sinks.otlp import OtlpSink  # noqa: E402
+from llmops.events.spool import Spool  # noqa: E402
 
 LOCAL, ELASTIC, ARRAYS, OTLP, PLAIN = "local", "elasticsearch", "JSON arrays", "otlp", "plain handler"
 TAKES, HANGS = "app, sink takes events", "app, sink hangs"

@@ -52,7 +52,7 @@ def main(base: Path, questions: Sequence[str]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from llmops import prompts
-    from llmops.features.tokenize import Tokens
+    from llmops.data.features.tokenize import Tokens
     from llmops.model.base.packing import answer_nats, per_token
 
     tokenizer = AutoTokenizer.from_pretrained(base)

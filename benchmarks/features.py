@@ -38,13 +38,13 @@ from report import Cell, divided, finish, parser
 from transformers import AutoTokenizer
 
 from llmops.config import Features
-from llmops.features.declarations import VIEW, declare, open_store
-from llmops.features.examples import PARQUET, mapped_path, read_offline
-from llmops.features.online import OnlineTokens, write_online
-from llmops.features.stage import SPLITS, run
+from llmops.data.features.declarations import VIEW, declare, open_store
+from llmops.data.features.examples import PARQUET, mapped_path, read_offline
+from llmops.data.features.online import OnlineTokens, write_online
+from llmops.data.features.stage import SPLITS, run
+from llmops.frame.records import Example, write_rows
 from llmops.model.base.catalog import catalogue
 from llmops.prompts import all_training_ids, training_ids
-from llmops.records import Example, write_rows
 
 EXAMPLES = 50_000
 TOKENISED = 4_000  #: examples of the tokeniser's arms

@@ -27,10 +27,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from report import finish, parser
 
+from llmops.frame.statistics.intervals import Floats
+from llmops.frame.statistics.rates import wilson
+from llmops.frame.statistics.sign_flip import bounds, smallest_level
 from llmops.release.ledger import ALPHA
-from llmops.statistics.intervals import Floats
-from llmops.statistics.rates import wilson
-from llmops.statistics.sign_flip import bounds, smallest_level
 
 TOPICS = (10, 29, 100)
 LEVEL = ALPHA / 2  #: of the first attempt, and of the old test always

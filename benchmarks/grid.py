@@ -23,14 +23,14 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llmops.config import Train, Tune, load
+from llmops.frame.records import Example, read_rows
 from llmops.model.base.catalog import catalogue
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.training.space import declared_space
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob, rungs
-from llmops.pipeline import STAGES, run_stage
+from llmops.pipeline.pipeline import STAGES, run_stage
 from llmops.prompts import all_training_ids
-from llmops.records import Example, read_rows
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support_bot" / "config.yaml"
 DAY = "2026-01-31"

@@ -22,8 +22,8 @@ from report import finish, parser  # noqa: E402
 
 from llmops.data.retrieval.embedder import Embedder  # noqa: E402
 from llmops.data.text.sentences import sentences  # noqa: E402
+from llmops.frame.statistics.intervals import ratio, sample, summary  # noqa: E402
 from llmops.model.scoring.grounded import LEAST, Groundedness, groundedness  # noqa: E402
-from llmops.statistics.intervals import ratio, sample, summary  # noqa: E402
 
 NOTHING = Groundedness(share=1.0, numbers=(), names=(), contradicts=False)  #: of an answer that says nothing by itself
 WAYS: dict[str, Callable[[Groundedness, bool], bool]] = {

@@ -51,9 +51,9 @@ def main() -> None:
     made.add_argument("--model", type=Path, help="another model's folder")
     told = made.parse_args()
 
+    from llmops.frame.statistics.rates import wilson
     from llmops.model.base.answering import answer, open_model
     from llmops.model.scoring.metrics import token_f1
-    from llmops.statistics.rates import wilson
 
     if not told.model:
         prepare()

@@ -32,8 +32,8 @@ from contenders import SMALL, prepare  # noqa: E402
 from report import finish, parser  # noqa: E402
 from servers import Running, free_port, make_site, running  # noqa: E402
 
-from llmops.monitoring.datasets import SERVING  # noqa: E402
-from llmops.monitoring.sinks.local import LocalStore  # noqa: E402
+from llmops.events.datasets import SERVING  # noqa: E402
+from llmops.events.sinks.local import LocalStore  # noqa: E402
 
 BATCH = QUEUE = 8
 CALLERS = 2 * (BATCH + QUEUE)

@@ -29,12 +29,12 @@ from peers import ArmFailedError, attempted  # noqa: E402
 from report import finish, parser  # noqa: E402
 from servers import Running, free_port, running  # noqa: E402
 
-from llmops.monitoring.datasets import SERVING  # noqa: E402
-from llmops.monitoring.elasticsearch_client import stream_of  # noqa: E402
-from llmops.monitoring.events import emit_all  # noqa: E402
-from llmops.monitoring.shipping import Shipper  # noqa: E402
-from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink  # noqa: E402
-from llmops.monitoring.spool import Spool  # noqa: E402
+from llmops.events.datasets import SERVING  # noqa: E402
+from llmops.events.elasticsearch_client import stream_of  # noqa: E402
+from llmops.events.events import emit_all  # noqa: E402
+from llmops.events.shipping import Shipper  # noqa: E402
+from llmops.events.sinks.elasticsearch import ElasticsearchSink  # noqa: E402
+from llmops.events.spool import Spool  # noqa: E402
 
 ARM = "stopped, killed with -9, started again"
 TOGETHER = 500  #: events of a commit

@@ -39,9 +39,9 @@ from pydantic import BaseModel  # noqa: E402
 from report import divided, finish, parser  # noqa: E402
 from servers import Running, Site, free_port, running  # noqa: E402
 
-from llmops.monitoring.datasets import SERVING  # noqa: E402
-from llmops.monitoring.events import build  # noqa: E402
-from llmops.monitoring.spool import Spool  # noqa: E402
+from llmops.events.datasets import SERVING  # noqa: E402
+from llmops.events.events import build  # noqa: E402
+from llmops.events.spool import Spool  # noqa: E402
 from serving.engines.base import EngineRequest, Question  # noqa: E402
 from serving.engines.echo import EchoEngine  # noqa: E402
 

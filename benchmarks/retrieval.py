@@ -124,7 +124,7 @@ def indexed(topics: Sequence[Topic], folder: Path, questions: bool) -> list[list
     """Index the answers, with their questions or without, and return the right documents of each wording."""
     from llmops.config import Index
     from llmops.data.index import stage
-    from llmops.records import Document, content_id, write_rows
+    from llmops.frame.records import Document, content_id, write_rows
 
     ids: dict[str, list[str]] = {}
     documents = []
@@ -147,7 +147,7 @@ def made_up(folder: Path, number: int) -> float:
 
     from llmops.data.retrieval.files import new_vectors, write_passages
     from llmops.data.retrieval.minilm import DIMENSIONS
-    from llmops.records import Passage
+    from llmops.frame.records import Passage
 
     rng = random.Random(0)
     place = {"document": "d", "source": "made", "location": "a.html", "title": "Made"}
@@ -188,7 +188,7 @@ def running_text() -> list[str]:
 
 def finished(folder: Path, metrics: Any) -> None:
     """Make a folder a finished artifact."""
-    from llmops import artifacts
+    from llmops.frame import artifacts
 
     record = artifacts.Record("index", folder.name, {}, {}, "", "", dict(metrics), {}, "", "", "")
     artifacts.commit(folder, record)

@@ -25,7 +25,7 @@ import yaml
 from peers import ArmFailedError, ended
 
 from llmops.access.keys import KeyStore
-from llmops.registry.registry import Registry
+from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
 
 MODEL = "smollm2"  #: name of the model in every server that asks for one

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the product does: llmops/machine.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the product does: llmops/frame/machine.py
 
 import torch  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import Trainer, TrainingArguments, set_seed  # noqa: E402
 
 from llmops.config import Train  # noqa: E402
-from llmops.features.tokenize import Tokens  # noqa: E402
+from llmops.data.features.tokenize import Tokens  # noqa: E402
 from llmops.model.base.load import load_model, load_tokenizer, nf4  # noqa: E402
 from llmops.model.base.packing import mean_loss  # noqa: E402
 from llmops.model.training.fit import fit  # noqa: E402

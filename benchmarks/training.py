@@ -33,10 +33,10 @@ from report import Cell, divided, finish, parser  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from llmops.config import load  # noqa: E402
-from llmops.features.examples import read_offline  # noqa: E402
-from llmops.features.tokenize import Tokens  # noqa: E402
-from llmops.pipeline import STAGES, run_stage  # noqa: E402
-from llmops.records import base_path  # noqa: E402
+from llmops.data.features.examples import read_offline  # noqa: E402
+from llmops.data.features.tokenize import Tokens  # noqa: E402
+from llmops.frame.records import base_path  # noqa: E402
+from llmops.pipeline.pipeline import STAGES, run_stage  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support_bot" / "config.yaml"
 DAY = "2026-01-31"

@@ -22,7 +22,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.schedule.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeeded
+from llmops.pipeline.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeeded
 
 
 @dag(
@@ -47,7 +47,7 @@ def llm_continuous_improvement() -> None:
     def read() -> dict[str, Any]:
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
-        from llmops.improve import weekly
+        from llmops.monitoring.improve import weekly
 
         context = get_current_context()
         refuse_unknown(context["params"], context["dag"].params)
@@ -60,7 +60,7 @@ def llm_continuous_improvement() -> None:
     @task(multiple_outputs=False, trigger_rule="all_done")
     def report(found: dict[str, Any]) -> str:
         from llmops.config import load
-        from llmops.improve import weekly
+        from llmops.monitoring.improve import weekly
 
         context = get_current_context()
         run, ti = context["dag_run"], context["ti"]

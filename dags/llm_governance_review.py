@@ -14,7 +14,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, POOL, run_failed, run_succeeded
+from llmops.pipeline.tasks import DEFAULT_ARGS, MODEL, POOL, run_failed, run_succeeded
 
 
 @dag(
@@ -39,8 +39,8 @@ def llm_governance_review() -> None:
     def review() -> dict[str, Any]:
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
-        from llmops.govern.champion import review_champion
-        from llmops.schedule.limit import time_limit
+        from llmops.frame.limit import time_limit
+        from llmops.release.govern.champion import review_champion
 
         context = get_current_context()
         refuse_unknown(context["params"], context["dag"].params)
@@ -51,8 +51,8 @@ def llm_governance_review() -> None:
     @task(multiple_outputs=False, pool=POOL)
     def decay() -> dict[str, Any]:
         from llmops.config import load
-        from llmops.decay.watch import watch_decay
-        from llmops.schedule.limit import time_limit
+        from llmops.frame.limit import time_limit
+        from llmops.monitoring.decay.watch import watch_decay
 
         settings = load()
         with time_limit("Measuring decay", settings.schedule.seconds("review")):

@@ -16,7 +16,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.schedule.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeeded
+from llmops.pipeline.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeeded
 
 
 @dag(
@@ -38,7 +38,7 @@ def llm_monitoring() -> None:
 
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
-        from llmops.monitoring.shipping import drain
+        from llmops.events.shipping import drain
 
         context = get_current_context()
         refuse_unknown(context["params"], context["dag"].params)
@@ -47,9 +47,9 @@ def llm_monitoring() -> None:
 
     @task(multiple_outputs=False, trigger_rule="all_done")  # a failing sink must not silence alerts
     def judge() -> dict[str, Any]:
-        from llmops.alerts.judge import build_report, catch_up
         from llmops.config import load
-        from llmops.errors import ConfigError
+        from llmops.frame.errors import ConfigError
+        from llmops.monitoring.alerts.judge import build_report, catch_up
 
         run, config = get_current_context()["dag_run"], load()
         until = run.data_interval_end or run.run_after
@@ -63,7 +63,7 @@ def llm_monitoring() -> None:
     @task(multiple_outputs=False, trigger_rule="all_done")
     def drift() -> dict[str, Any]:
         from llmops.config import load
-        from llmops.drift.watch import watch_drift
+        from llmops.monitoring.drift.watch import watch_drift
 
         run = get_current_context()["dag_run"]
         return watch_drift(load(), run.data_interval_end or run.run_after)
@@ -71,7 +71,7 @@ def llm_monitoring() -> None:
     @task(trigger_rule="all_done", outlets=[AssetAlias(DECLINE)])
     def decline() -> list[str]:
         from llmops.config import load
-        from llmops.improve.decline import read_declines
+        from llmops.monitoring.improve.decline import read_declines
 
         context, config = get_current_context(), load()
         run = context["dag_run"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
 
-from llmops.schedule.tasks import DEFAULT_ARGS, POOL, run_failed, run_succeeded
+from llmops.pipeline.tasks import DEFAULT_ARGS, POOL, run_failed, run_succeeded
 
 
 @dag(
@@ -42,11 +42,11 @@ def llmops_batch() -> None:
         from dataclasses import asdict
         from pathlib import Path
 
-        from llmops.batch.batch import run_batch
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
-        from llmops.errors import ConfigError
-        from llmops.schedule.limit import time_limit
+        from llmops.frame.errors import ConfigError
+        from llmops.frame.limit import time_limit
+        from llmops.release.batch.batch import run_batch
 
         context = get_current_context()
         asked, settings = context["params"], load()

@@ -19,8 +19,8 @@ from datetime import timedelta
 
 from airflow.sdk import Asset, Param, dag
 
-from llmops.release.trial_tasks import decide, start, wait
-from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded, settings
+from llmops.pipeline.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded, settings
+from llmops.pipeline.trial_tasks import decide, start, wait
 
 
 @dag(

@@ -27,11 +27,11 @@ from datetime import timedelta
 
 from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, Param, dag, get_current_context, task
 
-from llmops import sameness
 from llmops.config.run_parameters import schemas
 from llmops.model.base.catalog import catalogue
-from llmops.pipeline import STAGES
-from llmops.schedule.tasks import (
+from llmops.pipeline import sameness
+from llmops.pipeline.pipeline import STAGES
+from llmops.pipeline.tasks import (
     ASSETS,
     DEFAULT_ARGS,
     POOL,
@@ -70,8 +70,8 @@ def llmops_pipeline() -> None:
 
         from llmops.config import load
         from llmops.config.run_parameters import overrides
-        from llmops.pipeline import run_stage
-        from llmops.schedule.intervals import parse_interval
+        from llmops.frame.intervals import parse_interval
+        from llmops.pipeline.pipeline import run_stage
 
         context = get_current_context()
         run = context["dag_run"]
@@ -94,8 +94,8 @@ def llmops_pipeline() -> None:
         from airflow.sdk.exceptions import AirflowSkipException
 
         from llmops.config import load
-        from llmops.errors import HomeInUse
-        from llmops.retention.gc import gc
+        from llmops.frame.errors import HomeInUse
+        from llmops.privacy.retention.gc import gc
 
         settings = load()
         if not settings.retention.daily:

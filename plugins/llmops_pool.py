@@ -12,7 +12,7 @@ from contextlib import suppress
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
-from llmops.schedule.pool import POOL, POOL_DESCRIPTION
+from llmops.pipeline.pool import POOL, POOL_DESCRIPTION
 
 
 @hookimpl

@@ -4,7 +4,7 @@ import logging
 import sys
 
 from llmops.config import load
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 from serving.app import serve
 
 if __name__ == "__main__":

@@ -20,15 +20,15 @@ from starlette.exceptions import HTTPException
 
 from llmops import __version__
 from llmops.access.keys import keys_of
-from llmops.alerts.threads import AlertThreads
 from llmops.config import Config
-from llmops.errors import ConfigError, LlmopsError
-from llmops.machine import spin_briefly
+from llmops.events.reader import Reader, reader_of
+from llmops.events.shipping import shipper_for
+from llmops.frame.errors import ConfigError, LlmopsError
+from llmops.frame.machine import spin_briefly
 from llmops.model.gguf.worker import is_gguf
-from llmops.monitoring.reader import Reader, reader_of
-from llmops.monitoring.shipping import shipper_for
-from llmops.registry.registry import registry_of
-from llmops.registry.version import Version
+from llmops.monitoring.alerts.threads import AlertThreads
+from llmops.release.registry.registry import registry_of
+from llmops.release.registry.version import Version
 from llmops.release.rollout import rules_of
 from serving.admission import signing
 from serving.admission.dependencies import AppParts, assert_guarded

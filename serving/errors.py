@@ -13,7 +13,7 @@ from llmops.access.roles import (
     UnknownKey,
 )
 from llmops.data.feedback.rows import ReviewNotFoundError
-from llmops.errors import AccessError, EventsUnavailable, LlmopsError, RegistryError, ReviewError, StateError
+from llmops.frame.errors import AccessError, EventsUnavailable, LlmopsError, RegistryError, ReviewError, StateError
 
 
 class NotReady(LlmopsError):

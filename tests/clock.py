@@ -5,13 +5,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from llmops.clock import Clock
+from llmops.frame.clock import Clock
 
 T = TypeVar("T")
 
 
 class FakeClock(Clock):
-    """A clock that stands still until `advance` or `sleep` moves it; see `llmops.clock.Clock`."""
+    """A clock that stands still until `advance` or `sleep` moves it; see `llmops.frame.clock.Clock`."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 31, 12, tzinfo=UTC)) -> None:
         self.time, self.seconds = start, 1000.0

@@ -41,7 +41,7 @@ PATHS = {
     "tests/e2e/": "journey",
     "tests/dags/test_airflow.py": "journey",
     "tests/dags/test_improvement.py": "journey",
-    "tests/erasure/test_forget.py": "journey",
+    "tests/privacy/erasure/test_forget.py": "journey",
     "tests/docker/": "check",
     "tests/test_commands.py": "check",
     "tests/test_house.py": "check",
@@ -66,9 +66,9 @@ FIXTURES = {
 TOGETHER = {
     "tests/e2e/": "airflow",
     "tests/dags/test_airflow.py": "airflow",
-    "tests/elk/test_elasticsearch.py": "elasticsearch",
-    "tests/monitoring/sinks/test_elasticsearch.py": "elasticsearch",
-    "tests/monitoring/test_elasticsearch_reader.py": "elasticsearch",
+    "tests/monitoring/elk/test_elasticsearch.py": "elasticsearch",
+    "tests/events/sinks/test_elasticsearch.py": "elasticsearch",
+    "tests/events/test_elasticsearch_reader.py": "elasticsearch",
 }
 
 #: Tests of these files have three minutes: Spark's first job, a model in all its forms. Beside two busy processes the
@@ -143,7 +143,7 @@ def anyio_backend() -> str:
 def no_time_limit() -> Iterator[None]:
     """Start no watching process for each stage that a test runs; tests/dags has runs with the real limit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmops.pipeline.time_limit", lambda what, seconds: nullcontext())
+        patch.setattr("llmops.pipeline.pipeline.time_limit", lambda what, seconds: nullcontext())
         yield
 
 
@@ -385,7 +385,7 @@ def event_server() -> Iterator[str]:
     """The URL of a real Elasticsearch with the data streams of events, whose mappings are made from the registry."""
     from elasticsearch import Elasticsearch
 
-    from llmops.monitoring.fields import FIELDS
+    from llmops.events.fields import FIELDS
 
     port = find_free_port()
     url, command = f"http://127.0.0.1:{port}", [str(shared("elasticsearch/start")), "--port", str(port)]

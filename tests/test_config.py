@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmops.config import load
-from llmops.errors import ConfigError
-from llmops.variables import filled
+from llmops.frame.errors import ConfigError
+from llmops.frame.variables import filled
 
 
 def write(folder: Path, text: str) -> Path:

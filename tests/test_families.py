@@ -20,8 +20,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from llmops import prompts
-from llmops.errors import ArtifactError
-from llmops.features.tokenize import tokenize
+from llmops.data.features.tokenize import tokenize
+from llmops.frame.errors import ArtifactError
 from llmops.model.base import answering, generate
 from llmops.model.base.catalog import catalogue
 from llmops.model.base.load import load_tokenizer

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from llmops.config import Config
-from llmops.pipeline import STAGES
+from llmops.pipeline.pipeline import STAGES
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for top in ("llmops", "serving", "dags") for path in (ROOT / top).rglob("*.py"))

@@ -1,7 +1,7 @@
 """Compiles dashboards.yaml to the saved objects that `llmops elk setup` brings to Kibana, and prints them.
 
     python3.12 -m venv /tmp/kibana && /tmp/kibana/bin/pip install -r docker/kibana/requirements.txt
-    /tmp/kibana/bin/python docker/kibana/compile.py > llmops/elk/kibana.ndjson
+    /tmp/kibana/bin/python docker/kibana/compile.py > llmops/monitoring/elk/kibana.ndjson
 
 Formulas are left alone: with this compiler's version they never end. So is a metric's own `filter`, which it drops.
 """

@@ -18,8 +18,8 @@ from typing import Any
 from mangum import Mangum
 
 from llmops.config import Config
-from llmops.monitoring.shipping import ship
-from llmops.monitoring.sinks.configured import sinks_for
+from llmops.events.shipping import ship
+from llmops.events.sinks.configured import sinks_for
 from serving.app import create_app
 
 log = logging.getLogger(__name__)

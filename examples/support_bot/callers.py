@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import httpx
 import yaml
 
-from llmops.errors import LlmopsError
+from llmops.frame.errors import LlmopsError
 
 QUESTIONS = Path(__file__).with_name("questions.yaml")
 MOST_TOKENS = 32  #: of an answer

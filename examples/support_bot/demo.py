@@ -32,20 +32,21 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from llmops import doctor, stack
 from llmops.access.keys import keys_of
 from llmops.access.roles import Role
-from llmops.artifacts import write_json
 from llmops.cli import main as llmops
 from llmops.config import Config, load
-from llmops.errors import LlmopsError
-from llmops.machine import gpu
-from llmops.monitoring.datasets import TEXT
-from llmops.monitoring.events import timestamp
-from llmops.monitoring.reader import reader_of
-from llmops.pipeline import STAGES
-from llmops.schedule.intervals import parse_interval
-from llmops.schedule.orchestrator import Airflow, Task
+from llmops.events.datasets import TEXT
+from llmops.events.events import timestamp
+from llmops.events.reader import reader_of
+from llmops.frame import doctor
+from llmops.frame.artifacts import write_json
+from llmops.frame.errors import LlmopsError
+from llmops.frame.intervals import parse_interval
+from llmops.frame.machine import gpu
+from llmops.pipeline import stack
+from llmops.pipeline.orchestrator import Airflow, Task
+from llmops.pipeline.pipeline import STAGES
 
 CONFIG = Path(__file__).with_name("config.yaml")
 DAG = "llmops_pipeline"

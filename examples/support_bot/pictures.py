@@ -16,9 +16,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from llmops import ROOT, stack
+from llmops import ROOT
 from llmops.access.keys import keys_of
 from llmops.config import load
+from llmops.pipeline import stack
 
 FOLDER = ROOT / "docs" / "images"
 DAG = "llmops_pipeline"

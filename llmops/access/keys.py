@@ -19,11 +19,11 @@ import sqlalchemy as sa
 from llmops.access.presented import new_secret, sha256, split
 from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, NoSuchKey, RevokedKey, Role, UnknownKey
 from llmops.access.rows import add, every, find, put
-from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Config
-from llmops.errors import AccessError, StateUnavailable
-from llmops.monitoring.datasets import AUDIT
-from llmops.monitoring.events import emit
+from llmops.events.datasets import AUDIT
+from llmops.events.events import emit
+from llmops.frame.clock import SYSTEM_CLOCK, Clock
+from llmops.frame.errors import AccessError, StateUnavailable
 from llmops.state import audit
 from llmops.state.database import Database, database_of
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from llmops.errors import AccessError, LlmopsError
+from llmops.frame.errors import AccessError, LlmopsError
 
 Role = Literal["user", "developer", "admin"]
 Permission = Literal[

@@ -15,8 +15,8 @@ from llmops import config
 from llmops.cli import airflow, data, doctor, index, keys, models, plan, retention, stages
 from llmops.cli.command import Command
 from llmops.cli.monitoring import alerts, elk, events, improve, watch
-from llmops.errors import ConfigError, LlmopsError, TransientError
-from llmops.machine import spin_briefly
+from llmops.frame.errors import ConfigError, LlmopsError, TransientError
+from llmops.frame.machine import spin_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

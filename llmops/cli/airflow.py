@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmops import doctor, stack
 from llmops.cli.command import Add
 from llmops.config import Config, parse_value
 from llmops.config.run_parameters import RunParameters, refuse_unknown
-from llmops.errors import ConfigError
-from llmops.schedule.orchestrator import Airflow, OrchestratorError
+from llmops.frame import doctor
+from llmops.frame.errors import ConfigError
+from llmops.pipeline import stack
+from llmops.pipeline.orchestrator import Airflow, OrchestratorError
 
 USER, PASSWORD = "LLMOPS_AIRFLOW_USER", "LLMOPS_AIRFLOW_PASSWORD"  #: environment variables for an Airflow elsewhere
 

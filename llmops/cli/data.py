@@ -5,7 +5,7 @@ import json
 
 from llmops.cli.command import Add, who
 from llmops.config import Config
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
@@ -21,8 +21,8 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     """Forget a person: delete all data made from their rows and mark models trained on them; or show a receipt."""
     from dataclasses import asdict
 
-    from llmops.erasure import plan
-    from llmops.erasure.forget import forget
+    from llmops.privacy.erasure import plan
+    from llmops.privacy.erasure.forget import forget
 
     if options.action == "receipt":
         print(json.dumps(plan.read_receipt(settings, _number(options.subject)), indent=1))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from llmops.cli.command import Add
 from llmops.config import Config
-from llmops.errors import LlmopsError
+from llmops.frame.errors import LlmopsError
 
 if TYPE_CHECKING:
-    from llmops.doctor import Check
+    from llmops.frame.doctor import Check
 
 
 def add_to(add: Add) -> None:
@@ -21,7 +21,7 @@ def add_to(add: Add) -> None:
 
 def doctor(settings: Config, options: argparse.Namespace) -> int:
     """Check that this machine has what the pipeline needs, each failure with its remedy."""
-    from llmops.doctor import check
+    from llmops.frame.doctor import check
 
     checks = [*check(settings), _database(settings)]
     if options.json:
@@ -32,7 +32,7 @@ def doctor(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _database(settings: Config) -> Check:
-    from llmops.doctor import Check
+    from llmops.frame.doctor import Check
     from llmops.state.database import database_of
 
     try:

@@ -7,12 +7,12 @@ from typing import Any
 
 from llmops.cli.command import who
 from llmops.config import Config
-from llmops.registry.registry import Registry
+from llmops.release.registry.registry import Registry
 
 
 def push(settings: Config, registry: Registry, *, check: bool, as_json: bool) -> int:
     """Make the Hub equal to the registry, or with `check` only compare. Return 1 if it differs afterwards."""
-    from llmops.push_to_hub import dataset, sync
+    from llmops.release.push_to_hub import dataset, sync
 
     hub, events, states = settings.push_to_hub, settings.events, dict[str, dict[str, Any]]()
     if hub.repo or not hub.dataset:

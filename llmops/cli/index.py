@@ -7,10 +7,10 @@ import json
 from dataclasses import asdict
 from textwrap import indent
 
-from llmops import artifacts
 from llmops.cli.command import Add
 from llmops.config import Config
-from llmops.errors import LlmopsError
+from llmops.frame import artifacts
+from llmops.frame.errors import LlmopsError
 
 
 def add_to(add: Add) -> None:
@@ -57,12 +57,12 @@ def index(settings: Config, options: argparse.Namespace) -> None:
 
 def ask(settings: Config, options: argparse.Namespace) -> None:
     """Answer a question from the served documents with a model on this machine, and name the passages."""
-    from llmops.batch.batch import find_servable
     from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, look_up, room_of, source_of
     from llmops.data.retrieval.search import open_index
     from llmops.model.base.answering import answer, open_model
-    from llmops.registry.indexes import served_index
-    from llmops.registry.registry import registry_of
+    from llmops.release.batch.batch import find_servable
+    from llmops.release.registry.indexes import served_index
+    from llmops.release.registry.registry import registry_of
 
     if (folder := served_index(registry_of(settings).folder)) is None:
         raise LlmopsError("No documents are served; `llmops run all` has them served.")

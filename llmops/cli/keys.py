@@ -6,7 +6,7 @@ import sys
 
 from llmops.cli.command import Add, who
 from llmops.config import Config
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 
 def add_to(add: Add) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmops.cli.command import Add, who
 from llmops.config import Config
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
@@ -46,8 +46,8 @@ def add_to(add: Add) -> None:
 def models(settings: Config, options: argparse.Namespace) -> int | None:
     """List, show, promote, roll back and export model versions, try one on callers, show decisions, push to the Hub."""
     from llmops.cli import hub
-    from llmops.registry.registry import registry_of
     from llmops.release import rollout
+    from llmops.release.registry.registry import registry_of
 
     _check_words(options)
     registry = registry_of(settings)
@@ -99,8 +99,8 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
 
 def generate(settings: Config, options: argparse.Namespace) -> None:
     """Answer one question with a model version on this machine, without the serving app."""
-    from llmops.batch.batch import find_servable
     from llmops.model.base.answering import answer, open_model
+    from llmops.release.batch.batch import find_servable
 
     model = open_model(find_servable(settings, options.version)[1])
     text = answer(model, [(options.prompt, options.context)], options.max_new_tokens)[0]
@@ -111,7 +111,7 @@ def batch(settings: Config, options: argparse.Namespace) -> None:
     """Answer a Parquet file of questions. After an interruption, the same command continues."""
     from dataclasses import asdict
 
-    from llmops.batch.batch import run_batch
+    from llmops.release.batch.batch import run_batch
 
     summary = run_batch(
         settings,
@@ -137,8 +137,8 @@ def serve(settings: Config, options: argparse.Namespace) -> None:
 
 def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> None:
     from llmops.cli import hub
-    from llmops.registry.registry import registry_of
     from llmops.release import rollout, trials
+    from llmops.release.registry.registry import registry_of
 
     registry, canary = registry_of(settings), options.action == "canary"
     kind: trials.Kind = "canary" if canary else "ab_test"
@@ -195,7 +195,7 @@ def _print_decisions(decisions: list[dict[str, Any]], options: argparse.Namespac
 
 
 def _version(version: Any) -> dict[str, Any]:
-    from llmops.registry.version import document
+    from llmops.release.registry.version import document
 
     known: dict[str, Any] = json.loads(document(version))
     return known | {"removed": version.removed}

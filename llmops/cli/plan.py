@@ -6,7 +6,7 @@ import sys
 
 from llmops.cli.command import Add
 from llmops.config import Config
-from llmops.schedule.intervals import parse_interval
+from llmops.frame.intervals import parse_interval
 
 
 def add_to(add: Add) -> None:
@@ -20,8 +20,8 @@ def add_to(add: Add) -> None:
 
 def plan(settings: Config, options: argparse.Namespace) -> int:
     """Show what a run would build and needs, and check that it is there. Nothing is built."""
-    from llmops.doctor import report
-    from llmops.plan import look_ahead
+    from llmops.frame.doctor import report
+    from llmops.pipeline.plan import look_ahead
 
     found = look_ahead(settings, parse_interval(options.interval), options.gpu)
     if options.json:

@@ -15,8 +15,8 @@ def add_to(add: Add) -> None:
 
 def gc(settings: Config, options: argparse.Namespace) -> None:
     """Remove unneeded data of artifacts and versions; the section `retention` says what stays."""
-    from llmops.retention.disk import free
-    from llmops.retention.gc import gc as remove
+    from llmops.privacy.retention.disk import free
+    from llmops.privacy.retention.gc import gc as remove
 
     plan = remove(settings, by=who(), dry_run=options.dry_run)
     if options.json:

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from llmops import artifacts, pipeline, sameness
-from llmops.artifacts import Record
 from llmops.cli.command import Add
 from llmops.config import Config
-from llmops.errors import ArtifactError, ConfigError, LlmopsError
-from llmops.retention.disk import usage
-from llmops.sameness import Plan
-from llmops.schedule.intervals import check_ended, parse_interval
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError
+from llmops.frame.intervals import check_ended, parse_interval
+from llmops.pipeline import pipeline, sameness
+from llmops.pipeline.sameness import Plan
+from llmops.privacy.retention.disk import usage
 
 
 def add_to(add: Add) -> None:
@@ -138,8 +139,8 @@ def _artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Record, f
 
 def lineage(settings: Config, options: argparse.Namespace) -> None:
     """Show the chain from model version to run, dataset hash, sources and base-model revision."""
-    from llmops.registry.registry import registry_of
     from llmops.release import lineage as trace
+    from llmops.release.registry.registry import registry_of
 
     version, root = registry_of(settings).get(options.version), settings.artifacts
     print(json.dumps(trace.lineage(version, root), indent=1) if options.json else trace.lineage_text(version, root))

@@ -29,7 +29,7 @@ from llmops.config.schedule import Schedule
 from llmops.config.section import Section
 from llmops.config.serving import Grounding, Serving
 from llmops.config.state import Retention, State
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 __all__ = [
     "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",

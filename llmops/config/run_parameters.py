@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from llmops.errors import SourceError
+from llmops.frame.errors import SourceError
 
 
 def environment(connection: str, environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:

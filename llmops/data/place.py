@@ -10,8 +10,8 @@ import psutil
 from llmops.config import Clean
 from llmops.data.credentials import environment
 from llmops.data.remote import Address, connect, is_remote
-from llmops.doctor import Check, nearest
-from llmops.errors import LlmopsError
+from llmops.frame.doctor import Check, nearest
+from llmops.frame.errors import LlmopsError
 
 #: File systems that belong to one host, unless it exports them.
 OWN = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "apfs", "hfs")

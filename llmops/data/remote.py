@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from llmops.data import credentials
-from llmops.errors import SourceError, SourceUnavailableError
-from llmops.records import content_id
-from llmops.variables import VARIABLE, filled
+from llmops.frame.errors import SourceError, SourceUnavailableError
+from llmops.frame.records import content_id
+from llmops.frame.variables import VARIABLE, filled
 
 log = logging.getLogger(__name__)
 

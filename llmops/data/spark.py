@@ -13,9 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmops import ROOT, doctor
+from llmops import ROOT
 from llmops.config import Clean
-from llmops.errors import LlmopsError, TransientError, said
+from llmops.frame import doctor
+from llmops.frame.errors import LlmopsError, TransientError, said
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

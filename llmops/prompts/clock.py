@@ -10,7 +10,7 @@ from itertools import pairwise, takewhile
 
 from jinja2 import Environment, TemplateSyntaxError
 
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 
 #: The date that every chat template gets: a version is then trained, evaluated and served with the same tokens, and
 #: unchanged data gives unchanged features. Llama's own templates default to this date.

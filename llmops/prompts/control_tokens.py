@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 from llmops.prompts.render import render
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
 
-from llmops.registry.version import Version
 from llmops.release.gate import Decision
+from llmops.release.registry.version import Version
 
 #: Figures of one mean: {"mean": …, "low": …, "high": …}; perplexity may be a plain number.
 Figures = Mapping[str, Any]

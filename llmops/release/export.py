@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llmops import prompts
-from llmops.artifacts import is_done
-from llmops.errors import ArtifactError, ConfigError, RegistryError
+from llmops.frame.artifacts import is_done
+from llmops.frame.errors import ArtifactError, ConfigError, RegistryError
 from llmops.model.base.folder import read_folder
 from llmops.model.gguf.worker import FILE, is_gguf
-from llmops.registry.version import Version
 from llmops.release.lineage import lineage
+from llmops.release.registry.version import Version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -25,10 +25,10 @@ import numpy as np
 
 from llmops.config import Release
 from llmops.config.model import LOWER_IS_BETTER
-from llmops.errors import ArtifactError, ConfigError
+from llmops.frame.errors import ArtifactError, ConfigError
+from llmops.frame.statistics.intervals import Floats
+from llmops.frame.statistics.sign_flip import bounds, by_topic, detectable, smallest_level
 from llmops.release.ledger import Chance, next_chance
-from llmops.statistics.intervals import Floats
-from llmops.statistics.sign_flip import bounds, by_topic, detectable, smallest_level
 
 Outcome = Literal["promoted", "rejected", "inconclusive"]
 POWER = 0.8  #: the chance with which a difference is said to be found

@@ -8,16 +8,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.artifacts import Record, write_whole
 from llmops.config import Release
-from llmops.registry import decisions
-from llmops.registry.registry import Registry, void
-from llmops.registry.version import Version
-from llmops.registry.view import BASE
+from llmops.frame.artifacts import Record, write_whole
+from llmops.frame.statistics.sign_flip import smallest_level
 from llmops.release import ledger
 from llmops.release.gate import Decision, Scores, decide
 from llmops.release.ledger import Attempt, Chance, LedgerMoved
-from llmops.statistics.sign_flip import smallest_level
+from llmops.release.registry import decisions
+from llmops.release.registry.registry import Registry, void
+from llmops.release.registry.version import Version
+from llmops.release.registry.view import BASE
 
 
 @dataclass(frozen=True, slots=True)

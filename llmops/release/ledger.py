@@ -24,8 +24,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.artifacts import Record
 from llmops.config import Release
+from llmops.frame.artifacts import Record
 from llmops.release.lineage import weights
 from llmops.state import audit
 from llmops.state.tables import attempts as table

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmops import artifacts
-from llmops.artifacts import Record
-from llmops.errors import ArtifactError, RegistryError
-from llmops.registry.version import Version
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.errors import ArtifactError, RegistryError
+from llmops.release.registry.version import Version
 from llmops.scans import secrets
 
 DATASET = "train.parquet"  #: the file of the annotate artifact whose hash names the dataset

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from llmops.config import Config
-from llmops.errors import RegistryError
-from llmops.monitoring.datasets import ADMIN, CANARY
-from llmops.monitoring.events import emit
-from llmops.registry.aliases import Canary
-from llmops.registry.decisions import NotPassed
-from llmops.registry.registry import Registry
-from llmops.registry.version import Version
+from llmops.events.datasets import ADMIN, CANARY
+from llmops.events.events import emit
+from llmops.frame.errors import RegistryError
 from llmops.release import trials
+from llmops.release.registry.aliases import Canary
+from llmops.release.registry.decisions import NotPassed
+from llmops.release.registry.registry import Registry
+from llmops.release.registry.version import Version
 from llmops.release.trials import AB_TEST, Kind
 from llmops.release.verdict import Rules, Verdict, enough, judge
 

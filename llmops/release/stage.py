@@ -14,23 +14,23 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from llmops import artifacts
-from llmops.artifacts import Record, input_path, write_json
 from llmops.config import Release
 from llmops.data.feedback.documents import LOCATION as FEEDBACK
 from llmops.data.retrieval.files import only_adds
 from llmops.data.text.comparable import comparable, wording_id
-from llmops.errors import ArtifactError, RegistryError
-from llmops.monitoring.datasets import GATE
-from llmops.monitoring.events import emit
-from llmops.records import CLOSED_BOOK, KEY, Example, read_rows
-from llmops.registry.indexes import served_index
-from llmops.registry.registry import Registry
-from llmops.registry.version import Version, read_version
-from llmops.registry.view import BASE
+from llmops.events.datasets import GATE
+from llmops.events.events import emit
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record, input_path, write_json
+from llmops.frame.errors import ArtifactError, RegistryError
+from llmops.frame.records import CLOSED_BOOK, KEY, Example, read_rows
 from llmops.release import card, ledger, lineage
 from llmops.release.gate import Decision, Scores, decide_refresh
 from llmops.release.judgement import Bundle, Candidate, publish
+from llmops.release.registry.indexes import served_index
+from llmops.release.registry.registry import Registry
+from llmops.release.registry.version import Version, read_version
+from llmops.release.registry.view import BASE
 from llmops.release.untrained import untrained
 from llmops.state.database import database_at
 
@@ -240,7 +240,7 @@ def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]
 
 
 def _declare_features(model: str, version: Version, features: Path, out: Path) -> None:
-    from llmops.features.declarations import declare_version, service_name
+    from llmops.data.features.declarations import declare_version, service_name
 
     name = service_name(model, version.name)
     tags = {"model": model, "version": version.name, "features": features.name, "compress": version.compress}

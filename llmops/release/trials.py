@@ -16,10 +16,10 @@ from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 
-from llmops.errors import RegistryError
-from llmops.registry.aliases import Canary
-from llmops.registry.registry import Registry
+from llmops.frame.errors import RegistryError
 from llmops.release.figures import Figures, group_of
+from llmops.release.registry.aliases import Canary
+from llmops.release.registry.registry import Registry
 from llmops.release.verdict import looks
 from llmops.state import audit
 from llmops.state.tables import trial_counts, trial_ratings, trials

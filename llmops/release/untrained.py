@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llmops.config import Release
+from llmops.frame.records import CLOSED_BOOK, base_path, write_table
 from llmops.model.gguf.worker import is_gguf
-from llmops.records import CLOSED_BOOK, base_path, write_table
-from llmops.registry.view import BASE
 from llmops.release import ledger
 from llmops.release.gate import Scores
 from llmops.release.judgement import Bundle
+from llmops.release.registry.view import BASE
 
 _OF_CANDIDATE = ("annotate", "features", "tune", "train", "compress", "govern")  #: stages
 

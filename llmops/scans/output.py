@@ -20,7 +20,7 @@ Personal data and secrets in the question or its context belong to the asker and
 import re
 from collections.abc import Sequence
 
-from llmops.records import Finding
+from llmops.frame.records import Finding
 from llmops.scans import pii
 
 INJECTION = "LLM01:2025 prompt injection"

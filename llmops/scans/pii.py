@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 from llmops.scans import secrets
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from llmops.artifacts import locked
 from llmops.config import Config
-from llmops.errors import ConfigError, StateError, StateUnavailable
+from llmops.frame.artifacts import locked
+from llmops.frame.errors import ConfigError, StateError, StateUnavailable
+from llmops.frame.variables import filled
 from llmops.state.tables import REVISION
-from llmops.variables import filled
 
 HEAD = "1002"  #: the newest revision in migrations/versions/, which this code needs
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -13,9 +13,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from llmops.artifacts import file_sha256
-from llmops.errors import StateError
-from llmops.records import content_id
+from llmops.frame.artifacts import file_sha256
+from llmops.frame.errors import StateError
+from llmops.frame.records import content_id
 from llmops.state.database import database_at
 from llmops.state.tables import file_hashes
 

@@ -18,9 +18,9 @@ from llmops.access.keys import KeyStore
 from llmops.access.presented import sha256, split
 from llmops.access.roles import ExpiredKey, Forbidden, Key, MissingKey, Permission, RevokedKey, UnknownKey
 from llmops.config import Config
-from llmops.errors import AccessError
-from llmops.monitoring.reader import Reader
-from llmops.registry.registry import Registry
+from llmops.events.reader import Reader
+from llmops.frame.errors import AccessError
+from llmops.release.registry.registry import Registry
 from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
 from serving.engines.base import EngineRequest

@@ -21,8 +21,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from llmops.errors import ConfigError
-from llmops.variables import filled
+from llmops.frame.errors import ConfigError
+from llmops.frame.variables import filled
 
 log = logging.getLogger(__name__)
 

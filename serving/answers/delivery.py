@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import Request
 
-from llmops.errors import LlmopsError
+from llmops.frame.errors import LlmopsError
 from serving.admission.dependencies import get_parts
 from serving.admission.signing import mark_id
 from serving.answers.requests import unwrap_single

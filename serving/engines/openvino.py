@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 from llmops.model.gguf.process import Worker, run_requests
 from llmops.model.gguf.worker import FILE, Precision, is_gguf
 from serving.engines.answer_row import WARM_UP, AnswerRow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmops import prompts
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 from serving.engines.base import EngineRequest, Prompt, Question, Text, TokenIds
 from serving.errors import PromptRefused, PromptTooLong
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from llmops.errors import LlmopsError
+from llmops.frame.errors import LlmopsError
 from serving.engines.base import EngineRequest, EngineStats, Stream
 from serving.errors import EngineDied, QueueFull
 

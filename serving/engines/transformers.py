@@ -14,7 +14,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 from serving.engines.answer_row import AnswerRow
 from serving.engines.base import EngineStats
 from serving.engines.stepping import Job, SteppingEngine

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 from llmops.model.gguf.worker import is_gguf
 from serving.engines.answer_row import WARM_UP, AnswerRow
 from serving.engines.base import EngineStats

@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops.monitoring.datasets import SERVING
-from llmops.monitoring.events import build, timestamp
-from llmops.monitoring.spool import Spool
+from llmops.events.datasets import SERVING
+from llmops.events.events import build, timestamp
+from llmops.events.spool import Spool
 from serving.admission.signing import make_request_id
 from serving.errors import ClientLeft
 from serving.http.problems import respond_to_error

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from llmops.access.roles import MissingKey
-from llmops.errors import AccessError, EventsUnavailable, LlmopsError
+from llmops.frame.errors import AccessError, EventsUnavailable, LlmopsError
 from serving.errors import STATUS
 from serving.http.templates import render_sign_in_page
 

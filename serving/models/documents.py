@@ -15,8 +15,8 @@ from llmops.config import Grounding, Serving
 from llmops.data.retrieval.grounds import Found, look_up
 from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.search import Index, open_index
-from llmops.errors import ArtifactError
-from llmops.registry.indexes import served_index
+from llmops.frame.errors import ArtifactError
+from llmops.release.registry.indexes import served_index
 from serving.errors import DocumentsDown, NoEmbeddings, QueueFull, TimedOut
 
 log = logging.getLogger(__name__)

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from llmops.errors import ArtifactError
-from llmops.registry.version import Version
+from llmops.frame.errors import ArtifactError
+from llmops.release.registry.version import Version
 from serving.engines.base import TokenIds
 from serving.errors import FeaturesDown, FeaturesMissing, InputUnknown
 
 if TYPE_CHECKING:
-    from llmops.features.online import OnlineTokens
-    from llmops.registry.registry import Registry
+    from llmops.data.features.online import OnlineTokens
+    from llmops.release.registry.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ def open_features(version: Version, model: str) -> OnlineTokens:
     folder = version.path / "features"
     if not folder.is_dir():  # before Feast is imported
         raise ArtifactError(f"{version.path} was published without a feature store.")
-    from llmops.features.declarations import service_name
+    from llmops.data.features.declarations import service_name
 
     try:
-        from llmops.features.online import OnlineTokens
+        from llmops.data.features.online import OnlineTokens
     except ModuleNotFoundError as error:
         raise FeaturesMissing(
             f"{error.name} is not installed here; send the prompt, or build the image with serving-features.txt."

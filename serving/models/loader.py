@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.monitoring.datasets import LOADS
-from llmops.monitoring.events import emit
-from llmops.registry.version import Version
+from llmops.events.datasets import LOADS
+from llmops.events.events import emit
+from llmops.release.registry.version import Version
 from serving.engines.base import Engine
 from serving.errors import EngineDied
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 
-from llmops.errors import LlmopsError
-from llmops.registry.version import Version
+from llmops.frame.errors import LlmopsError
+from llmops.release.registry.version import Version
 from serving.engines.base import Chunk, Prompt, Stream
 from serving.errors import STATUS, ClientLeft, PromptRefused
 from serving.guard import AnswerFilter

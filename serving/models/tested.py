@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from llmops.errors import RegistryError
-from llmops.registry.registry import Registry
-from llmops.registry.version import Version
+from llmops.frame.errors import RegistryError
+from llmops.release.registry.registry import Registry
+from llmops.release.registry.version import Version
 from serving.engines.base import Engine
 from serving.errors import NotReady, VersionNotLoaded
 from serving.models.loader import Loaded, Loader, ReportLoad

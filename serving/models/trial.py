@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from llmops.registry.aliases import Canary
-from llmops.registry.registry import Registry
 from llmops.release import trials
 from llmops.release.figures import GROUPS, Figures, group_of
+from llmops.release.registry.aliases import Canary
+from llmops.release.registry.registry import Registry
 from llmops.release.trials import Sides
 from llmops.release.verdict import Rules, judge, looks
 from serving.engines.base import Chunk

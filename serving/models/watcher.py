@@ -18,9 +18,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from llmops.registry.registry import Registry
-from llmops.registry.version import Version
 from llmops.release import rollout, trials
+from llmops.release.registry.registry import Registry
+from llmops.release.registry.version import Version
 from llmops.release.verdict import Rules
 from serving.engines.base import Chunk, Engine, EngineRequest, Prompt, TokenIds
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded

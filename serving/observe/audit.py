@@ -21,8 +21,8 @@ from typing import Any
 from starlette.types import Scope
 
 from llmops.access.roles import Key
-from llmops.monitoring.datasets import AUDIT
-from llmops.monitoring.events import emit_all, timestamp
+from llmops.events.datasets import AUDIT
+from llmops.events.events import emit_all, timestamp
 
 log = logging.getLogger(__name__)
 

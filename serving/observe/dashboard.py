@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal
 
-from llmops.drift.event_fields import read_comparison
-from llmops.monitoring.datasets import ALERT, CANARY, DECAY, DRIFT, GATE, HUB, PIPELINE, SINK
-from llmops.monitoring.events import timestamp
-from llmops.monitoring.figures import stages
-from llmops.monitoring.figures.requests import Stats
-from llmops.monitoring.reader import Reader
+from llmops.events.datasets import ALERT, CANARY, DECAY, DRIFT, GATE, HUB, PIPELINE, SINK
+from llmops.events.events import timestamp
+from llmops.events.figures import stages
+from llmops.events.figures.requests import Stats
+from llmops.events.reader import Reader
+from llmops.monitoring.drift.event_fields import read_comparison
 
 TimeSpan = Literal["1h", "24h", "7d", "90d"]
 

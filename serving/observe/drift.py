@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from llmops.drift.event_fields import read_comparison
-from llmops.monitoring.datasets import DRIFT, TEXT
-from llmops.monitoring.events import timestamp
-from llmops.monitoring.reader import Reader
+from llmops.events.datasets import DRIFT, TEXT
+from llmops.events.events import timestamp
+from llmops.events.reader import Reader
+from llmops.monitoring.drift.event_fields import read_comparison
 
 LOOKBACK = timedelta(days=30)
 WINDOWS = 30  #: listed windows

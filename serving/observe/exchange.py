@@ -7,7 +7,7 @@ import hmac
 import json
 from dataclasses import dataclass, field
 
-from llmops.registry.version import Version
+from llmops.release.registry.version import Version
 from serving.engines.base import Chat, FinishReason, Prompt, Question, Text
 
 _DIGITS = 32  #: hex digits of SHA-256 that are kept

@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from llmops.config import Config
-from llmops.drift.features import extract_features, is_refusal
-from llmops.drift.lexicon import Lexicon, load_version_lexicon
-from llmops.monitoring.datasets import TEXT
-from llmops.monitoring.events import emit_all
-from llmops.monitoring.kept_texts import prune_texts
-from llmops.registry.version import Version
+from llmops.events.datasets import TEXT
+from llmops.events.events import emit_all
+from llmops.events.kept_texts import prune_texts
+from llmops.monitoring.drift.features import extract_features, is_refusal
+from llmops.monitoring.drift.lexicon import Lexicon, load_version_lexicon
+from llmops.release.registry.version import Version
 from llmops.scans.pii import redact_all
 from serving.observe.exchange import Exchange, ServedAnswer, get_context, get_question
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from llmops.access.roles import Key
-from llmops.errors import StateError
-from llmops.monitoring.datasets import FEEDBACK
-from llmops.monitoring.events import emit
+from llmops.events.datasets import FEEDBACK
+from llmops.events.events import emit
+from llmops.frame.errors import StateError
 from llmops.release import trials
 from llmops.scans.pii import redact_all
 from serving.admission.dependencies import AppPartsDep, require_within_limits

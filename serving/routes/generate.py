@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from llmops.access.roles import Key
-from llmops.registry.version import Version
+from llmops.release.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require_within_limits, reserve
 from serving.answers.delivery import deliver, deliver_whole
 from serving.answers.grounded import Grounds, find_grounds, refuse

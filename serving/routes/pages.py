@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from llmops.access.roles import Key
-from llmops.errors import AccessError, RegistryError, StateError
-from llmops.monitoring.reader import Reader
+from llmops.events.reader import Reader
+from llmops.frame.errors import AccessError, RegistryError, StateError
 from llmops.release import rollout
 from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, allow_anyone, make_session_cookie, require
 from serving.admission.signing import SESSION_S

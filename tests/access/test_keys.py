@@ -21,9 +21,9 @@ from llmops.access.roles import (
     UnknownKey,
     require,
 )
-from llmops.errors import StateUnavailable
-from llmops.monitoring.datasets import AUDIT
-from llmops.monitoring.spool import Spool
+from llmops.events.datasets import AUDIT
+from llmops.events.spool import Spool
+from llmops.frame.errors import StateUnavailable
 from llmops.state.database import database_at
 from llmops.state.tables import audit
 from tests.clock import FakeClock

@@ -8,10 +8,11 @@ from typing import Any, Self
 
 import pytest
 
-from llmops import cli, stack
+from llmops import cli
 from llmops.cli import airflow
 from llmops.config.run_parameters import RunParameters
-from llmops.schedule.orchestrator import OrchestratorError, Task
+from llmops.pipeline import stack
+from llmops.pipeline.orchestrator import OrchestratorError, Task
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from llmops import artifacts, cli, pipeline
-from llmops.artifacts import Record
-from llmops.schedule import intervals
+from llmops import cli
+from llmops.frame import artifacts, intervals
+from llmops.frame.artifacts import Record
+from llmops.pipeline import pipeline
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from llmops.config import load
 from llmops.config.model import LOWER_IS_BETTER, TaskName, item_metrics
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 from llmops.model.scoring.tasks import TASKS
 
 

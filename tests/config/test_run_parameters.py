@@ -6,7 +6,7 @@ import pytest
 
 from llmops.config import Config, load
 from llmops.config.run_parameters import RunParameters, Sets, overrides, schemas
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 GOOD: dict[str, Any] = {
     "interval": "2026-01-31", "epochs": 2, "learning_rate": 1e-4, "rank": 4.0, "batch": 2, "seed": 7, "trials": 3.0,

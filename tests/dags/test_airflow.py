@@ -18,12 +18,12 @@ from unittest import mock
 import psutil
 import pytest
 
-from llmops import stack
 from llmops.config import Config, load
-from llmops.monitoring.shipping import drain
-from llmops.monitoring.sinks.local import LocalStore
-from llmops.schedule.orchestrator import DONE, Airflow, OrchestratorError
-from llmops.schedule.pool import POOL
+from llmops.events.shipping import drain
+from llmops.events.sinks.local import LocalStore
+from llmops.pipeline import stack
+from llmops.pipeline.orchestrator import DONE, Airflow, OrchestratorError
+from llmops.pipeline.pool import POOL
 from tests.conftest import find_free_port
 
 REPLACED = Path(__file__).parent / "replaced"

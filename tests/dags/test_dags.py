@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from llmops import sameness
 from llmops.config import Config
 from llmops.config.run_parameters import RunParameters
-from llmops.pipeline import STAGES
-from llmops.schedule.pool import POOL
+from llmops.pipeline import sameness
+from llmops.pipeline.pipeline import STAGES
+from llmops.pipeline.pool import POOL
 
 from .conftest import ROOT, python
 

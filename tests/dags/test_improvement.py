@@ -15,11 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
-from llmops import artifacts, stack
 from llmops.access.keys import keys_of
 from llmops.config import Config, load
-from llmops.registry.registry import registry_of
-from llmops.schedule.orchestrator import Airflow
+from llmops.frame import artifacts
+from llmops.pipeline import stack
+from llmops.pipeline.orchestrator import Airflow
+from llmops.release.registry.registry import registry_of
 from tests.clock import wait_until
 from tests.conftest import find_free_port
 
@@ -36,7 +37,7 @@ LIMIT_S = 600  #: for what only a hang delays so long
 
 YESTERDAY = """
 from datetime import datetime, timedelta
-from llmops.monitoring import times
+from llmops.events import times
 
 class Yesterday(datetime):
     @classmethod

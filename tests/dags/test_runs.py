@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from llmops.alerts import lifecycle
-from llmops.alerts.breach import Breach
 from llmops.config import Config, Monitoring
 from llmops.config.alerts import Rule
-from llmops.monitoring.events import emit
-from llmops.monitoring.shipping import drain
-from llmops.monitoring.sinks.local import LocalStore
+from llmops.events.events import emit
+from llmops.events.shipping import drain
+from llmops.events.sinks.local import LocalStore
+from llmops.monitoring.alerts import lifecycle
+from llmops.monitoring.alerts.breach import Breach
 
 from .conftest import ROOT, python
 
@@ -28,8 +28,8 @@ RUN = """
 import json, sys, types
 from datetime import datetime
 from pathlib import Path
-from llmops import pipeline
-from llmops.errors import SourceError
+from llmops.pipeline import pipeline
+from llmops.frame.errors import SourceError
 
 calls = []
 
@@ -101,7 +101,7 @@ def test_a_run_calls_the_stages_with_overrides_interval_and_paths(environ: dict[
 BATCH = """
 import json, os, sys, types
 from dataclasses import make_dataclass
-from llmops.errors import SourceError
+from llmops.frame.errors import SourceError
 
 calls = []
 
@@ -111,9 +111,9 @@ def run_batch(settings, source, output, **asked):
         raise SourceError("bad is no file")
     return make_dataclass("Summary", ["rows"])(3)
 
-module = types.ModuleType("llmops.batch.batch")
+module = types.ModuleType("llmops.release.batch.batch")
 module.run_batch = run_batch
-sys.modules["llmops.batch.batch"] = module
+sys.modules["llmops.release.batch.batch"] = module
 from airflow.dag_processing.dagbag import DagBag
 states = []
 evil, served = {"url": "http://evil.test"}, {"through_server": True}
@@ -144,7 +144,7 @@ from pathlib import Path
 from llmops.config import Config
 from llmops.release import rollout, trials
 from llmops.release.figures import Figures
-from llmops.registry.registry import registry_of
+from llmops.release.registry.registry import registry_of
 
 settings = Config(home=Path(sys.argv[2]))
 registry = registry_of(settings)
@@ -219,7 +219,7 @@ def test_a_canary_is_started_waited_for_without_a_worker_and_decided(environ: di
 AB_TEST = (
     CANARY.split("pokes = []")[0]
     + """
-from llmops.errors import StateUnavailable
+from llmops.frame.errors import StateUnavailable
 due, away = rollout.due, [1] * 5
 
 def liked(registry, trial, rules):  # stands for the serving app: v2 is liked, v3 is not
@@ -310,7 +310,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from llmops.config import load
 from llmops.data.feedback import rows
-from llmops.improve import weekly
+from llmops.monitoring.improve import weekly
 from llmops.state.database import database_of
 
 def trigger(self, context):

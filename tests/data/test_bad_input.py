@@ -25,8 +25,8 @@ from reportlab.pdfgen.canvas import Canvas
 
 from llmops.config import Collect, Source
 from llmops.data.collect import stage as collect
-from llmops.errors import SourceError
-from llmops.records import Document, Dropped, read_rows
+from llmops.frame.errors import SourceError
+from llmops.frame.records import Document, Dropped, read_rows
 from tests.data.collect.readers.office import made as office
 
 TABLE = Path(__file__).parents[2] / "docs" / "bad_input.md"

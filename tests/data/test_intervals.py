@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from llmops import artifacts, config, pipeline
+from llmops import config
 from llmops.config import Config
+from llmops.frame import artifacts
+from llmops.pipeline import pipeline
 
 STAGES = ("collect", "clean", "annotate")
 DAYS = ("2026-01-30", "2026-01-31")

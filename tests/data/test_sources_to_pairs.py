@@ -9,8 +9,8 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from llmops import config
-from llmops.pipeline import run_stage
-from llmops.records import Dropped, Example, read_rows
+from llmops.frame.records import Dropped, Example, read_rows
+from llmops.pipeline.pipeline import run_stage
 
 DAY = "2026-01-31"
 CODE = "Like this:\nif (a) {\n    b();\n}\nif (c) {\n    d();\n}\nif (e) {\n    f();\n}\nif (g) {\n    h();\n}"

@@ -11,7 +11,7 @@ import pytest
 
 from llmops.config import Clean
 from llmops.data.spark import session, set_partitions
-from llmops.errors import TransientError
+from llmops.frame.errors import TransientError
 
 
 def test_shuffle_partitions_are_those_that_the_configuration_names() -> None:

@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from llmops import config, pipeline
+from llmops import config
 from llmops.config import Config
 from llmops.data.text.comparable import wording_id
-from llmops.erasure.forget import forget
-from llmops.records import Document, Dropped, Example, read_rows
-from llmops.retention import disk
-from llmops.retention.gc import gc
-from llmops.schedule import intervals
+from llmops.frame import intervals
+from llmops.frame.records import Document, Dropped, Example, read_rows
+from llmops.pipeline import pipeline
+from llmops.privacy.erasure.forget import forget
+from llmops.privacy.retention import disk
+from llmops.privacy.retention.gc import gc
 from tests.data.annotate.test_decontaminate import overlaps
 
 EXAMPLE = Path(__file__).parents[2] / "examples/support_bot"

@@ -10,7 +10,7 @@ import pytest
 from llmops.access.keys import keys_of
 from llmops.config import Config
 from llmops.model.gguf.write import write_folder
-from llmops.registry.registry import registry_of
+from llmops.release.registry.registry import registry_of
 from tests.release.conftest import put_version
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from llmops.config import load
-from llmops.elk.setup import WRITER
-from llmops.monitoring.sinks.configured import sinks_for
+from llmops.events.sinks.configured import sinks_for
+from llmops.monitoring.elk.setup import WRITER
 
 from .conftest import ROOT
 

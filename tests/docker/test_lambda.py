@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from llmops.config import Config, load
-from llmops.monitoring.datasets import SERVING
-from llmops.monitoring.shipping import Shipper
-from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool
+from llmops.events.datasets import SERVING
+from llmops.events.shipping import Shipper
+from llmops.events.sinks.local import LocalStore
+from llmops.events.spool import Spool
 
 from .conftest import ROOT
 

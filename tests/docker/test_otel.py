@@ -1,6 +1,6 @@
 """The collector's configurations for cloud monitors: each with the common part, as the collector merges them.
 
-That the common part runs, and that events come through it, is tested by tests/monitoring/sinks/test_otlp.py.
+That the common part runs, and that events come through it, is tested by tests/events/sinks/test_otlp.py.
 """
 
 import re

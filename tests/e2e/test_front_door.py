@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmops import artifacts, stack
 from llmops.config import load
-from llmops.pipeline import STAGES
-from llmops.registry.registry import registry_of
-from llmops.schedule.orchestrator import Airflow, OrchestratorError
+from llmops.frame import artifacts
+from llmops.pipeline import stack
+from llmops.pipeline.orchestrator import Airflow, OrchestratorError
+from llmops.pipeline.pipeline import STAGES
+from llmops.release.registry.registry import registry_of
 
 from .commands import AIRFLOW, RUN, SERVE
 from .conftest import DAY, ROOT, Shell

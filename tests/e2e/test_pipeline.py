@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmops import artifacts
+from llmops.frame import artifacts
 from llmops.model.gguf.worker import is_gguf
 
 from .conftest import DAY, Shell

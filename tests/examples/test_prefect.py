@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmops.pipeline import STAGES
+from llmops.pipeline.pipeline import STAGES
 from tests.clock import wait_until
 from tests.conftest import find_free_port
 

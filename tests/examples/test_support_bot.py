@@ -14,7 +14,7 @@ from pypdf import PdfReader
 
 from llmops.config import load
 from llmops.data.collect import stage as collect
-from llmops.records import Document, Dropped, read_rows
+from llmops.frame.records import Document, Dropped, read_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SOURCES = EXAMPLES / "support_bot" / "sources"

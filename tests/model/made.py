@@ -7,10 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmops.config import Train
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.records import Example
 from llmops.model.base.catalog import Entry
 from llmops.model.training.qlora import Hyperparameters, trainable
-from llmops.records import Example
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
 SHAPE: dict[str, Any] = dict(

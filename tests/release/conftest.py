@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from llmops.config import Config
-from llmops.registry.registry import Registry, registry_of
+from llmops.release.registry.registry import Registry, registry_of
 
 FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
 

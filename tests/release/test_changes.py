@@ -16,15 +16,15 @@ from fastapi.testclient import TestClient
 from llmops import cli
 from llmops.access.keys import keys_of
 from llmops.config import Config, Monitoring, Retention
-from llmops.errors import LlmopsError
-from llmops.monitoring.datasets import ADMIN
-from llmops.monitoring.shipping import drain
-from llmops.monitoring.sinks.local import LocalStore
-from llmops.push_to_hub import sync
-from llmops.registry.registry import Registry, registry_of
-from llmops.registry.version import Version
+from llmops.events.datasets import ADMIN
+from llmops.events.shipping import drain
+from llmops.events.sinks.local import LocalStore
+from llmops.frame.errors import LlmopsError
+from llmops.privacy.retention.gc import gc
 from llmops.release import rollout, trials
-from llmops.retention.gc import gc
+from llmops.release.push_to_hub import sync
+from llmops.release.registry.registry import Registry, registry_of
+from llmops.release.registry.version import Version
 from llmops.state.tables import audit
 from serving.app import create_app
 

@@ -12,12 +12,12 @@ import xllamacpp
 from llmops import prompts
 from llmops.cli import main
 from llmops.config import Config
-from llmops.errors import ArtifactError, RegistryError
+from llmops.frame.errors import ArtifactError, RegistryError
 from llmops.model.base.generate import generate
 from llmops.model.base.load import load_model, load_tokenizer
 from llmops.model.gguf.write import write_folder
-from llmops.registry.registry import registry_of
 from llmops.release.export import export, modelfile
+from llmops.release.registry.registry import registry_of
 
 QUESTION = "How can I contact you?"
 

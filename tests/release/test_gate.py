@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmops.config import Release
-from llmops.errors import ArtifactError, ConfigError
+from llmops.frame.errors import ArtifactError, ConfigError
 from llmops.release.gate import Decision, Scores, decide
 from llmops.release.ledger import ALPHA, Chance, next_chance
 

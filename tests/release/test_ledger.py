@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmops.artifacts import Record
 from llmops.config import Release
+from llmops.frame.artifacts import Record
 from llmops.release import ledger
 from llmops.release.ledger import ALPHA, Attempt, Chance, LedgerMoved, frozen_test, next_chance
 from llmops.state.database import Database

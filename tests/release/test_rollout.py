@@ -10,14 +10,14 @@ from unittest.mock import Mock
 import pytest
 
 from llmops import cli
-from llmops.alerts import conditions
-from llmops.alerts.traffic import Sources
 from llmops.config import Config, Monitoring
-from llmops.monitoring.shipping import drain
-from llmops.monitoring.sinks.local import LocalStore
-from llmops.registry.aliases import Canary
-from llmops.registry.registry import registry_of
+from llmops.events.shipping import drain
+from llmops.events.sinks.local import LocalStore
+from llmops.monitoring.alerts import conditions
+from llmops.monitoring.alerts.traffic import Sources
 from llmops.release import rollout, trials
+from llmops.release.registry.aliases import Canary
+from llmops.release.registry.registry import registry_of
 from llmops.release.trials import Sides
 from llmops.release.verdict import Rules, Verdict
 

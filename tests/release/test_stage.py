@@ -15,19 +15,20 @@ import pyarrow as pa
 import pytest
 from huggingface_hub import ModelCard
 
-from llmops import artifacts, cli
-from llmops.artifacts import Record
+from llmops import cli
 from llmops.config import Config, Features
-from llmops.errors import ArtifactError, RegistryError
-from llmops.features.declarations import declare, open_store
-from llmops.features.online import read_online
-from llmops.monitoring.spool import Spool
-from llmops.records import Example, write_rows, write_table
-from llmops.registry.registry import Registry, registry_of
+from llmops.data.features.declarations import declare, open_store
+from llmops.data.features.online import read_online
+from llmops.events.spool import Spool
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.errors import ArtifactError, RegistryError
+from llmops.frame.records import Example, write_rows, write_table
 from llmops.release import card, judgement, ledger, rollout
 from llmops.release import stage as publish
 from llmops.release.ledger import ALPHA, Attempt
 from llmops.release.lineage import lineage, lineage_text
+from llmops.release.registry.registry import Registry, registry_of
 
 ITEMS = 40
 Second = Callable[..., dict[str, Any]]
@@ -496,7 +497,7 @@ def die_in(second: Second, where: str, after: bool) -> None:
         second()
 
 
-MOVE = "llmops.registry.registry.Registry._move"
+MOVE = "llmops.release.registry.registry.Registry._move"
 
 
 @pytest.mark.parametrize(

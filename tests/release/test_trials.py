@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from llmops.config import Config
-from llmops.errors import RegistryError
-from llmops.registry.aliases import Canary
-from llmops.registry.registry import Registry
+from llmops.frame.errors import RegistryError
 from llmops.release import rollout, trials
+from llmops.release.registry.aliases import Canary
+from llmops.release.registry.registry import Registry
 from llmops.release.trials import Sides
 from llmops.release.verdict import looks
 from llmops.state.tables import trial_counts

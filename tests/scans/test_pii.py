@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 from llmops.scans import pii
 from llmops.scans.pii import NER, find_spans, redact_all, scan_all
 from tests.growth import assert_linear

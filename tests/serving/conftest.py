@@ -19,11 +19,11 @@ from llmops.access.keys import keys_of
 from llmops.access.presented import new_secret, sha256
 from llmops.access.roles import ROLES, Key, Role
 from llmops.config import Config
-from llmops.monitoring.datasets import FEEDBACK, SERVING
-from llmops.monitoring.shipping import drain
-from llmops.monitoring.sinks.local import LocalStore
-from llmops.registry.aliases import Change, move
-from llmops.registry.registry import registry_of
+from llmops.events.datasets import FEEDBACK, SERVING
+from llmops.events.shipping import drain
+from llmops.events.sinks.local import LocalStore
+from llmops.release.registry.aliases import Change, move
+from llmops.release.registry.registry import registry_of
 from llmops.state.database import Database, database_of
 from serving.app import create_app
 from serving.engines.echo import EchoEngine, EchoRow

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from llmops.access.roles import PERMISSIONS, ROLES
-from llmops.monitoring.datasets import AUDIT
-from llmops.monitoring.spool import Spool
+from llmops.events.datasets import AUDIT
+from llmops.events.spool import Spool
 from serving.admission.dependencies import _list_calls, get_permission
 from serving.observe import audit as auditing
 from serving.observe.audit import MOST_KINDS, Audit

@@ -9,9 +9,9 @@ import pytest
 from fastapi import APIRouter
 
 from llmops.config import Config
-from llmops.monitoring.datasets import LOADS, SERVING
-from llmops.monitoring.events import emit_all
-from llmops.monitoring.sinks.local import LocalStore
+from llmops.events.datasets import LOADS, SERVING
+from llmops.events.events import emit_all
+from llmops.events.sinks.local import LocalStore
 from serving.admission.dependencies import assert_guarded
 from serving.engines.echo import EchoEngine
 

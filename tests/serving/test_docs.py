@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmops.monitoring.datasets import FEEDBACK, SERVING
+from llmops.events.datasets import FEEDBACK, SERVING
 from serving.errors import STATUS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()

@@ -14,15 +14,15 @@ import numpy as np
 import openai
 import pytest
 
-from llmops import artifacts
-from llmops.artifacts import Record
 from llmops.config import Grounding, Serving
 from llmops.data.retrieval.embedder import Embedder
 from llmops.data.retrieval.files import new_vectors, write_passages
 from llmops.data.retrieval.grounds import REFUSAL
 from llmops.data.retrieval.minilm import DIMENSIONS, NAME, WINDOW
-from llmops.records import Passage, content_id
-from llmops.registry.indexes import serve_index, served_index
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.records import Passage, content_id
+from llmops.release.registry.indexes import serve_index, served_index
 from serving.engines import echo
 from serving.engines.base import Chat, Prompt
 
@@ -174,7 +174,7 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     artifacts.commit(broken, replace(artifacts.read_record(broken), finished="later"))
     serve_index(shop.model, broken)
     assert shop.post("generate", HOW_LONG)[0] == "Shipping: Delivery never ends.", "made again under the same name"
-    monkeypatch.setattr("llmops.registry.indexes.build_partial", lambda path, *_: path.with_name(".lost"))
+    monkeypatch.setattr("llmops.release.registry.indexes.build_partial", lambda path, *_: path.with_name(".lost"))
     with pytest.raises(FileNotFoundError):
         serve_index(shop.model, other)
     assert served_index(shop.model) is None, "not two"

@@ -11,19 +11,19 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from llmops import sameness
 from llmops.cli import main
 from llmops.config import Config, load
 from llmops.data.feedback import documents, review, rows
-from llmops.erasure.forget import forget
-from llmops.improve import report, weekly
-from llmops.monitoring import times
-from llmops.monitoring.datasets import FEEDBACK, TEXT
-from llmops.monitoring.events import emit, emit_all, timestamp
-from llmops.monitoring.shipping import drain
-from llmops.pipeline import run_stage
-from llmops.records import Document, read_rows
-from llmops.schedule import intervals
+from llmops.events import times
+from llmops.events.datasets import FEEDBACK, TEXT
+from llmops.events.events import emit, emit_all, timestamp
+from llmops.events.shipping import drain
+from llmops.frame import intervals
+from llmops.frame.records import Document, read_rows
+from llmops.monitoring.improve import report, weekly
+from llmops.pipeline import sameness
+from llmops.pipeline.pipeline import run_stage
+from llmops.privacy.erasure.forget import forget
 from llmops.state import tables
 from llmops.state.database import database_of
 from tests.clock import FakeClock

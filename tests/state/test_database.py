@@ -21,7 +21,7 @@ from alembic.migration import MigrationContext
 
 from llmops import cli
 from llmops.config import load
-from llmops.errors import ConfigError, StateError, StateUnavailable
+from llmops.frame.errors import ConfigError, StateError, StateUnavailable
 from llmops.state import database as module
 from llmops.state.database import HEAD, Database, database_of
 from llmops.state.tables import REVISION, aliases, audit, changes, metadata

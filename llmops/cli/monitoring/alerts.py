@@ -10,7 +10,7 @@ from typing import get_args
 from llmops.cli.command import Add, who
 from llmops.config import Config
 from llmops.config.alerts import Rule
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
@@ -32,7 +32,7 @@ def alerts(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _list(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.lifecycle import list_alerts
+    from llmops.monitoring.alerts.lifecycle import list_alerts
 
     found = list_alerts(settings, datetime.now(UTC))
     if options.json:
@@ -54,7 +54,7 @@ def _list(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _silence(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.lifecycle import silence
+    from llmops.monitoring.alerts.lifecycle import silence
 
     if options.what not in get_args(Rule):
         raise ConfigError(f"alerts silence: there is no rule {options.what!r}; there are {', '.join(get_args(Rule))}.")
@@ -68,7 +68,7 @@ def _silence(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _unsilence(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.lifecycle import unsilence
+    from llmops.monitoring.alerts.lifecycle import unsilence
 
     if not options.what.isdecimal():
         raise ConfigError("alerts unsilence: give the number that `llmops alerts list` shows.")
@@ -77,7 +77,7 @@ def _unsilence(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _test(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.receivers import receivers_of, send_test
+    from llmops.monitoring.alerts.receivers import receivers_of, send_test
 
     results = send_test(settings, receivers_of(settings))
     if options.json:
@@ -88,7 +88,7 @@ def _test(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _watch(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.alerts.threads import AlertThreads
+    from llmops.monitoring.alerts.threads import AlertThreads
 
     if not settings.alerts.every_s:
         raise ConfigError("alerts watch: alerts.every_s is 0, so nothing is judged.")

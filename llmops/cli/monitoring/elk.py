@@ -14,7 +14,7 @@ def add_to(add: Add) -> None:
 
 def elk(settings: Config, options: argparse.Namespace) -> int:
     """Set up Elasticsearch and Kibana for our events; exit status 3: a server could not take all."""
-    from llmops.elk.setup import INCOMPLETE, setup
+    from llmops.monitoring.elk.setup import INCOMPLETE, setup
 
     results = []
     for result in setup(settings.monitoring):

@@ -9,7 +9,7 @@ import threading
 
 from llmops.cli.command import Add
 from llmops.config import Config
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
@@ -21,7 +21,7 @@ def add_to(add: Add) -> None:
 
 def events(settings: Config, options: argparse.Namespace) -> int | None:
     """Show waiting events and dead letters of each sink; retry these; forget a sink; ship until stopped."""
-    from llmops.monitoring.spool import Spool
+    from llmops.events.spool import Spool
 
     if options.action == "retry":
         return _retry(settings, options)
@@ -66,7 +66,7 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
 
 def _ship(settings: Config, options: argparse.Namespace) -> int:
     """Ship events until SIGTERM or Ctrl-C, for sinks that this home's processes do not have configured."""
-    from llmops.monitoring.shipping import shipper_for
+    from llmops.events.shipping import shipper_for
 
     if options.sink:
         raise ConfigError("events ship: it ships to all of monitoring.sinks; LLMOPS_MONITORING__SINKS names others.")
@@ -85,8 +85,8 @@ def _retry(settings: Config, options: argparse.Namespace) -> int:
     """Send dead letters again. Return 75 if a sink fails, 1 if it refuses some again."""
     from dataclasses import asdict
 
-    from llmops.monitoring.shipping import retry
-    from llmops.monitoring.sinks.configured import sinks_for
+    from llmops.events.shipping import retry
+    from llmops.events.sinks.configured import sinks_for
 
     sinks = sinks_for(settings.events, settings.monitoring)
     chosen = [sink for sink in sinks if options.sink in ("", sink.name)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmops.cli.command import Add, who
 from llmops.config import Config
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
@@ -61,7 +61,7 @@ def _print(entry: dict[str, Any]) -> None:
 
 def improve(settings: Config, options: argparse.Namespace) -> None:
     """Report in words what users said, which of it trains and why, and the effect on the model."""
-    from llmops.improve import rendering, report
+    from llmops.monitoring.improve import rendering, report
 
     since, until = (datetime.fromisoformat(f"{text}T00:00:00+00:00") if text else None for text in _dates(options))
     made = report.gather(settings, since=since, until=until)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from llmops.cli.command import Add
 from llmops.config import Config
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
@@ -19,8 +19,8 @@ def add_to(add: Add) -> None:
 
 def drift(settings: Config, options: argparse.Namespace) -> None:
     """Compare the champion's last window of requests with its reference. A window judged before is only shown."""
-    from llmops.drift.watch import watch_drift
-    from llmops.monitoring.shipping import drain
+    from llmops.events.shipping import drain
+    from llmops.monitoring.drift.watch import watch_drift
 
     drain(settings.events, settings.monitoring)
     found = watch_drift(settings, _moment(options.until), options.against)
@@ -43,8 +43,8 @@ def drift(settings: Config, options: argparse.Namespace) -> None:
 
 def decay(settings: Config, options: argparse.Namespace) -> None:
     """Measure the champion today, and show how its quality changed over the last 90 days."""
-    from llmops.decay.watch import describe, watch_decay
-    from llmops.monitoring.shipping import drain
+    from llmops.events.shipping import drain
+    from llmops.monitoring.decay.watch import describe, watch_decay
 
     drain(settings.events, settings.monitoring)
     found = watch_decay(settings)

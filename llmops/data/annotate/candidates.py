@@ -19,8 +19,8 @@ from llmops.data.annotate.prose import qa_pairs
 from llmops.data.text.comparable import comparable
 from llmops.data.text.headings import path
 from llmops.data.worktables import BATCH, WorkTables, batched
-from llmops.errors import LlmopsError
-from llmops.records import Document, Dropped, content_id, joined_licences, schema
+from llmops.frame.errors import LlmopsError
+from llmops.frame.records import Document, Dropped, content_id, joined_licences, schema
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _NAMES = tuple(field.name for field in fields(Document))

@@ -18,7 +18,7 @@ from llmops.data.annotate.redact import Redactor
 from llmops.data.annotate.split import SPLIT, Claim, keyed, splits
 from llmops.data.text.comparable import comparable, wording_id
 from llmops.data.worktables import BATCH, WorkTables, batched
-from llmops.records import Document, Example, as_of, content_id
+from llmops.frame.records import Document, Example, as_of, content_id
 
 _COLUMNS = ("id", "question", "answer", "context", "group", "split", "source", "location", "position", "licence")
 _ITEM = ("row", "id", "wording", "group", "split")

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from llmops.config import Annotate
 from llmops.data.annotate.past import SHOWN, TEST, Entry
 from llmops.data.worktables import batched
-from llmops.errors import StateError, TransientError
-from llmops.records import Example, content_id
+from llmops.frame.errors import StateError, TransientError
+from llmops.frame.records import Example, content_id
 from llmops.state import audit
 from llmops.state.database import Database, database_at
 from llmops.state.tables import split_entries, split_runs

@@ -17,7 +17,7 @@ import polars as pl
 
 from llmops.config import Annotate
 from llmops.data.worktables import WorkTables, batched
-from llmops.records import Example
+from llmops.frame.records import Example
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SHOWN = "\n\x1e\n"  #: between the compared and the shown text of an example that a template made

@@ -8,7 +8,7 @@ from itertools import islice
 
 from llmops.data.annotate.candidates import Candidate, place
 from llmops.data.worktables import WorkTables
-from llmops.records import Finding, content_id
+from llmops.frame.records import Finding, content_id
 from llmops.scans.output import DISCLOSURE
 from llmops.scans.pii import SECRET, Redacted, redact_all
 

@@ -29,8 +29,8 @@ from llmops.data.annotate.redact import Redactor, counts, findings
 from llmops.data.row_file import RowFile
 from llmops.data.text.sentences import cut, within
 from llmops.data.worktables import BATCH, WorkTables, batched
-from llmops.errors import LlmopsError
-from llmops.records import Document, Dropped, Example, Finding, Row, schema, write_rows
+from llmops.frame.errors import LlmopsError
+from llmops.frame.records import Document, Dropped, Example, Finding, Row, schema, write_rows
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import write_whole
+from llmops.frame.artifacts import write_whole
 
 ORDER = (
     "missing", "too_short", "too_long", "symbols", "repetition", "language", "duplicate", "near_duplicate",

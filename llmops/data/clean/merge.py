@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from llmops.artifacts import file_sha256
 from llmops.data.clean.layout import Layout
 from llmops.data.clean.work import Cut, Work, WorkError
-from llmops.records import Document, Dropped, schema
+from llmops.frame.artifacts import file_sha256
+from llmops.frame.records import Document, Dropped, schema
 
 KINDS = {"documents": schema(Document), "dropped": schema(Dropped)}
 

@@ -35,8 +35,8 @@ from llmops.data.clean.work import TOLD, Cut, Work, WorkError, check_shared, map
 from llmops.data.spark import BATCH, session, set_partitions
 from llmops.data.text.comparable_texts import comparable_texts
 from llmops.data.text.ngrams import SEED
-from llmops.errors import LlmopsError
-from llmops.records import Document
+from llmops.frame.errors import LlmopsError
+from llmops.frame.records import Document
 
 log = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
-from llmops.artifacts import link
 from llmops.data import credentials
 from llmops.data.remote import Address, connect, is_remote, local
-from llmops.errors import LlmopsError
-from llmops.variables import VARIABLE
+from llmops.frame.artifacts import link
+from llmops.frame.errors import LlmopsError
+from llmops.frame.variables import VARIABLE
 
 TOLD = "number long, name string, ends binary, rows binary"
 _SECRET = ("AWS_", "AZURE_STORAGE_", "CONNECTION_")  #: prefixes of a connection's variables

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmops.data.collect.local_files import copied, size_of
-from llmops.errors import SourceError, SourceUnavailableError, is_busy
-from llmops.records import content_id
+from llmops.frame.errors import SourceError, SourceUnavailableError, is_busy
+from llmops.frame.records import content_id
 from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from llmops.data.collect.forgotten import Forgotten
 from llmops.data.collect.readers.origin import Item
 from llmops.data.row_file import RowFile
-from llmops.records import Document, Dropped
+from llmops.frame.records import Document, Dropped
 
 LEFT_OUT = "left_out"  #: rule of a row excluded by the source's `where`
 BATCH = 1000  #: rows held as Python objects at a time

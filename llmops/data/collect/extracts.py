@@ -22,8 +22,6 @@ from pathlib import Path
 import pyarrow as pa
 import sqlalchemy as sa
 
-from llmops.artifacts import locked
-from llmops.code_version import code_version
 from llmops.config import Source
 from llmops.data.collect.extract_rows import COPIED, LEFT_OUT, write
 from llmops.data.collect.files import SourceFile
@@ -35,10 +33,12 @@ from llmops.data.collect.readers.origin import Item, Items, Origin
 from llmops.data.collect.workers import in_processes
 from llmops.data.feedback.rows import Review
 from llmops.data.remote import RemoteFile, expand
-from llmops.errors import SourceUnavailableError
-from llmops.records import content_id
-from llmops.schedule import intervals
-from llmops.schedule.transient import is_full
+from llmops.frame import intervals
+from llmops.frame.artifacts import locked
+from llmops.frame.code_version import code_version
+from llmops.frame.errors import SourceUnavailableError
+from llmops.frame.records import content_id
+from llmops.frame.transient import is_full
 from llmops.state import file_hashes
 
 #: kind → bytes that one process reads per second, to decide if several processes are worth their start

@@ -18,8 +18,8 @@ from llmops.data.collect.local_files import LocalFile
 from llmops.data.collect.readers.origin import printable
 from llmops.data.credentials import environment
 from llmops.data.feedback import documents
-from llmops.errors import SourceError
-from llmops.records import content_id
+from llmops.frame.errors import SourceError
+from llmops.frame.records import content_id
 from llmops.state.file_hashes import remembered
 
 

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from llmops.data.text.identity import Shape, compared, location_names, runs, whole
 from llmops.data.text.spellings import forms
-from llmops.records import Document, Dropped, is_key, without_message
+from llmops.frame.records import Document, Dropped, is_key, without_message
 from llmops.state.database import Database
 from llmops.state.tables import forgotten as table
 

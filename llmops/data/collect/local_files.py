@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops.records import content_id
+from llmops.frame.records import content_id
 
 _CHUNK = 1 << 20  #: bytes
 

@@ -21,9 +21,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.artifacts import write_whole
 from llmops.data.remote import connect, is_remote, local, md5
-from llmops.errors import LlmopsError, SourceError, TransientError
+from llmops.frame.artifacts import write_whole
+from llmops.frame.errors import LlmopsError, SourceError, TransientError
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmops import machine
 from llmops.config import Collect, Source
 from llmops.data.collect import forgotten, repository
 from llmops.data.collect.extract_rows import LEFT_OUT, extract_rows
@@ -26,8 +25,9 @@ from llmops.data.feedback import documents as feedback
 from llmops.data.feedback.rows import Review
 from llmops.data.row_file import RowFile
 from llmops.data.text.comparable import comparable
-from llmops.errors import SourceError, SourceUnavailableError, TransientError
-from llmops.records import Document, Dropped, schema, write_table
+from llmops.frame import machine
+from llmops.frame.errors import SourceError, SourceUnavailableError, TransientError
+from llmops.frame.records import Document, Dropped, schema, write_table
 from llmops.state.database import database_at
 from llmops.state.file_hashes import remembered
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from llmops.errors import SourceUnavailableError
+from llmops.frame.errors import SourceUnavailableError
 
 log = logging.getLogger(__name__)
 

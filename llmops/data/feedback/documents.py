@@ -10,8 +10,8 @@ from llmops.data.feedback import rows
 from llmops.data.feedback.intake import end_of
 from llmops.data.feedback.rows import Review
 from llmops.data.text.comparable import comparable
-from llmops.monitoring.events import timestamp
-from llmops.records import KEY, content_id
+from llmops.events.events import timestamp
+from llmops.frame.records import KEY, content_id
 from llmops.state.database import database_at
 
 LOCATION = "feedback"  #: location of the documents

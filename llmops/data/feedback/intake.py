@@ -17,9 +17,9 @@ from llmops.data.feedback import rows
 from llmops.data.feedback.policy import POLICY, Entry, judge
 from llmops.data.feedback.rows import Review
 from llmops.data.text.comparable import comparable
-from llmops.monitoring.datasets import FEEDBACK, TEXT
-from llmops.monitoring.events import timestamp
-from llmops.monitoring.reader import Reader
+from llmops.events.datasets import FEEDBACK, TEXT
+from llmops.events.events import timestamp
+from llmops.events.reader import Reader
 from llmops.state.database import Database
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from llmops.data.feedback.intake import ingest, person_of
 from llmops.data.feedback.rows import OPEN as OPEN
 from llmops.data.feedback.rows import Review
 from llmops.data.text.comparable import comparable
-from llmops.errors import ReviewError
-from llmops.monitoring.datasets import AUDIT
-from llmops.monitoring.events import emit
-from llmops.monitoring.reader import reader_of
+from llmops.events.datasets import AUDIT
+from llmops.events.events import emit
+from llmops.events.reader import reader_of
+from llmops.frame.errors import ReviewError
 from llmops.scans.pii import redact_all
 from llmops.state.database import Database, database_of
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.errors import ReviewError
-from llmops.monitoring.events import timestamp
+from llmops.events.events import timestamp
+from llmops.frame.errors import ReviewError
 from llmops.state import audit, tables
 from llmops.state.database import Database
 from llmops.state.tables import reviews

@@ -15,7 +15,7 @@ from llmops.data.text.headings import BETWEEN, is_path, path, table_header
 from llmops.data.text.questions import blocks
 from llmops.data.text.sentences import spans, within
 from llmops.data.text.words import words_of
-from llmops.records import Document, Passage, content_id
+from llmops.frame.records import Document, Passage, content_id
 
 SHORT = 15  #: words; a passage with fewer, such as a lone heading, is joined with the next one, or else the one before
 WORD_CHARS = 10  #: most characters of a word; code and long numbers are counted by their characters

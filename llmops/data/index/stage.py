@@ -16,15 +16,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from llmops import artifacts, prompts
-from llmops.code_version import code_version, library_version
+from llmops import prompts
 from llmops.config import Annotate, Collect, Index, Source
 from llmops.data.feedback.documents import LOCATION
 from llmops.data.index import vectors
 from llmops.data.index.passages import passages, size_of
 from llmops.data.retrieval.files import write_passages
-from llmops.errors import ArtifactError
-from llmops.records import Document, Passage, content_id, is_key
+from llmops.frame import artifacts
+from llmops.frame.code_version import code_version, library_version
+from llmops.frame.errors import ArtifactError
+from llmops.frame.records import Document, Passage, content_id, is_key
 from llmops.scans.pii import redact_all
 
 log = logging.getLogger(__name__)

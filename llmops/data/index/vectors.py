@@ -19,8 +19,8 @@ from llmops.data.retrieval.embedder import Embedder
 from llmops.data.retrieval.files import count_passages, new_vectors, open_database, open_vectors, read_texts
 from llmops.data.retrieval.minilm import Vectors
 from llmops.data.text.headings import BETWEEN, asks
-from llmops.errors import ArtifactError
-from llmops.records import content_id
+from llmops.frame.errors import ArtifactError
+from llmops.frame.records import content_id
 
 ASKED = 0.5  #: share of a question's vector that is added
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmops import machine
 from llmops.data.retrieval.minilm import DIMENSIONS, Model, Vectors, open_model, read_tokenizer
+from llmops.frame import machine
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -16,8 +16,8 @@ import numpy as np
 
 from llmops.data.retrieval.minilm import DIMENSIONS, Vectors
 from llmops.data.retrieval.terms import terms_of
-from llmops.errors import ArtifactError
-from llmops.records import Passage
+from llmops.frame.errors import ArtifactError
+from llmops.frame.records import Passage
 
 DATABASE = "index.db"
 VECTORS = "vectors.npy"  #: missing if the index was made without a model

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

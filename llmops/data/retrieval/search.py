@@ -20,13 +20,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from llmops.artifacts import read_record
 from llmops.data.retrieval.embedder import Embedder
 from llmops.data.retrieval.files import count_passages, open_database, open_vectors, read_passages
 from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.terms import terms_of
-from llmops.errors import ArtifactError, LlmopsError
-from llmops.records import Passage
+from llmops.frame.artifacts import read_record
+from llmops.frame.errors import ArtifactError, LlmopsError
+from llmops.frame.records import Passage
 
 Way = Literal["fused", "bm25", "dense"]
 

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from functools import cache
 
-from llmops.records import content_id
+from llmops.frame.records import content_id
 
 #: typographic quotes → straight ones, for `str.translate`
 QUOTES: dict[int, str] = {

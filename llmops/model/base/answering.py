@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from llmops import prompts
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
 from llmops.model.base import generate, load
 from llmops.model.base.folder import read_folder
 from llmops.model.base.packing import answer_nats

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmops.machine import GIB
+from llmops.frame.machine import GIB
 
 SERVED = 16 * 1024  #: tokens in the caches that `serving_gib` counts: 16 requests of 1,024
 

@@ -6,11 +6,11 @@ Sixteen gigabytes take half a minute, so every file is hashed once and remembere
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmops.artifacts import file_sha256
 from llmops.config import Select
-from llmops.errors import ArtifactError
+from llmops.frame.artifacts import file_sha256
+from llmops.frame.errors import ArtifactError
+from llmops.frame.records import content_id, read_selection
 from llmops.model.base.catalog import catalogue
-from llmops.records import content_id, read_selection
 from llmops.state.file_hashes import remembered
 
 #: files that a model is loaded from

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from llmops.errors import TrainingError
-from llmops.machine import GIB, total_memory
+from llmops.frame.errors import TrainingError
+from llmops.frame.machine import GIB, total_memory
 from llmops.model.base.shape import Shape
 
 log = logging.getLogger(__name__)

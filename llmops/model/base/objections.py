@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import get_token
 
 from llmops.config import Select
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
 from llmops.model.base.memory import room

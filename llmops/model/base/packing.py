@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from llmops.errors import TrainingError
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.errors import TrainingError
 
 
 def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:

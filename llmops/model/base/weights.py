@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from llmops.artifacts import link
+from llmops.frame.artifacts import link
 from llmops.model.base.catalog import Entry
 from llmops.model.base.hashes import FILES
 from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries

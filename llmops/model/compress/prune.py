@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from llmops.config import Compress, Train
-from llmops.errors import ConfigError
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.errors import ConfigError
 from llmops.model.base.load import Model, free_memory
 from llmops.model.base.packing import answer_loss, pack
 from llmops.model.training.fit import fit

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmops import python_path
-from llmops.errors import LlmopsError
+from llmops.frame.errors import LlmopsError
 from llmops.model.gguf.worker import is_gguf
 
 WARM_UP = 4  #: tokens
@@ -92,7 +92,7 @@ def _peak_rss(process: int) -> int:
 
 
 if __name__ == "__main__":
-    from llmops.machine import spin_briefly
+    from llmops.frame.machine import spin_briefly
 
     spin_briefly(os.environ)
     main(*sys.argv[1:])

@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmops.artifacts import link, write_json
 from llmops.config import Compress
-from llmops.features.examples import read_examples, read_offline
-from llmops.features.tokenize import Tokens
+from llmops.data.features.examples import read_examples, read_offline
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.artifacts import link, write_json
+from llmops.frame.records import Example, base_path
+from llmops.frame.statistics import intervals
+from llmops.frame.statistics.intervals import Interval
 from llmops.model.base.answering import answer, open_model
 from llmops.model.compress import variants
 from llmops.model.compress.report import write_report
 from llmops.model.compress.speed import Speed, measure
 from llmops.model.compress.variants import Material
 from llmops.model.scoring.metrics import token_f1
-from llmops.records import Example, base_path
-from llmops.statistics import intervals
-from llmops.statistics.intervals import Interval
 
 log = logging.getLogger(__name__)
 

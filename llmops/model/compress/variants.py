@@ -17,8 +17,8 @@ import torch
 from transformers import FineGrainedFP8Config
 
 from llmops.config import Compress
-from llmops.errors import ConfigError
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.errors import ConfigError
 from llmops.model.base.load import ADAPTER, Model, free_memory, load_model, load_tokenizer, nf4
 from llmops.model.gguf.write import Form, explain_unsupported, write_folder
 

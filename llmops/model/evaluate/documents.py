@@ -17,9 +17,9 @@ from llmops.data.retrieval.grounds import JUDGED, LEAST_ROOM, REFUSAL, look_up, 
 from llmops.data.retrieval.search import Hit, Index, open_index
 from llmops.data.retrieval.terms import terms_of
 from llmops.data.text.comparable import comparable
+from llmops.frame.records import Example, Passage, content_id
 from llmops.model.scoring.answered import Asked
 from llmops.model.scoring.tasks import Columns
-from llmops.records import Example, Passage, content_id
 
 FOUND = ("recall_at_1", "recall_at_5", "mrr")  #: figures of items whose documents are indexed
 WRONG, RIGHT = "wrongly_refused", "rightly_refused"  #: of items whose documents are indexed, or not

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 
-from llmops.artifacts import write_whole
 from llmops.config.model import DESCRIPTIVE, LOWER_IS_BETTER
+from llmops.frame.artifacts import write_whole
 from llmops.model.scoring.metrics import normalise
 
 NAME = "report.html"

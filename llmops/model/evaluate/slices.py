@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmops.records import Example
+from llmops.frame.records import Example
 
 TOPICS = 20  #: most topics that get a slice, those with most items first
 

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmops.artifacts import read_record, ref, write_json
 from llmops.config import Collect, Evaluate, Grounding, Serving
-from llmops.errors import ArtifactError
-from llmops.features.examples import read_examples
+from llmops.data.features.examples import read_examples
+from llmops.frame.artifacts import read_record, ref, write_json
+from llmops.frame.errors import ArtifactError
+from llmops.frame.records import CLOSED_BOOK, Example, base_path, write_table
+from llmops.frame.statistics import intervals
 from llmops.model.evaluate import page
 from llmops.model.evaluate.documents import RIGHT, WRONG, GroundedTest, ground_test
 from llmops.model.evaluate.slices import slices
@@ -29,8 +31,6 @@ from llmops.model.gguf.write import convert_to_gguf
 from llmops.model.scoring.answered import Answered, Asked, answer_test, deterministic
 from llmops.model.scoring.grounded import groundedness
 from llmops.model.scoring.tasks import TASKS
-from llmops.records import CLOSED_BOOK, Example, base_path, write_table
-from llmops.statistics import intervals
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops import python_path
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 from llmops.model.gguf import worker
 from llmops.model.gguf.worker import FILE, StepOutput
 

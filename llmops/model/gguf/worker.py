@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from llmops import machine
+from llmops.frame import machine
 
 if TYPE_CHECKING:
     from openvino_genai import ContinuousBatchingPipeline, GenerationHandle

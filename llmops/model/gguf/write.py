@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 from llmops.model.gguf import vocabulary
 from llmops.model.gguf.worker import FILE
 

@@ -11,13 +11,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llmops.config import Evaluate
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.records import Example
+from llmops.frame.statistics import intervals
+from llmops.frame.statistics.intervals import Measure, quotient
 from llmops.model.base.answering import answer, open_model
 from llmops.model.scoring.tasks import TASKS, Columns
 from llmops.prompts import all_training_ids
-from llmops.records import Example
-from llmops.statistics import intervals
-from llmops.statistics.intervals import Measure, quotient
 
 
 @dataclass(frozen=True, slots=True)

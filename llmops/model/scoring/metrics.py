@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from llmops.data.text.sentences import sentences
-from llmops.statistics.intervals import Floats, Measure
+from llmops.frame.statistics.intervals import Floats, Measure
 
 _SEPARATOR = re.compile(r"[,;|\n]")  #: of labels
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

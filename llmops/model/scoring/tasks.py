@@ -9,8 +9,8 @@ from itertools import chain
 
 import numpy as np
 
+from llmops.frame.statistics.intervals import Floats, Measure
 from llmops.model.scoring import metrics
-from llmops.statistics.intervals import Floats, Measure
 
 Columns = dict[str, list[float | None]]  #: metric → one value per item, or none
 Scorer = Callable[[Sequence[str], Sequence[str], int], tuple[Columns, dict[str, Measure]]]

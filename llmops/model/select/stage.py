@@ -18,10 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import write_json
 from llmops.config import Select
-from llmops.features.examples import read_examples
-from llmops.machine import GIB
+from llmops.data.features.examples import read_examples
+from llmops.frame.artifacts import write_json
+from llmops.frame.machine import GIB
+from llmops.frame.records import Example
+from llmops.frame.statistics import intervals
+from llmops.frame.statistics.intervals import Interval, Measure
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
 from llmops.model.base.hashes import hashes
@@ -29,9 +32,6 @@ from llmops.model.base.load import free_memory, load_model, load_tokenizer, nf4
 from llmops.model.base.objections import capacity, local_weights, objections, revision_of
 from llmops.model.base.packing import answer_nats
 from llmops.model.scoring.answered import bits_per_byte, reference_tokens
-from llmops.records import Example
-from llmops.statistics import intervals
-from llmops.statistics.intervals import Interval, Measure
 
 log = logging.getLogger(__name__)
 

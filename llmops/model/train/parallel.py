@@ -9,7 +9,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from llmops.errors import DiskFullError, TrainingError
+from llmops.frame.errors import DiskFullError, TrainingError
 
 T = TypeVar("T")
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from llmops.artifacts import read_record, write_json
 from llmops.config import Train
-from llmops.errors import TrainingError
-from llmops.features.examples import read_offline
-from llmops.features.tokenize import Tokens
+from llmops.data.features.examples import read_offline
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.artifacts import read_record, write_json
+from llmops.frame.errors import TrainingError
+from llmops.frame.records import base_path
 from llmops.model.base.load import free_memory, load_model
 from llmops.model.base.memory import Settings, need_memory, room
 from llmops.model.base.packing import mean_loss
@@ -30,7 +31,6 @@ from llmops.model.train.report import plot_loss, write_report
 from llmops.model.training.fit import fit, need_disk
 from llmops.model.training.merge import save_merged
 from llmops.model.training.qlora import Hyperparameters, overruled, trainable, trained_parameters
-from llmops.records import base_path
 
 log = logging.getLogger(__name__)
 

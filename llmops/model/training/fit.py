@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from llmops.config import Train
-from llmops.errors import DiskFullError, TrainingError
-from llmops.features.examples import token_counts
-from llmops.features.tokenize import Tokens
+from llmops.data.features.examples import token_counts
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.errors import DiskFullError, TrainingError
 from llmops.model.base.load import Model
 from llmops.model.base.memory import activations
 from llmops.model.base.packing import answer_loss, mean_loss, pack

@@ -7,7 +7,7 @@ import psutil
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from llmops.machine import GIB
+from llmops.frame.machine import GIB
 from llmops.model.training.attention import SEGMENTS
 
 log = logging.getLogger(__name__)

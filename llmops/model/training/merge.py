@@ -22,7 +22,7 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from llmops.errors import TrainingError
+from llmops.frame.errors import TrainingError
 from llmops.model.base.load import Model, device, load_model, load_tokenizer, nf4
 from llmops.model.base.memory import SHARD
 from llmops.model.base.shape import on_meta

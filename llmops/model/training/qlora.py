@@ -14,7 +14,7 @@ from transformers import set_seed
 from transformers.pytorch_utils import Conv1D
 
 from llmops.config import Train
-from llmops.errors import TrainingError
+from llmops.frame.errors import TrainingError
 from llmops.model.base.load import Model, load_model, nf4
 
 

@@ -10,7 +10,7 @@ from hyperopt import hp
 
 from llmops.config import Train, Tune
 from llmops.config.space import WHOLE
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters, fixed, overruled
 
 #: usual values where nothing is searched; QLoRA, arXiv:2305.14314, table 9, has 2e-4 for 7 B, and smaller models bear

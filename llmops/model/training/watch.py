@@ -11,7 +11,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from llmops.errors import TrainingError
+from llmops.frame.errors import TrainingError
 from llmops.model.base.load import Model
 
 log = logging.getLogger(__name__)

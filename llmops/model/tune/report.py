@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmops.artifacts import write_whole
+from llmops.frame.artifacts import write_whole
 from llmops.model.training.space import Space
 from llmops.model.tune.halving import Trial, best_trial, standing
 from llmops.model.tune.noise import Gain

@@ -12,9 +12,9 @@ from hyperopt.base import JOB_STATE_DONE
 
 from llmops.config import Clean, Tune
 from llmops.data.spark import session
-from llmops.errors import DiskFullError, LlmopsError, TrainingError, TransientError
+from llmops.frame.errors import DiskFullError, LlmopsError, TrainingError, TransientError
+from llmops.frame.transient import is_full
 from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob
-from llmops.schedule.transient import is_full
 
 #: Spark's words for a task that ended without an error of its own
 _LOST = ("cancelled", "ExecutorLostFailure", "Lost executor", "executor lost")
@@ -26,7 +26,7 @@ def on_spark(config: Tune, attempt: Callable[[TrialJob, Path], Trial]) -> Iterat
 
     Executors need this project's packages. They read the artifacts and the base model by the driver's paths.
     """
-    # Several trainings on one machine starve each other unless each keeps to its own core: see llmops/machine.py.
+    # Several trainings on one machine starve each other unless each keeps to its own core: see llmops/frame/machine.py.
     threads = {f"spark.executorEnv.{name}": "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with session(Clean(master=config.spark, spark=threads)) as spark:
         yield lambda jobs: _spread(jobs, attempt, SparkTrials(parallelism=len(jobs), spark_session=spark))

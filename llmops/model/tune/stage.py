@@ -19,11 +19,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import write_json
 from llmops.config import Train, Tune
-from llmops.errors import TrainingError
-from llmops.features.examples import read_offline
-from llmops.features.tokenize import Tokens
+from llmops.data.features.examples import read_offline
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.artifacts import write_json
+from llmops.frame.errors import TrainingError
+from llmops.frame.records import base_path
 from llmops.model.base.packing import answer_nats, per_token
 from llmops.model.training.fit import fit
 from llmops.model.training.qlora import Hyperparameters, trainable
@@ -32,7 +33,6 @@ from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob, best_trial,
 from llmops.model.tune.noise import Gain, gain
 from llmops.model.tune.report import report
 from llmops.model.tune.search import propose
-from llmops.records import base_path
 
 log = logging.getLogger(__name__)
 

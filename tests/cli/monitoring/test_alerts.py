@@ -13,11 +13,11 @@ from typing import get_args
 import pytest
 
 from llmops import cli
-from llmops.alerts import lifecycle
-from llmops.alerts.breach import Breach
-from llmops.alerts.rules import RULES
 from llmops.config import Config
 from llmops.config.alerts import Rule
+from llmops.monitoring.alerts import lifecycle
+from llmops.monitoring.alerts.breach import Breach
+from llmops.monitoring.alerts.rules import RULES
 from tests.clock import wait_until
 
 ROOT = Path(__file__).parents[3]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from llmops.cli import main
-from llmops.monitoring.events import emit
-from llmops.monitoring.sinks.base import Rejection
-from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool
+from llmops.events.events import emit
+from llmops.events.sinks.base import Rejection
+from llmops.events.sinks.local import LocalStore
+from llmops.events.spool import Spool
 from tests.clock import wait_until
 
 

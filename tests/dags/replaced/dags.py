@@ -6,7 +6,7 @@ from pathlib import Path
 
 import stand_ins
 
-from llmops.schedule import tasks
+from llmops.pipeline import tasks
 
 stand_ins.replace()
 tasks.DEFAULT_ARGS |= {"retries": 1, "retry_delay": timedelta(seconds=1)}

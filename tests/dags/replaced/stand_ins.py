@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops import pipeline
 from llmops.config import Config
-from llmops.errors import SourceError, SourceUnavailableError
-from llmops.schedule import limit
+from llmops.frame import limit
+from llmops.frame.errors import SourceError, SourceUnavailableError
+from llmops.pipeline import pipeline
 
 CONTROL = Path(os.environ["CONTROL"])
 RUN_STAGE = pipeline.run_stage

@@ -19,10 +19,10 @@ from llmops.data.annotate import stage as annotate
 from llmops.data.annotate.ledger import SplitLedger, planned
 from llmops.data.annotate.past import Entry
 from llmops.data.text.comparable import wording_id
-from llmops.erasure import split_entries
-from llmops.erasure.subject import Subject
-from llmops.errors import StateError, TransientError
-from llmops.records import Document, Example, content_id, read_rows, write_rows
+from llmops.frame.errors import StateError, TransientError
+from llmops.frame.records import Document, Example, content_id, read_rows, write_rows
+from llmops.privacy.erasure import split_entries
+from llmops.privacy.erasure.subject import Subject
 from llmops.state.database import database_at
 from llmops.state.tables import audit, split_runs
 from llmops.state.tables import split_entries as table

@@ -15,8 +15,8 @@ from llmops.config import Annotate, Template
 from llmops.data import worktables
 from llmops.data.annotate import stage as annotate
 from llmops.data.annotate.candidates import TABLES
-from llmops.errors import LlmopsError
-from llmops.records import Document, Dropped, Example, Finding, content_id, read_rows, schema, write_rows
+from llmops.frame.errors import LlmopsError
+from llmops.frame.records import Document, Dropped, Example, Finding, content_id, read_rows, schema, write_rows
 
 TOKEN = "hf_" + "aB3dE5gH7j" * 4
 NO_RUNS: Any = SimpleNamespace(interval="", entries=list, trained=list, write=lambda entries: None)

@@ -18,11 +18,13 @@ import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
-from llmops import artifacts, config, pipeline
+from llmops import config
 from llmops.data import row_file, spark
 from llmops.data.clean import merge, work
 from llmops.data.clean import stage as clean
-from llmops.errors import LlmopsError
+from llmops.frame import artifacts
+from llmops.frame.errors import LlmopsError
+from llmops.pipeline import pipeline
 from tests.clock import wait_until
 
 CLASSES = Path(pyspark.__file__).parent / "bin" / "spark-class"

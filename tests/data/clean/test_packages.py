@@ -34,7 +34,7 @@ from llmops.config import Clean
 from llmops.data.clean import merge, texts
 from llmops.data.clean.stage import tidy
 from llmops.data.clean.work import Cut, Work
-from llmops.records import Document, schema
+from llmops.frame.records import Document, schema
 row = {**{field.name: "" for field in fields(Document)}, "fields": "{}", "source": "faq"}
 row |= {"answer": "Bring it home."}
 rows = [{**row, "id": f"{n:016x}", "question": f"How is bicycle {n} mended?"} for n in range(9)]

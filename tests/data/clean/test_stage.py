@@ -16,8 +16,8 @@ from llmops.config import Annotate, Clean
 from llmops.data import remote
 from llmops.data.clean import layout, work
 from llmops.data.clean import stage as clean
-from llmops.errors import LlmopsError
-from llmops.records import Document, Dropped, read_rows, schema, write_rows
+from llmops.frame.errors import LlmopsError
+from llmops.frame.records import Document, Dropped, read_rows, schema, write_rows
 
 CONFIG = Clean(master="local[2]", driver_memory="512m", partitions=2, min_chars=3, max_chars=60)
 LONG = CONFIG.model_copy(update={"max_chars": 5000})

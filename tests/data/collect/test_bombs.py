@@ -34,8 +34,8 @@ ENVIRONMENT = os.environ | {
 RUN = """
 import json, resource, sys
 from llmops.config import Config
-from llmops.pipeline import run_stage
-from llmops.records import Document, Dropped, read_rows
+from llmops.pipeline.pipeline import run_stage
+from llmops.frame.records import Document, Dropped, read_rows
 import llmops.data.collect.stage
 kinds, space = sys.argv[1].split(), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_AS, (space, space))

@@ -17,8 +17,8 @@ from llmops.config import Collect, Source
 from llmops.data.collect import extract_rows
 from llmops.data.collect import stage as collect
 from llmops.data.collect.readers import sql_rows
-from llmops.records import Document, Dropped, read_rows
-from llmops.schedule import intervals
+from llmops.frame import intervals
+from llmops.frame.records import Document, Dropped, read_rows
 
 Rows = list[tuple[int | None, str, str | None]]  #: key, text, day
 

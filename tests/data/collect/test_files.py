@@ -24,16 +24,16 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops import artifacts
 from llmops.config import Collect, Config, Source
 from llmops.data import remote
 from llmops.data.collect import libraries, local_files
 from llmops.data.collect import stage as collect
 from llmops.data.collect.files import content, matching_files
 from llmops.data.collect.readers.kinds import READERS
-from llmops.errors import DiskFullError, SourceError
-from llmops.pipeline import plan, run_stage
-from llmops.records import Document, Dropped, read_rows
+from llmops.frame import artifacts
+from llmops.frame.errors import DiskFullError, SourceError
+from llmops.frame.records import Document, Dropped, read_rows
+from llmops.pipeline.pipeline import plan, run_stage
 from llmops.state import file_hashes, tables
 from llmops.state.database import database_of
 from tests.served import Answer, served

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from llmops.data.collect import forgotten
 from llmops.data.collect.forgotten import Forgotten
 from llmops.data.text.identity import identifier
-from llmops.erasure.subject import Subject
-from llmops.records import Document, Dropped
+from llmops.frame.records import Document, Dropped
+from llmops.privacy.erasure.subject import Subject
 from llmops.state.database import Database
 
 PEOPLE = ("ana.li@example.org", "Ana Li", "C-10234", "+49 30 1234567", "Seán O’Brien", "मरिया सिंह", "10234")

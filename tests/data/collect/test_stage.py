@@ -16,9 +16,9 @@ from llmops.data.collect import stage as collect
 from llmops.data.collect.forgotten import Forgotten
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.errors import SourceError
-from llmops.records import Document, Dropped, read_rows
-from llmops.schedule import intervals
+from llmops.frame import intervals
+from llmops.frame.errors import SourceError
+from llmops.frame.records import Document, Dropped, read_rows
 
 DAY = "2026-01-31"
 

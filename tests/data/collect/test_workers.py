@@ -14,8 +14,8 @@ import pytest
 from llmops.config import Collect, Source
 from llmops.data.collect import extracts, workers
 from llmops.data.collect import stage as collect
-from llmops.errors import SourceError, SourceUnavailableError
-from llmops.machine import cores
+from llmops.frame.errors import SourceError, SourceUnavailableError
+from llmops.frame.machine import cores
 from tests.clock import wait_until
 
 FIELDS = {"question": "q", "answer": "a"}
@@ -49,7 +49,7 @@ def source(**more: object) -> Source:
 def test_the_same_bytes_counts_and_warnings_as_in_one_process(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("llmops.machine.cores", lambda: 2)
+    monkeypatch.setattr("llmops.frame.machine.cores", lambda: 2)
     with monkeypatch.context() as patch:
         patch.setattr(extracts, "in_processes", lambda *_: pytest.fail("a process for a few small files"))
         alone = run(root, source())
@@ -64,7 +64,7 @@ def test_the_same_bytes_counts_and_warnings_as_in_one_process(
 
 def test_an_error_in_a_process_is_that_of_its_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "04.csv").write_text("other,names\n1,2\n")
-    monkeypatch.setattr("llmops.machine.cores", lambda: 2)
+    monkeypatch.setattr("llmops.frame.machine.cores", lambda: 2)
     monkeypatch.setattr(extracts, "WORTH_S", 0.0)
     with pytest.raises(SourceError, match=r"04\.csv"):
         run(root, source())
@@ -119,7 +119,7 @@ def test_files_of_a_store_are_read_so_too(
         objects(s3).pipe_file(f"{s3}/{number}.csv", f"q,a\n{number},ja\n".encode())
     alone = run(tmp_path, source(location=f"{s3}/*.csv"))
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr("llmops.machine.cores", lambda: 2)
+    monkeypatch.setattr("llmops.frame.machine.cores", lambda: 2)
     monkeypatch.setattr(extracts, "WORTH_S", 0.0)
     assert run(tmp_path, source(location=f"{s3}/*.csv")) == alone
     assert not [p for p in (tmp_path / "cache" / "downloads").rglob("*") if p.is_file()]

@@ -3,7 +3,7 @@
 import pytest
 
 from llmops.data.index.passages import passages, size_of
-from llmops.records import Document
+from llmops.frame.records import Document
 
 SENTENCE = "The tent number {} stands in the yard behind the shop until a customer comes to fetch it."  # of 17 words
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmops import artifacts, cli, config, pipeline
-from llmops.artifacts import Record
+from llmops import cli, config
 from llmops.data.retrieval.search import open_index
-from llmops.errors import ArtifactError
-from llmops.records import Document, content_id, write_rows
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.errors import ArtifactError
+from llmops.frame.records import Document, content_id, write_rows
+from llmops.pipeline import pipeline
 
 DAY = "2026-01-31"
 MAIL, TOKEN, CARD = "ana.li@example.org", "hf_" + "aB3dE5fG7h" * 3, "4111 1111 1111 1111"

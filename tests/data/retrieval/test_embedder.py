@@ -7,7 +7,7 @@ import pytest
 
 from llmops.data.retrieval import minilm
 from llmops.data.retrieval.embedder import BATCH, Embedder
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 
 TEXTS = ["How do I return an item?", "ÜNÏCÖDÉ, 日本語, שלום and 🙂 in one text\x00", "x", "word " * (minilm.WINDOW - 2)]
 

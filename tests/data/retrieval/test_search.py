@@ -13,8 +13,8 @@ from llmops.data.retrieval.files import new_vectors, open_database, open_vectors
 from llmops.data.retrieval.minilm import DIMENSIONS
 from llmops.data.retrieval.search import Index
 from llmops.data.retrieval.terms import terms_of
-from llmops.errors import ArtifactError, LlmopsError
-from llmops.records import Passage
+from llmops.frame.errors import ArtifactError, LlmopsError
+from llmops.frame.records import Passage
 
 LONG = "Please note that times of delivery in this mail are not binding for us at all, and may change any day."
 

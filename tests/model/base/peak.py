@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from llmops.config import Train
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
 from llmops.model.training import fit as fit_module
 from llmops.model.training.hardware import Hardware
 from llmops.model.training.merge import save_merged

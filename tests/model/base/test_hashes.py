@@ -9,14 +9,14 @@ from unittest.mock import Mock
 import pytest
 from sqlalchemy.exc import ProgrammingError
 
-from llmops import artifacts
-from llmops.artifacts import Record, file_sha256
 from llmops.config import Select, load
-from llmops.errors import ArtifactError, StateUnavailable
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record, file_sha256
+from llmops.frame.errors import ArtifactError, StateUnavailable
+from llmops.frame.records import Example, read_selection, write_rows
 from llmops.model.base import hashes
 from llmops.model.base.catalog import Entry, catalogue
-from llmops.pipeline import plan, run_stage
-from llmops.records import Example, read_selection, write_rows
+from llmops.pipeline.pipeline import plan, run_stage
 from llmops.state import file_hashes
 from llmops.state.database import database_at
 from tests.model.made import example

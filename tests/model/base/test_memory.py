@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmops.errors import TrainingError
-from llmops.machine import GIB, total_memory
+from llmops.frame.errors import TrainingError
+from llmops.frame.machine import GIB, total_memory
 from llmops.model.base import weights
 from llmops.model.base.catalog import catalogue
 from llmops.model.base.memory import LIBRARIES, STAGES, Memory, Settings, budget, need_memory, needs, room

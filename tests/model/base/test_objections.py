@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmops.config import Select
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 from llmops.model.base.objections import Capacity, objections
 from tests.model.made import entry
 

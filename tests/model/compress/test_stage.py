@@ -14,8 +14,9 @@ import torch
 
 from llmops import python_path
 from llmops.config import Compress, Train
-from llmops.errors import ConfigError, LlmopsError
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.errors import ConfigError, LlmopsError
+from llmops.frame.records import Example, write_rows
 from llmops.model.base.answering import open_model
 from llmops.model.base.load import load_model, load_servable, load_tokenizer
 from llmops.model.base.packing import mean_loss, per_token
@@ -27,7 +28,6 @@ from llmops.model.compress.stage import Measured, choose_variant, compare_varian
 from llmops.model.gguf.write import write_folder
 from llmops.model.training.merge import save_merged
 from llmops.prompts import training_ids
-from llmops.records import Example, write_rows
 from tests.model.made import causal, example, random_adapter
 
 QUIET = Speed(10.0, 100.0, 500.0)

@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from llmops import artifacts
-from llmops.artifacts import Record
 from llmops.config import Collect, Evaluate, Grounding
 from llmops.data.retrieval.files import write_passages
 from llmops.data.retrieval.grounds import REFUSAL
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.records import Example, Passage, content_id, write_rows
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.documents import ground_test
 from llmops.model.scoring import answered
 from llmops.model.scoring.answered import Asked
-from llmops.records import Example, Passage, content_id, write_rows
 from tests.model.made import example
 
 ITEMS = [

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from llmops.config import Evaluate
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
+from llmops.frame.records import Example, write_rows
+from llmops.frame.statistics.intervals import mean
 from llmops.model.base.load import load_model
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.slices import slices
 from llmops.model.gguf.write import write_folder
 from llmops.model.scoring.answered import bits_per_byte
-from llmops.records import Example, write_rows
 from llmops.release.stage import read_scores
-from llmops.statistics.intervals import mean
 from tests.model.made import example
 
 CONFIG = Evaluate(max_new_tokens=6, batch=4, bootstrap=200, slice_items=2, worst=3)

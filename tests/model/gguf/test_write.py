@@ -12,8 +12,8 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from llmops.errors import ArtifactError
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.errors import ArtifactError
 from llmops.model.base.answering import open_model
 from llmops.model.base.generate import generate
 from llmops.model.base.load import load_model, load_tokenizer

@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from llmops.frame.statistics.intervals import mean, sample
 from llmops.model.scoring.metrics import names, only_label
 from llmops.model.scoring.tasks import TASKS
-from llmops.statistics.intervals import mean, sample
 
 KNOWN = ["billing", "delivery", "late delivery"]
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from huggingface_hub import snapshot_download
 
-from llmops.artifacts import Record, clear, commit, newest
 from llmops.config import Select
-from llmops.errors import ArtifactError, ConfigError
+from llmops.frame.artifacts import Record, clear, commit, newest
+from llmops.frame.errors import ArtifactError, ConfigError
+from llmops.frame.records import Example, base_path, write_rows
+from llmops.frame.statistics.intervals import Measure
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry
 from llmops.model.base.load import load_model
 from llmops.model.select import stage as select
 from llmops.model.select.stage import Score, bits_saved, choose_base
-from llmops.records import Example, base_path, write_rows
-from llmops.statistics.intervals import Measure
 from tests.model.made import entry, example
 
 

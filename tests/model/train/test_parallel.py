@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmops.config import Train
-from llmops.errors import TrainingError
+from llmops.frame.errors import TrainingError
 from llmops.model.train.parallel import run_parallel
 from llmops.model.training.fit import fit, newest_checkpoint
 from llmops.model.training.qlora import trainable

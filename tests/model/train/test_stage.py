@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmops.config import Train
-from llmops.errors import TrainingError
+from llmops.frame.errors import TrainingError
 from llmops.model.base.load import load_servable
 from llmops.model.base.memory import Memory
 from llmops.model.base.packing import mean_loss

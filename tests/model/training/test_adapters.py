@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from llmops.config import Train
-from llmops.errors import TrainingError
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.errors import TrainingError
 from llmops.model.base.packing import mean_loss
 from llmops.model.training.fit import fit
 from llmops.model.training.qlora import adapt, trainable

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
 from llmops.model.base.packing import answer_loss, pack
 from llmops.model.training import attention
 from llmops.model.training.attention import SEGMENTS

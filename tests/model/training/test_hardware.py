@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from llmops.config import Train
-from llmops.features.tokenize import Tokens
-from llmops.machine import GIB
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.machine import GIB
 from llmops.model.base.memory import activations
 from llmops.model.base.packing import answer_loss, pack
 from llmops.model.training import fit as fit_module

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from llmops.config import Train
-from llmops.errors import TrainingError
+from llmops.frame.errors import TrainingError
 from llmops.model.base.load import load_model, load_servable, nf4
 from llmops.model.base.packing import mean_loss
 from llmops.model.training import merge

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from llmops.config import Train
-from llmops.errors import TrainingError
-from llmops.features.tokenize import Tokens
+from llmops.data.features.tokenize import Tokens
+from llmops.frame.errors import TrainingError
 from llmops.model.base.load import load_model
 from llmops.model.base.packing import answer_loss, mean_loss, pack
 from llmops.model.training.fit import COMPLETE, PackedTrainer, fit, newest_checkpoint

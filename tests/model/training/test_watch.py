@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmops.config import Train
-from llmops.errors import DiskFullError
+from llmops.frame.errors import DiskFullError
 from llmops.model.base.packing import mean_loss
 from llmops.model.training import fit as module
 from llmops.model.training.fit import fit, need_disk, newest_checkpoint

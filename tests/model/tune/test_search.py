@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmops.config import Train, Tune
-from llmops.errors import ConfigError
+from llmops.frame.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.training.space import count_points, declared_space, grid, start_point
 from llmops.model.tune.halving import Trial, best_trial, promote, rungs, standing, stopped

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmops.config import Train, Tune
-from llmops.errors import DiskFullError, LlmopsError, TrainingError, TransientError
+from llmops.frame.errors import DiskFullError, LlmopsError, TrainingError, TransientError
 from llmops.model.training.space import declared_space
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob
@@ -77,7 +77,7 @@ def test_a_training_that_fails_is_a_failed_trial_and_a_broken_task_an_error(sess
     ("error", "kind"),
     [
         ("ExecutorLostFailure (executor 3 exited)", TransientError),
-        (("<class 'llmops.errors.DiskFullError'>", "A checkpoint could not be written"), DiskFullError),
+        (("<class 'llmops.frame.errors.DiskFullError'>", "A checkpoint could not be written"), DiskFullError),
         (("<class 'ModuleNotFoundError'>", "No module named 'llmops'"), TrainingError),
     ],
 )

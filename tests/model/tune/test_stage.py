@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llmops.config import Train, Tune
-from llmops.errors import TrainingError
+from llmops.frame.errors import TrainingError
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob

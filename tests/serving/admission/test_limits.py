@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 
 from llmops.access.roles import Key
 from llmops.config import Config, Serving
-from llmops.errors import ConfigError
-from llmops.monitoring.datasets import AUDIT, SERVING
+from llmops.events.datasets import AUDIT, SERVING
+from llmops.frame.errors import ConfigError
 from llmops.prompts import chat_ids, prompt_ids
 from serving.admission import windows as module
 from serving.admission.limits import Limiter, RequestAllowance, bound_tokens

@@ -17,7 +17,7 @@ import torch
 
 from llmops import prompts
 from llmops.config import Train
-from llmops.errors import ArtifactError
+from llmops.frame.errors import ArtifactError
 from llmops.model.base import load
 from llmops.model.base.generate import decode, generate
 from llmops.model.base.load import load_model, nf4

@@ -14,8 +14,8 @@ import httpx
 import pytest
 import uvicorn
 
-from llmops.monitoring.datasets import SERVING
-from llmops.monitoring.sinks.local import LocalStore
+from llmops.events.datasets import SERVING
+from llmops.events.sinks.local import LocalStore
 from serving.http import server as http_server
 from serving.http.server import DrainingServer
 

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from llmops.monitoring.spool import Spool
+from llmops.events.spool import Spool
 from serving.http import middleware
 from serving.http.middleware import Recorder
 

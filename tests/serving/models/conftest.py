@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from llmops.config import Monitoring
-from llmops.monitoring.shipping import drain
-from llmops.monitoring.sinks.local import LocalStore
-from llmops.registry.registry import Registry
-from llmops.registry.version import Version
+from llmops.events.shipping import drain
+from llmops.events.sinks.local import LocalStore
 from llmops.release import rollout
+from llmops.release.registry.registry import Registry
+from llmops.release.registry.version import Version
 from llmops.state.database import database_at
 from serving.engines.base import EngineRequest, Prompt, Question
 from serving.engines.echo import EchoEngine

@@ -9,8 +9,8 @@ from unittest.mock import Mock
 import pytest
 from datasets import Dataset
 
-from llmops.features import declarations
-from llmops.features.tokenize import Tokens
+from llmops.data.features import declarations
+from llmops.data.features.tokenize import Tokens
 
 
 class Online:
@@ -54,7 +54,7 @@ def test_the_prompt_of_an_example_is_asked_without_its_answer(ask, stored):
 
 
 def test_a_version_without_a_feature_store_says_so_and_does_not_import_feast(ask, inputs, shared_site, monkeypatch):
-    monkeypatch.setitem(sys.modules, "llmops.features.online", None)  # importing it fails from here on
+    monkeypatch.setitem(sys.modules, "llmops.data.features.online", None)  # importing it fails from here on
     answer = ask(input_id="known")
     assert (answer.status_code, answer.json()["code"]) == (404, "input_unknown")
     assert str(shared_site.config.home) not in answer.text
@@ -96,7 +96,7 @@ def test_a_store_that_hangs_is_not_waited_for(ask, inputs, shared_site):
 
 @pytest.mark.service  # importing Feast takes seconds
 def test_the_prompt_comes_from_feasts_online_store_which_is_open_before_anybody_asks(site):
-    make = runpy.run_path(str(Path(__file__).parents[2] / "features" / "conftest.py"))
+    make = runpy.run_path(str(Path(__file__).parents[2] / "data" / "features" / "conftest.py"))
     _, features = make["artifact"](site.config.home)
     name = declarations.service_name("support-bot", "v1")
     place = site.config.release.registry / "support-bot" / "versions" / "v1" / "features"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from llmops.errors import StateUnavailable
-from llmops.registry.aliases import Canary
+from llmops.frame.errors import StateUnavailable
 from llmops.release import rollout, trials
 from llmops.release.figures import Figures
+from llmops.release.registry.aliases import Canary
 from llmops.release.trials import Sides
 from llmops.release.verdict import Rules
 from serving.engines.base import EngineRequest, Question, TokenIds

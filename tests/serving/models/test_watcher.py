@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmops.monitoring.datasets import LOADS
+from llmops.events.datasets import LOADS
 from serving.engines.echo import EchoEngine
 from serving.models import loader
 from tests.clock import FakeClock

@@ -3,9 +3,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.monitoring.datasets import ALERT, CANARY, DRIFT, FEEDBACK, GATE, HUB, PIPELINE, SERVING
-from llmops.monitoring.events import build, timestamp
-from llmops.monitoring.sinks.local import LocalStore
+from llmops.events.datasets import ALERT, CANARY, DRIFT, FEEDBACK, GATE, HUB, PIPELINE, SERVING
+from llmops.events.events import build, timestamp
+from llmops.events.sinks.local import LocalStore
 from serving.observe.dashboard import SPANS, read_dashboard
 
 NOW = datetime(2026, 1, 7, 12, 0, 30, tzinfo=UTC)

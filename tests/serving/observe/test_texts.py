@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.config import Config
-from llmops.monitoring.datasets import SERVING, TEXT
-from llmops.monitoring.events import emit_all, timestamp
-from llmops.monitoring.kept_texts import prune_texts
-from llmops.monitoring.shipping import drain
-from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool
-from llmops.retention.gc import gc
+from llmops.events.datasets import SERVING, TEXT
+from llmops.events.events import emit_all, timestamp
+from llmops.events.kept_texts import prune_texts
+from llmops.events.shipping import drain
+from llmops.events.sinks.local import LocalStore
+from llmops.events.spool import Spool
+from llmops.privacy.retention.gc import gc
 from serving.engines.base import Question
 from serving.observe import texts
 from serving.observe.exchange import Exchange, ServedAnswer

@@ -7,8 +7,8 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from llmops.errors import StateUnavailable
-from llmops.monitoring.shipping import Shipper
+from llmops.events.shipping import Shipper
+from llmops.frame.errors import StateUnavailable
 from serving import app as app_module
 from serving.engines.echo import EchoEngine
 from serving.observe.traces import Traces, make_traces

@@ -6,8 +6,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from llmops.errors import StateUnavailable
-from llmops.monitoring.datasets import FEEDBACK
+from llmops.events.datasets import FEEDBACK
+from llmops.frame.errors import StateUnavailable
 from llmops.release import trials
 from serving.engines.echo import EchoEngine
 

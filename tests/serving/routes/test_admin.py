@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from llmops.registry.registry import registry_of
 from llmops.release import trials
+from llmops.release.registry.registry import registry_of
 
 CHAT = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
 

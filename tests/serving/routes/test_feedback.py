@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from llmops.monitoring.datasets import FEEDBACK, SERVING
+from llmops.events.datasets import FEEDBACK, SERVING
 from serving.admission import signing
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from llmops.monitoring.datasets import FEEDBACK
+from llmops.events.datasets import FEEDBACK
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the PATH; on Debian, apt-get install chromium")

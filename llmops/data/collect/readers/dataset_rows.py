@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from llmops.data.collect.readers.decode import Unreadable
 from llmops.data.collect.readers.origin import Items, Origin, flatten
-from llmops.errors import SourceError
+from llmops.frame.errors import SourceError
 
 BATCH = 1000  #: rows in memory as Python objects at a time
 COLUMNS = 10_000  #: most CSV columns that are kept as text

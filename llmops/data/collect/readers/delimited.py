@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmops.data.collect.readers.decode import LARGEST, lines, open_text
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.errors import SourceError
+from llmops.frame.errors import SourceError
 
 DELIMITERS = ",;\t|"
 SNIFFED = 100  #: lines for detecting the delimiter

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmops.data.collect.readers.decode import LARGEST, LARGEST_FILE, lines, open_text, read_text
 from llmops.data.collect.readers.origin import Items, Origin, flatten
-from llmops.errors import SourceError
+from llmops.frame.errors import SourceError
 
 TOO_DEEP = "nested too deeply to be data"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmops.config import Source
-from llmops.errors import SourceError
-from llmops.records import Document, Dropped, content_id
+from llmops.frame.errors import SourceError
+from llmops.frame.records import Document, Dropped, content_id
 
 Item = Document | Dropped | None  #: None stands for a row excluded by `where`
 Items = Iterator[Item]

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from llmops.data.collect.readers.decode import Unreadable
 from llmops.data.collect.readers.origin import Items, Origin, flatten
-from llmops.errors import SourceError
+from llmops.frame.errors import SourceError
 
 _TEXTS = (pa.string(), pa.large_string())
 BATCH = 1000  #: rows in memory as Python objects at a time

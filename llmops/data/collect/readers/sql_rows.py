@@ -16,9 +16,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from llmops.config import Source
 from llmops.data.collect.readers.origin import Items, Origin, flatten, plain
-from llmops.errors import SourceError, SourceUnavailableError
-from llmops.schedule.transient import is_database_down
-from llmops.variables import VARIABLE, filled
+from llmops.frame.errors import SourceError, SourceUnavailableError
+from llmops.frame.transient import is_database_down
+from llmops.frame.variables import VARIABLE, filled
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from llmops.config import Source
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Item, Origin
-from llmops.records import Document, Dropped
+from llmops.frame.records import Document, Dropped
 
 
 def read_file(kind: str, folder: Path, data: str | bytes | None, name: str = "x", **source: object) -> list[Item]:

@@ -15,7 +15,7 @@ from llmops.config import Source, Speakers
 from llmops.data.collect.readers import chat_turns
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.speakers import known_side
-from llmops.records import Document, Dropped
+from llmops.frame.records import Document, Dropped
 from tests.data.collect.readers.reading import documents, dropped, pairs, read_file
 
 read = partial(read_file, "chat", name="x.txt")

@@ -9,9 +9,9 @@ import datasets
 import pytest
 
 from llmops.config import Config
-from llmops.errors import SourceError, SourceUnavailableError
-from llmops.pipeline import plan, run_stage
-from llmops.records import Document, Dropped, read_rows
+from llmops.frame.errors import SourceError, SourceUnavailableError
+from llmops.frame.records import Document, Dropped, read_rows
+from llmops.pipeline.pipeline import plan, run_stage
 from tests.hub import FakeHub, Repo
 
 DAY = "2026-01-31"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.data.collect.readers import delimited
-from llmops.records import Document, Dropped
+from llmops.frame.records import Document, Dropped
 from tests.data.collect.readers.reading import documents, only, pairs, read_file
 
 QA = {"question": "q", "answer": "a"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmops.data.collect.readers.origin import Item, flatten
-from llmops.records import Dropped
+from llmops.frame.records import Dropped
 from tests.data.collect.readers.reading import only, read_file
 
 read = partial(read_file, "json")

@@ -13,7 +13,7 @@ from llmops.config import Source
 from llmops.data.collect.readers import parquet_rows
 from llmops.data.collect.readers.decode import Unreadable
 from llmops.data.collect.readers.origin import Item, Origin
-from llmops.records import Document
+from llmops.frame.records import Document
 from tests.data.collect.readers.reading import only, read_file
 
 

@@ -13,7 +13,7 @@ import pytest
 from llmops.config import Source
 from llmops.data.collect.readers import sql_rows
 from llmops.data.collect.readers.origin import Item, Origin
-from llmops.errors import SourceError
+from llmops.frame.errors import SourceError
 from tests.data.collect.readers.reading import documents
 
 PASSWORD = "wr@ng/pass"

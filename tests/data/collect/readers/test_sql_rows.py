@@ -14,8 +14,8 @@ from sqlalchemy.dialects import mssql, mysql, oracle, postgresql, sqlite
 from llmops.config import Source
 from llmops.data.collect.readers import sql_rows
 from llmops.data.collect.readers.origin import Item, Origin
-from llmops.errors import SourceError
-from llmops.records import Document, Dropped
+from llmops.frame.errors import SourceError
+from llmops.frame.records import Document, Dropped
 from tests.data.collect.readers.reading import documents
 
 PASSWORD = "p@ss/word:1"

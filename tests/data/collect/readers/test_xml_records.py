@@ -12,7 +12,7 @@ import pytest
 from llmops.config import Source
 from llmops.data.collect.readers import xml_records
 from llmops.data.collect.readers.origin import Origin
-from llmops.records import Document, Dropped
+from llmops.frame.records import Document, Dropped
 from tests.data.collect.readers.reading import read_file
 
 read = partial(read_file, "xml")

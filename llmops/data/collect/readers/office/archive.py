@@ -8,7 +8,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, is_zipfile
 from llmops.data.collect.readers.decode import Unreadable, too_large
 from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages.html import LARGEST_TAGS
-from llmops.records import Dropped
+from llmops.frame.records import Dropped
 
 LARGEST_ARCHIVE = 1 << 26  #: most unzipped bytes, unless the file itself has more (films do not shrink)
 

@@ -15,7 +15,7 @@ from llmops.data.collect.readers.pages.html_navigation import remove_navigation
 from llmops.data.collect.readers.pages.html_tables import is_line, markdown_rows
 from llmops.data.collect.readers.pages.sections import TERM, PageSection, documents
 from llmops.data.text.headings import ends_as_question
-from llmops.records import Document
+from llmops.frame.records import Document
 
 HEADINGS = {  #: name → level
     **{"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6},

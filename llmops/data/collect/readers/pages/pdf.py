@@ -23,7 +23,7 @@ from llmops.data.collect.readers.pages.pdf_notes import with_notes
 from llmops.data.collect.readers.pages.pdf_text import joined, with_notes_below
 from llmops.data.collect.readers.pages.sections import TERM, PageSection, documents
 from llmops.data.text.headings import depth, ends_as_question, numbers
-from llmops.records import Dropped
+from llmops.frame.records import Dropped
 
 HEADING_CHARS = 120  #: a longer line is text, whatever its font
 HEADING_LINES = 4  #: most lines of a heading whose first line ends like text

@@ -18,7 +18,7 @@ import pytest
 from pptx.oxml import parse_xml
 from pptx.util import Inches
 
-from llmops.records import Document, Dropped
+from llmops.frame.records import Document, Dropped
 from tests.data.collect.readers.office.made import GOOD, archive, epub, made, slide
 from tests.data.collect.readers.reading import read_file
 

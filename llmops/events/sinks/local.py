@@ -1,0 +1,164 @@
+"""The local event store: a SQLite file in the events folder. It is a sink and a reader."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from llmops.config import Monitoring
+from llmops.events.datasets import FEEDBACK, SERVING
+from llmops.events.figures.requests import Summary, Tally, count_steps, sum_tallies
+from llmops.events.sinks.base import Rejection, SinkError
+from llmops.events.store import pruning, ratings, rollups, schema
+from llmops.events.store.rollups import HOUR, MINUTE
+from llmops.events.times import epoch, timestamp
+from llmops.frame.errors import EventsUnavailable
+
+MOST_EXACT = 2000  #: up to this number requests are read one by one, for exact percentiles; that takes 25 ms
+LEAST_PRUNED = 1000  #: least number of expired events of a kind that one delivery removes
+
+
+class LocalStore:
+    """The local event store: events for a while, roll-ups of requests for longer.
+
+    An event is stored and counted in one transaction, once per `event.id`.
+    """
+
+    name = "local"
+
+    def __init__(self, folder: Path, config: Monitoring | None = None, most_exact: int = MOST_EXACT) -> None:
+        self._path = folder / "store.db"
+        self._config = config or Monitoring()
+        self._most_exact = most_exact
+
+    def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
+        """See `Sink`."""
+        now = datetime.now(UTC)
+        try:
+            with closing(schema.open_store(self._path)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                with db:
+                    new = [event for event in events if _insert(db, event, int(now.timestamp()))]
+                    requests = [event for event in new if event["event.dataset"] == SERVING]
+                    rollups.add_requests(db, requests, now.timestamp())
+                    ratings.add_requests(db, requests)
+                    ratings.add_ratings(db, [event for event in new if event["event.dataset"] == FEEDBACK])
+                    pruning.prune(db, self._config, now, max(LEAST_PRUNED, 2 * len(events)))
+        except (sqlite3.Error, OSError) as error:
+            raise SinkError(f"The event store {self._path} cannot be written ({error}).") from error
+        return []
+
+    def close(self) -> None:
+        """Do nothing: no connection stays open."""
+
+    def find(
+        self, dataset: str, since: str = "", until: str = "~", limit: int = -1, newest_first: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """See `Reader`."""
+        order = "DESC" if newest_first else "ASC"
+        with self._read() as db:
+            rows = db.execute(
+                "SELECT document FROM events WHERE dataset = ? AND time >= ? AND time < ? "
+                f"ORDER BY time {order}, id {order} LIMIT ?",
+                (dataset, since, until, limit),
+            )
+            for (document,) in rows:
+                yield json.loads(document)
+
+    def select(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
+        """See `Reader`. This takes a tenth of the time of `find`."""
+        with self._read() as db:
+            return _columns(db, dataset, fields, since, until)
+
+    def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Summary:
+        """See `Reader`. Few requests are read one by one, for exact percentiles.
+
+        Otherwise roll-ups are read: of minutes (recent days) or hours, if the window and its steps consist of whole
+        ones. Times before the oldest stored request are counted in whole hours.
+        """
+        with self._read() as db:
+            first, last = timestamp(since), timestamp(until)
+            complete = first >= pruning.complete_since(db, SERVING)
+            length, count = _rollup_length(since, until, step), count_steps(since, until, step)
+            if complete and (not length or _count(db, first, last, self._most_exact + 1) <= self._most_exact):
+                return sum_tallies(_read_one_by_one(db, first, last, since, step), count)
+            length, size = length or HOUR, int(step.total_seconds()) if step else 0
+            start, end = (int(moment.timestamp()) // length * length for moment in (since, until))
+            return sum_tallies(rollups.read_tallies(db, length, start, end, int(since.timestamp()), size), count)
+
+    def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
+        """See `Reader`."""
+        found: dict[str, dict[str, int]] = {}
+        with self._read() as db:
+            for version, rating, count in ratings.count(db, timestamp(since), timestamp(until)):
+                found.setdefault(version, {})[rating] = count
+        return found
+
+    def prune(self, now: datetime | None = None) -> int:
+        """Remove all expired data, in steps so that others can write in between. Return the number of events."""
+        removed, step = 0, -1
+        with closing(schema.open_store(self._path)) as db:
+            while step:
+                db.execute("BEGIN IMMEDIATE")
+                with db:
+                    step = pruning.prune(db, self._config, now or datetime.now(UTC), LEAST_PRUNED)
+                removed += step
+                time.sleep(0)
+        return removed
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(schema.open_store(self._path)) as db:
+                yield db
+        except (sqlite3.Error, OSError) as error:
+            message = f"The event store {self._path} cannot be read ({error})."
+            raise EventsUnavailable(message, "the local store") from error
+
+
+def _rollup_length(since: datetime, until: datetime, step: timedelta | None) -> int:
+    """Return the length in seconds of the roll-ups that fit the window; 0 if none fit."""
+    edges = [since.timestamp(), until.timestamp(), step.total_seconds() if step else 0.0]
+    if not any(edge % HOUR for edge in edges):
+        return HOUR
+    recent = datetime.now(UTC) - since < timedelta(days=rollups.MINUTE_DAYS, hours=-1)
+    return MINUTE if recent and not any(edge % MINUTE for edge in edges) else 0
+
+
+def _insert(db: sqlite3.Connection, event: dict[str, Any], now: int) -> bool:
+    """Store an event, and return True if it was new."""
+    row = (event["event.id"], event["@timestamp"], event["event.dataset"], json.dumps(event, ensure_ascii=False), now)
+    insert = "INSERT OR IGNORE INTO events (id, time, dataset, document, stored) VALUES (?, ?, ?, ?, ?)"
+    return db.execute(insert, row).rowcount == 1
+
+
+def _count(db: sqlite3.Connection, since: str, until: str, most: int) -> int:
+    counted = "SELECT count(*) FROM (SELECT 1 FROM events WHERE dataset = ? AND time >= ? AND time < ? LIMIT ?)"
+    return int(db.execute(counted, (SERVING, since, until, most)).fetchone()[0])
+
+
+def _columns(
+    db: sqlite3.Connection, dataset: str, fields: Sequence[str], since: str, until: str
+) -> list[tuple[Any, ...]]:
+    select = ", ".join("json_extract(document, ?)" for _ in fields)
+    paths = [f'$."{field}"' for field in fields]
+    return db.execute(
+        f"SELECT {select} FROM events WHERE dataset = ? AND time >= ? AND time < ? ORDER BY time",
+        (*paths, dataset, since, until),
+    ).fetchall()
+
+
+def _read_one_by_one(
+    db: sqlite3.Connection, first: str, last: str, since: datetime, step: timedelta | None
+) -> Iterator[tuple[int, str, Tally]]:
+    start, size = since.timestamp(), step.total_seconds() if step else 0.0
+    for values in _columns(db, SERVING, rollups.FIELDS, first, last):
+        if (moment := epoch(values[0])) is not None:
+            (version, _, _), tally = rollups.tally_request(values)
+            yield int((moment - start) // size) if size else -1, version, tally

@@ -1,0 +1,114 @@
+"""Classification of library errors: which ones may be gone at the next try.
+
+Stages name foreseeable errors themselves. Errors straight from a library are classified here: a server that restarts or
+is busy, a broken connection, a full disk.
+"""
+
+import errno
+import socket
+import sqlite3
+import sys
+from collections.abc import Iterator
+from typing import Any
+from urllib.error import HTTPError
+
+from llmops.frame.errors import DiskFullError, LlmopsError, TransientError, is_busy, said
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: torch, safetensors, Arrow, SQLite and Spark raise classes of their own; only the text names the reason
+_FULL_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full")
+_UNREACHABLE = {errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN}
+_SQLITE_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR")
+
+
+def transient(error: BaseException) -> TransientError | None:
+    """Return `error` as a `TransientError` if it, or a cause, may be gone at the next try; else None.
+
+    An error of ours that is not transient stays what it is.
+    """
+    if isinstance(error, TransientError):
+        return error
+    words = f"{type(error).__name__}: {said(error)}"
+    for cause in _causes(error):
+        if isinstance(cause, LlmopsError) and not isinstance(cause, TransientError):
+            return None
+        if isinstance(cause, DiskFullError) or is_full(cause):
+            return DiskFullError(f"A disk is full. {words}. Make room and run it again; what is finished is kept.")
+        if (
+            isinstance(cause, TransientError)
+            or is_broken_off(cause)
+            or is_unanswered(cause)
+            or is_redis_down(cause)
+            or is_database_down(cause)
+        ):
+            return TransientError(f"{words}. Run it again when what it asks answers; what is finished is kept.")
+    return None
+
+
+def is_full(error: BaseException) -> bool:
+    """Return True if a disk is full."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    if isinstance(error, ValueError | TypeError | LookupError):
+        return False  # its text may be a quotation
+    text = said(error).lower()
+    return any(words in text for words in _FULL_WORDS)
+
+
+def is_broken_off(error: BaseException) -> bool:
+    """Return True if a connection broke, timed out or found no route. The Hub client's offline mode is not meant."""
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return type(error).__name__ != "OfflineModeIsEnabled"
+    return isinstance(error, OSError) and error.errno in _UNREACHABLE
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Return True if an HTTP server could not be reached, or answered that it is busy or broken."""
+    status = error.code if isinstance(error, HTTPError) else None
+    status = getattr(getattr(error, "response", None), "status_code", status)
+    for library in ("httpx", "httpx2"):  # the Hub's client uses httpx2
+        ours = _loaded(library, "UnsupportedProtocol", "LocalProtocolError")  # the request is wrong
+        if isinstance(error, _loaded(library, "TransportError")) and not isinstance(error, ours):
+            return True
+    return isinstance(status, int) and is_busy(status)
+
+
+def is_redis_down(error: BaseException) -> bool:
+    """Return True if Redis does not answer or is starting. A refused password is not meant."""
+    refused = _loaded("redis.exceptions", "AuthenticationError", "AuthorizationError")
+    down = _loaded("redis.exceptions", "ConnectionError", "TimeoutError", "ClusterDownError", "TryAgainError")
+    return isinstance(error, down) and not isinstance(error, refused)
+
+
+def is_database_down(error: BaseException) -> bool:
+    """Return True if a database does not answer or is locked, by the error of its driver or of SQLAlchemy.
+
+    A wrong password at a server is included: drivers distinguish it only in their texts. For SQLite the error's name
+    decides, because a missing table is an operational error, too.
+    """
+    if isinstance(error, sqlite3.OperationalError):
+        return str(getattr(error, "sqlite_errorname", "")).startswith(_SQLITE_BUSY)
+    if isinstance(error, _loaded("sqlalchemy.exc", "TimeoutError")):  # the connection pool is exhausted
+        return True
+    if isinstance(error, _loaded("sqlalchemy.exc", "DBAPIError")):
+        reason: Any = error
+        if isinstance(reason.orig, sqlite3.Error):
+            return is_database_down(reason.orig)
+        down = _loaded("sqlalchemy.exc", "OperationalError", "InterfaceError")
+        return bool(reason.connection_invalidated) or isinstance(error, down)
+    return isinstance(error, (*_loaded("psycopg", "OperationalError"), *_loaded("psycopg2", "OperationalError")))
+
+
+def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
+    """Return these classes of a library; empty if it is not imported, because no error can then be of it."""
+    library = sys.modules.get(module)
+    return tuple(getattr(library, name) for name in names) if library else ()
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    next_one: BaseException | None = error
+    while next_one is not None and id(next_one) not in seen:
+        seen.add(id(next_one))
+        yield next_one
+        next_one = next_one.__cause__ or (None if next_one.__suppress_context__ else next_one.__context__)

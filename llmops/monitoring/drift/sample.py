@@ -1,0 +1,154 @@
+"""A set of requests as columns of features, from training data or from `llmops.text` events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmops.events.datasets import TEXT
+from llmops.events.reader import Reader
+from llmops.frame.records import write_table
+from llmops.monitoring.drift.features import Features, Side, extract_features, is_refusal
+from llmops.monitoring.drift.lexicon import Lexicon, TrainingRow, lexicon_of, read_training_examples
+
+MOST_REQUESTS = 5_000  #: most requests that are compared; a larger set is sampled at random
+_FOLDS = 5
+
+
+class Feature(NamedTuple):
+    """One compared feature."""
+
+    side: Side
+    name: str
+    kind: Literal["number", "category"]
+
+    @property
+    def field(self) -> str:
+        """Return the feature's name in events."""
+        return f"llmops.{self.side}.{self.name}"
+
+
+_KINDS: tuple[tuple[str, Literal["number", "category"]], ...] = (
+    ("characters", "number"),
+    ("words", "number"),
+    ("unknown_share", "number"),
+    ("language", "category"),
+    ("script", "category"),
+    ("topics", "category"),
+)
+SIDES: tuple[Side, ...] = ("prompt", "answer")
+REFUSAL = Feature("answer", "refusal", "category")
+FEATURES = (*(Feature(side, *kind) for side in SIDES for kind in _KINDS), REFUSAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A set of requests."""
+
+    columns: dict[Feature, list[Any]]  #: per feature, a value of each request; None if missing
+    ids: list[str]  #: ids of the requests; empty strings if there are none
+    texts: list[str]  #: the prompts if stored, else empty strings
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def rows_with_texts(self) -> list[int]:
+        """Return the rows with stored texts."""
+        return [n for n, text in enumerate(self.texts) if text]
+
+    def draw(self, seed: int) -> Sample:
+        """Return a random sample of at most `MOST_REQUESTS` requests."""
+        if len(self) <= MOST_REQUESTS:
+            return self
+        return self.select_rows(sorted(np.random.default_rng(seed).permutation(len(self))[:MOST_REQUESTS].tolist()))
+
+    def select_rows(self, chosen: Sequence[int]) -> Sample:
+        """Return the sample of the chosen rows."""
+        columns = {feature: [values[n] for n in chosen] for feature, values in self.columns.items()}
+        return Sample(columns, [self.ids[n] for n in chosen], [self.texts[n] for n in chosen])
+
+
+def sample_from_events(reader: Reader, since: str, until: str, version: str = "") -> Sample:
+    """Return the requests of a period, of one version or all."""
+    fields = ["llmops.model.version", "http.request.id", "llmops.prompt.text", *(f.field for f in FEATURES)]
+    rows = [row for row in reader.select(TEXT, fields, since, until) if not version or row[0] == version]
+    columns = {feature: [_comparable(feature, row[n]) for row in rows] for n, feature in enumerate(FEATURES, 3)}
+    return Sample(columns, [str(row[1] or "") for row in rows], [str(row[2] or "") for row in rows])
+
+
+def sample_from_training(train: Path) -> Sample:
+    """Return a sample of the examples of a training split.
+
+    Raises:
+        OSError: if the file no longer exists.
+    """
+    return sample_from_examples(list(read_training_examples(train)))
+
+
+def sample_from_examples(examples: Sequence[TrainingRow]) -> Sample:
+    """Return a sample of examples, with features from a lexicon of the other folds: some words must be unknown."""
+    extracted: dict[Side, list[Features | None]] = {side: [None] * len(examples) for side in SIDES}
+    folds = min(_FOLDS, len(examples))
+    for fold in range(folds):
+        chosen = range(fold, len(examples), folds)
+        others = [example for n, example in enumerate(examples) if n % folds != fold]
+        lexicon = lexicon_of(others) if others else None
+        for side in SIDES:
+            texts = [examples[n].question if side == "prompt" else examples[n].answer for n in chosen]
+            for n, found in zip(chosen, extract_features(texts, lexicon, side), strict=True):
+                extracted[side][n] = found
+    columns = {
+        feature: [_comparable(feature, getattr(found, feature.name)) for found in extracted[feature.side]]
+        for feature in FEATURES
+        if feature != REFUSAL
+    }
+    columns[REFUSAL] = [_comparable(REFUSAL, is_refusal(example.answer)) for example in examples]
+    return Sample(columns, [""] * len(examples), [example.question for example in examples])
+
+
+def sample_from_prompts(texts: Sequence[str], lexicon: Lexicon | None, keep: bool) -> Sample:
+    """Return prompts without answers, with their texts if `keep`."""
+    extracted = extract_features(texts, lexicon)
+    columns: dict[Feature, list[Any]] = {
+        feature: [
+            _comparable(feature, getattr(f, feature.name)) if feature.side == "prompt" else None for f in extracted
+        ]
+        for feature in FEATURES
+    }
+    return Sample(columns, [str(n) for n in range(len(texts))], list(texts) if keep else [""] * len(texts))
+
+
+def write_sample(path: Path, sample: Sample) -> None:
+    """Write the features of a sample, without texts and request ids."""
+    write_table(path, pa.table({feature.field: values for feature, values in sample.columns.items()}))
+
+
+def read_sample(path: Path) -> Sample:
+    """Read a sample from `write_sample`."""
+    table = pq.read_table(path)
+    columns = {feature: table.column(feature.field).to_pylist() for feature in FEATURES}
+    return Sample(columns, [""] * table.num_rows, [""] * table.num_rows)
+
+
+def add_texts(sample: Sample, texts: Sequence[str]) -> Sample:
+    """Return a stored sample with its texts; unchanged if their number differs from the sample's."""
+    return replace(sample, texts=list(texts)) if len(texts) == len(sample) else sample
+
+
+def _comparable(feature: Feature, value: Any) -> Any:
+    """Return the value in its compared form; of several topics the nearest."""
+    if feature.kind == "number" or value is None:
+        return None if value is None else float(value)
+    if feature.name == "topics":
+        values = json.loads(value) if isinstance(value, str) and value.startswith("[") else value
+        values = [values] if isinstance(values, str) else values
+        return str(values[0]) if values else None
+    return str(bool(value)).lower() if feature == REFUSAL else str(value)

@@ -1,0 +1,161 @@
+"""The improvement report: feedback, which of it was accepted, and the decisions of gate and canaries.
+
+    llmops improve report
+
+The weekly improvement stores it as an artifact, `artifacts/improve/{fingerprint}/` with `report.json`, `report.md` and
+`report.html`, and emits an event `llmops.improvement`.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from llmops.config import Config
+from llmops.data.feedback import review, rows
+from llmops.events.datasets import IMPROVEMENT
+from llmops.events.events import emit, timestamp
+from llmops.events.reader import reader_of
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.code_version import code_version, git_commit
+from llmops.monitoring.improve import rendering
+from llmops.monitoring.improve.unanswered import find_unanswered
+from llmops.release.registry.registry import registry_of
+from llmops.state.database import database_of
+
+STAGE = "improve"  #: folder of the artifacts
+WEEK = timedelta(days=7)
+MOST_ENTRIES = 20  #: most entries shown per list
+
+
+def last_report_end(config: Config, before: datetime) -> datetime:
+    """Return the end of the last report before a moment; a week before the moment if there is none."""
+    made = [path for path in (config.artifacts / STAGE).glob("*") if artifacts.is_done(path) or artifacts.is_gone(path)]
+    ends = [artifacts.read_record(path).metrics["until"] for path in made]  # erased reports keep their record
+    known = [moment for moment in map(datetime.fromisoformat, ends) if moment < before]
+    return max(known, default=before - WEEK)
+
+
+def last_midnight(moment: datetime) -> datetime:
+    """Return the midnight (UTC) before a moment: the end of the last whole data interval."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def gather(config: Config, *, since: datetime | None = None, until: datetime | None = None) -> dict[str, Any]:
+    """Return the report's data: the feedback from `since` until before `until`, and the decisions on it.
+
+    Default: from the end of the last report to the last midnight.
+    """
+    until = until or last_midnight(datetime.now(UTC))
+    since = since or last_report_end(config, until)
+    start, end = timestamp(since), timestamp(until)
+    reader = reader_of(config)
+    found = [row for row in rows.read(database_of(config)) if row.time < end]
+    recent = [row for row in found if start <= row.time]
+    heads = [row for row in found if not row.joined]
+    decided = [row for row in heads if start <= row.decided < end]
+    accepted = [row for row in decided if row.state == "accepted"]
+    refused = [row for row in decided if row.state == "refused"]
+    held = [row for row in recent if row.state == "held"]
+    waiting = [row for row in heads if row.state == "waiting"]
+    return {
+        "since": start,
+        "until": end,
+        "source": any(source.kind == "feedback" for source in config.collect.sources),
+        "corrections": sum(row.kind == "correction" for row in recent),
+        "good_answers": sum(row.kind == "answer" for row in recent),
+        "useless": sum(row.state == "useless" for row in recent),
+        "accepted": len(accepted),
+        "refused": len(refused),
+        "held": len(held),
+        "waiting": len(waiting),
+        "pairs": sum(row.kind == "correction" and bool(row.answer) for row in accepted),
+        "accepted_entries": [_entry(row) for row in accepted[:MOST_ENTRIES]],
+        "refused_entries": [_entry(row) for row in refused[:MOST_ENTRIES]],
+        "held_reasons": sorted({f"key {row.key}: {row.why}" for row in held}),
+        "waiting_entries": [_entry(row) for row in waiting[:MOST_ENTRIES]],
+        "topics": find_unanswered(reader, start, end),
+        "decisions": _read_decisions(config, since),
+        "champion": registry_of(config).aliases().get("champion", ""),
+    }
+
+
+def _entry(row: rows.Review) -> dict[str, str]:
+    return {"id": row.id, "question": row.question, "text": row.text, "by": row.by, "why": row.why}
+
+
+def _read_decisions(config: Config, since: datetime) -> list[dict[str, Any]]:
+    known = registry_of(config).decisions()
+    return [decision for decision in known if datetime.fromisoformat(decision["time"]) >= since]
+
+
+def refresh_feedback(config: Config) -> dict[str, int]:
+    """Read new feedback into the review. Return state → number of entries."""
+    review.refresh(config)
+    return rows.count_states(database_of(config))
+
+
+def store_report(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str = "") -> Path:
+    """Write a report as an artifact and emit its event. A repetition for the same run changes nothing."""
+    report = {**report, "ended": ended}
+    started = datetime.now(UTC).isoformat()
+    key = artifacts.fingerprint(STAGE, {"run": run, "since": report["since"]}, {}, report["until"][:10], "")
+    path = artifacts.artifact_path(config.artifacts, STAGE, key)
+    with artifacts.locked(config.artifacts, shared=True), artifacts.locked(path):
+        if not artifacts.is_done(path):
+            artifacts.clear(path)
+            _write(path, report)
+            counts = {name: value for name, value in report.items() if isinstance(value, int | str)}
+            artifacts.commit(
+                path,
+                Record(
+                    stage=STAGE,
+                    fingerprint=key,
+                    config=config.improve.hashed(),
+                    inputs={},
+                    interval=report["until"][:10],
+                    code=code_version(__name__),
+                    metrics=counts,
+                    files={},
+                    git_commit=git_commit(),
+                    started=started,
+                    finished=datetime.now(UTC).isoformat(),
+                    run=run,
+                ),
+            )
+        else:
+            report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    _emit(config, report, path)
+    return path
+
+
+def _write(path: Path, report: Mapping[str, Any]) -> None:
+    text = rendering.render_markdown(report)
+    artifacts.write_json(path / "report.json", report)
+    artifacts.write_whole(path / "report.md", text.encode())
+    artifacts.write_whole(path / "report.html", rendering.render_html(text).encode())
+
+
+def _emit(config: Config, report: Mapping[str, Any], path: Path) -> None:
+    last = report["decisions"][-1] if report["decisions"] else {}
+    names = ("since", "until", "corrections", "accepted", "refused", "waiting", "pairs")
+    emit(
+        config.events,
+        IMPROVEMENT,
+        {
+            "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{IMPROVEMENT}|{path.name}")),
+            "event.action": "improve",
+            "event.outcome": "failure" if report["ended"] == "failed" else "success",
+            "event.reason": report["ended"],
+            "message": rendering.summarize(report),
+            "llmops.model.version": last.get("version"),
+            **{f"llmops.improvement.{name}": report[name] for name in names},
+            "llmops.improvement.topics": len(report["topics"]),  # not the questions: their retention time is short
+            "llmops.improvement.report": artifacts.ref(path),
+        },
+    )

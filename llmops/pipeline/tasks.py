@@ -1,0 +1,169 @@
+"""Shared settings of the DAGs: retries, pool, assets, and callbacks for failed and late runs."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import (  # type: ignore[attr-defined]  # the stub of Airflow 3.3 lacks deadlines
+    AsyncCallback,
+    DeadlineAlert,
+    DeadlineReference,
+    ExceptionRetryPolicy,
+    RetryAction,
+    RetryRule,
+)
+
+from llmops.config import Config, load
+from llmops.config.alerts import Rule
+from llmops.frame.artifacts import read_record
+from llmops.frame.errors import ConfigError, LlmopsError, TransientError, said
+from llmops.monitoring.alerts import lifecycle, runs
+from llmops.monitoring.alerts.runs import FAILED, GC_FAILED, LATE, raise_alert
+from llmops.pipeline.pool import POOL
+
+__all__ = [
+    "ASSETS",
+    "DECLINE",
+    "DEFAULT_ARGS",
+    "MODEL",
+    "POOL",
+    "deadline",
+    "gc_failed",
+    "gc_succeeded",
+    "published",
+    "run_failed",
+    "run_succeeded",
+    "settings",
+    "task_failed",
+    "who",
+]
+
+log = logging.getLogger(__name__)
+
+DATASET, MODEL = "llmops://dataset", "llmops://model"  #: the assets that the pipeline publishes
+DECLINE = "llmops://decline"  #: the asset of alerts about drift or decay
+ASSETS = {"annotate": DATASET, "release": MODEL}  #: stage → asset of its artifact
+
+
+def published(artifact: Path, run: str) -> dict[str, Any]:
+    """Return the asset event's data of an artifact: path, version and interval; empty if another run made it.
+
+    A reused artifact is no news: DAGs scheduled on the asset would repeat their work.
+    """
+    record = read_record(artifact)
+    if record.run != run:
+        return {}
+    extra = {"path": str(artifact), "version": record.fingerprint, "interval": record.interval}
+    if record.stage == "release":
+        decision = json.loads((artifact / "decision.json").read_text(encoding="utf-8"))
+        extra |= {name: decision[name] for name in ("model", "version", "outcome")}
+    return extra
+
+
+def who(run: Any) -> str:
+    """Return who asked for a run, for histories: the user who triggered it, if any, and the run."""
+    by = getattr(run, "triggering_user_name", None)
+    return f"{by}, run {run.run_id}" if by else f"run {run.run_id}"
+
+
+def task_failed(context: Mapping[str, Any]) -> None:
+    """Report a failed task. This is Airflow's `on_failure_callback` of a task, called after its last try."""
+    _failed(context, context.get("exception"))
+
+
+def run_failed(context: Mapping[str, Any]) -> None:
+    """Report a failed run. This is Airflow's `on_failure_callback` of a DAG; it covers killed task processes, too."""
+    _failed(context, None)
+
+
+def run_succeeded(context: Mapping[str, Any]) -> None:
+    """End the alerts of earlier failures. This is Airflow's `on_success_callback` of a DAG."""
+    runs.resolve_alerts(context["dag"].dag_id, FAILED, LATE)
+
+
+def gc_succeeded(context: Mapping[str, Any]) -> None:
+    """End the alert of a failed garbage collection. This is Airflow's `on_success_callback` of the gc task."""
+    runs.resolve_alerts(context["dag"].dag_id, GC_FAILED)
+
+
+def task_begins(context: Mapping[str, Any]) -> None:
+    """Record that a DAG runs by schedule, so that a missing run raises an alert. It is an `on_execute_callback`."""
+    if getattr(context["dag_run"], "run_type", "") == "scheduled":
+        lifecycle.record_heartbeat(load(), context["dag"].dag_id, datetime.now(UTC))
+
+
+def gc_failed(context: Mapping[str, Any]) -> None:
+    """Report a failed garbage collection. This is Airflow's `on_failure_callback` of the gc task; the run goes on."""
+    _failed(context, context.get("exception"), GC_FAILED, "Removing old data (gc) after the run")
+
+
+def _failed(
+    context: Mapping[str, Any], error: BaseException | None, rule: Rule = FAILED, what: str = "The run"
+) -> None:
+    task, run = context.get("ti"), context.get("dag_run")
+    dag, run_id = context["dag"].dag_id, str(context["run_id"])
+    where = f" at {task.task_id}, try {task.try_number}" if task else f": {context.get('reason')}"
+    words = f": {said(error)}" if error else "."
+    raise_alert(
+        rule,
+        dag,
+        run_id,
+        getattr(run, "clear_number", 0) or 0,
+        f"{what} {run_id} of {dag} failed{where}{words}",
+        {
+            "llmops.task": task.task_id if task else None,
+            "llmops.attempt": task.try_number if task else None,
+            "error.type": type(error).__name__ if error else None,
+            "error.message": said(error) if error else None,
+        },
+    )
+
+
+async def run_late(hours: float, context: Mapping[str, Any]) -> None:
+    """Report a late run. The triggerer calls it at the deadline."""
+    run = context["dag_run"]
+    if run["state"] in ("success", "failed"):  # Airflow also calls it for a run that failed before the deadline
+        return
+    message = f"The run {run['dag_run_id']} of {run['dag_id']} has not ended {hours:g} h after it was queued."
+    await asyncio.to_thread(
+        raise_alert, LATE, run["dag_id"], run["dag_run_id"], 0, message, {"llmops.deadline": context["deadline"]}
+    )
+
+
+def deadline() -> DeadlineAlert | None:
+    """Return an alert for runs not ended `schedule.late_hours` after they were queued; None if that is 0."""
+    hours = settings().schedule.late_hours
+    if not hours:
+        return None
+    callback = AsyncCallback(run_late, {"hours": hours})
+    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), callback)
+
+
+def settings() -> Config:
+    """Return the configuration while a DAG file is parsed.
+
+    If it cannot be read, the DAGs keep the defaults. The first task of a run then reports the mistake.
+    """
+    try:
+        return load()
+    except ConfigError as error:
+        log.warning("%s Until it is mended, the DAGs have the default schedule.", error)
+        return Config()
+
+
+#: Transient errors are retried after 10 s, 1 min and 5 min, other errors of ours are not. Foreign errors are retried.
+DEFAULT_ARGS: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay": timedelta(seconds=10),
+    "retry_exponential_backoff": 6.0,
+    "max_retry_delay": timedelta(minutes=5),
+    "retry_policy": ExceptionRetryPolicy(
+        [RetryRule(TransientError, RetryAction.RETRY), RetryRule(LlmopsError, RetryAction.FAIL)]
+    ),
+    "on_execute_callback": task_begins,
+    "on_failure_callback": task_failed,
+}

@@ -1,0 +1,93 @@
+"""Remove data so that a kill at any moment leaves nothing half done: a folder is renamed to trash, then deleted.
+
+    artifacts/train/0a1b/        the folder to remove; its record is written into it as `gone.json`
+    artifacts/train/.0a1b.gone/  the folder as trash; `finish` puts `gone.json` in its old place, and deletes it
+
+`finish` completes the removals of a killed process. The rows of a features artifact are also deleted from the online
+store, unless another artifact has them too: an erasure finds a person's rows there by the artifacts.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from llmops.config import Config
+from llmops.data.features.declarations import PARQUET, SETTINGS
+from llmops.frame import artifacts
+from llmops.frame.artifacts import GONE, write_json, write_whole
+from llmops.frame.errors import HomeInUse
+from llmops.pipeline.pipeline import STAGES
+
+_LEFT = re.compile(r"\..+\.(?:\d+|new|partial)")
+
+
+@contextmanager
+def alone(config: Config) -> Iterator[None]:
+    """Keep all stages out of the home; they wait.
+
+    Raises:
+        HomeInUse: if one is running, or somebody else wants to be alone.
+    """
+    try:
+        with artifacts.locked(config.artifacts, wait=False):
+            yield
+    except BlockingIOError:
+        raise HomeInUse(
+            f"A stage, an erasure or `llmops gc` is running in {config.home}, and this has to be there alone. Wait "
+            "until it is done, and run this again."
+        ) from None
+
+
+def remove(path: Path, when: str, receipt: int = 0) -> None:
+    """Make trash of an artifact's folder, finished or not; `finish` puts back the record of a finished one.
+
+    The record gets the ISO time, UTC, and the number of an erasure's receipt, if it is one.
+    """
+    if artifacts.is_done(path) or artifacts.is_gone(path):
+        record = artifacts.read_record(path)
+        kept = replace(record, removed=record.removed or when, receipt=receipt or record.receipt)
+        write_json(path / GONE, asdict(kept))
+    path.rename(trash(path))
+
+
+def trash(path: Path) -> Path:
+    """Return the path of a folder once it is trash."""
+    return path.with_name(f".{path.name}.gone")
+
+
+def finish(config: Config) -> None:
+    """Delete all trash, and put the records in their place. Nobody else may be at work."""
+    for old in found_trash(config):
+        path = old.with_name(old.name[1 : -len(".gone")])
+        if (old / GONE).is_file() and not any(path.glob("[!.]*")):  # nor was it begun again
+            path.mkdir(exist_ok=True)
+            write_whole(path / GONE, (old / GONE).read_bytes())
+        if all((old / name).is_file() for name in (PARQUET, SETTINGS)):  # of features, and Feast knew of it
+            from llmops.data.features.online import forget_features
+
+            others = [path for path in old.parent.glob("[!.]*") if artifacts.is_done(path)]
+            forget_features(config.features, old, others)
+            (old / PARQUET).unlink()  # what is asked for above goes first: without it, there is nothing left to do
+        shutil.rmtree(old)
+
+
+def unfinished(config: Config) -> list[Path]:
+    """Return the artifacts that interrupted runs have begun; not those of which only the record is left."""
+    begun = [path for stage in STAGES for path in sorted((config.artifacts / stage).glob("[!.]*")) if path.is_dir()]
+    return [path for path in begun if not artifacts.is_done(path) and {p.name for p in path.iterdir()} != {GONE}]
+
+
+def left_over(config: Config) -> list[Path]:
+    """Return what writers that were killed left beside artifacts, extracts and versions."""
+    roots = (config.artifacts, config.collect.cache, config.registry)
+    left = [path for root in roots for path in sorted(root.rglob(".*")) if _LEFT.fullmatch(path.name)]
+    return [*left, *sorted(config.collect.cache.glob("downloads/*")), *sorted(config.home.glob(".erasure-*"))]
+
+
+def found_trash(config: Config) -> list[Path]:
+    """Return the trash that is not deleted yet; features last, since the online store may not answer."""
+    found = [*config.artifacts.glob("*/.*.gone"), *config.registry.glob("*/versions/.*.gone")]
+    return sorted(found, key=lambda path: (path.parent.name == "features", path))

@@ -1,0 +1,233 @@
+"""Deploy: serve the index of documents, and prove with a question that the serving app answers with the champion.
+
+The app follows the registry's aliases and loads a new champion by itself. This stage asks only after `/readyz` has
+named the champion, because an app that is loading answers 503, which would count as an error of the service. Without a
+`url`, the stage starts an app on a free loopback port with a new API key, and stops it afterwards.
+
+    python -m llmops run deploy
+"""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from llmops import python_path
+from llmops.access.keys import KeyStore
+from llmops.config import Deploy
+from llmops.data.retrieval.files import only_adds
+from llmops.frame.artifacts import write_json
+from llmops.frame.clock import SYSTEM_CLOCK, Clock
+from llmops.frame.errors import DeployError, NotServedError
+from llmops.release.registry.indexes import is_served, serve_index, served_index
+from llmops.release.registry.registry import Registry
+from llmops.state.database import database_at
+
+log = logging.getLogger(__name__)
+
+_FINAL_STATUSES = {400, 401, 403, 404, 405, 422}  #: responses that do not change by waiting
+_LOG_TAIL = 2000  #: characters of the app's log in an error message
+
+
+def run(
+    config: Deploy,
+    *,
+    release: Path,
+    index: Path,
+    home: Path,
+    events: Path,
+    registry: Path,
+    database: str,
+    out: Path,
+    clock: Clock = SYSTEM_CLOCK,
+) -> dict[str, Any]:
+    """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
+
+    The index is served, so that removed documents are not cited any more, unless it only adds passages and the champion
+    answers worse from it: then `index` is "held back". If the stage starts an app, the app works in `home`, and its API
+    key is in the database at the URL `database`.
+
+    Raises:
+        DeployError: if the app refuses or ends. The message quotes the app.
+        NotServedError: if the app does not answer with the champion in time.
+    """
+    decision = _read_decision(release)
+    model = str(decision["model"])
+    held = {"index": "held back"} if _is_held_back(decision, registry / model, index) else {}
+    if held:
+        log.warning("%s is not served: the champion's answers from it are not shown to be as good", index.name)
+    else:
+        serve_index(registry / model, index)
+    champion = Registry(registry, model, database_at(database)).champion()
+    if champion is None:
+        log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
+        write_json(out / "deployment.json", {"state": "no champion", **held})
+        return {"state": "no champion", **held}
+    if config.url:
+        key = os.environ.get("LLMOPS_API_KEY", "")
+        if not key:
+            raise DeployError(
+                f"To ask {config.url}, deploy needs an API key: set LLMOPS_API_KEY (`llmops keys create` makes one)."
+            )
+        proof = prove(config, config.url, key, champion.name, clock=clock)
+    else:
+        with run_app(registry, model, home, events, database, out / "serving.log") as (url, key, process):
+            proof = prove(config, url, key, champion.name, process, out / "serving.log", clock)
+    write_json(out / "deployment.json", {"state": "served", **held, **proof})
+    return {"state": "served", **held, **proof}
+
+
+def is_current(
+    config: Deploy, *, release: Path, index: Path, home: Path, events: Path, registry: Path, database: str, out: Path
+) -> bool:
+    """Return True if the right index is still served; another run may have replaced it."""
+    decision = _read_decision(release)
+    model = registry / str(decision["model"])
+    return is_served(model, index) or _is_held_back(decision, model, index)
+
+
+def prove(
+    config: Deploy,
+    url: str,
+    key: str,
+    version: str,
+    process: subprocess.Popen[bytes] | None = None,
+    output: Path | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> dict[str, Any]:
+    """Wait until the app is ready with `version`, then ask it. Ask again if a replica with another version answers.
+
+    Args:
+        config: the question and the timeout.
+        url: the app's URL.
+        key: an API key of the app.
+        version: the model version that must answer.
+        process: the app, if the stage has started it. If it ends, the wait ends.
+        output: the app's log.
+        clock: the clock of the timeout.
+
+    Returns:
+        url, version, question, answer, and the seconds until the answer.
+    """
+    started, last_reply = clock.monotonic(), "nothing yet"
+    body: dict[str, Any] = {"prompt": config.question, "ground": False}  # a refusal comes from no model
+    headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # else a canary might answer this key
+    with httpx.Client(base_url=url, headers=headers) as client:
+        while (left := config.timeout_s - (clock.monotonic() - started)) > 0:
+            if process and process.poll() is not None:
+                raise DeployError(f"The serving app ended with code {process.returncode}. {_quote_log(output)}")
+            try:
+                response = client.get("/readyz", timeout=max(left, 1.0))
+                if _read_answer(response).get("model_version") == version:
+                    response = client.post("/generate", json=body, timeout=max(left, 1.0))
+            except httpx.TransportError as error:
+                last_reply = f"{type(error).__name__}: {error}"
+            else:
+                answer = _read_answer(response)
+                if "response" in answer and answer.get("model_version") == version:
+                    seconds = round(clock.monotonic() - started, 2)
+                    log.info("%s answers with %s after %.1f s", url, version, seconds)
+                    return {
+                        "url": url,
+                        "version": version,
+                        "question": config.question,
+                        "answer": answer["response"],
+                        "seconds": seconds,
+                    }
+                last_reply = _describe_reply(response, answer)
+                if response.status_code in _FINAL_STATUSES:
+                    raise DeployError(f"The serving app at {url} refuses the question; it said: {last_reply}.")
+            clock.sleep(min(0.5, max(left, 0)))
+    raise NotServedError(
+        f"The serving app at {url} did not answer with {version} within {config.timeout_s:g} s (deploy.timeout_s); "
+        f"it said: {last_reply}. {_quote_log(output)}".strip()
+    )
+
+
+@contextmanager
+def run_app(
+    registry: Path, model: str, home: Path, events: Path, database: str, output: Path
+) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
+    """Start a serving app; yield its URL, an API key and the process. At the end stop the process and revoke the key.
+
+    The app takes no part in trials, because a canary's failures here do not concern real callers.
+    """
+    port, store = _find_free_port(), KeyStore(database_at(database), events)
+    key, entry = store.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
+    environ = {
+        **os.environ,
+        "LLMOPS_HOME": str(home),
+        "LLMOPS_RELEASE__REGISTRY": str(registry),
+        "LLMOPS_RELEASE__NAME": json.dumps(model),  # so that a name such as 2024 stays text
+        "LLMOPS_SERVING__HOST": "127.0.0.1",
+        "LLMOPS_SERVING__PORT": str(port),
+        "LLMOPS_SERVING__TRIALS": "false",
+        "LLMOPS_STATE__URL": database,
+        "PYTHONPATH": python_path(),
+    }
+    try:
+        with output.open("wb") as log_file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "serving"], env=environ, stdout=log_file, stderr=subprocess.STDOUT
+            )
+            try:
+                yield f"http://127.0.0.1:{port}", key, process
+            finally:
+                _stop(process)
+    finally:
+        store.revoke(entry.prefix)
+
+
+def _read_decision(release: Path) -> dict[str, Any]:
+    decision: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
+    return decision
+
+
+def _is_held_back(decision: Mapping[str, Any], model: Path, index: Path) -> bool:
+    """Return whether the served index stays: the champion answers worse from the new one, which only adds passages."""
+    rejected: bool = decision.get("documents", {}).get("outcome") == "rejected"
+    return rejected and only_adds(index, served_index(model))
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _read_answer(response: httpx.Response) -> Mapping[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        return {}
+    return answer if response.status_code == 200 and isinstance(answer, dict) else {}
+
+
+def _describe_reply(response: httpx.Response, answer: Mapping[str, Any]) -> str:
+    if "response" in answer:
+        return f"an answer of {answer['model_version']}"
+    return f"{response.status_code} {response.text[:300]}"
+
+
+def _quote_log(output: Path | None) -> str:
+    if output is None:
+        return ""
+    text = output.read_text(encoding="utf-8", errors="replace").strip()
+    return f"Its log, {output}, ends with:\n{text[-_LOG_TAIL:]}"

@@ -1,0 +1,81 @@
+"""Checks that a Hub repository belongs to this registry, so that nobody else's model is overwritten."""
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+from llmops.frame.errors import RegistryError
+from llmops.release.push_to_hub.hub import File, Hub
+from llmops.release.registry.registry import Registry
+from llmops.release.registry.version import Version
+
+VERSION = "version.json"
+
+#: files that no version has: they come from the Hub or from people; `.gitattributes` lists the large files
+KEPT = (".gitattributes", ".gitignore", "LICENSE*", "NOTICE*")
+_HARMLESS = (*KEPT, "README.md")  #: files that a repository created by hand may have
+
+
+def check_ownership(
+    hub: Hub, registry: Registry, head: str, main: Mapping[str, File], tags: Mapping[str, str], versions: list[Version]
+) -> None:
+    """Raise if the repository, with the files `main` at the commit `head`, has content of another registry."""
+    foreign = sorted(path for path in main if not matches_any(path, _HARMLESS))
+    where = f"{hub.repo} at {hub.endpoint}"
+    if foreign and VERSION not in main:
+        raise RegistryError(
+            f"{where} holds files that were not pushed from here ({', '.join(foreign[:3])}): name another repository "
+            f"in {hub.setting}, or delete them there."
+        )
+    here = {version.name: version for version in versions}
+    if VERSION in main:
+        held = read_held_version(hub, head)
+        if not _is_known(registry, here, held):
+            raise RegistryError(
+                f"main of {where} holds {held.get('name')}, made {held.get('created')}, which the registry in "
+                f"{registry.folder} and its database do not know; nothing there is changed. Set LLMOPS_HOME, "
+                "release.registry and state.url to those it was pushed from. If it is another model's, name another "
+                "repository in push_to_hub.repo, or delete that one there."
+            )
+    for version in versions:
+        if version.name in tags and not _is_same(version, tagged := read_held_version(hub, tags[version.name])):
+            raise RegistryError(
+                f"The tag {version.name} of {where} is another model's, made {tagged.get('created')} and not "
+                f"{version.created}. Tags never move: name another repository in {hub.setting}, or delete that tag "
+                "there if nobody needs it."
+            )
+
+
+def _is_known(registry: Registry, here: Mapping[str, Version], held: Mapping[str, Any]) -> bool:
+    """Return True if the version on `main` is this registry's: its folder is here, or the gate decided on it here.
+
+    The name alone proves nothing, as every model has a v1. If the database knows neither the version nor any champion,
+    it is not the database that the version was pushed from.
+    """
+    name = str(held.get("name"))
+    if name not in here:
+        decided = [decision["numbers"].get("compress") for decision in registry.decisions(name)]
+        return bool(held.get("compress")) and held["compress"] in decided
+    named = {name for change in registry.history() for name in change["aliases"].values()}
+    return _is_same(here[name], held) and (name in named or "champion" in registry.aliases())
+
+
+def read_held_version(hub: Hub, revision: str) -> dict[str, Any]:
+    """Return the `version.json` of a commit, branch or tag."""
+    try:
+        document = json.loads(hub.read(VERSION, revision))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise RegistryError(f"{VERSION} of {hub.repo} at {revision} was not pushed from here: it is no JSON object.")
+    return document
+
+
+def _is_same(version: Version, held: Mapping[str, Any]) -> bool:
+    return (held.get("compress"), held.get("created")) == (version.compress, version.created)
+
+
+def matches_any(path: str, patterns: tuple[str, ...]) -> bool:
+    """Return True if a path matches one of the patterns."""
+    return any(fnmatch(path, pattern) for pattern in patterns)

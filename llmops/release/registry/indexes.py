@@ -1,0 +1,60 @@
+"""The index of documents that is served beside a model's versions: `{root}/{name}/index/{fingerprint}/`.
+
+The folder is that of a finished artifact of `index`, in hard links. There is one at most: a new one replaces it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from llmops.frame import artifacts
+from llmops.release.registry.version import build_partial
+
+
+def served_index(model: Path) -> Path | None:
+    """Return the folder of the served index; None: no documents are served.
+
+    Args:
+        model: folder of the model in the registry.
+    """
+    return next((path for path in sorted((model / "index").glob("[!.]*")) if artifacts.is_done(path)), None)
+
+
+def is_served(model: Path, artifact: Path) -> bool:
+    """Return whether `serve_index` would change nothing."""
+    has_passages, served = _has_passages(artifact), served_index(model)
+    if served is None:
+        return not has_passages
+    ours, theirs = ((path / artifacts.RECORD).read_bytes() for path in (artifact, served))
+    return has_passages and ours == theirs  # a damaged index is made again under its name, with another record
+
+
+def serve_index(model: Path, artifact: Path) -> None:
+    """Make the index of a finished artifact the served one. An index without passages only takes away what is there.
+
+    The old one goes first: after a kill none is served, not two. Whoever reads it can go on: its files stay until they
+    are closed.
+
+    Args:
+        model: folder of the model in the registry.
+        artifact: of `index`.
+
+    Raises:
+        ArtifactError: if the artifact is not finished.
+    """
+    folder = model / "index"
+    with artifacts.locked(folder):
+        if is_served(model, artifact):
+            return
+        new, files = folder / artifact.name, {path.name: path for path in artifact.iterdir()}
+        partial = build_partial(new, files, {}) if _has_passages(artifact) else None
+        for path in folder.glob("*"):
+            if path != partial:
+                shutil.rmtree(path)
+        if partial:
+            partial.rename(new)
+
+
+def _has_passages(artifact: Path) -> bool:
+    return bool(artifacts.read_record(artifact).metrics.get("passages"))

@@ -1,0 +1,183 @@
+import sqlite3
+import threading
+
+import pytest
+
+from llmops.config import Monitoring, load
+from llmops.events.delivery import Shipment
+from llmops.events.shipping import Shipper, drain, retry, ship
+from llmops.events.sinks.base import SinkError
+from llmops.events.sinks.local import LocalStore
+from llmops.events.spool import BATCH, Spool
+from llmops.frame.errors import ConfigError
+from tests.clock import wait_until
+
+from .faulty import ListSink, dead, put, waits
+
+
+def state_changes(sink):
+    return [(e["llmops.sink.name"], e["event.action"], e["event.outcome"]) for e in sink.states]
+
+
+def test_events_arrive_in_order_once_and_leave_the_spool(tmp_path):
+    sink, count = ListSink(), 2 * BATCH + 3
+    put(tmp_path, *range(count))
+    assert ship(tmp_path, [sink]) == {"list": Shipment(count)}
+    assert ship(tmp_path, [sink]) == {"list": Shipment(0)}
+    assert sink.got == list(range(count)) and sink.states == []
+    with Spool(tmp_path) as spool:
+        assert spool.read("another")[1] == []
+
+
+def test_a_sink_that_is_down_keeps_its_events_and_stops_no_other(tmp_path):
+    up, down = ListSink("up"), ListSink("down")
+    down.down = True
+    put(tmp_path, 1, 2)
+    done = ship(tmp_path, [down, up])
+    assert up.got == [1, 2] and done["down"].error and not done["up"].error
+    assert waits(tmp_path) == {"up": 0, "down": 3}
+    put(tmp_path, 3)
+    ship(tmp_path, [down, up])
+    down.down = False
+    ship(tmp_path, [down, up])
+    assert down.got == up.got == [1, 2, 3]
+    changes = [("down", "failing", "failure"), ("down", "recovered", "success")]  # one event per change, not per try
+    assert state_changes(up) == state_changes(down) == changes
+    assert up.states[0]["llmops.sink.waiting"] == 2 and "down" in up.states[0]["event.reason"]
+    ship(tmp_path, [down, up])
+    assert state_changes(down) == changes and waits(tmp_path) == {"up": 0, "down": 0}
+
+
+def test_what_a_sink_refuses_for_good_is_kept_with_the_reason_stops_nothing_and_is_told_once(tmp_path):
+    sink, other = ListSink(), ListSink("other")
+    sink.refuse = {2, 4}
+    put(tmp_path, 1, 2, 3)
+    assert ship(tmp_path, [sink, other])["list"] == Shipment(3, 1)
+    put(tmp_path, 4)
+    ship(tmp_path, [sink, other])
+    assert sink.got == [1, 3] and other.got == [1, 2, 3, 4]
+    assert dead(tmp_path) == [("list", "id2", "no"), ("list", "id4", "no")]
+    ship(tmp_path, [sink, other])
+    assert state_changes(other) == [("list", "refusing", "failure")] and other.states[0]["llmops.sink.rejected"] == 1
+
+
+def test_dead_letters_are_sent_again(tmp_path):
+    sink, other = ListSink(), ListSink("other")
+    sink.refuse = set(range(0, 1400, 2))
+    put(tmp_path, *range(1400))
+    ship(tmp_path, [sink, other])
+    sink.refuse, sink.spoil = {8}, {10}
+    assert retry(tmp_path, [sink, other]) == {"list": Shipment(700, 2), "other": Shipment()}
+    assert dead(tmp_path) == [("list", "id10", "it is refused."), ("list", "id8", "no")]
+    assert sorted(sink.got) == [n for n in range(1400) if n not in (8, 10)]
+    sink.down = True
+    assert retry(tmp_path, [sink])["list"].error and len(dead(tmp_path)) == 2
+    sink.down, sink.refuse, sink.spoil = False, set(), set()
+    assert retry(tmp_path, [sink]) == {"list": Shipment(2)}
+    assert dead(tmp_path) == [] and sorted(sink.got) == list(range(1400))
+    ship(tmp_path, [sink, other])
+    assert state_changes(other) == [("list", "refusing", "failure"), ("list", "settled", "success")]
+
+
+class Killed(BaseException):
+    """In the place of a signal; test_chaos.py has real ones."""
+
+
+def test_dying_between_the_sink_and_the_ack_loses_and_doubles_nothing(tmp_path):
+    class Dying(LocalStore):
+        def send(self, events):
+            super().send(events)
+            raise Killed
+
+    put(tmp_path, 1, 2, 3)
+    with pytest.raises(Killed):
+        ship(tmp_path, [Dying(tmp_path)])
+    assert waits(tmp_path) == {"local": 3}
+    assert drain(tmp_path, Monitoring())["local"].sent == 3
+    assert waits(tmp_path) == {"local": 0}
+    assert [event["n"] for event in LocalStore(tmp_path).find("llmops.test")] == [1, 2, 3]
+
+
+def test_drain_names_the_sink_that_is_down_and_serves_the_others(tmp_path):
+    put(tmp_path, 1)
+    away = "http://127.0.0.1:9"
+    config = Monitoring(
+        sinks=("elasticsearch", "logstash", "otlp", "local"), elasticsearch_url=away, logstash_url=away, otlp_url=away
+    )
+    with pytest.raises(SinkError, match="elasticsearch.*logstash.*otlp"):
+        drain(tmp_path, config)
+    assert waits(tmp_path) == {"elasticsearch": 4, "logstash": 4, "otlp": 4, "local": 0}
+    failing = {event["llmops.sink.name"] for event in LocalStore(tmp_path).find("llmops.sink")}
+    assert failing == {"elasticsearch", "logstash", "otlp"}
+
+
+@pytest.mark.parametrize("sink", ["elasticsearch", "logstash", "otlp"])
+def test_a_sink_without_a_good_url_is_a_configuration_error(sink):
+    for url in ("", "localhost:9200", "ftp://host", "http://", "https://user:secret@host"):
+        with pytest.raises(ConfigError, match=f"{sink}_url"):
+            load(None, {"monitoring": {"sinks": [sink], f"{sink}_url": url}}, {})
+
+
+def test_a_sink_that_hangs_delays_no_other(tmp_path):
+    asked, go_on = threading.Event(), threading.Event()
+
+    class Hanging(ListSink):
+        def send(self, events):
+            asked.set()
+            go_on.wait(50)
+            return super().send(events)
+
+    hanging, up = Hanging("hanging"), ListSink("up")
+    put(tmp_path, 1)
+    shipper = Shipper(tmp_path, [hanging, up], period_s=0.01)
+    shipper.start()
+    assert asked.wait(50)
+    put(tmp_path, 2)
+    wait_until(lambda: up.got == [1, 2])
+    assert hanging.got == []
+    go_on.set()
+    shipper.stop(50)
+    assert hanging.got == [1, 2]
+
+
+def test_the_shipper_goes_on_after_a_defect_and_after_a_sink_was_down(tmp_path):
+    class Broken(ListSink):
+        def send(self, events):
+            if self.asked == 0:
+                self.asked += 1
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().send(events)
+
+    sink = Broken()
+    sink.down = True
+    shipper = Shipper(tmp_path, [sink], period_s=0.01, longest_s=0.05)
+    shipper.start()
+    put(tmp_path, 1)
+    wait_until(lambda: sink.asked > 2)
+    assert sink.got == []
+    sink.down = False
+    wait_until(lambda: sink.got == [1])
+    put(tmp_path, 2)
+    shipper.stop(50)
+    assert sink.got == [1, 2] and sink.closed
+
+
+def test_a_failing_sink_is_asked_less_and_less_often(tmp_path):
+    pauses = []
+
+    class Stop(threading.Event):
+        """Waits in no time, and is asked for at the twelfth pause."""
+
+        def wait(self, timeout=None):
+            pauses.append(timeout)
+            return len(pauses) == 12
+
+    sink = ListSink()
+    sink.down = True
+    put(tmp_path, 1)
+    shipper = Shipper(tmp_path, [sink], period_s=1, longest_s=60)
+    shipper._stop_asked = Stop()
+    shipper._run(sink)
+    assert pauses[0] == 1
+    for failures, pause in enumerate(pauses[1:], 1):
+        assert min(60, 2**failures) / 2 <= pause <= min(60, 2**failures)

@@ -1,0 +1,300 @@
+"""Our events in a real Elasticsearch: templates, roles, every field, and the query of every panel."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from elasticsearch import Elasticsearch, helpers
+
+from llmops import cli
+from llmops.config import Monitoring, load
+from llmops.events.datasets import DATASETS, SERVING, TEXT
+from llmops.events.events import emit, timestamp
+from llmops.events.fields import FIELDS
+from llmops.events.reader import reader_of
+from llmops.events.shipping import drain
+from llmops.frame.errors import ConfigError
+from llmops.monitoring.alerts.judge import build_report
+from llmops.monitoring.drift.sample import sample_from_events
+from llmops.monitoring.elk import setup
+from llmops.monitoring.elk.setup import STREAMS
+from serving.observe.dashboard import read_dashboard
+
+from .conftest import ADMIN, READS, WRITES
+from .known import DAY, known
+from .test_files import LONGEST
+
+Ask = Callable[..., Any]
+ROOT = Path(__file__).parents[3]
+TEMPLATES = ["index template llmops-events", "index template llmops-texts"]
+NUMBERS = {"long", "double"}
+#: which fields an operation of Lens can be of; those that are not here are of numbers
+COUNTABLE = {
+    "count": {""},
+    "filters": {""},
+    "date_histogram": {"date"},
+    **dict.fromkeys(("terms", "unique_count"), {"keyword", "long", "boolean", "ip"}),
+}
+ADDED_UP = {
+    *(f"gen_ai.usage.{side}_tokens" for side in ("input", "output")), "llmops.audit.count",
+    "llmops.erasure.documents", "llmops.erasure.remaining", "llmops.retention.freed",
+    *(f"llmops.improvement.{name}" for name in ("corrections", "accepted", "refused")),
+}  # fmt: skip
+STATES = (
+    "llmops.sink.waiting", "llmops.sink.rejected", "llmops.improvement.waiting", "llmops.drift.windows",
+    "llmops.canary.share", "llmops.attempt", "llmops.decay.items",
+)  # fmt: skip
+INDEXED = {field.name: field.type for field in FIELDS if field.type != "object"}
+
+
+# --- setting up; these run in their order, on a server that is empty at first
+
+
+def test_what_is_made_is_said_and_what_the_server_lacks_is_said_too(config: Monitoring, ask: Ask) -> None:
+    steps = {one.step: one for one in setup.setup(config, ADMIN)}
+    assert {steps[name].outcome for name in [*TEMPLATES, "mapping of existing data streams"]} == {"done"}
+    retention = steps["retention of data streams"]
+    assert retention.outcome == "cannot" and "no lifecycle" in retention.reason
+    template = ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"]
+    ask("PUT", "/_index_template/llmops-events", template | {"priority": template["priority"] + 7})
+    longer = config.model_copy(update={"elasticsearch_days": 365})
+    for settings, days in ((longer, "365d"), (config, "90d")):
+        list(setup.setup(settings, ADMIN))
+        found = ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"]
+        assert found["priority"] == template["priority"] and found["template"]["lifecycle"]["data_retention"] == days
+    newer = found | {"version": found["version"] + 1, "priority": 7}
+    ask("PUT", "/_index_template/llmops-events", newer)
+    assert {one.step: one.outcome for one in setup.setup(config, ADMIN)}[TEMPLATES[0]] == "newer"
+    assert ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"] == newer
+    ask("PUT", "/_index_template/llmops-events", template)
+
+
+def test_the_command_says_each_thing_and_how_it_went(
+    secured_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMOPS_MONITORING__ELASTICSEARCH_URL", secured_server)
+    for name, value in ADMIN.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["elk", "setup"]) == setup.INCOMPLETE  # this server has its roles from a file, and none by API
+    assert "done       index template llmops-events\n" in capsys.readouterr().out
+    assert cli.main(["elk", "setup", "--json"]) == setup.INCOMPLETE
+    assert {"thing": TEMPLATES[0], "what": "done", "why": ""} in json.loads(capsys.readouterr().out)
+    monkeypatch.setenv("ELASTIC_PASSWORD", "wrong!")
+    assert cli.main(["elk", "setup"]) == 1 and "ELASTIC_PASSWORD" in capsys.readouterr().err
+    monkeypatch.setenv("LLMOPS_MONITORING__ELASTICSEARCH_URL", "http://127.0.0.1:9")
+    assert cli.main(["elk", "setup"]) == 75
+
+
+def test_without_a_server_it_is_said_what_to_set() -> None:
+    with pytest.raises(ConfigError, match="elasticsearch_url"):
+        list(setup.setup(Monitoring(), {}))
+
+
+# --- events
+
+
+def bulk(server: str, user: tuple[str, str], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds events as that user, and gives what the server says of each."""
+    client = Elasticsearch(server, basic_auth=user, request_timeout=60)
+    actions = [
+        {"_op_type": "create", "_index": f"logs-{e['event.dataset']}-default", "_id": e["event.id"], "_source": e}
+        for e in events
+    ]
+    return [item["create"] for _, item in helpers.streaming_bulk(client, actions, raise_on_error=False)]
+
+
+@pytest.fixture(scope="module")
+def filled(secured_server: str, ask: Ask) -> Ask:
+    """The server with the known events, which its writer has added, twice."""
+    config = Monitoring(elasticsearch_url=secured_server)
+    list(setup.setup(config, ADMIN))
+    assert {one["status"] for one in bulk(secured_server, WRITES, known())} == {201}
+    assert {one["status"] for one in bulk(secured_server, WRITES, known())} == {409}
+    ask("POST", f"/{STREAMS}/_refresh")
+    return ask
+
+
+def test_fields_have_the_types_of_the_registry_in_every_stream_and_nothing_else_is_indexed(filled: Ask) -> None:
+    resolved = filled("GET", f"/_resolve/index/{STREAMS}")["data_streams"]
+    assert {stream["name"] for stream in resolved} == {f"logs-{dataset}-default" for dataset in DATASETS}
+    for dataset in DATASETS:
+        (answer,) = [filled("GET", f"/logs-{dataset}-default/_field_caps?fields=*&filters=-metadata")]
+        types = {name: set(said) - {"object"} for name, said in answer["fields"].items()}
+        assert {name: kinds for name, kinds in types.items() if kinds} == {n: {t} for n, t in INDEXED.items()}
+
+
+def test_every_value_of_every_event_is_kept_and_found(filled: Ask) -> None:
+    """Objects are kept and not searched; a keyword that is longer than Lucene takes is kept, and said to be ignored."""
+    for event in known():
+        stream = f"logs-{event['event.dataset']}-default"
+        wanted = [{"term": {"event.id": event["event.id"]}}]
+        for name, value in event.items():
+            if INDEXED.get(name) == "text":
+                wanted.append({"match": {name: {"query": str(value)[:30], "operator": "and"}}})
+            elif name in INDEXED and value not in (None, []):
+                for one in value if isinstance(value, list) else [value]:
+                    if len(str(one)) <= LONGEST:
+                        wanted.append({"term": {name: one}})
+        (hit,) = filled("POST", f"/{stream}/_search", {"query": {"bool": {"filter": wanted}}})["hits"]["hits"]
+        assert hit["_source"] == event
+        ignored = ["llmops.gate.reasons"] if event["event.dataset"] == "llmops.gate" else []
+        assert hit.get("_ignored", []) == ignored
+
+
+def test_a_field_that_only_a_newer_writer_knows_loses_no_event(secured_server: str, filled: Ask) -> None:
+    event = {"@timestamp": f"{DAY}T00:00:00Z", "event.dataset": "llmops.sink", "event.id": "new"}
+    event |= {"llmops.new": {"a": 1}}
+    (stored,) = bulk(secured_server, WRITES, [event])
+    path = f"/{stored['_index']}/_doc/new"
+    assert stored["status"] == 201 and filled("GET", path)["_source"] == event
+    filled("DELETE", f"{path}?refresh=true")
+
+
+# --- roles
+
+
+def test_a_writer_adds_and_cannot_read_and_a_reader_reads_and_cannot_write(secured_server: str, filled: Ask) -> None:
+    def status(user: tuple[str, str], method: str, path: str, body: Any = None) -> int:
+        return httpx.request(method, secured_server + path, json=body, auth=user, timeout=60).status_code
+
+    stream, event = "/logs-llmops.sink-default", {"@timestamp": f"{DAY}T00:00:00Z"}
+    (backing,) = [s["backing_indices"][0] for s in filled("GET", f"/_resolve/index{stream}")["data_streams"]]
+    assert status(WRITES, "POST", f"{stream}/_search") == 403
+    assert status(WRITES, "GET", f"/{backing}/_doc/llmops.sink-0") == 403
+    assert status(WRITES, "PUT", f"/{backing}/_doc/llmops.sink-0?if_seq_no=0&if_primary_term=1", event) == 403
+    assert status(WRITES, "DELETE", f"/{backing}/_doc/llmops.sink-0") == 403
+    assert status(WRITES, "PUT", "/_index_template/llmops-events", {"index_patterns": ["x"]}) == 403
+    assert status(WRITES, "POST", "/other/_doc", event) == 403
+
+    assert status(READS, "POST", f"{stream}/_search") == 200
+    assert status(READS, "POST", f"{stream}/_doc", event) == 403
+    assert status(READS, "DELETE", f"/{backing}") == 403
+    assert status(READS, "PUT", f"{stream}/_mapping", {"properties": {"a": {"type": "long"}}}) == 403
+    assert status(READS, "POST", "/.security-7/_search") in (403, 404)
+    found = httpx.post(f"{secured_server}/*/_search", json={"size": 0}, auth=READS).json()
+    assert found["hits"]["total"]["value"] == len(known())
+
+
+# --- panels
+
+
+def panels() -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
+    """Return title, query and columns of each panel of Lens, from the compiled objects."""
+    found = []
+    for saved in setup.saved_objects():
+        for panel in json.loads(saved["attributes"]["panelsJSON"]) if saved["type"] == "dashboard" else []:
+            chart = panel["embeddableConfig"]["attributes"]
+            assert [view["id"] for view in chart["references"]] == ["llmops-events"] and chart["state"]["filters"] == []
+            (layer,) = chart["state"]["datasourceStates"]["formBased"]["layers"].values()
+            columns = [layer["columns"][id] for id in layer["columnOrder"]]
+            found.append((chart["title"], chart["state"]["query"], columns))
+    return found
+
+
+def test_panels_are_of_fields_that_can_be_counted() -> None:
+    (view,) = [saved for saved in setup.saved_objects() if saved["type"] == "index-pattern"]
+    assert (view["id"], view["attributes"]["title"]) == ("llmops-events", STREAMS)
+    assert json.loads(view["attributes"]["fieldFormatMap"]).keys() <= INDEXED.keys()
+    for title, _, columns in panels():
+        for column in columns:
+            kind = INDEXED.get(column.get("sourceField", ""), "")
+            assert kind in COUNTABLE.get(column["operationType"], NUMBERS), (title, column)
+
+
+def test_what_happens_is_summed_and_a_state_shows_its_highest_value_as_the_yaml_says() -> None:
+    """Two events about ten that wait are no twenty: only what is new in each event may be added up."""
+    file = Path(__file__).parents[3] / "docker" / "kibana" / "dashboards.yaml"
+    authored = {
+        (panel["title"], metric["field"], metric["aggregation"])
+        for board in yaml.safe_load(file.read_text(encoding="utf-8"))["dashboards"]
+        for panel in board["panels"]
+        for metric in panel["lens"]["metrics"]
+        if "field" in metric
+    }
+    compiled = {
+        (title, column["sourceField"], column["operationType"])
+        for title, _, columns in panels()
+        for column in columns
+        if column.get("sourceField") in INDEXED
+        and column["operationType"] not in ("terms", "date_histogram", "filters")
+    }
+    assert compiled == authored
+    by_field = {name: {how for _, field, how in compiled if field == name} for _, name, _ in compiled}
+    assert {name for name, hows in by_field.items() if "sum" in hows} == ADDED_UP
+    assert all(by_field[name] == {"max"} for name in STATES), by_field
+
+
+def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
+    for title, query, columns in panels():
+        filters = [query_filter["input"] for column in columns for query_filter in column["params"].get("filters", [])]
+        assert {query_filter["language"] for query_filter in [query, *filters] if query_filter["query"]} <= {"lucene"}
+        wanted = [query_filter["query"] for query_filter in filters]
+        wanted += [f"_exists_:{column['sourceField']}" for column in columns if column.get("sourceField") in INDEXED]
+        for one in wanted:
+            parts = [{"query_string": {"query": part}} for part in (query["query"], one) if part]
+            found = filled("POST", f"/{STREAMS}/_count", {"query": {"bool": {"filter": parts}}})
+            assert found["count"], (title, one)
+
+
+# --- data streams that are there already
+
+
+def test_streams_that_exist_get_new_fields(config: Monitoring, filled: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = setup.read_yaml(setup.FIELDS)
+    newer["version"] += 1
+    mappings = newer["template"]["mappings"]
+    mappings["_meta"]["version"] += 1
+    mappings["properties"] |= {"llmops.new": {"type": "long"}, "llmops.sink.name": {"type": "text"}}
+    read = setup.read_yaml
+    monkeypatch.setattr(setup, "read_yaml", lambda file: newer if file == setup.FIELDS else read(file))
+    for _ in range(2):
+        list(setup.setup(config, ADMIN))
+        (drift,) = filled("GET", "/_resolve/index/logs-llmops.drift-default")["data_streams"]
+        assert len(drift["backing_indices"]) == 2
+    fields = filled("GET", "/logs-llmops.drift-default/_field_caps?fields=llmops.new,llmops.sink.name")["fields"]
+    assert set(fields["llmops.new"]) == {"long"} and set(fields["llmops.sink.name"]) == {"keyword", "text"}
+
+
+# --- what several processes with homes of their own read
+
+
+def configured(platform: str) -> str:
+    """Return the sinks, as JSON, that the pods have, or what ships events with compose."""
+    if platform == "kubernetes":
+        lines = (ROOT / "docker" / "kubernetes" / "base" / "serving.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)["LLMOPS_MONITORING__SINKS"]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return str(services["elk-events"]["environment"]["LLMOPS_MONITORING__SINKS"])
+
+
+@pytest.mark.parametrize("place", ["kubernetes", "compose"])
+def test_every_pod_reads_what_all_of_them_sent(
+    secured_server: str, filled: Ask, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hit in filled("POST", f"/{STREAMS}/_search", {"size": 1000, "_source": False})["hits"]["hits"]:
+        filled("DELETE", f"/{hit['_index']}/_doc/{hit['_id']}")  # what other tests need and a dashboard cannot show
+    sinks = configured(place)
+    logins = dict(zip(("ELASTICSEARCH_USER", "ELASTICSEARCH_PASSWORD"), WRITES, strict=True))
+    logins |= dict(zip(("ELASTICSEARCH_READER_USER", "ELASTICSEARCH_READER_PASSWORD"), READS, strict=True))
+    for name, value in logins.items():  # as compose hands them on
+        monkeypatch.setenv(name, value)
+    settings = {"LLMOPS_MONITORING__SINKS": sinks, "LLMOPS_MONITORING__ELASTICSEARCH_URL": secured_server}
+    pods = [load(environ={**settings, "LLMOPS_HOME": str(tmp_path / name)}) for name in ("one", "other")]
+    first = datetime(2026, 4 if place == "compose" else 5, 1, tzinfo=UTC)
+    for n, pod in enumerate(pods):
+        fields = {"@timestamp": timestamp(first + timedelta(minutes=n)), "llmops.model.version": f"v{n}"}
+        emit(pod.events, SERVING, {**fields, "http.response.status_code": 200, "event.duration": 10**6})
+        emit(pod.events, TEXT, fields)
+        drain(pod.events, pod.monitoring)
+    filled("POST", f"/{STREAMS}/_refresh")
+    for pod in pods:
+        figures = read_dashboard(reader_of(pod), "1h", 2, first + timedelta(minutes=9))
+        assert (figures["totals"]["requests"], set(figures["versions"])) == (2, {"v0", "v1"})
+        hour = first, first + timedelta(hours=1)
+        assert build_report(pod, *hour)["requests"] == 2
+        assert len(sample_from_events(reader_of(pod), *map(timestamp, hour))) == 2  # which drift is judged by

@@ -1,0 +1,197 @@
+"""The proof that the champion answers, against an app that says what a test wants it to say."""
+
+import json
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmops.access.keys import KeyStore
+from llmops.config import Deploy
+from llmops.data.retrieval.files import write_passages
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.clock import SYSTEM_CLOCK, Clock
+from llmops.frame.errors import DeployError, NotServedError
+from llmops.frame.records import Passage
+from llmops.release.deploy import stage as deploy
+from llmops.release.registry.indexes import served_index
+from llmops.release.registry.registry import Registry
+from llmops.state.database import database_at
+from tests.clock import FakeClock
+from tests.release.conftest import facts
+
+Said = tuple[int, dict[str, Any]]
+
+
+def url(home: Path) -> str:
+    return f"sqlite:///{home / 'state.db'}"
+
+
+def publish(home: Path, status: str = "promoted") -> Path:
+    source, release = home / "source", home / "release"
+    source.mkdir()
+    known, registry = facts(status=status, compared_with="base", compress="t1"), home / "registry"
+    publish = Registry(registry, "bot", database_at(url(home))).publish
+    publish(known, {"servable": source}, lambda _: {}, by="test", why="test")
+    release.mkdir()
+    decision = {"version": "v1", "outcome": status, "model": "bot"}
+    (release / "decision.json").write_text(json.dumps(decision))
+    (home / "out").mkdir()
+    return release
+
+
+def index_of(home: Path, passages: int) -> Path:
+    """Return an artifact of `index` with so many passages."""
+    path = home / "index" / str(passages)
+    if not artifacts.is_done(path):
+        path.mkdir(parents=True)
+        artifacts.commit(path, Record("index", path.name, {}, {}, "", "", {"passages": passages}, {}, "", "", ""))
+    return path
+
+
+def prove(home: Path, clock: Clock | None = None, status: str = "promoted", **config: Any) -> dict[str, Any]:
+    release = publish(home, status)
+    paths = {"home": home, "events": home / "events", "registry": home / "registry", "database": url(home)}
+    told = Deploy(question="Where?", **{"timeout_s": 2.0, **config})
+    given = {"release": release, "index": index_of(home, 1), **paths, "out": home / "out"}
+    deploy.run(told, **given, clock=clock or FakeClock())
+    assert deploy.is_current(told, **given) and not deploy.is_current(told, **{**given, "index": index_of(home, 0)})
+    document: dict[str, Any] = json.loads((home / "out" / "deployment.json").read_text())
+    return document
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ids", "served"), [("rejected", "ab", "a"), ("rejected", "bc", "bc"), ("promoted", "ab", "ab")]
+)
+def test_an_index_that_makes_answers_worse_waits_if_it_only_adds_passages(
+    tmp_path: Path, outcome: str, ids: str, served: str
+) -> None:
+    release, model = publish(tmp_path, "rejected"), tmp_path / "registry" / "bot"
+    (release / "decision.json").write_text(json.dumps({"model": "bot", "version": "v1", "outcome": "rejected"}))
+    paths = {"home": tmp_path, "events": tmp_path / "events", "registry": model.parent, "database": url(tmp_path)}
+    for names in ("a", ids):
+        (index := tmp_path / "index" / names).mkdir(parents=True)
+        place = {"source": "pages", "location": "a.html", "position": "1"}
+        write_passages(index, [Passage(id=name, document=name, text=name, **place) for name in names])
+        metrics = {"passages": len(names)}
+        artifacts.commit(index, Record("index", names, {}, {}, "", "", metrics, {}, "", "", ""))
+        given = {"release": release, "index": index, **paths, "out": tmp_path / "out"}
+        deploy.run(Deploy(), **given)
+        told = {"model": "bot", "version": "v1", "outcome": "rejected", "documents": {"outcome": outcome}}
+        (release / "decision.json").write_text(json.dumps(told))
+    now = served_index(model)
+    assert now and now.name == served and deploy.is_current(Deploy(), **given)
+    written = json.loads((tmp_path / "out" / "deployment.json").read_text())
+    assert written == {"state": "no champion", **({"index": "held back"} if served != ids else {})}
+    (release / "decision.json").write_text(json.dumps({**told, "documents": {"outcome": "rejected"}}))
+    assert "index" not in deploy.run(Deploy(), **{**given, "index": tmp_path / "index" / served})  # it is served
+
+
+class App:
+    """An app that is ready in these ways and gives these answers in turn, the last ones for ever."""
+
+    def __init__(self) -> None:
+        self.ready: list[Said] = [(200, {"status": "ready", "model_version": "v1"})]
+        self.answers: list[Said] = []
+        self.given: list[Said] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if (request.method, request.url.path) == ("GET", "/readyz"):
+            status, told = self.ready.pop(0) if len(self.ready) > 1 else self.ready[0]
+            return httpx.Response(status, json=told)
+        assert (request.method, request.url.path) == ("POST", "/generate")
+        assert json.loads(request.content) == {"prompt": "Where?", "ground": False}
+        assert (request.headers["X-LLMOps-Side"], request.headers["X-API-Key"]) == ("champion", "llmops_key")
+        self.given.append(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+        return httpx.Response(self.given[-1][0], json=self.given[-1][1])
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> App:
+    app = App()
+    monkeypatch.setenv("LLMOPS_API_KEY", "llmops_key")
+    monkeypatch.setattr(httpx, "Client", partial(httpx.Client, transport=httpx.MockTransport(app)))
+    return app
+
+
+URL = "http://app"
+V1: Said = (200, {"response": "Here.", "model_version": "v1"})
+OLD: Said = (200, {"response": "There.", "model_version": "v0"})
+
+
+def test_the_champion_answers_and_before_the_new_version_is_ready_nothing_is_asked(tmp_path: Path, app: App) -> None:
+    """It asks again when a replica that is not so far answers."""
+    old = (200, {"status": "ready", "model_version": "v0", "detail": "v1 is being loaded"})
+    nothing = (503, {"status": "not ready", "model_version": None, "detail": "v1 is being loaded"})
+    going = (503, {"status": "not ready", "model_version": "v1", "detail": "The app is being stopped."})
+    app.answers, app.ready = [OLD, V1], [nothing, old, going, old, *app.ready]
+    assert prove(tmp_path, url=URL, timeout_s=10) == {
+        "state": "served", "url": URL, "version": "v1", "question": "Where?", "answer": "Here.", "seconds": 2.5,
+    }  # fmt: skip
+    assert app.given == [OLD, V1]
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        (OLD, NotServedError, "v0"),
+        ((500, {"detail": "boom"}), NotServedError, "boom"),
+        (None, NotServedError, "being loaded"),
+        ((403, {"detail": "this role may not generate"}), DeployError, "may not"),
+    ],
+)
+def test_in_the_end_it_says_what_the_app_said(
+    tmp_path: Path, app: App, said: Said | None, error: type[Exception], words: str
+) -> None:
+    """One that does not get ready is asked nothing, and a refusal is final."""
+    if said:
+        app.answers = [said]
+    else:
+        app.ready = [(503, {"status": "not ready", "model_version": None, "detail": "v1 is being loaded"})]
+    with pytest.raises(error, match=words):
+        prove(tmp_path, url=URL)
+    assert not (tmp_path / "out" / "deployment.json").exists()
+    assert len(app.given) == (0 if not said else 4 if error is NotServedError else 1)
+
+
+@pytest.mark.parametrize(("key", "words"), [("llmops_key", "127.0.0.1:9"), ("", "LLMOPS_API_KEY")])
+def test_it_needs_an_app_and_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, words: str) -> None:
+    monkeypatch.setenv("LLMOPS_API_KEY", key)
+    with pytest.raises(DeployError, match=words):
+        prove(tmp_path, url="http://127.0.0.1:9")
+
+
+def test_without_a_champion_nothing_is_deployed(tmp_path: Path) -> None:
+    assert prove(tmp_path, status="rejected") == {"state": "no champion"}
+
+
+@pytest.mark.parametrize(
+    ("does", "clock", "error", "words"),
+    [("exit 3", SYSTEM_CLOCK, DeployError, "starting .bot"), ("exec sleep 600", FakeClock(), NotServedError, "within")],
+)
+def test_of_an_app_that_is_started_for_the_proof_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, clock: Clock, error: type[Exception], words: str
+) -> None:
+    """`python -m serving` is a program that dies or hangs; e2e has the real one."""
+    program, started = tmp_path / "python", list[subprocess.Popen[bytes]]()
+    program.write_text(f"#!/bin/sh\necho starting $LLMOPS_RELEASE__NAME, trials $LLMOPS_SERVING__TRIALS\n{does}\n")
+    program.chmod(0o755)
+
+    class Started(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            started.append(self)
+
+    monkeypatch.setattr(deploy.sys, "executable", str(program))
+    monkeypatch.setattr(deploy.subprocess, "Popen", Started)
+    with pytest.raises(error, match=words):
+        prove(tmp_path, clock, timeout_s=50)
+    assert started[0].returncode is not None
+    (key,) = KeyStore(database_at(url(tmp_path)), tmp_path / "events").list()
+    assert (key.role, bool(key.revoked)) == ("user", True)
+    log = (tmp_path / "out" / "serving.log").read_text()
+    assert "llmops_" not in log and (does != "exit 3" or "trials false" in log)
