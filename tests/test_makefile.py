@@ -36,7 +36,7 @@ def version(*number: int, without: str = "") -> str:
 def checkout(tmp_path: Path) -> Path:
     """The Makefile and what it looks at, and `bin`, the whole path, with a few tools but no Python."""
     for name in ("Makefile", "constraints.txt", "pyproject.toml", "llmops/frame/doctor.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
