@@ -151,6 +151,7 @@ class Loader:
                     self.failure = None
                 else:  # another version is wanted meanwhile
                     self._retire(engine)
+            self.loading = ""  # it may answer already, while its event is written
             report = _start_task(self._report(version, time.monotonic() - start, error), self._reports)
             await asyncio.shield(report)  # finish it even if the app stops now
         finally:

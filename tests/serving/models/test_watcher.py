@@ -10,6 +10,7 @@ import pytest
 from llmops.events.datasets import LOADS
 from serving.engines.echo import EchoEngine
 from serving.models import loader
+from serving.models.tested import TestedVersion
 from tests.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -111,3 +112,18 @@ async def test_stopping_in_the_middle_of_loading_leaves_no_engine(world: Any) ->
         world.registry.promote("v2")
         await world.until(lambda: "v2" in world.engines)
     assert not any(engine.stats().alive for engines in world.engines.values() for engine in engines)
+
+
+async def test_a_tested_version_whose_load_is_still_being_reported_makes_room_for_the_next(world: Any) -> None:
+    written = asyncio.Event()
+
+    async def report(*load: Any) -> None:
+        await written.wait()
+
+    tested = TestedVersion(world.registry, world.engine, report, 60)
+    assert await tested.provide("ann", "v2", 60) == "v2"
+    following = asyncio.create_task(tested.provide("ann", "v3", 60))
+    await world.until(lambda: tested._wanted == "v3" or following.done())
+    written.set()
+    assert await following == "v3"
+    await tested.close()
