@@ -60,7 +60,7 @@ def published(artifact: Path, run: str) -> dict[str, Any]:
     extra = {"path": str(artifact), "version": record.fingerprint, "interval": record.interval}
     if record.stage == "release":
         decision = json.loads((artifact / "decision.json").read_text(encoding="utf-8"))
-        extra |= {name: decision[name] for name in ("model", "version", "outcome")}
+        extra |= {name: decision[name] for name in ("model", "version", "outcome", "instead") if name in decision}
     return extra
 
 

@@ -1,6 +1,7 @@
 """One candidate before the gate: find its decision, or decide at the level that is left, and publish its version."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from llmops.release.registry import decisions
 from llmops.release.registry.registry import Registry, void
 from llmops.release.registry.version import Version
 from llmops.release.registry.view import BASE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,18 @@ def publish(
         numbers = {**decided.document(), "test": candidate.test, "compress": candidate.compress}
         with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
             if candidate.closed_book and decided.outcome != "promoted":
+                log.info("the base with documents is %s: %s", decided.outcome, "; ".join(decided.reasons))
                 with registry.changing() as connection:
                     judgement.spend(connection, None)
                 return None
             trees, known = bundle.trees(), registry.made_from(candidate.compress)
-            if candidate.index and judgement.chance and known:  # a decision and its answers are of the same index
-                write_whole(known.path / "answers.parquet", trees["answers.parquet"].read_bytes())
+
+            def spend(connection: sa.Connection, version: Version) -> None:
+                judgement.spend(connection, version)  # noqa: B023
+                if candidate.index and judgement.chance and known:  # noqa: B023
+                    answers = trees["answers.parquet"].read_bytes()  # noqa: B023
+                    write_whole(version.path / "answers.parquet", answers)  # of the decision's index
+
             version = registry.publish(
                 {**bundle.facts, "status": decided.outcome},
                 trees,
@@ -134,7 +143,7 @@ def publish(
                 why="; ".join(decided.reasons),
                 numbers=numbers,
                 canary=canary,
-                also=judgement.spend,
+                also=spend,
             )
             return version, judgement.counting(version)
 

@@ -97,15 +97,16 @@ def frozen_test(items: Iterable[str]) -> str:
 
 
 def identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
-    """Return a hash (16 hex digits) of all inputs of a candidate and its judgement, except seeds and documents.
+    """Return a hash (16 hex digits) of all inputs of a candidate and its judgement, except seeds.
 
     These are data, base model, settings, code, libraries and the GPU, from the records behind the release and
-    `selection.json`.
+    `selection.json`. Of documents it tells only whether there were some.
     """
     records = [(stage, known[stage]) for stage in _MADE_BY if stage in known]
     made = [(stage, _settings(one), one.code, one.environment) for stage, one in records]
     data = {name: known["annotate"].files.get(name, "") for name in _DATA}
-    return _hash([made, data, *_judged(known, config, selection)])
+    asked = known["evaluate"].inputs.get("index") and known["index"].metrics.get("passages")
+    return _hash([made, data, *_judged(known, config, selection), *(["documents"] if asked else [])])
 
 
 def untrained_identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:

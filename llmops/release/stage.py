@@ -190,8 +190,9 @@ def _refreshed(
     if not (candidate.index and champion and champion.name in measured):
         return {}, ""
     before = _read(champion.path / "decision.json").get("index", "")
-    earlier, name = read_scores(champion.path / "answers.parquet", "candidate")[0], f"{champion.name} with {before}"
-    if before in ("", candidate.index) or not {config.primary, *config.guardrails} <= earlier.values.keys():
+    earlier = read_scores(champion.path / "answers.parquet", "candidate")[0]
+    name = f"{champion.name} with {before or 'no documents'}"
+    if before == candidate.index or not {config.primary, *config.guardrails} <= earlier.values.keys():
         return {}, ""  # other metrics decide by now
     said, worse = decide_refresh(measured[champion.name], earlier, config, name), ""
     log.info("%s with %s: %s", champion.name, candidate.index, "; ".join(said.reasons))

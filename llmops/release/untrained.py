@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from llmops.config import Release
 from llmops.frame.records import CLOSED_BOOK, base_path, write_table
+from llmops.model.base.hashes import model_files
 from llmops.model.gguf.worker import is_gguf
 from llmops.release import ledger
 from llmops.release.gate import Scores
@@ -43,7 +44,8 @@ def untrained(
         evaluate: the artifact with the answers.
         out: folder for files of the version.
     """
-    known, evaluation, gguf = rejected.records, rejected.evaluation, is_gguf(compress / "servable")
+    known, evaluation, base = rejected.records, rejected.evaluation, Path(base_path(select))
+    gguf = _was_measured_as_gguf(base, compress)
     identity = ledger.untrained_identity(known, config, selection)
     facts = {"compress": identity, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
     facts |= {"interval": known["evaluate"].interval, "run": known["evaluate"].run}
@@ -59,24 +61,34 @@ def untrained(
             closed_book=True,
         ),
         facts={**rejected.facts, **facts},
-        trees=lambda: _write_trees(Path(base_path(select)), gguf, evaluate / "answers.parquet", out),
+        trees=lambda: _write_trees(base, gguf, evaluate / "answers.parquet", out),
         records={stage: record for stage, record in known.items() if stage not in _OF_CANDIDATE},
         evaluation={**kept, "models": models},
         governance=governance,
     )
 
 
+def _was_measured_as_gguf(base: Path, compress: Path) -> bool:
+    if not is_gguf(compress / "servable"):
+        return False
+    from llmops.model.gguf.write import explain_unsupported
+
+    return is_gguf(base) or not explain_unsupported(base)
+
+
 def _write_trees(base: Path, gguf: bool, answers: Path, out: Path) -> dict[str, Path]:
     """Write the model, in the form that was measured, and its `answers.parquet`."""
-    from llmops.model.gguf.write import write_folder
-
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     trees = {name: out / name for name in ("servable", "answers.parquet")}
     if gguf and not is_gguf(base):
+        from llmops.model.gguf.write import write_folder
+
         write_folder(base, trees["servable"], "f16")
     else:
-        shutil.copytree(base, trees["servable"])
+        trees["servable"].mkdir()
+        for file in (*model_files(base), *base.glob("*.gguf")):
+            shutil.copyfile(file, trees["servable"] / file.name)
     table = pq.read_table(answers, filters=[("model", "in", [BASE, CLOSED_BOOK])])
     names = ["candidate" if name == BASE else BASE for name in table["model"].to_pylist()]
     write_table(trees["answers.parquet"], table.set_column(table.column_names.index("model"), "model", [names]))

@@ -252,7 +252,7 @@ def test_every_data_file_is_code_of_the_stage_that_reads_it(tmp_path: Path, monk
         }
 
     before = versions()
-    with open(package / "govern/probes.yaml", "a") as handle:
+    with open(package / "release/govern/probes.yaml", "a") as handle:
         handle.write("\n")
     assert {name for name, version in versions().items() if version != before[name]} == {"govern"}
 

@@ -118,7 +118,8 @@ def chain(
     asked = {stage: inputs[stage] for stage in ("annotate", "select", "compress")}
     asked |= {"champion": f"versions/{against}"} if against else {}
     if index:
-        finish(home, "index", index, {"clean": "clean/k1"}, {"index.db": f"passages {index}"})
+        passages = {"metrics": {"passages": 1}}
+        finish(home, "index", index, {"clean": "clean/k1"}, {"index.db": f"passages {index}"}, **passages)
         asked |= {"index": f"index/{index}"}
         evaluation |= {"retrieval": asked, "beside": {"base_closed_book": figures.pop("base_closed_book")}}
     finish(home, "evaluate", f"e-{train}", asked, files)
@@ -216,6 +217,20 @@ def test_a_base_that_is_champion_is_compared_with_its_answers_from_earlier_docum
 def test_a_base_whose_answers_fail_governance_takes_no_place_and_spends_nothing(tmp_path: Path) -> None:
     assert "instead" not in grounded(tmp_path, verdict="failed")
     assert registry_in(tmp_path).champion() is None and [a.version for a in ledger_of(tmp_path)] == ["v1"]
+
+
+def test_documents_that_come_after_a_rejection_are_judged(tmp_path: Path) -> None:
+    assert release(tmp_path, chain(tmp_path, base=0.2, candidate=0.2))["outcome"] == "rejected"
+    shutil.rmtree(tmp_path / "artifacts")
+    assert grounded(tmp_path)["instead"] == "v2" and [a.version for a in ledger_of(tmp_path)] == ["v1", "v1", "v2"]
+
+
+def test_a_first_index_that_makes_the_champion_worse_is_told(tmp_path: Path) -> None:
+    release(tmp_path, chain(tmp_path, base=0.2, candidate=0.6))
+    scores = {"base": 0.1, "base_closed_book": 0.2, "candidate": 0.1, "champion": 0.1}
+    inputs = chain(tmp_path, "t2", "v1", index="i1", **scores)
+    told = release(tmp_path, inputs, registry_in(tmp_path).get("v1").path)["documents"]
+    assert (told["before"], told["outcome"]) == ("", "rejected") and "v1 with no documents" in told["reasons"][0]
 
 
 def test_a_base_that_documents_do_not_help_is_no_version_and_is_asked_once(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def hashes(found: Path, database: str) -> dict[str, str]:
         ArtifactError: if a file that the Hub names by its hash has another one, so that its download is damaged.
     """
     with remembered(database, _checked) as sha256:
-        return {file.name: sha256(file) for file in _files(found)}
+        return {file.name: sha256(file) for file in model_files(found)}
 
 
 def content(config: Select, database: str) -> str:
@@ -66,7 +66,8 @@ def check(select: Path, database: str) -> None:
         )
 
 
-def _files(found: Path) -> list[Path]:
+def model_files(found: Path) -> list[Path]:
+    """Return the files of a model's folder that make it what it is: weights, configuration and tokenizer."""
     if not found.is_dir():
         return [found]
     patterns = FILES if any(found.glob("*.safetensors")) else (*FILES, "*.bin")
