@@ -4,7 +4,8 @@ Asked are questions in other words than the documents have: of the example's sho
 COVID-19. A passage is right if it belongs to the answer of the question that a person says is the same. Indexed are
 questions with their answers, or the answers alone. Times are those of one search, the question's vector included; a
 hundred thousand passages, and without `--quick` a million, are made up, with random vectors. Haystack ranks in memory
-with the same vectors and joins both ways by reciprocal rank; bm25s has its stemmer and stop words.
+with the same vectors and joins both ways by reciprocal rank; bm25s has its stemmer and stop words. Elasticsearch has
+our index as `deploy` loads it; `as ours` is the share of the first five documents that the files find, too.
 
 With `--data`, the same questions and 500 to a bank (PolyAI's banking77) are asked at several values of
 `grounding.likeness`: the former are refused wrongly, the latter rightly.
@@ -36,7 +37,7 @@ from report import divided, finish, parser  # noqa: E402
 
 BM25S = Peer("bm25s", ("bm25s==0.3.16", "PyStemmer==3.1.0", "psutil>=7.0"))
 HAYSTACK = Peer("haystack", ("haystack-ai==3.4.1",), beside=True)
-OURS, WAYS = "ours", ("bm25", "dense", "fused")
+OURS, ELASTIC, WAYS = "ours", "Elasticsearch", ("bm25", "dense", "fused")
 DEEP, LEAST, LIMIT_S = 10, 5, 15.0  #: passages asked for; questions timed at least, and seconds after which none follow
 LARGE, LARGEST = 100_000, 1_000_000
 EMBEDDED = 256  #: passages whose embedding is timed
@@ -64,8 +65,12 @@ def main() -> None:
             for questions in (True, False) if topics else ():
                 label = what if questions else f"{what}, answers alone"
                 right = indexed(topics, Path(name) / label.replace(", ", "-"), questions)
+                own = dict[str, Any]()
                 for arm, way, found in searched(label, Path(name) / label.replace(", ", "-"), failed):
                     arms[f"{label}: {arm} {way}"] = quality(found["documents"], right) | times(found["seconds"])
+                    if arm == ELASTIC and own:
+                        arms[f"{label}: {arm} {way}"]["as ours"] = in_common(own[way], found["documents"])
+                    own |= {way: found["documents"]} if arm == OURS else {}
                 if told.data and questions:
                     arms |= refusals(label, Path(name) / label, bank(told.data))
         for number in (LARGE,) if told.quick else (LARGE, LARGEST):
@@ -161,7 +166,7 @@ def made_up(folder: Path, number: int) -> float:
     for start in range(0, number, 10_000):
         some = drawn.standard_normal((min(10_000, number - start), DIMENSIONS), np.float32)
         vectors[start : start + len(some)] = some / np.linalg.norm(some, axis=1, keepdims=True)
-    finished(folder, {"model": "made up"})
+    finished(folder, {"model": "made up", "passages": number})
     words = running_text()
     asked(folder, [" ".join(stretch(9, rng, words)) for _ in range(200)], all_of_them=False)
     return seconds
@@ -240,6 +245,12 @@ def quality(found: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> d
     }
 
 
+def in_common(some: Sequence[Sequence[str]], others: Sequence[Sequence[str]]) -> float:
+    """Return the share of the first five documents of each question that others have among theirs."""
+    pairs = [({*one[:5]}, {*other[:5]}) for one, other in zip(some, others, strict=True) if one]
+    return statistics.mean(len(one & other) / len(one) for one, other in pairs)
+
+
 def times(seconds: Sequence[float]) -> dict[str, float]:
     """Return percentiles in milliseconds."""
     ordered = sorted(seconds)
@@ -274,15 +285,27 @@ def timed(questions: Sequence[str], find: Callable[[str], list[str]], all_of_the
     return {"documents": documents, "seconds": seconds}
 
 
-def ours(folder: Path, questions: Sequence[str], all_of_them: bool) -> dict[str, Found]:
-    """Search the index."""
+def ours(folder: Path, questions: Sequence[str], all_of_them: bool, server: Any = None) -> dict[str, Found]:
+    """Search the index, in its files or on a server."""
     from llmops.data.retrieval.search import open_index
 
     def find(way: Any) -> Callable[[str], list[str]]:
         return lambda question: [hit.passage.document for hit in index.search(question, DEEP, way)]
 
-    with open_index(folder) as index:
+    with open_index(folder, server=server) as index:
         return {way: timed(questions, find(way), all_of_them) for way in WAYS}
+
+
+def elastic(folder: Path, questions: Sequence[str], all_of_them: bool) -> dict[str, Found]:
+    """Search the index in an Elasticsearch of its own."""
+    from events import elasticsearch
+
+    from llmops.config import SearchServer
+    from llmops.data.retrieval.elasticsearch import serve
+
+    with elasticsearch(folder.with_suffix(".log")) as running:
+        serve(server := SearchServer(running.url, "llmops-passages-benchmark"), folder)
+        return ours(folder, questions, all_of_them, server)
 
 
 def bm25s(folder: Path, questions: Sequence[str], all_of_them: bool) -> dict[str, Found]:
@@ -347,7 +370,7 @@ def passages(folder: Path) -> tuple[list[str], list[str]]:
     return [row[0] for row in rows], ["\n".join(filter(None, row[1:])) for row in rows]
 
 
-ARMS = {OURS: ours, "bm25s": bm25s, "Haystack": haystack}
+ARMS = {OURS: ours, ELASTIC: elastic, "bm25s": bm25s, "Haystack": haystack}
 
 if __name__ == "__main__":
     main()

@@ -76,7 +76,7 @@ def create_app(
         guard=guard,
         reader=_open_reader(config, environ),
         inputs=Inputs(config.release.name),
-        documents=Documents(registry.folder, config.grounding, config.serving),
+        documents=Documents(registry.folder, config.grounding, config.serving, config.search_server),
         metrics=Metrics(models),
         digests=Digests(secret),
         session_secret=secret,

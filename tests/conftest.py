@@ -66,9 +66,11 @@ FIXTURES = {
 TOGETHER = {
     "tests/e2e/": "airflow",
     "tests/dags/test_airflow.py": "airflow",
+    "tests/data/retrieval/test_elasticsearch.py": "elasticsearch",
     "tests/monitoring/elk/test_elasticsearch.py": "elasticsearch",
     "tests/events/sinks/test_elasticsearch.py": "elasticsearch",
     "tests/events/test_elasticsearch_reader.py": "elasticsearch",
+    "tests/serving/test_grounding.py": "elasticsearch",
 }
 
 #: Tests of these files have three minutes: Spark's first job, a model in all its forms. Beside two busy processes the

@@ -24,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _make_parser().parse_args(arguments)
     spin_briefly(os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for noisy in ("httpx", "httpx2", "py4j", "hyperopt", "presidio-analyzer", "bitsandbytes", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    noisy = "httpx httpx2 elastic_transport py4j hyperopt presidio-analyzer bitsandbytes matplotlib"
+    for name in noisy.split():
+        logging.getLogger(name).setLevel(logging.WARNING)
     # On newer processors it warns that it could not fetch a kernel from the Hub, which is intended.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     command: Command = options.command

@@ -67,7 +67,7 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
     if (folder := find_served_index(registry_of(settings).folder)) is None:
         raise LlmopsError("No documents are served; `llmops run all` serves them.")
     version, model_folder = find_servable(settings, options.version)
-    with open_index(folder) as opened:
+    with open_index(folder, server=settings.search_server) as opened:
         room = room_of(settings.serving.max_context, options.max_new_tokens, options.question)
         if room < LEAST_ROOM:
             raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")

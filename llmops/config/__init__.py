@@ -27,14 +27,15 @@ from llmops.config.monitoring import Monitoring
 from llmops.config.release import Deploy, Govern, PushToHub, Release
 from llmops.config.schedule import Schedule
 from llmops.config.section import Section
-from llmops.config.serving import Grounding, Serving
+from llmops.config.serving import Grounding, SearchServer, Serving
 from llmops.config.state import Retention, State
 from llmops.frame.errors import ConfigError
 
 __all__ = [
     "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",
-    "Grounding", "Improve", "Index", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select",
-    "Serving", "Source", "Speakers", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
+    "Grounding", "Improve", "Index", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "SearchServer",
+    "Section", "Select", "Serving", "Source", "Speakers", "State", "Template", "Train", "Tune", "load", "merge",
+    "parse_value",
 ]  # fmt: skip
 
 
@@ -115,6 +116,18 @@ class Config(Section):
                     f"{', '.join(known)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _search_has_a_server(self) -> Config:
+        if self.grounding.elasticsearch and not self.monitoring.elasticsearch_url:
+            raise ValueError("grounding.elasticsearch needs a server; set monitoring.elasticsearch_url too")
+        return self
+
+    @property
+    def search_server(self) -> SearchServer | None:
+        """Return the Elasticsearch that searches the served index; None: its files are searched."""
+        alias, monitoring = self.grounding.elasticsearch, self.monitoring
+        return SearchServer(monitoring.elasticsearch_url, alias, monitoring.ca_file) if alias else None
 
     @property
     def artifacts(self) -> Path:

@@ -1,10 +1,11 @@
 """The sections `serving` and `grounding`."""
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from llmops.config.section import Section, check_redis
+from llmops.config.section import Section, Unhashed, check_redis
 
 PersonalData = Literal["SECRET", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS"]
 Guarded = PersonalData | Literal["SCRIPT", "EXTERNAL_CONTENT", "COMMAND"]  #: values of `serving.guard`
@@ -80,6 +81,14 @@ class Serving(Section):
         return value
 
 
+class SearchServer(NamedTuple):
+    """An Elasticsearch that searches the served index by its alias; credentials come from the environment."""
+
+    url: str
+    alias: str
+    ca_file: Path | None = None
+
+
 class Grounding(Section):
     """Answer from the served index of documents, and name the passages beside the answer."""
 
@@ -96,4 +105,10 @@ class Grounding(Section):
         le=1,
         description="Least cosine of the question and the nearest passage. Below it the documents do not say, and the "
         "answer is a refusal, without the model.",
+    )
+    elasticsearch: Annotated[str, Unhashed()] = Field(
+        "",
+        pattern="^(llmops-passages-[a-z0-9-]+)?$",
+        description="Alias by which the server of `monitoring.elasticsearch_url` searches the served index, such as "
+        "`llmops-passages-shop`. Empty: its files are searched.",
     )

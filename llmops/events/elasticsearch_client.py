@@ -8,6 +8,8 @@ from typing import Any
 
 TIMEOUT_S = 10.0  #: seconds for one answer
 NAMESPACE = "default"
+#: prefixes of a reader's variables; the first one that is set counts
+LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")
 
 
 def client_of(url: str, login: Mapping[str, Any], ca_file: Path | None = None, timeout_s: float = TIMEOUT_S) -> Any:

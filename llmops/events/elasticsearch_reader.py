@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from llmops.events.datasets import FEEDBACK, SERVING
-from llmops.events.elasticsearch_client import client_of, login_of, stream_of
+from llmops.events.elasticsearch_client import LOGINS, client_of, login_of, stream_of
 from llmops.events.figures.requests import SHARES, Percentiles, Stats, Summary, count_steps, outcome_of, version_key
 from llmops.events.times import timestamp
 from llmops.frame.errors import EventsUnavailable
 
-LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")  #: prefixes of variables; the first one that is set counts
 PAGE = 5000  #: events per request; a server returns at most 10,000
 IDS_PER_QUERY = 1000  #: ids per query
 VERSIONS, STATUSES, ERRORS = 200, 60, 50  #: most buckets of each

@@ -114,7 +114,7 @@ STAGES: dict[str, Stage] = {
     "deploy": Stage(
         "llmops.release.deploy.stage",
         ("release", "index"),
-        paths=("home", "events", "registry", "database"),
+        paths=("home", "events", "registry", "database", "search_server"),
         outside=True,
         aside=("serving.log",),
     ),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmops.config import Grounding, Serving
+from llmops.config import Grounding, SearchServer, Serving
 from llmops.data.retrieval.grounds import Found, look_up
 from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.search import Index, open_index
@@ -31,10 +31,11 @@ class Documents:
         model: the model's folder in the registry.
         config: the least likeness of a passage to a question, and the number of passages.
         serving: how many questions may wait, for how long, and the threads that compute a question's vector.
+        server: the Elasticsearch that searches the index; None: its files are searched.
     """
 
-    def __init__(self, model: Path, config: Grounding, serving: Serving) -> None:
-        self._model, self._config, self._serving = model, config, serving
+    def __init__(self, model: Path, config: Grounding, serving: Serving, server: SearchServer | None = None) -> None:
+        self._model, self._config, self._serving, self._server = model, config, serving, server
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="documents")
         self._waiting = 0
         self._logged_error = ""  #: the last error of a search; the same error is logged once
@@ -128,7 +129,7 @@ class Documents:
             self._index.close()
         self._index = self._opened = None
         if folder:
-            self._index = open_index(folder, self._serving.threads)
+            self._index = open_index(folder, self._serving.threads, self._server)
 
     def _warm(self) -> None:
         try:

@@ -14,7 +14,8 @@ import numpy as np
 import openai
 import pytest
 
-from llmops.config import Grounding, Serving
+from llmops.config import Grounding, Monitoring, Serving
+from llmops.data.retrieval import elasticsearch
 from llmops.data.retrieval.embedder import Embedder
 from llmops.data.retrieval.files import new_vectors, write_passages
 from llmops.data.retrieval.grounds import REFUSAL
@@ -178,6 +179,31 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     with pytest.raises(FileNotFoundError):
         serve_index(shop.model, other)
     assert find_served_index(shop.model) is None, "not two"
+
+
+def test_elasticsearch_answers_by_configuration_and_without_it_the_model_does(
+    shop: Shop, event_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed = {"elasticsearch": "llmops-passages-app"}
+    shop.site.config = shop.site.config.model_copy(
+        update={
+            "grounding": Grounding(enabled=True, **changed),
+            "monitoring": Monitoring(elasticsearch_url=event_server),
+        }
+    )
+    assert (server := shop.site.config.search_server) and (folder := served_index(shop.model))
+    elasticsearch.serve(server, folder)
+    (folder / "index.db").unlink()
+    with shop.site.client() as client:
+        shop.site.ready(client)
+        there = Shop(shop.site, client)
+        answer, sources = there.post("generate", HOW_LONG)
+        assert (answer, sources[0]["id"]) == (f"Shipping: {DELIVERY}", "p0")
+        assert there.post("chat", CHESS, earlier=False) == (REFUSAL, [])
+        elasticsearch.serve(server, None)
+        assert there.post("generate", HOW_LONG) == (HOW_LONG, None)
+        assert there.refused(ground=True) == (503, "documents_down")
+        assert "llmops run deploy" in caplog.text and HOW_LONG not in caplog.text
 
 
 # --- vectors

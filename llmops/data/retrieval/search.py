@@ -10,19 +10,17 @@ from __future__ import annotations
 import sqlite3
 import threading
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
-
+from llmops.config import SearchServer
+from llmops.data.retrieval.elasticsearch import ElasticsearchStore
 from llmops.data.retrieval.embedder import Embedder
-from llmops.data.retrieval.files import count_passages, open_database, open_vectors, read_passages
-from llmops.data.retrieval.minilm import Vectors
+from llmops.data.retrieval.files import FileStore, Likeness, Near, count_passages, open_database, open_vectors
 from llmops.data.retrieval.terms import terms_of
 from llmops.frame.artifacts import read_record
 from llmops.frame.errors import ArtifactError, LlmopsError
@@ -33,12 +31,10 @@ Way = Literal["fused", "bm25", "dense"]
 CANDIDATES = 100  #: best passages of each way that are fused, or four times as many as are asked for
 MOST_HITS = 1_000
 MOST_WORDS = 64  #: of a question that are looked for, the first ones
-#: The rarest words of a question are looked for: those that so many passages have together, and one in any case.
-#: Ranking takes 1 ms for a thousand passages.
-MOST_RANKED = 2_000
 #: Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with the weights of the ways. The usual offset of
 #: 60 and equal weights find less than vectors alone: recall@5 .87, with these .94 (242 rewordings of a FAQ).
 RANK_OFFSET, BY_WORDS, BY_VECTOR = 10, 0.5, 1.0
+_NOTHING: Near = (), lambda key: None
 _REMEDY = "Delete its artifact of the stage index, then `llmops run index` and `llmops run deploy` make it again."
 ENOUGH = 20  #: words of a passage; a shorter one may say the same under another heading and mean something else
 
@@ -51,20 +47,20 @@ class Hit:
     score: float  #: higher is better; comparable within one search only
     bm25: int | None  #: its rank by its words, from 1; None: it is not among the candidates
     dense: int | None  #: its rank by its vector
-    likeness: float | None  #: cosine of its vector and that of the question; None: no vectors were compared
+    likeness: float | None  #: cosine of its vector and that of the question; None: they were not compared
 
 
 class Index:
     """An open index, see `open_index`. Any thread may search it."""
 
-    def __init__(self, database: sqlite3.Connection, passages: int, vectors: Vectors | None, threads: int = 0) -> None:
-        self._database, self._passages, self._vectors, self._threads = database, passages, vectors, threads
+    def __init__(self, store: FileStore | ElasticsearchStore, threads: int = 0) -> None:
+        self._store, self._threads = store, threads
         self._lock = threading.Lock()
 
     @property
     def has_vectors(self) -> bool:
         """Return whether passages are also found by their meaning."""
-        return self._vectors is not None
+        return self._store.has_vectors
 
     def search(self, question: str, k: int = 5, way: Way = "fused") -> list[Hit]:
         """Return the best passages for a question, the best first; none for a question without words.
@@ -80,6 +76,7 @@ class Index:
         Raises:
             LlmopsError: for another `k`; for `dense`, if the index has no vectors.
             ArtifactError: if the index is damaged, or the package of the vectors' model is not installed.
+            TransientError: if Elasticsearch does not answer.
         """
         if not 1 <= k <= MOST_HITS:
             raise LlmopsError(f"A search finds 1 to {MOST_HITS:,} passages; {k} were asked for.")
@@ -87,42 +84,30 @@ class Index:
             raise LlmopsError("This index has no vectors: it was made with an empty index.model.")
         question = question.encode("utf-8", "replace").decode()  # halves of characters are no text
         words = list(dict.fromkeys(terms_of(question)))[:MOST_WORDS]
-        most, by_words, likeness = max(CANDIDATES, 4 * k), list[int](), None
-        vectors = self._vectors if way == "dense" or (way == "fused" and _is_latin(question)) else None
+        if not words:
+            return []
+        most, near = max(CANDIDATES, 4 * k), _NOTHING
+        compares = self.has_vectors and (way == "dense" or (way == "fused" and _is_latin(question)))
         try:
             with self._lock:
-                computed = self.embedder.start([question]) if words and vectors is not None else None
-                if way != "dense":
-                    by_words = self._by_words(words, most)
-                if computed and vectors is not None:
-                    likeness = vectors @ computed.result()[0]
-                by_vector = [] if likeness is None else _largest(likeness, most)
-                return list(islice(self._hits(by_words, by_vector, likeness), k))
+                computed = self.embedder.start([question]) if compares else None
+                ranked = () if way == "dense" else self._store.by_words(words, most)
+                if computed:
+                    near = self._store.by_vector(computed.result()[0], most)
+                return list(islice(self._hits(ranked, *near), k))
         except sqlite3.Error as error:
             raise ArtifactError(f"The index cannot be searched ({error}). {_REMEDY}") from error
 
-    def count(self) -> dict[str, Any]:
-        """Return how many documents and passages the index has, and how many passages of each source."""
-        documents = self._database.execute("SELECT count(DISTINCT document) FROM passages").fetchone()[0]
-        sources = self._database.execute("SELECT source, count(*) FROM passages GROUP BY source ORDER BY source")
-        return {"documents": documents, "passages": self._passages, "sources": dict(sources)}
-
-    def of_documents(self, documents: Collection[str]) -> Iterator[Passage]:
-        """Yield the passages of some documents, by their ids, in the order of the index; all passages are looked at."""
-        rows = self._database.execute("SELECT number, document FROM passages ORDER BY number")
-        numbers = [number for number, document in rows if document in documents]
-        yield from (passage for _, passage in read_passages(self._database, numbers))
-
     def close(self) -> None:
         """Close the files, and release the model."""
-        self._database.close()
+        self._store.close()
         if "embedder" in self.__dict__:
             self.embedder.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @cached_property
@@ -130,47 +115,24 @@ class Index:
         """Return the model that makes the vectors of questions."""
         return Embedder(self._threads)
 
-    def _by_words(self, words: Sequence[str], most: int) -> list[int]:
-        """Return the numbers of the passages that have the rarest of these words, the best by BM25 first."""
-        counted = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        quoted = [f'"{word}"' for word in words]
-        counts = {word: self._database.execute(counted, (word, MOST_RANKED)).fetchone()[0] for word in quoted}
-        kept, ranked = list[str](), 0
-        for word in sorted(filter(counts.get, quoted), key=counts.__getitem__):
-            ranked += counts[word]
-            if kept and ranked > MOST_RANKED:
-                break
-            kept.append(word)
-        if not kept:
-            return []
-        best = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?"
-        return [number for (number,) in self._database.execute(best, (" OR ".join(kept), most))]
-
-    def _hits(self, by_words: Sequence[int], by_vector: Sequence[int], likeness: Vectors | None) -> Iterator[Hit]:
+    def _hits(self, by_words: Sequence[Any], by_vector: Sequence[Any], likeness: Likeness) -> Iterator[Hit]:
         """Yield the passages by reciprocal rank, each text once."""
-        ranks = [{number: rank for rank, number in enumerate(found, 1)} for found in (by_words, by_vector)]
+        ranks = [{key: rank for rank, key in enumerate(found, 1)} for found in (by_words, by_vector)]
         scores = {
-            number: sum(
-                weight / (RANK_OFFSET + found[number])
+            key: sum(
+                weight / (RANK_OFFSET + found[key])
                 for weight, found in zip((BY_WORDS, BY_VECTOR), ranks, strict=True)
-                if number in found
+                if key in found
             )
-            for number in dict.fromkeys([*by_vector, *by_words])
+            for key in dict.fromkeys([*by_vector, *by_words])
         }
         before = set[tuple[str, ...]]()
-        for number, passage in read_passages(self._database, sorted(scores, key=scores.__getitem__, reverse=True)):
+        for key, passage in self._store.read(sorted(scores, key=scores.__getitem__, reverse=True)):
             text = tuple(terms_of(passage.text))
             text = text if len(text) >= ENOUGH else (passage.headings, passage.text)
             if text not in before:
                 before.add(text)
-                like = None if likeness is None else float(likeness[number])
-                yield Hit(passage, scores[number], ranks[0].get(number), ranks[1].get(number), like)
-
-
-def _largest(likeness: Vectors, most: int) -> list[int]:
-    """Return the numbers of the passages that are the most alike, the best first."""
-    some = np.argpartition(-likeness, most)[:most] if most < len(likeness) else np.arange(len(likeness))
-    return [int(number) for number in some[np.lexsort((some, -likeness[some]))]]
+                yield Hit(passage, scores[key], ranks[0].get(key), ranks[1].get(key), likeness(key))
 
 
 def _is_latin(text: str) -> bool:
@@ -179,19 +141,22 @@ def _is_latin(text: str) -> bool:
     return 2 * sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters) >= len(letters)
 
 
-def open_index(folder: Path, threads: int = 0) -> Index:
+def open_index(folder: Path, threads: int = 0, server: SearchServer | None = None) -> Index:
     """Open the index of a finished artifact.
 
     Args:
         folder: the artifact, or a copy of it.
         threads: that compute the vector of a question; 0: one for each core.
+        server: searches instead of the files, if the artifact is served there.
 
     Raises:
         ArtifactError: if it is not finished, cannot be read, or has lost its vectors.
     """
     model = read_record(folder).metrics.get("model")
+    if server:
+        return Index(ElasticsearchStore(server, bool(model)), threads)
     try:
         number = count_passages(database := open_database(folder))
     except sqlite3.Error as error:
         raise ArtifactError(f"{folder} cannot be read ({error}). {_REMEDY}") from error
-    return Index(database, number, open_vectors(folder, number) if model else None, threads)
+    return Index(FileStore(database, open_vectors(folder, number) if model else None), threads)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from llmops.config import Collect, Grounding
+from llmops.data.retrieval.files import passages_of
 from llmops.data.retrieval.grounds import JUDGED, LEAST_ROOM, REFUSAL, look_up, room_of, text_of
-from llmops.data.retrieval.search import Hit, Index, open_index
+from llmops.data.retrieval.search import Hit, open_index
 from llmops.data.retrieval.terms import terms_of
 from llmops.data.text.comparable import comparable
 from llmops.frame.records import Example, Passage, content_id
@@ -66,7 +67,7 @@ def ground_test(
     found, right = list(items), list(items)
     columns: Columns = {name: [None] * len(items) for name in (*FOUND, WRONG, RIGHT)}
     with open_index(index) as opened:
-        own = _own_passages(opened, annotate, items)
+        own = _own_passages(index, annotate, items)
         for n, item in enumerate(items):
             room = room_of(window, max_new_tokens, item.question)
             if (item.context and item.source in sent) or room < LEAST_ROOM:
@@ -83,9 +84,7 @@ def ground_test(
     return GroundedTest(Asked(found, wrongly | rightly), Asked(right, rightly), columns)
 
 
-def _own_passages(
-    index: Index, annotate: Path, items: Sequence[Example]
-) -> defaultdict[tuple[str, str], list[Passage]]:
+def _own_passages(index: Path, annotate: Path, items: Sequence[Example]) -> defaultdict[tuple[str, str], list[Passage]]:
     """Return topic and answer → passages of the documents of all examples that have both."""
     wanted = {_key(item.group, item.answer) for item in items}
     documents = defaultdict[str, set[tuple[str, str]]](set)  # id → topics and answers
@@ -96,7 +95,7 @@ def _own_passages(
                 if (key := _key(row["group"], row["answer"])) in wanted:
                     documents[content_id(*(row[name] for name in _PLACE))].add(key)
     found = defaultdict[tuple[str, str], list[Passage]](list)
-    for passage in index.of_documents(documents):
+    for passage in passages_of(index, documents):
         for key in documents[passage.document]:
             found[key].append(passage)
     return found

@@ -23,6 +23,7 @@ from llmops.config import Config
 from llmops.data.collect import forgotten
 from llmops.data.collect.extract_rows import forget as forget_extract
 from llmops.data.collect.forgotten import HIDDEN
+from llmops.data.retrieval import elasticsearch
 from llmops.events.datasets import ERASURE
 from llmops.events.events import emit
 from llmops.frame.artifacts import GONE, write_whole
@@ -121,6 +122,8 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject, number: int)
         if path.is_dir():
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
+    if config.search_server:
+        elasticsearch.serve(config.search_server, None)
     for path in filter(Path.exists, map(Path, plan.answers)):
         _remove_answers(path, plan.examples, subject)
     records = [path for path in config.artifacts.glob(f"*/*/{GONE}") if search.is_naming(path, subject)]

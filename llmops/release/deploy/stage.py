@@ -22,9 +22,10 @@ import httpx
 
 from llmops import python_path
 from llmops.access.keys import KeyStore
-from llmops.config import Deploy
+from llmops.config import Deploy, SearchServer
+from llmops.data.retrieval import elasticsearch
 from llmops.data.retrieval.files import only_adds
-from llmops.frame.artifacts import write_json
+from llmops.frame.artifacts import locked, write_json
 from llmops.frame.clock import SYSTEM_CLOCK, Clock
 from llmops.frame.errors import DeployError, NotServedError
 from llmops.release.registry.indexes import find_served_index, is_served, serve_index
@@ -46,6 +47,7 @@ def run(
     events: Path,
     registry: Path,
     database: str,
+    search_server: SearchServer | None = None,
     out: Path,
     clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, Any]:
@@ -56,16 +58,20 @@ def run(
     key is in the database at the URL `database`.
 
     Raises:
-        DeployError: if the app refuses or ends. The message quotes the app.
+        DeployError: if the app refuses or ends, or Elasticsearch refuses the index. The message quotes the app.
         NotServedError: if the app does not answer with the champion in time.
+        TransientError: if Elasticsearch does not answer.
     """
     decision = _read_decision(release)
     model = str(decision["model"])
     held = {"index": "held back"} if _is_held_back(decision, registry / model, index) else {}
     if held:
         log.warning("%s is not served: the champion's answers from it are not shown to be as good", index.name)
-    else:
-        serve_index(registry / model, index)
+    with locked(registry / model / "elasticsearch"):  # another run would delete the index that this one loads
+        if search_server:
+            elasticsearch.serve(search_server, served_index(registry / model) if held else index)
+        if not held:
+            serve_index(registry / model, index)
     champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
         log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
@@ -86,12 +92,14 @@ def run(
 
 
 def is_current(
-    config: Deploy, *, release: Path, index: Path, home: Path, events: Path, registry: Path, database: str, out: Path
+    config: Deploy, *, release: Path, index: Path, registry: Path, search_server: SearchServer | None = None, **_: Any
 ) -> bool:
     """Return True if the right index is still served; another run may have replaced it."""
     decision = _read_decision(release)
     model = registry / str(decision["model"])
-    return is_served(model, index) or _is_held_back(decision, model, index)
+    if not (is_served(model, index) or _is_held_back(decision, model, index)):
+        return False
+    return search_server is None or elasticsearch.is_served(search_server, served_index(model))
 
 
 def prove(

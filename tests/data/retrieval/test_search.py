@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llmops.data.retrieval import search
-from llmops.data.retrieval.files import new_vectors, open_database, open_vectors, write_passages
+from llmops.data.retrieval import files, search
+from llmops.data.retrieval.files import FileStore, new_vectors, open_database, open_vectors, write_passages
 from llmops.data.retrieval.minilm import DIMENSIONS
 from llmops.data.retrieval.search import Index
 from llmops.data.retrieval.terms import terms_of
@@ -26,9 +26,9 @@ def made(folder: Path, *texts: str, directions: Sequence[int] = ()) -> Index:
     rows = [Passage(id=str(n), headings=above, text=text, **place) for n, (above, text) in enumerate(parts)]
     number = write_passages(folder, rows)
     if not directions:
-        return Index(open_database(folder), number, None)
+        return Index(FileStore(open_database(folder), None))
     new_vectors(folder, number)[:] = np.eye(DIMENSIONS, dtype=np.float32)[list(directions)]
-    index, asked = Index(open_database(folder), number, open_vectors(folder, number)), Future[object]()
+    index, asked = Index(FileStore(open_database(folder), open_vectors(folder, number))), Future[object]()
     asked.set_result(np.linspace(1, 0, DIMENSIONS, dtype=np.float32)[None])  # the lower the axis, the nearer
     index.__dict__["embedder"] = SimpleNamespace(start=lambda texts: asked, close=lambda: None)
     return index
@@ -77,7 +77,7 @@ def test_a_text_of_several_pages_is_found_once_but_a_few_words_under_each_headin
 
 
 def test_of_many_words_the_rarest_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "MOST_RANKED", 3)
+    monkeypatch.setattr(files, "MOST_RANKED", 3)
     index = made(tmp_path, *(f"Voucher x{n} is valid." for n in range(9)), "A kettle.")
     assert texts(index, "valid voucher of x7 xyzzy") == ["Voucher x7 is valid."]
     assert len(texts(index, "valid xyzzy", 9)) == 9  # one word in any case

@@ -11,17 +11,17 @@ import httpx
 import pytest
 
 from llmops.config import Monitoring
-from llmops.monitoring.elk.setup import READER, WRITER
+from llmops.monitoring.elk.setup import PASSAGES, READER, WRITER
 from tests.clock import wait_until
 from tests.conftest import find_free_port, shared
 
 ADMIN = {"ELASTIC_USERNAME": "boss", "ELASTIC_PASSWORD": "secret-boss"}
-WRITES, READS = (WRITER, "secret-writer"), (READER, "secret-reader")
+WRITES, READS, LOADS = (WRITER, "secret-writer"), (READER, "secret-reader"), (PASSAGES, "secret-loader")
 
 
 @pytest.fixture(scope="module")
 def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server with an admin, and with our roles, from a file, for a writer and a reader.
+    """The URL of a server with an admin, and with our roles, from a file, each for a user of its name.
 
     `event_server` is not it: what is set up here, and taken down, is all that the server has.
     """
@@ -30,7 +30,7 @@ def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     roles = Path(__file__).parents[3] / "llmops" / "monitoring" / "elk" / "roles.yaml"
     command = [str(shared("elasticsearch/start")), "--port", str(port), "--roles", str(roles)]
     command += ["--user", ":".join([*ADMIN.values(), "superuser"])]
-    command += [word for name, password in (WRITES, READS) for word in ("--user", f"{name}:{password}:{name}")]
+    command += [word for name, password in (WRITES, READS, LOADS) for word in ("--user", f"{name}:{password}:{name}")]
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:

@@ -12,7 +12,9 @@ import yaml
 from elasticsearch import Elasticsearch, helpers
 
 from llmops import cli
-from llmops.config import Monitoring, load
+from llmops.config import Monitoring, SearchServer, load
+from llmops.data.retrieval import elasticsearch
+from llmops.data.retrieval.search import open_index
 from llmops.events.datasets import DATASETS, SERVING, TEXT
 from llmops.events.events import emit, timestamp
 from llmops.events.fields import FIELDS
@@ -24,8 +26,9 @@ from llmops.monitoring.drift.sample import sample_from_events
 from llmops.monitoring.elk import setup
 from llmops.monitoring.elk.setup import STREAMS
 from serving.observe.dashboard import read_dashboard
+from tests.serving.test_grounding import indexed
 
-from .conftest import ADMIN, READS, WRITES
+from .conftest import ADMIN, LOADS, READS, WRITES
 from .known import DAY, known
 from .test_files import LONGEST
 
@@ -178,6 +181,31 @@ def test_a_writer_adds_and_cannot_read_and_a_reader_reads_and_cannot_write(secur
     assert status(READS, "POST", "/.security-7/_search") in (403, 404)
     found = httpx.post(f"{secured_server}/*/_search", json={"size": 0}, auth=READS).json()
     assert found["hits"]["total"]["value"] == len(known())
+
+
+def test_passages_are_loaded_by_one_user_and_searched_by_another(
+    secured_server: str, filled: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def become(loader: tuple[str, str], reader: tuple[str, str]) -> None:
+        for part, (name, password) in (("", loader), ("READER_", reader)):
+            monkeypatch.setenv(f"ELASTICSEARCH_{part}USER", name)
+            monkeypatch.setenv(f"ELASTICSEARCH_{part}PASSWORD", password)
+
+    server, folder = SearchServer(secured_server, "llmops-passages-roles"), indexed(tmp_path, "A kettle.")
+    for loader in (READS, WRITES, (LOADS[0], "wrong!")):
+        become(loader, READS)
+        with pytest.raises(ConfigError, match="llmops_passages") as error:
+            elasticsearch.serve(server, folder)
+        assert "secret" not in str(error.value) and "wrong!" not in str(error.value)
+    become(LOADS, READS)
+    elasticsearch.serve(server, folder)
+    with open_index(folder, server=server) as index:
+        assert [hit.passage.text for hit in index.search("kettle")] == ["A kettle."]
+    become(LOADS, WRITES)
+    with open_index(folder, server=server) as index, pytest.raises(ConfigError, match="403"):
+        index.search("kettle")
+    assert httpx.get(f"{secured_server}/logs-llmops.sink-default/_search", auth=LOADS).status_code == 403
+    elasticsearch.serve(server, None)
 
 
 # --- panels

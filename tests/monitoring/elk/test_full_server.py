@@ -16,7 +16,7 @@ from elasticsearch import Elasticsearch
 
 from llmops.config import Monitoring
 from llmops.monitoring.elk import setup
-from llmops.monitoring.elk.setup import FIELDS, READER, WRITER, read_yaml
+from llmops.monitoring.elk.setup import FIELDS, PASSAGES, READER, WRITER, read_yaml
 from tests.served import Answer, served
 
 ENVIRON = {
@@ -99,7 +99,8 @@ def test_a_full_server_takes_everything_and_what_others_changed_is_put_right(con
             "logs-llmops.text-default": "30d",
         }
         assert full.kept[f"/_security/role/{WRITER}"] == read_yaml("roles")[WRITER]
-        assert full.kept[f"/_security/user/{READER}"]["roles"] == [READER]
+        users = {name: full.kept[f"/_security/user/{name}"]["roles"] for name in (WRITER, READER)}
+        assert users == {WRITER: [WRITER, PASSAGES], READER: [READER]}
         full.passwords[WRITER] = "somebody else's"
         full.kept[f"/_security/role/{WRITER}"]["indices"][0]["privileges"] = ["read"]
         full.kept[f"/_security/user/{READER}"]["roles"] = ["superuser"]
