@@ -191,7 +191,7 @@ def test_elasticsearch_answers_by_configuration_and_without_it_the_model_does(
             "monitoring": Monitoring(elasticsearch_url=event_server),
         }
     )
-    assert (server := shop.site.config.search_server) and (folder := served_index(shop.model))
+    assert (server := shop.site.config.search_server) and (folder := find_served_index(shop.model))
     elasticsearch.serve(server, folder)
     (folder / "index.db").unlink()
     with shop.site.client() as client:

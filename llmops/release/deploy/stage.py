@@ -69,7 +69,7 @@ def run(
         log.warning("%s is not served: the champion's answers from it are not shown to be as good", index.name)
     with locked(registry / model / "elasticsearch"):  # another run would delete the index that this one loads
         if search_server:
-            elasticsearch.serve(search_server, served_index(registry / model) if held else index)
+            elasticsearch.serve(search_server, find_served_index(registry / model) if held else index)
         if not held:
             serve_index(registry / model, index)
     champion = Registry(registry, model, database_at(database)).champion()
@@ -99,7 +99,7 @@ def is_current(
     model = registry / str(decision["model"])
     if not (is_served(model, index) or _is_held_back(decision, model, index)):
         return False
-    return search_server is None or elasticsearch.is_served(search_server, served_index(model))
+    return search_server is None or elasticsearch.is_served(search_server, find_served_index(model))
 
 
 def prove(

@@ -163,7 +163,7 @@ def test_deploy_serves_it_there_and_fails_if_it_cannot(server: SearchServer, ind
     gone = server._replace(url="http://127.0.0.1:9")
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 does not answer"):
         deploy.run(Deploy(), **{**given, "search_server": gone}, index=second)
-    served = served_index(tmp_path / "registry" / "bot")
+    served = find_served_index(tmp_path / "registry" / "bot")
     assert served and served.name == first.name
     deploy.run(Deploy(), **given, index=second)
     assert elasticsearch.is_served(server, second) and deploy.is_current(Deploy(), **given, index=second)
