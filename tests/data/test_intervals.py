@@ -73,12 +73,12 @@ def broken(function: Callable[..., Any], after: int) -> Callable[..., Any]:
 
 # Where a stage can be broken off: what each calls while it writes.
 BREAKS = {
-    "collect": ("data.collect.stage.extract_rows", "data.row_file.RowFile.add", "artifacts.commit"),
+    "collect": ("data.collect.stage.extract_rows", "data.row_file.RowFile.add", "frame.artifacts.commit"),
     "clean": (
         *(f"data.clean.stage.{name}" for name in ("_write_tidied", "_duplicates", "merged", "write_funnel")),
-        *("data.clean.merge._fetch", "artifacts.commit"),
+        *("data.clean.merge._fetch", "frame.artifacts.commit"),
     ),
-    "annotate": ("data.annotate.stage.write_rows", "data.annotate.ledger.SplitLedger.write", "artifacts.commit"),
+    "annotate": ("data.annotate.stage.write_rows", "data.annotate.ledger.SplitLedger.write", "frame.artifacts.commit"),
 }
 SEVERAL = ("RowFile.add", "_fetch", "write_rows")  #: of these, what is called again and again
 

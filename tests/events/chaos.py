@@ -63,7 +63,7 @@ class Children:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
-        command = [sys.executable, "-m", "tests.monitoring.chaos", *self._commands[name]]
+        command = [sys.executable, "-m", "tests.events.chaos", *self._commands[name]]
         with open(self._folder / f"{name}.log", "ab") as log:
             self._running[name] = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 

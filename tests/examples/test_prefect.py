@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "prefect"
 REPLACED = ROOT / "tests" / "dags" / "replaced"
 #: `llmops` with tiny stages
-COMMAND = "import sys, stand_ins; from llmops import pipeline; stand_ins.replace(list(pipeline.STAGES)); from llmops.cli import main; sys.exit(main())"  # noqa: E501
+COMMAND = "import sys, stand_ins; from llmops.pipeline import pipeline; stand_ins.replace(list(pipeline.STAGES)); from llmops.cli import main; sys.exit(main())"  # noqa: E501
 
 
 @pytest.fixture(scope="module")
