@@ -21,7 +21,7 @@ from llmops.frame.errors import ConfigError, TransientError
 from llmops.frame.records import Document, content_id, write_rows
 from llmops.privacy.erasure.forget import forget
 from llmops.release.deploy import stage as deploy
-from llmops.release.registry.indexes import served_index
+from llmops.release.registry.indexes import find_served_index
 from llmops.release.registry.registry import registry_of
 from tests.conftest import shared
 
