@@ -5,8 +5,9 @@ the training data, other 3,000 what was asked in a version's first days, and win
 same topics; with a share of them about seven topics that were never there (`new`); or with that share moved to seven
 topics that were (`more`). Training data, first days and topics are drawn anew for every ten windows. What is found is
 what differs in two windows in a row, the same comparison in both; `once` is what a single window says. The method
-is that of `llmops drift`, with the prompts' texts kept and without. The peer is Evidently's text drift with its
-defaults, two windows in a row likewise: a domain classifier.
+is that of `llmops drift`: with the prompts' texts kept, and their vectors compared or, without a model, their words;
+and with the features alone. The peer is Evidently's text drift with its defaults, two windows in a row likewise: a domain
+classifier.
 
     python benchmarks/drift.py [--quick] [--json] [--data FOLDER]
 """
@@ -22,9 +23,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # beside this file is a serving.py, which would hide the package
 
@@ -32,7 +36,7 @@ from peers import ArmFailedError, Peer, attempted, in_process  # noqa: E402
 from report import divided, finish, parser  # noqa: E402
 
 EVIDENTLY = Peer("evidently", ("evidently==0.7.23", "pandas<3", "psutil>=7.0"))
-KEPT, FEATURES, PEER = "texts kept", "features only", "Evidently"
+VECTORS, WORDS, FEATURES, PEER = "texts kept", "texts kept, no model", "features only", "Evidently"
 SIDE, TRAINED, WINDOW, DEAL, TOPICS = 3_000, 3_000, 2_000, 10, 7
 #: what windows are like → share of the window, and whether of new topics
 SHIFTS = {
@@ -89,7 +93,7 @@ def main() -> None:
                 arms[arm] = figures(in_process(__file__, "--arm", arm, "--work", work, python=python))
     claims = {
         f"{what}, ours ({ours}) over Evidently": ((ours, what), (PEER, what))
-        for ours in (KEPT, FEATURES)
+        for ours in (VECTORS, FEATURES)
         for what in ("s/window", "new10", "more10")
     }
     finish(told, arms, divided(arms, claims), failed, ("scikit-learn", "scipy"), [EVIDENTLY])
@@ -161,14 +165,15 @@ def dealt(topics: Sequence[str], counts: dict[str, int]) -> Iterator[Deal]:
         yield Deal(trained, first, windows)
 
 
-def ours(texts: list[str], topics: list[str], deals: list[Deal], keep: bool) -> dict[str, Any]:
-    """What `llmops drift` finds."""
+def ours(texts: list[str], topics: list[str], deals: list[Deal], keep: bool, model: bool = False) -> dict[str, Any]:
+    """What `llmops drift` finds. A text's vector is computed once, and its time counts in every window that has it."""
     from llmops.monitoring.drift.judge import compare
     from llmops.monitoring.drift.lexicon import TrainingRow, lexicon_of
     from llmops.monitoring.drift.sample import sample_from_prompts
 
     windows: dict[str, list[list[list[str]]]] = {name: [] for name in SHIFTS}
     seconds = []
+    vector_of, each = vectors(texts) if model else (None, 0.0)
     for deal in deals:
         lexicon = lexicon_of(TrainingRow(texts[n], "", "", topics[n], "made") for n in deal.trained)
         first = sample_from_prompts([texts[n] for n in deal.first], lexicon, keep)
@@ -177,10 +182,21 @@ def ours(texts: list[str], topics: list[str], deals: list[Deal], keep: bool) -> 
             for number, window in enumerate(several):
                 sample = sample_from_prompts([texts[n] for n in window], lexicon, keep)  # done when an answer has left
                 begun = time.perf_counter()
-                run.append([one.feature for one in compare(first, sample, number) if one.drifted])
-                seconds.append(time.perf_counter() - begun)
+                run.append([one.feature for one in compare(first, sample, number, vector_of) if one.drifted])
+                seconds.append(time.perf_counter() - begun + each * (len(first) + len(sample)))
             windows[name].append(run)
     return {"windows": windows, "seconds": seconds}
+
+
+def vectors(texts: list[str]) -> tuple[Any, float]:
+    """A function from texts to their vectors, and the seconds that one takes."""
+    from llmops.data.retrieval.embedder import Embedder
+
+    with closing(Embedder()) as embedder:
+        embedder.embed(texts[:1])  # the model is loaded
+        begun = time.perf_counter()
+        made = dict(zip(texts, embedder.embed(texts), strict=True))
+        return lambda some: np.stack([made[text] for text in some]), (time.perf_counter() - begun) / len(texts)
 
 
 def evidently(texts: list[str], topics: list[str], deals: list[Deal]) -> dict[str, Any]:
@@ -212,7 +228,8 @@ def evidently(texts: list[str], topics: list[str], deals: list[Deal]) -> dict[st
 
 ARMS = {
     FEATURES: lambda *work: ours(*work, keep=False),
-    KEPT: lambda *work: ours(*work, keep=True),
+    WORDS: lambda *work: ours(*work, keep=True),
+    VECTORS: lambda *work: ours(*work, keep=True, model=True),
     PEER: evidently,
 }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal
 
-from llmops.events.datasets import ALERT, CANARY, DECAY, DRIFT, GATE, HUB, PIPELINE, SINK
+from llmops.events.datasets import ALERT, CANARY, DECAY, DRIFT, GATE, HUB, PIPELINE, SERVING, SINK
 from llmops.events.events import timestamp
 from llmops.events.figures import stages
 from llmops.events.figures.requests import Stats
@@ -25,7 +26,8 @@ SPANS: dict[TimeSpan, tuple[timedelta, int]] = {
 }
 RECENT = {GATE: 8, CANARY: 8, HUB: 1}  #: latest events that are listed
 ALERTS = 12  #: alerts that are listed
-READ = 200  #: latest events that are read for alerts, drift and sinks
+READ = 200  #: latest events that are read for alerts, drift, sinks and answers from documents
+PASSAGES = 8  #: passages that are listed
 DECAY_DAYS = 90
 READ_STAGES = 500  #: latest events of stages that are read; most days have only those of `collect`
 RUNS = 20  #: listed runs of one stage
@@ -56,6 +58,7 @@ def read_dashboard(reader: Reader, span: TimeSpan, in_a_row: int, now: datetime 
         "alerts": _read_alerts(reader),
         "drift": _read_drift(reader, in_a_row),
         "decay": _read_decay(reader, now),
+        "retrieval": _read_retrieval(reader),
         "sinks": _read_sinks(reader),
     }
 
@@ -157,6 +160,16 @@ def _read_decay(reader: Reader, now: datetime) -> list[dict[str, Any]]:
         }
         for _, panel in sorted(panels.items())
     ]
+
+
+def _read_retrieval(reader: Reader) -> dict[str, dict[str, int]]:
+    """Return how often each outcome of a search for documents occurred lately, and the passages used most."""
+    outcomes, passages = Counter[str](), Counter[str]()
+    for event in reader.find(SERVING, limit=READ, newest_first=True):
+        if outcome := event.get("llmops.retrieval.outcome"):
+            outcomes[outcome] += 1
+            passages.update(event.get("llmops.retrieval.passages") or [])
+    return {"outcomes": dict(outcomes.most_common()), "passages": dict(passages.most_common(PASSAGES))}
 
 
 def _read_sinks(reader: Reader) -> list[dict[str, Any]]:

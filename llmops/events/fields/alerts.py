@@ -42,9 +42,9 @@ FIELDS: tuple[Field, ...] = (
         fields=(
             ("llmops.drift.feature", "keyword", "compared feature; `texts`, or all `features` together"),
             ("llmops.drift.side", "keyword", "`prompt` or `answer`"),
-            ("llmops.drift.test", "keyword", "`ks`, `chi_square` or `domain_classifier`"),
+            ("llmops.drift.test", "keyword", "`ks`, `chi_square`, or `clusters` (chi-square of these)"),
             ("llmops.drift.statistic", "double", "statistic of the test"),
-            ("llmops.drift.effect", "double", "size of the difference: PSI, or AUC"),
+            ("llmops.drift.effect", "double", "size of the difference: PSI"),
             ("llmops.drift.p_value", "double", ""),
             ("llmops.drift.q_value", "double", "p-value corrected for the window's comparisons (Benjamini-Hochberg)"),
             ("llmops.drift.drifted", "boolean", "this window differs"),

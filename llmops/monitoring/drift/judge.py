@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, rankdata
 
-from llmops.monitoring.drift import classifier
+from llmops.monitoring.drift import clusters
 from llmops.monitoring.drift.comparisons import compare_categories, compare_numbers, find_changed_shares
 from llmops.monitoring.drift.sample import FEATURES, Feature, Sample
 
 LEVEL = 0.05  #: false discovery rate of the comparisons (Benjamini and Hochberg 1995)
 LEAST_INDEX = 0.02  #: smaller differences are not drift, however significant
-LEAST_AUC = 0.52
 EXAMPLES = 20  #: most requests listed as unlike the reference
+
+_SCRIPT = Feature("prompt", "script", "category")
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]  #: texts → their vectors, of length one
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Comparison:
     feature: str
     test: str
     statistic: float
-    effect: float  #: the population stability index minus chance; for the classifier its AUC
+    effect: float  #: the population stability index minus chance
     p_value: float
     q_value: float = math.nan
     drifted: bool = False
@@ -38,11 +41,19 @@ class Comparison:
     unlike: tuple[str, ...] = ()  #: ids of the requests least like the reference
 
 
-def compare(reference: Sample, window: Sample, seed: int = 0) -> list[Comparison]:
-    """Return all possible comparisons; deterministic for the same samples and seed."""
+def compare(reference: Sample, window: Sample, seed: int = 0, embed: Embed | None = None) -> list[Comparison]:
+    """Return all possible comparisons; deterministic for the same samples and seed.
+
+    Args:
+        reference: what the window is compared with.
+        window: the requests to judge.
+        seed: seed of samples, clusters and tests.
+        embed: makes the vectors of stored prompts; None: their words are compared. Prompts that are not mostly in Latin
+            script are compared by their words in any case, because the model has learned English.
+    """
     reference, window = reference.draw(seed), window.draw(seed)
     found = [one for feature in FEATURES if (one := _compare_feature(feature, reference, window, seed))]
-    if whole := _compare_prompts(reference, window, seed):
+    if whole := _compare_prompts(reference, window, seed, embed):
         found.append(whole)
     return add_q_values(found)
 
@@ -52,11 +63,10 @@ def add_q_values(found: Sequence[Comparison]) -> list[Comparison]:
     if not found:
         return []
     q_values = false_discovery_control([one.p_value for one in found])
-    made = []
-    for one, q in zip(found, q_values, strict=True):
-        least = LEAST_AUC if one.test == "domain_classifier" else LEAST_INDEX
-        made.append(replace(one, q_value=float(q), drifted=bool(q <= LEVEL and one.effect >= least)))
-    return made
+    return [
+        replace(one, q_value=float(q), drifted=bool(q <= LEVEL and one.effect >= LEAST_INDEX))
+        for one, q in zip(found, q_values, strict=True)
+    ]
 
 
 def _compare_feature(feature: Feature, reference: Sample, window: Sample, seed: int) -> Comparison | None:
@@ -68,21 +78,26 @@ def _compare_feature(feature: Feature, reference: Sample, window: Sample, seed: 
     return Comparison(feature.side, feature.name, *found[:4], shares=found.shares, topics=tuple(n for n, *_ in changed))
 
 
-def _compare_prompts(reference: Sample, window: Sample, seed: int) -> Comparison | None:
-    """Compare the prompts as a whole: by their texts if both sides have them, else by all features together."""
+def _compare_prompts(reference: Sample, window: Sample, seed: int, embed: Embed | None) -> Comparison | None:
+    """Compare the prompts as a whole: by their texts if both sides have most of them, else by all features together."""
     old, new = reference.rows_with_texts, window.rows_with_texts
-    if min(len(old), len(new)) >= max(classifier.FOLDS, len(window) // 2):
-        rows = classifier.embed_texts([reference.texts[n] for n in old], [window.texts[n] for n in new], seed)
-        result, name = classifier.separate(*rows, seed=seed), "texts"
-        unlike = [window.ids[new[n]] for n in result.unlike]
-    elif min(len(reference), len(window)) >= classifier.FOLDS:
-        table = _vectorize(reference, window)
-        result, name = classifier.separate(table[: len(reference)], table[len(reference) :], seed=seed), "features"
-        unlike = [window.ids[n] for n in result.unlike]
+    if min(len(old), len(new)) >= max(1, len(window) // 2):
+        name, texts = "texts", ([reference.texts[n] for n in old], [window.texts[n] for n in new])
+        rows = [embed(side) for side in texts] if embed and _is_latin(reference) else clusters.embed_words(*texts, seed)
+    elif len(reference) and len(window):
+        name, new, table = "features", list(range(len(window))), _vectorize(reference, window)
+        rows = table[: len(reference)], table[len(reference) :]
     else:
         return None
-    named = tuple(id for id in unlike[:EXAMPLES] if id)
-    return Comparison("prompt", name, "domain_classifier", result.auc, result.auc, result.p_value, unlike=named)
+    if not (result := clusters.separate(*rows, seed=seed)):
+        return None
+    unlike = [window.ids[new[n]] for n in result.unlike[:EXAMPLES]]
+    return Comparison("prompt", name, "clusters", *result[:3], unlike=tuple(filter(None, unlike)))
+
+
+def _is_latin(sample: Sample) -> bool:
+    scripts = sample.columns[_SCRIPT]
+    return scripts.count("Latin") >= len(scripts) / 2
 
 
 def _vectorize(reference: Sample, window: Sample) -> NDArray[np.float64]:

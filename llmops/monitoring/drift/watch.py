@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmops.config import Config
+from llmops.data.retrieval.embedder import Embedder
 from llmops.events.datasets import DRIFT
 from llmops.events.events import emit_all, timestamp
 from llmops.events.reader import Reader, reader_of
@@ -59,7 +61,9 @@ def watch_drift(config: Config, now: datetime | None = None, against: ReferenceN
     earlier = list(_read_earlier(reader, facts, since - _WINDOWS_BACK * length))
     comparisons = [{name: one[name] for name in NAMES} for one in earlier if one["since"] == facts["since"]]
     if not comparisons:
-        compared = compare(reference.sample, window, int(since.timestamp()))
+        with closing(Embedder()) as embedder:
+            embed = embedder.embed if config.index.model else None
+            compared = compare(reference.sample, window, int(since.timestamp()), embed)
         comparisons = [_with_streak(one, earlier) for one in compared]
         emit_all(config.events, DRIFT, [_event(config, facts, len(window), one) for one in comparisons])
     comparisons.sort(key=lambda one: (SIDES.index(one["side"]), one["feature"]))

@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const NOTHING = "No requests in this span.";
 const FEWEST_DAYS = 7;
+const OUTCOMES = { found: "answered from passages", refused: "refused: no passage is good enough", none: "answered without passages", down: "answered, the index was down" };
 let span = "1h";
 
 const count = (v) => (v >= 1e6 ? `${+(v / 1e6).toFixed(1)}M` : v >= 1e4 ? `${+(v / 1e3).toFixed(1)}k` : `${+v.toFixed(1)}`);
@@ -150,6 +151,13 @@ function draw(data) {
     ["Status and kind", "", ([kind]) => kind], ["Requests", "num", ([, n]) => count(n)],
     ["Of all", "num", ([, n]) => percent(n / totals.requests)], ["", "", ([, n]) => share(n, errors[0][1])]],
     errors, "No request was refused or failed in this span.");
+  const outcomes = Object.entries(data.retrieval.outcomes), passages = Object.entries(data.retrieval.passages);
+  table($("outcomes"), [
+    ["Outcome", "", ([outcome]) => OUTCOMES[outcome] || outcome], ["Requests", "num", ([, n]) => count(n)], ["", "", ([, n]) => share(n, outcomes[0][1])]],
+    outcomes, "None of them was looked up in documents.");
+  table($("passages"), [
+    ["Passage", "", ([id]) => id], ["Answers", "num", ([, n]) => count(n)], ["", "", ([, n]) => share(n, passages[0][1])]],
+    passages, "None of them rests on a passage.");
   const versions = Object.entries(data.versions).reverse();
   const most = Math.max(1, ...versions.map(([, v]) => v.requests));
   const sides = { [serving.version]: "champion", [serving.canary && serving.canary.version]: "canary" };

@@ -33,7 +33,7 @@ function verdict(one, inARow) {
   return one.drifted ? element("span", "badge warn", "differs") : element("span", "badge good", "as before");
 }
 
-const TESTS = { ks: "Kolmogorov–Smirnov", chi_square: "chi-square", domain_classifier: "domain classifier" };
+const TESTS = { ks: "Kolmogorov–Smirnov", chi_square: "chi-square", clusters: "chi-square of clusters" };
 const named = (one) => `${one.feature.replace("_", " ")} of the ${one.side}`;
 
 /* The two shares of one bin, one bar above the other. */
@@ -84,7 +84,7 @@ function draw(data) {
   }
   table($("comparisons"), [
     ["What", "", named], ["", "", (c) => verdict(c, inARow)], ["Test", "time", (c) => TESTS[c.test] || c.test],
-    ["Effect", "num", (c) => (c.test === "domain_classifier" ? `AUC ${small(c.effect)}` : `PSI ${small(c.effect)}`)],
+    ["Effect", "num", (c) => `PSI ${small(c.effect)}`],
     ["p", "num", (c) => small(c.p_value)], ["q", "num", (c) => small(c.q_value)]], comparisons, "Nothing was compared.");
   const top = Math.max(0, ...data.topics.flatMap((t) => [t.before, t.now]));
   table($("topics"), [

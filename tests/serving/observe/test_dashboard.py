@@ -46,6 +46,14 @@ def test_a_bucket_tells_answers_from_refusals_and_failures(store):
     assert last["p50"] == last["p95"] == 50
 
 
+def test_answers_from_documents_are_counted_by_outcome_and_by_passage(store):
+    for outcome, passages in (("found", ["p1", "p2"]), ("found", ["p1"]), ("refused", []), (None, None)):
+        looked_up = {"llmops.retrieval.outcome": outcome, "llmops.retrieval.passages": passages} if outcome else {}
+        store.send([request(timedelta()) | looked_up])
+    found = read_dashboard(store, "1h", 2, NOW)["retrieval"]
+    assert found == {"outcomes": {"found": 2, "refused": 1}, "passages": {"p1": 2, "p2": 1}}
+
+
 def test_decisions_and_alerts_are_listed_newest_first(store):
     numbers = {"low": -0.1, "attempt": 7, "level": 0.0009, "left": 0.006, "power": 0.06}
     gate = {f"llmops.gate.{name}": value for name, value in numbers.items()}
