@@ -6,8 +6,8 @@ same topics; with a share of them about seven topics that were never there (`new
 topics that were (`more`). Training data, first days and topics are drawn anew for every ten windows. What is found is
 what differs in two windows in a row, the same comparison in both; `once` is what a single window says. The method
 is that of `llmops drift`: with the prompts' texts kept, and their vectors compared or, without a model, their words;
-and with the features alone. The peer is Evidently's text drift with its defaults, two windows in a row likewise: a domain
-classifier.
+and with the features alone. The peer is Evidently's text drift with its defaults, two windows in a row likewise: a
+domain classifier.
 
     python benchmarks/drift.py [--quick] [--json] [--data FOLDER]
 """

@@ -136,7 +136,7 @@ def indexed(topics: Sequence[Topic], folder: Path, questions: bool) -> list[list
     for number, (question, answer, _) in enumerate(topics):
         parts = {"question": question, "answer": answer} if questions else {"text": answer}
         place = {"source": "faq", "location": "faq", "position": f"row {number}"}
-        documents.append(Document(id=content_id(str(number)), **place, **parts))
+        documents.append(Document(id=content_id(*place.values()), **place, **parts))
         ids.setdefault(question, []).append(documents[-1].id)
     write_rows(folder.parent / f"{folder.name}-clean" / "documents" / "part-0.parquet", documents, Document)
     folder.mkdir()

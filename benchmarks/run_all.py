@@ -50,6 +50,7 @@ NAMES = (
     "drift",
     "retrieval",
     "injection",
+    "answers",
     "grounded",
 )
 QUICK = ("--quick",)

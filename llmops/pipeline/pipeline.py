@@ -61,8 +61,9 @@ STAGES: dict[str, Stage] = {
     ),
     "features": Stage(
         "llmops.data.features.stage",
-        ("annotate", "select"),
+        ("annotate", "select", "index"),
         declarations=True,
+        grounded=True,
         libraries=("transformers", "tokenizers"),
         aside=("dropped.parquet", "registry.db"),  # Feast's registry has timestamps
         read=("examples", "tokens", "truncated"),

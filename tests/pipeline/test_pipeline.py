@@ -194,14 +194,15 @@ def test_another_section_counts_where_a_stage_reads_it(stages: Path, monkeypatch
     assert "epochs" not in hidden(Config(tune={"steps": 0, "halving": 1}).tune)
 
 
-def test_evaluate_reads_index_and_settings_of_grounding_only_if_they_are_used() -> None:
-    stage = STAGES["evaluate"]
+@pytest.mark.parametrize("name", ["features", "evaluate"])
+def test_a_stage_reads_index_and_settings_of_grounding_only_if_they_are_used(name: str) -> None:
+    stage = STAGES[name]
 
     def read(enabled: bool, **serving: int) -> tuple[bool, dict[str, Any]]:
         config = Config(grounding={"enabled": enabled, "passages": 2}, serving=serving)
-        return "index" in sameness.inputs(stage, config), sameness.hashed(stage, config, "evaluate")
+        return "index" in sameness.inputs(stage, config), sameness.hashed(stage, config, name)
 
-    assert read(False) == (False, Config().evaluate.hashed()) and read(True)[0]
+    assert read(False) == (False, getattr(Config(), name).hashed()) and read(True)[0]
     assert read(True)[1]["grounding"]["passages"] == 2
     assert read(True)[1]["collect"] == {"sources": []}
     assert read(True, max_queue=3) == read(True) != read(True, max_context=512)

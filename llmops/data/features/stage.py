@@ -12,8 +12,10 @@ ways).
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +23,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llmops.config import Features
+from llmops.config import Collect, Features, Grounding, Serving
 from llmops.data.features import declarations
 from llmops.data.features.columns import MAPPED_SCHEMA, VIEW_SCHEMA, make_columns
 from llmops.data.features.declarations import PARQUET
 from llmops.data.features.examples import get_mapped_path
+from llmops.data.features.grounded import documents_of_test, with_passages
 from llmops.data.features.online import write_online
 from llmops.data.features.tokenize import Tokens, tokenize_all
+from llmops.data.retrieval.grounds import sources_with_contexts
+from llmops.data.retrieval.search import open_index
+from llmops.frame.artifacts import read_record
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import Dropped, Example, base_path, content_id, write_rows
 from llmops.prompts import training_ids
 
 log = logging.getLogger(__name__)
 
+_Ground = Callable[[Sequence[Example]], Iterable[Example]]
+
+_UNGROUNDED, _SERVING, _COLLECT = Grounding(), Serving(), Collect()
+
 SPLITS = ("train", "validation", "test")
 CHUNK = 1000  #: examples tokenised together
 ROW_GROUP = 20_000  #: examples per row group; with 200 tokens each 32 MB in memory
 
 
-def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping[str, Any]:
+def run(
+    config: Features,
+    *,
+    annotate: Path,
+    select: Path,
+    out: Path,
+    index: Path | None = None,
+    grounding: Grounding = _UNGROUNDED,
+    serving: Serving = _SERVING,
+    collect: Collect = _COLLECT,
+) -> Mapping[str, Any]:
     """Tokenise all splits into `features.parquet` and an Arrow file each, declare them to Feast, write them online.
 
-    Unusable examples go to `dropped.parquet` with the reason.
+    With an index, examples for training and validation get the contexts that retrieval gives. Unusable examples go to
+    `dropped.parquet` with the reason.
 
     Raises:
         ArtifactError: if no training example is left, or Feast refuses the declarations.
@@ -50,10 +71,29 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
     tokenizer = AutoTokenizer.from_pretrained(base_path(select))
     counts = _Counts()
     out.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(out / PARQUET, VIEW_SCHEMA, compression="zstd") as feast:
+    with ExitStack() as stack:
+        feast = stack.enter_context(pq.ParquetWriter(out / PARQUET, VIEW_SCHEMA, compression="zstd"))
+        ground: _Ground = iter
+        grounds = ""
+        if index and (record := read_record(index)).metrics.get("passages"):
+            grounds = record.content
+            opened, sent = stack.enter_context(open_index(index)), sources_with_contexts(collect)
+            ground = partial(
+                with_passages,
+                index=opened,
+                folder=index,
+                annotate=annotate,
+                sent=sent,
+                tested=documents_of_test(index, annotate),
+                config=grounding,
+                window=serving.max_context,
+            )
         for split in SPLITS:
+            examples = _chunks(annotate / f"{split}.parquet")
+            if split != "test":  # evaluate looks up the questions of the test itself
+                examples = ([*ground(some)] for some in examples)
             with pa.ipc.new_stream(get_mapped_path(out, split), MAPPED_SCHEMA) as mapped:
-                for rows in _row_groups(tokenizer, annotate / f"{split}.parquet", config.max_tokens, counts):
+                for rows in _row_groups(tokenizer, examples, config.max_tokens, counts):
                     feast.write_table(rows.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
                     mapped.write_table(rows.select(MAPPED_SCHEMA.names))
     write_rows(out / "dropped.parquet", counts.dropped, Dropped)
@@ -63,7 +103,7 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
             f"{len(counts.dropped)} were dropped, see {out / 'dropped.parquet'}; raise features.max_tokens (now "
             f"{config.max_tokens})."
         )
-    store = declarations.declare(config, name_project(config, tokenizer, select), out)
+    store = declarations.declare(config, name_project(config, tokenizer, select, grounds), out)
     write_online(config, store, pq.ParquetFile(out / PARQUET).iter_batches(config.online_batch))
     log.info("wrote %d examples to the online store", len(counts.ids))
     return {
@@ -75,10 +115,15 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
     }
 
 
-def name_project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
-    """Return the name of Feast's project: one for each prompt format and model, so that their tokens never mix."""
+def name_project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path, grounds: str = "") -> str:
+    """Return Feast's project. Its name depends on what decides the tokens of an example, so that they never mix.
+
+    That is the prompt format, the model, and the content of the index whose passages are in the prompts, `grounds`: if
+    the artifact is erased, no row online keeps a passage because another artifact has the same example.
+    """
     probe = json.dumps(training_ids(tokenizer, "question", "answer", "context"))
-    return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.hash_repository(config), probe)}"
+    parts = (select.name, str(config.max_tokens), declarations.hash_repository(config), probe, grounds)
+    return f"llmops_{content_id(*parts)}"
 
 
 @dataclass(slots=True)
@@ -90,10 +135,12 @@ class _Counts:
     truncated: int = 0
 
 
-def _row_groups(tokenizer: PreTrainedTokenizerBase, path: Path, max_tokens: int, counts: _Counts) -> Iterator[pa.Table]:
+def _row_groups(
+    tokenizer: PreTrainedTokenizerBase, examples: Iterable[list[Example]], max_tokens: int, counts: _Counts
+) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
-    for examples in _chunks(path):
-        waiting.append(make_columns(_usable(tokenizer, examples, max_tokens, counts)))
+    for some in examples:
+        waiting.append(make_columns(_usable(tokenizer, some, max_tokens, counts)))
         if sum(table.num_rows for table in waiting) >= ROW_GROUP:
             yield pa.concat_tables(waiting).combine_chunks()
             waiting.clear()

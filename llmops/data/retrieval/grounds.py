@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmops.config import Grounding
+from llmops.config import Collect, Grounding
 from llmops.data.retrieval.search import Hit, Index
 from llmops.data.text.sentences import within
 
@@ -22,6 +22,7 @@ TOKEN_BYTES = 2  #: a token has more, in all but very dense texts; a digit or a 
 TEMPLATE_TOKENS = 128  #: that a chat template and the marks of the prompt take
 LEAST_ROOM = 80  #: bytes of passages; a prompt with less room is answered without any
 
+_SENT = ("csv", "parquet", "json", "jsonl", "xml", "sql", "chat", "dataset", "feedback")
 _DENSE = re.compile(r"[^\x00-\x7f]+|[0-9]+")
 
 
@@ -56,8 +57,8 @@ def look_up(index: Index, question: str, config: Grounding, room: int) -> Found:
         if likeness < config.likeness:
             return Found((), "", likeness)
         hits = [nearest, *(hit for hit in hits if hit is not nearest)]
-    given = _fit(hits[: config.passages], min(room, config.room))
-    return Found(tuple(given), "\n".join(map(text_of, given)), likeness)
+    given = fit(hits[: config.passages], min(room, config.room))
+    return Found(tuple(given), joined(given), likeness)
 
 
 def room_of(window: int, max_new_tokens: int, prompt: str) -> int:
@@ -76,6 +77,16 @@ def text_of(hit: Hit) -> str:
     return ": ".join(filter(None, (hit.passage.headings, hit.passage.text)))
 
 
+def joined(hits: Sequence[Hit]) -> str:
+    """Return passages as a context of the prompt: one in each line."""
+    return "\n".join(map(text_of, hits))
+
+
+def sources_with_contexts(config: Collect) -> frozenset[str]:
+    """Return the sources whose contexts callers send; the contexts of all others are paths of headings."""
+    return frozenset(source.name for source in config.sources if source.kind in _SENT)
+
+
 def source_of(hit: Hit) -> dict[str, Any]:
     """Return a passage as it is shown beside an answer: id, title, place, snippet, score."""
     passage = hit.passage
@@ -92,8 +103,8 @@ def source_of(hit: Hit) -> dict[str, Any]:
     }
 
 
-def _fit(hits: Sequence[Hit], room: int) -> list[Hit]:
-    """Return the first hits that fit; the first is cut if it does not fit alone."""
+def fit(hits: Sequence[Hit], room: int) -> list[Hit]:
+    """Return the first hits that fit into `room` bytes; the first is cut if it does not fit alone."""
     kept = list[Hit]()
     for hit in hits:
         size = size_of(text_of(hit))

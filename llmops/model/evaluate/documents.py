@@ -5,30 +5,28 @@ A context that a caller would send stays. A path of headings is none: a question
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from llmops.config import Collect, Grounding
-from llmops.data.retrieval.files import passages_of
-from llmops.data.retrieval.grounds import JUDGED, LEAST_ROOM, REFUSAL, look_up, room_of, text_of
+from llmops.data.retrieval.grounds import (
+    JUDGED,
+    LEAST_ROOM,
+    REFUSAL,
+    look_up,
+    room_of,
+    sources_with_contexts,
+    text_of,
+)
+from llmops.data.retrieval.own import nearest_to, own_passages, said
 from llmops.data.retrieval.search import Hit, open_index
-from llmops.data.retrieval.terms import terms_of
-from llmops.data.text.comparable import comparable
-from llmops.frame.records import Example, Passage, content_id
+from llmops.frame.records import Example, Passage
 from llmops.model.scoring.answered import Asked
 from llmops.model.scoring.tasks import Columns
 
 FOUND = ("recall_at_1", "recall_at_5", "mrr")  #: figures of items whose documents are indexed
 WRONG, RIGHT = "wrongly_refused", "rightly_refused"  #: of items whose documents are indexed, or not
-
-_SPLITS = ("train", "validation", "test")
-_PLACE = ("source", "location", "position")
-#: kinds of sources whose contexts callers send; the contexts of all others are paths of headings
-_SENT = ("csv", "parquet", "json", "jsonl", "xml", "sql", "chat", "dataset", "feedback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +61,20 @@ def ground_test(
         window: tokens of a prompt and its answer in serving.
         max_new_tokens: of an answer.
     """
-    sent = {source.name for source in collect.sources if source.kind in _SENT}
+    sent = sources_with_contexts(collect)
     found, right = list(items), list(items)
     columns: Columns = {name: [None] * len(items) for name in (*FOUND, WRONG, RIGHT)}
     with open_index(index) as opened:
-        own = _own_passages(index, annotate, items)
+        own = own_passages(index, annotate, items)
         for n, item in enumerate(items):
             room = room_of(window, max_new_tokens, item.question)
             if (item.context and item.source in sent) or room < LEAST_ROOM:
                 continue
-            given, theirs = look_up(opened, item.question, config, room), own[_key(item.group, item.answer)]
+            given, theirs = look_up(opened, item.question, config, room), own[said(item)]
             found[n] = right[n] = replace(item, context=given.context or item.context)
             columns[WRONG if theirs else RIGHT][n] = float(not given.hits)
             if theirs:
-                right[n] = replace(item, context=text_of(Hit(_nearest(theirs, item.answer), 0, None, None, None)))
+                right[n] = replace(item, context=text_of(Hit(nearest_to(item.answer, theirs), 0, None, None, None)))
                 rank = _rank(opened.search(item.question, JUDGED), theirs)
                 for name, value in zip(FOUND, (rank == 1, 1 <= rank <= 5, 1 / rank if rank else 0), strict=True):
                     columns[name][n] = float(value)
@@ -84,35 +82,8 @@ def ground_test(
     return GroundedTest(Asked(found, wrongly | rightly), Asked(right, rightly), columns)
 
 
-def _own_passages(index: Path, annotate: Path, items: Sequence[Example]) -> defaultdict[tuple[str, str], list[Passage]]:
-    """Return topic and answer → passages of the documents of all examples that have both."""
-    wanted = {_key(item.group, item.answer) for item in items}
-    documents = defaultdict[str, set[tuple[str, str]]](set)  # id → topics and answers
-    for split in _SPLITS:
-        file = pq.ParquetFile(annotate / f"{split}.parquet")
-        for batch in file.iter_batches(columns=["group", "answer", *_PLACE]):
-            for row in batch.to_pylist():
-                if (key := _key(row["group"], row["answer"])) in wanted:
-                    documents[content_id(*(row[name] for name in _PLACE))].add(key)
-    found = defaultdict[tuple[str, str], list[Passage]](list)
-    for passage in passages_of(index, documents):
-        for key in documents[passage.document]:
-            found[key].append(passage)
-    return found
-
-
-def _key(topic: str, answer: str) -> tuple[str, str]:
-    return topic, comparable(answer)  # a page breaks lines where a chat has spaces
-
-
 def _rank(hits: Sequence[Hit], own: Sequence[Passage]) -> int:
     """Return the rank of the first hit that is one of these passages, from 1; 0: none is."""
     documents, texts = {passage.document for passage in own}, {passage.text for passage in own}
     ranks = enumerate((hit.passage for hit in hits), 1)
     return next((rank for rank, one in ranks if one.document in documents or one.text in texts), 0)
-
-
-def _nearest(passages: Sequence[Passage], answer: str) -> Passage:
-    """Return the passage that has most words of an answer."""
-    words = {*terms_of(answer)}
-    return max(passages, key=lambda passage: len(words.intersection(terms_of(passage.text))))

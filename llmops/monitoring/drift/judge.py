@@ -89,7 +89,7 @@ def _compare_prompts(reference: Sample, window: Sample, seed: int, embed: Embed 
         rows = table[: len(reference)], table[len(reference) :]
     else:
         return None
-    if not (result := clusters.separate(*rows, seed=seed)):
+    if not (result := clusters.separate(rows[0], rows[1], seed)):
         return None
     unlike = [window.ids[new[n]] for n in result.unlike[:EXAMPLES]]
     return Comparison("prompt", name, "clusters", *result[:3], unlike=tuple(filter(None, unlike)))
