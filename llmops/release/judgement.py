@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from llmops.config import Release
+from llmops.data.text.comparable import wording_id
 from llmops.frame.artifacts import Record, write_whole
+from llmops.frame.errors import ArtifactError
 from llmops.frame.statistics.sign_flip import smallest_level
 from llmops.release import ledger
 from llmops.release.gate import Decision, Scores, decide
@@ -103,7 +106,7 @@ def publish(
     registry: Registry,
     documents: Callable[[Bundle, Version, Decision], Mapping[str, str]],
     canary: float = 0.0,
-) -> tuple[Version, Decision] | None:
+) -> tuple[Version | None, Decision]:
     """Decide on a candidate and publish its version. The base with documents is published only if the gate passes it.
 
     Args:
@@ -122,7 +125,7 @@ def publish(
             if candidate.closed_book and decided.outcome != "promoted":
                 with registry.changing() as connection:
                     judgement.spend(connection, None)
-                return None
+                return None, decided
             trees, known = bundle.trees(), registry.made_from(candidate.compress)
             if candidate.index and judgement.chance and known:  # a decision and its answers are of the same index
                 write_whole(known.path / "answers.parquet", trees["answers.parquet"].read_bytes())
@@ -137,6 +140,33 @@ def publish(
                 also=judgement.spend,
             )
             return version, judgement.counting(version)
+
+
+def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:
+    """Return the candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
+
+    Raises:
+        ArtifactError: if a model has no answers in it.
+    """
+    table = pq.read_table(answers)
+    texts = {"id", "question", "context", "reference", "source", "group", "model", "answer"}
+    metrics = [name for name in table.column_names if name not in texts]
+    rows = table.to_pylist()
+
+    def scores(model: str) -> Scores:
+        mine = [row for row in rows if row["model"] == model]
+        if not mine:
+            raise ArtifactError(f"{answers} has no answers of the model {model!r}; run `llmops run evaluate` again.")
+        values = {m: [float("nan") if row[m] is None else float(row[m]) for row in mine] for m in metrics}
+        return Scores(tuple(row["id"] for row in mine), tuple(row["group"] for row in mine), values)
+
+    return scores(candidate), scores(opponent)
+
+
+def read_items(answers: Path) -> tuple[str, ...]:
+    """Return the ids by which the ledger knows the test items of an `answers.parquet`."""
+    rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
+    return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
 
 
 def judge(candidate: Candidate, config: Release, registry: Registry) -> Judgement:

@@ -12,12 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from llmops.config import Release
 from llmops.data.feedback.documents import LOCATION as FEEDBACK
 from llmops.data.retrieval.files import only_adds
-from llmops.data.text.comparable import comparable, wording_id
+from llmops.data.text.comparable import comparable
 from llmops.events.datasets import GATE
 from llmops.events.events import emit
 from llmops.frame import artifacts
@@ -25,13 +23,13 @@ from llmops.frame.artifacts import Record, input_path, write_json
 from llmops.frame.errors import ArtifactError, RegistryError
 from llmops.frame.records import CLOSED_BOOK, KEY, Example, read_rows
 from llmops.release import card, ledger, lineage
-from llmops.release.gate import Decision, Scores, decide_refresh
-from llmops.release.judgement import Bundle, Candidate, publish
+from llmops.release.gate import Decision, decide_refresh
+from llmops.release.judgement import Bundle, Candidate, publish, read_items, read_scores
 from llmops.release.registry.indexes import served_index
 from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version, read_version
 from llmops.release.registry.view import BASE
-from llmops.release.untrained import untrained
+from llmops.release.untrained import against_champion, untrained
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -60,7 +58,8 @@ def run(
     """Write `decision.json`, and the version into the registry.
 
     The decision is also an event in the folder `events`. The opponent is the one that `evaluate` answered with: the
-    champion at that time, else the base model.
+    champion at that time, else the base model. If nothing was trained, the base with documents is the candidate; if it
+    is the champion already, its decision stands.
 
     Raises:
         ArtifactError: if the answers are not those of the same items, or the champion given is not the one evaluated.
@@ -147,32 +146,46 @@ def run(
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
-    share = config.canary_share if config.canary else 0.0
-    found = publish(bundle, config, registry, documents, share)
-    assert found, "a candidate is always published"
-    published, (version, decision) = [found], found
-    # With later documents the decision stands, and an index that changes daily must not spend the test on the base.
-    if candidate.index and (decision.outcome, opponent, decision.index) == ("rejected", BASE, candidate.index):
+    idle, scratch = artifacts.is_skipped(train), out / ".base"
+
+    def base() -> Bundle:
         scores = read_scores(evaluate / "answers.parquet", CLOSED_BOOK, BASE)
-        paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": (scratch := out / ".base")}
-        governance = _read(govern / "base.json")
-        base, now = untrained(bundle, scores, config, selection, governance, **paths), registry.champion()
-        if governance["verdict"] != "passed":
-            log.warning("the base with documents is not judged: %s", "; ".join(governance["reasons"]))
-        elif now is None or now.compress == base.candidate.compress:
-            published += filter(None, [publish(base, config, registry, documents)])
-        shutil.rmtree(scratch, ignore_errors=True)
-    instead = {"instead": published[1][0].name} if len(published) > 1 else {}
-    document = {"version": version.name, **decision.document(), **instead}
+        paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": scratch}
+        return untrained(bundle, scores, config, selection, _read(govern / "base.json"), **paths)
+
+    if idle:
+        bundle = base() if opponent == BASE else against_champion(bundle, compress=compress, evaluate=evaluate)
+    share, version = config.canary_share if config.canary else 0.0, serving
+    if idle and serving and serving.compress == compress.name:  # its decision stands
+        decision = Decision.of(_read(serving.path / "decision.json"))
+    else:
+        version, decision = publish(bundle, config, registry, documents, share)
+    published = [(version, decision)]
+    # With later documents the decision stands, and an index that changes daily must not spend the test on the base.
+    rejected = (decision.outcome, opponent, decision.index) == ("rejected", BASE, candidate.index)
+    if candidate.index and rejected and not idle:
+        other, now = base(), registry.champion()
+        if other.governance["verdict"] != "passed":
+            log.warning("the base with documents is not judged: %s", "; ".join(other.governance["reasons"]))
+        elif now is None or now.compress == other.candidate.compress:
+            published.append(publish(other, config, registry, documents))
+    shutil.rmtree(scratch, ignore_errors=True)
+    other_version = published[-1][0] if len(published) > 1 else None
+    instead = {"instead": other_version.name} if other_version else {}
+    name = version.name if version else BASE
+    document = {"version": name, **decision.document(), **instead}
     if serving and registry.aliases().get("champion") == serving.name and refreshed:
         document["documents"] = refreshed
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
     for one, said in published:
-        _announce(config, events, one, said)
-        log.info("%s %s against %s: %s", one.name, said.outcome, said.opponent, "; ".join(said.reasons))
-    numbers = {name: getattr(decision, name) for name in _NUMBERS}
-    return {"version": version.name, "reasons": list(decision.reasons), **numbers, **instead}
+        if one:
+            _announce(config, events, one, said)
+        log.info(
+            "%s %s against %s: %s", one.name if one else BASE, said.outcome, said.opponent, "; ".join(said.reasons)
+        )
+    numbers = {key: getattr(decision, key) for key in _NUMBERS}
+    return {"version": name, "reasons": list(decision.reasons), **numbers, **instead}
 
 
 def _refreshed(
@@ -201,33 +214,6 @@ def _refreshed(
         worse = f"{candidate.index} is held back: {against.reasons[0]}" if against.outcome == "rejected" else ""
     compared = {"index": candidate.index, "before": before, "outcome": said.outcome, "reasons": list(said.reasons)}
     return compared, worse
-
-
-def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:
-    """Return the candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
-
-    Raises:
-        ArtifactError: if a model has no answers in it.
-    """
-    table = pq.read_table(answers)
-    texts = {"id", "question", "context", "reference", "source", "group", "model", "answer"}
-    metrics = [name for name in table.column_names if name not in texts]
-    rows = table.to_pylist()
-
-    def scores(model: str) -> Scores:
-        mine = [row for row in rows if row["model"] == model]
-        if not mine:
-            raise ArtifactError(f"{answers} has no answers of the model {model!r}; run `llmops run evaluate` again.")
-        values = {m: [float("nan") if row[m] is None else float(row[m]) for row in mine] for m in metrics}
-        return Scores(tuple(row["id"] for row in mine), tuple(row["group"] for row in mine), values)
-
-    return scores(candidate), scores(opponent)
-
-
-def read_items(answers: Path) -> tuple[str, ...]:
-    """Return the ids by which the ledger knows the test items of an `answers.parquet`."""
-    rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
-    return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
 
 
 def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""The base model with documents, which is judged where the gate has rejected the first candidate.
+"""The base model with documents: judged where the gate has rejected the first candidate, or where nothing was trained.
 
 It becomes champion if it answers the frozen test better with the documents than without, by the rules of the gate and
 at the level that the test has left. Its `answers.parquet` and `evaluation.json` call it the candidate, and its answers
-without documents the base, so that readers of a version find what they look for.
+without documents the base, so that readers of a version find what they look for. If nothing was trained and there is a
+champion, that is its opponent, as for any candidate.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llmops.config import Release
+from llmops.frame.artifacts import Record, is_skipped
 from llmops.frame.records import CLOSED_BOOK, base_path, write_table
 from llmops.model.gguf.worker import is_gguf
 from llmops.release import ledger
@@ -30,10 +32,10 @@ def untrained(
     rejected: Bundle, scores: tuple[Scores, Scores], config: Release, selection: Mapping[str, Any],
     governance: Mapping[str, Any], *, select: Path, compress: Path, evaluate: Path, out: Path,
 ) -> Bundle:  # fmt: skip
-    """Return the base with documents in place of a rejected candidate.
+    """Return the base with documents in place of a candidate.
 
     Args:
-        rejected: the candidate, which answered the same test.
+        rejected: the candidate, which answered the same test; the base itself if nothing was trained.
         scores: of the base with documents and without.
         config: of the gate.
         selection: content of `selection.json`.
@@ -44,8 +46,9 @@ def untrained(
         out: folder for files of the version.
     """
     known, evaluation, gguf = rejected.records, rejected.evaluation, is_gguf(compress / "servable")
-    identity = ledger.untrained_identity(known, config, selection)
-    facts = {"compress": identity, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
+    identity, alone = ledger.untrained_identity(known, config, selection), is_skipped(compress)
+    made_from, model = (compress.name, compress / "servable") if alone else (identity, Path(base_path(select)))
+    facts = {"compress": made_from, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
     facts |= {"interval": known["evaluate"].interval, "run": known["evaluate"].run}
     models = {"candidate": evaluation["models"][BASE], BASE: evaluation["beside"][CLOSED_BOOK]}
     kept = {key: value for key, value in evaluation.items() if key not in ("slices", "differences", "beside")}
@@ -54,16 +57,27 @@ def untrained(
             rejected.candidate,
             scores=scores[0],
             opponent_scores=scores[1],
-            compress=identity,
+            compress=made_from,
             identity=identity,
             closed_book=True,
         ),
         facts={**rejected.facts, **facts},
-        trees=lambda: _write_trees(Path(base_path(select)), gguf, evaluate / "answers.parquet", out),
-        records={stage: record for stage, record in known.items() if stage not in _OF_CANDIDATE},
+        trees=lambda: _write_trees(model, gguf, evaluate / "answers.parquet", out),
+        records=_of_base(known),
         evaluation={**kept, "models": models},
         governance=governance,
     )
+
+
+def against_champion(base: Bundle, *, compress: Path, evaluate: Path) -> Bundle:
+    """Return the base with documents as the candidate that it is if nothing was trained and there is a champion."""
+    trees = {"servable": compress / "servable", "answers.parquet": evaluate / "answers.parquet"}
+    facts = {**base.facts, "dataset": ""}
+    return replace(base, facts=facts, trees=lambda: trees, records=_of_base(base.records))
+
+
+def _of_base(known: Mapping[str, Record]) -> dict[str, Record]:
+    return {stage: record for stage, record in known.items() if stage not in _OF_CANDIDATE}
 
 
 def _write_trees(base: Path, gguf: bool, answers: Path, out: Path) -> dict[str, Path]:

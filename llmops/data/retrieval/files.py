@@ -24,13 +24,14 @@ VECTORS = "vectors.npy"  #: missing if the index was made without a model
 TOGETHER = 4_096  #: passages that are read at once
 
 _COLUMNS = [field.name for field in fields(Passage)]
-# The tokenizer takes off English endings (Porter, 1980); `terms_of` has done everything else.
+#: Takes off English endings (Porter, 1980); `terms_of` has done everything else.
+TOKENIZER = "porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
 _TABLES = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE passages (number INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT NOT NULL" for name in _COLUMNS)});
 CREATE VIRTUAL TABLE words USING fts5(
-    headings, text, content = '', tokenize = "porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
+    headings, text, content = '', tokenize = "{TOKENIZER}"
 );
 """
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmops.config import Grounding
+from llmops.data.retrieval.quote import quote
 from llmops.data.retrieval.search import Hit, Index
 from llmops.data.text.sentences import within
 
@@ -32,6 +33,7 @@ class Found:
     hits: tuple[Hit, ...]  #: the best first; none: the documents do not say
     context: str  #: of the prompt
     likeness: float | None  #: cosine of the question and the nearest passage; None: they were found by words alone
+    quote: str = ""  #: the answer, if it is one without the model
 
 
 def look_up(index: Index, question: str, config: Grounding, room: int) -> Found:
@@ -57,7 +59,8 @@ def look_up(index: Index, question: str, config: Grounding, room: int) -> Found:
             return Found((), "", likeness)
         hits = [nearest, *(hit for hit in hits if hit is not nearest)]
     given = _fit(hits[: config.passages], min(room, config.room))
-    return Found(tuple(given), "\n".join(map(text_of, given)), likeness)
+    quoted = quote(index, question, given) if given and config.answer == "quote" else ""
+    return Found(tuple(given), "\n".join(map(text_of, given)), likeness, quoted)
 
 
 def room_of(window: int, max_new_tokens: int, prompt: str) -> int:

@@ -7,6 +7,7 @@ with open_index(folder) as index:
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import unicodedata
@@ -86,7 +87,7 @@ class Index:
         if way == "dense" and not self.has_vectors:
             raise LlmopsError("This index has no vectors: it was made with an empty index.model.")
         question = question.encode("utf-8", "replace").decode()  # halves of characters are no text
-        words = list(dict.fromkeys(terms_of(question)))[:MOST_WORDS]
+        words = _words_of(question)
         most, by_words, likeness = max(CANDIDATES, 4 * k), list[int](), None
         vectors = self._vectors if way == "dense" or (way == "fused" and _is_latin(question)) else None
         try:
@@ -113,6 +114,12 @@ class Index:
         numbers = [number for number, document in rows if document in documents]
         yield from (passage for _, passage in read_passages(self._database, numbers))
 
+    def weigh_words(self, question: str) -> dict[str, float]:
+        """Return the words of a question with their rarity: the logarithm of passages for each passage that has it."""
+        with self._lock:
+            counts = self._count([f'"{word}"' for word in _words_of(question)], self._passages)
+        return {word: math.log((self._passages + 1) / (count + 0.5)) for word, count in counts.items()}
+
     def close(self) -> None:
         """Close the files, and release the model."""
         self._database.close()
@@ -132,9 +139,8 @@ class Index:
 
     def _by_words(self, words: Sequence[str], most: int) -> list[int]:
         """Return the numbers of the passages that have the rarest of these words, the best by BM25 first."""
-        counted = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
         quoted = [f'"{word}"' for word in words]
-        counts = {word: self._database.execute(counted, (word, MOST_RANKED)).fetchone()[0] for word in quoted}
+        counts = self._count(quoted, MOST_RANKED)
         kept, ranked = list[str](), 0
         for word in sorted(filter(counts.get, quoted), key=counts.__getitem__):
             ranked += counts[word]
@@ -145,6 +151,11 @@ class Index:
             return []
         best = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?"
         return [number for (number,) in self._database.execute(best, (" OR ".join(kept), most))]
+
+    def _count(self, quoted: Sequence[str], most: int) -> dict[str, int]:
+        """Return the words with the number of passages that have each, at most so many."""
+        counted = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
+        return {word: self._database.execute(counted, (word, most)).fetchone()[0] for word in quoted}
 
     def _hits(self, by_words: Sequence[int], by_vector: Sequence[int], likeness: Vectors | None) -> Iterator[Hit]:
         """Yield the passages by reciprocal rank, each text once."""
@@ -165,6 +176,10 @@ class Index:
                 before.add(text)
                 like = None if likeness is None else float(likeness[number])
                 yield Hit(passage, scores[number], ranks[0].get(number), ranks[1].get(number), like)
+
+
+def _words_of(question: str) -> list[str]:
+    return list(dict.fromkeys(terms_of(question)))[:MOST_WORDS]
 
 
 def _largest(likeness: Vectors, most: int) -> list[int]:

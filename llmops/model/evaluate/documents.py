@@ -35,6 +35,7 @@ class GroundedTest:
     """The test with documents, and figures of the retrieval."""
 
     system: Asked  #: with what retrieval gives
+    otherwise: Asked  #: the same with the other `grounding.answer`: quoted, or answered by the model
     right: Asked  #: with the right passage, where the item's document is indexed
     columns: Columns  #: figure of the retrieval → one value per item; none if it was not looked up
 
@@ -63,16 +64,19 @@ def ground_test(
         max_new_tokens: of an answer.
     """
     sent = {source.name for source in collect.sources if source.kind in _SENT}
+    quoting = config.model_copy(update={"answer": "quote"})
     found, right = list(items), list(items)
     columns: Columns = {name: [None] * len(items) for name in (*FOUND, WRONG, RIGHT)}
+    quotes: dict[int, str] = {}
     with open_index(index) as opened:
         own = _own_passages(opened, annotate, items)
         for n, item in enumerate(items):
             room = room_of(window, max_new_tokens, item.question)
             if (item.context and item.source in sent) or room < LEAST_ROOM:
                 continue
-            given, theirs = look_up(opened, item.question, config, room), own[_key(item.group, item.answer)]
+            given, theirs = look_up(opened, item.question, quoting, room), own[_key(item.group, item.answer)]
             found[n] = right[n] = replace(item, context=given.context or item.context)
+            quotes[n] = given.quote
             columns[WRONG if theirs else RIGHT][n] = float(not given.hits)
             if theirs:
                 right[n] = replace(item, context=text_of(Hit(_nearest(theirs, item.answer), 0, None, None, None)))
@@ -80,7 +84,9 @@ def ground_test(
                 for name, value in zip(FOUND, (rank == 1, 1 <= rank <= 5, 1 / rank if rank else 0), strict=True):
                     columns[name][n] = float(value)
     wrongly, rightly = ({n: REFUSAL for n, refused in enumerate(columns[name]) if refused} for name in (WRONG, RIGHT))
-    return GroundedTest(Asked(found, wrongly | rightly), Asked(right, rightly), columns)
+    by_model, quoted = (Asked(found, known | wrongly | rightly) for known in (dict[int, str](), quotes))
+    system, otherwise = (quoted, by_model) if config.answer == "quote" else (by_model, quoted)
+    return GroundedTest(system, otherwise, Asked(right, rightly), columns)
 
 
 def _own_passages(
