@@ -72,8 +72,8 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
         if room < LEAST_ROOM:
             raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")
         found = look_up(opened, options.question, settings.grounding, room)
-    text = REFUSAL
-    if found.hits:
+    text = found.quote or REFUSAL
+    if found.hits and not found.quote:
         model = open_model(model_folder)
         try:
             text = answer(model, [(options.question, found.context)], options.max_new_tokens)[0]

@@ -97,6 +97,11 @@ class Grounding(Section):
         description="Answer from the documents if an index is served and a request does not say otherwise; the gate "
         "judges models with them.",
     )
+    answer: Literal["model", "quote"] = Field(
+        "model",
+        description="`model`: the model answers from the passages. `quote`: the answer is the sentences of the "
+        "passages that are most like the question, without the model.",
+    )
     passages: int = Field(3, ge=1, le=20, description="Most passages in a prompt, the best first.")
     room: int = Field(1600, ge=200, description="Most bytes of these passages; a token of English has about four.")
     likeness: float = Field(

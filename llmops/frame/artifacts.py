@@ -26,6 +26,7 @@ from typing import Any
 
 from llmops.frame.errors import ArtifactError
 
+SKIPPED = "skipped"  #: metric of a stage that had nothing to train on: the reason
 RECORD = "record.json"
 FOR_PEOPLE = ("*.md", "*.png", "*.html")  #: patterns of files that no stage reads
 _PARTIAL = re.compile(r"\..+\.\d+")  #: an unfinished file of `write_whole`, after a kill
@@ -251,6 +252,11 @@ def link(source: str | Path, target: str | Path) -> str:
     except OSError:  # another disk, or a file system without hard links
         shutil.copy2(source, target)
     return str(target)
+
+
+def is_skipped(path: Path) -> bool:
+    """Return whether a finished artifact is of a stage that had nothing to train on."""
+    return is_done(path) and SKIPPED in read_record(path).metrics
 
 
 def input_path(path: Path, name: str) -> Path:

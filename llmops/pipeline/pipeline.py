@@ -55,15 +55,18 @@ STAGES: dict[str, Stage] = {
         aside=("index.db", "vectors.npy"),  # vectors differ slightly between machines; `digest` stands for the passages
         read=("digest", "model"),
     ),
-    "annotate": Stage("llmops.data.annotate.stage", ("clean",), ledger=True, aside=("dropped.parquet",)),
+    "annotate": Stage(
+        "llmops.data.annotate.stage", ("clean", "index"), grounded={}, ledger=True, aside=("dropped.parquet",)
+    ),
     "select": Stage(
         "llmops.model.select.stage", ("annotate",), base=True, paths=("database",), libraries=ENGINES, compute=True
     ),
     "features": Stage(
         "llmops.data.features.stage",
         ("annotate", "select", "index"),
+        trains=True,
         declarations=True,
-        grounded=True,
+        grounded=sameness.GROUNDED,
         libraries=("transformers", "tokenizers"),
         aside=("dropped.parquet", "registry.db"),  # Feast's registry has timestamps
         read=("examples", "tokens", "truncated"),
@@ -71,6 +74,7 @@ STAGES: dict[str, Stage] = {
     "tune": Stage(
         "llmops.model.tune.stage",
         ("features", "select"),
+        trains=True,
         libraries=MODELS,
         compute=True,
         resumable=True,
@@ -80,6 +84,7 @@ STAGES: dict[str, Stage] = {
     "train": Stage(
         "llmops.model.train.stage",
         ("features", "select", "tune"),
+        trains=True,
         libraries=MODELS,
         compute=True,
         resumable=True,
@@ -98,7 +103,7 @@ STAGES: dict[str, Stage] = {
         "llmops.model.evaluate.stage",
         ("annotate", "select", "compress", "index"),
         champion=True,
-        grounded=True,
+        grounded=sameness.GROUNDED,
         libraries=ENGINES,
         compute=True,
     ),
@@ -253,7 +258,8 @@ def _build(todo: Plan, config: Config, run: str) -> Record:
     if "select" in todo.inputs:
         sameness.check_base(config, todo.inputs["select"])
     started = datetime.now(UTC)
-    metrics: Metrics = _call(todo, config, "run")
+    idle = stage.trains and sameness.nothing_to_train(todo.inputs)
+    metrics: Metrics = {artifacts.SKIPPED: "nothing to train on"} if idle else _call(todo, config, "run")
     return artifacts.commit(
         path,
         Record(

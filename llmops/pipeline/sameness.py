@@ -29,7 +29,9 @@ class Stage:
     declarations: bool = False  #: reads the Feast feature repository; its content counts as an input
     base: bool = False  #: chooses the base model; the local weights count as an input
     champion: bool = False  #: also reads the champion's version folder, if there is one
-    grounded: bool = False  #: reads `index`, and the sections of `GROUNDED`, only if `grounding.enabled`
+    #: other sections, as in `sections`, that it gets with the input `index` only if `grounding.enabled`
+    grounded: Mapping[str, Callable[[Any], tuple[str, ...]]] | None = None
+    trains: bool = False  #: does nothing if `annotate` has no training examples
     paths: tuple[str, ...] = ()  #: paths of the configuration, and its database; they do not influence the result
     libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch the GPU counts, too
     compute: bool = False  #: needs the accelerator or all cores; only one such stage runs at a time
@@ -62,7 +64,7 @@ class Plan:
 
 def inputs(stage: Stage, config: Config) -> tuple[str, ...]:
     """Return the stages whose artifacts a stage reads with this configuration."""
-    grounded = config.grounding.enabled or not stage.grounded
+    grounded = config.grounding.enabled or stage.grounded is None
     return tuple(name for name in stage.inputs if grounded or name != "index")
 
 
@@ -164,6 +166,12 @@ def check_inputs(root: Path, inputs: Mapping[str, Path]) -> None:
         artifacts.check_whole(path)
 
 
+def nothing_to_train(inputs: Mapping[str, Path]) -> bool:
+    """Return whether `annotate`, or a stage that read it, has no training examples."""
+    records = map(artifacts.read_record, inputs.values())
+    return any(artifacts.SKIPPED in record.metrics or record.metrics.get("train") == 0 for record in records)
+
+
 def unchanged(record: Record, interval: str) -> str:
     """Return in words since when an artifact, found done in a run of `interval`, is unchanged."""
     if record.interval == interval:
@@ -182,8 +190,8 @@ def sections(stage: Stage, config: Config, name: str) -> dict[str, Section]:
     """Return a stage's own section and its other sections, these with defaults in unused fields."""
     own = section(config, name)
     found = {name: own}
-    grounded = GROUNDED if stage.grounded and config.grounding.enabled else {}
-    for other, useless in {**stage.sections, **grounded}.items():
+    grounded = stage.grounded if config.grounding.enabled else None
+    for other, useless in {**stage.sections, **(grounded or {})}.items():
         whole = section(config, other)
         fields = type(whole).model_fields
         defaults = {key: fields[key].get_default(call_default_factory=True) for key in useless(own)}
@@ -217,7 +225,7 @@ def unread_by_index(index: Index) -> tuple[str, ...]:
     return tuple(name for name in Collect.model_fields if name != "sources")
 
 
-#: further sections of a stage that answers from the documents, like `Stage.sections`
+#: further sections of a stage that answers from the documents, see `Stage.grounded`
 GROUNDED: Mapping[str, Callable[[Any], tuple[str, ...]]] = {
     "grounding": lambda own: (),
     "serving": lambda own: tuple(name for name in Serving.model_fields if name != "max_context"),

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from llmops.config import Release
+from llmops.data.text.comparable import wording_id
 from llmops.frame.artifacts import Record, write_whole
+from llmops.frame.errors import ArtifactError
 from llmops.frame.statistics.sign_flip import smallest_level
 from llmops.release import ledger
 from llmops.release.gate import GateDecision, Scores, decide
@@ -106,7 +109,7 @@ def publish(
     registry: Registry,
     make_files: Callable[[Bundle, Version, GateDecision], Mapping[str, str]],
     canary: float = 0.0,
-) -> tuple[Version, GateDecision] | None:
+) -> tuple[Version | None, GateDecision]:
     """Decide on a candidate and publish its version. The base with documents is published only if the gate passes it.
 
     Args:
@@ -126,7 +129,7 @@ def publish(
                 log.info("the base with documents is %s: %s", decided.outcome, "; ".join(decided.reasons))
                 with registry.transaction() as connection:
                     judgement.record_attempt(connection, None)
-                return None
+                return None, decided
             trees, known = bundle.trees(), registry.find_by_compress(candidate.compress)
 
             def record(connection: sa.Connection, version: Version) -> None:
@@ -146,6 +149,33 @@ def publish(
                 on_publish=record,
             )
             return version, judgement.finalize(version)
+
+
+def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:
+    """Return the candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
+
+    Raises:
+        ArtifactError: if a model has no answers in it.
+    """
+    table = pq.read_table(answers)
+    texts = {"id", "question", "context", "reference", "source", "group", "model", "answer"}
+    metrics = [name for name in table.column_names if name not in texts]
+    rows = table.to_pylist()
+
+    def scores(model: str) -> Scores:
+        chosen = [row for row in rows if row["model"] == model]
+        if not chosen:
+            raise ArtifactError(f"{answers} has no answers of the model {model!r}; run `llmops run evaluate` again.")
+        values = {m: [float("nan") if row[m] is None else float(row[m]) for row in chosen] for m in metrics}
+        return Scores(tuple(row["id"] for row in chosen), tuple(row["group"] for row in chosen), values)
+
+    return scores(candidate), scores(opponent)
+
+
+def read_items(answers: Path) -> tuple[str, ...]:
+    """Return the ids of the test items of an `answers.parquet`, for the ledger."""
+    rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
+    return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
 
 
 def judge_candidate(candidate: GateCandidate, config: Release, registry: Registry) -> Judgement:

@@ -12,12 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from llmops.config import Release
 from llmops.data.feedback.documents import LOCATION as FEEDBACK
 from llmops.data.retrieval.files import only_adds
-from llmops.data.text.comparable import comparable, wording_id
+from llmops.data.text.comparable import comparable
 from llmops.events.datasets import GATE
 from llmops.events.events import emit
 from llmops.frame import artifacts
@@ -25,13 +23,13 @@ from llmops.frame.artifacts import Record, input_path, write_json
 from llmops.frame.errors import ArtifactError, RegistryError
 from llmops.frame.records import CLOSED_BOOK, KEY, Example, read_rows
 from llmops.release import card, ledger, lineage
-from llmops.release.gate import GateDecision, Scores, judge_documents
-from llmops.release.judgement import Bundle, GateCandidate, publish
+from llmops.release.gate import GateDecision, judge_documents
+from llmops.release.judgement import Bundle, GateCandidate, publish, read_items, read_scores
 from llmops.release.registry.indexes import find_served_index
 from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version, read_version
 from llmops.release.registry.view import BASE
-from llmops.release.untrained import make_untrained
+from llmops.release.untrained import make_untrained, make_untrained_challenger
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -60,7 +58,8 @@ def run(
     """Write `decision.json`, and the version into the registry.
 
     The decision is also an event in the folder `events`. The opponent is that of the artifact `evaluate`: the champion
-    at that time, else the base model.
+    at that time, else the base model. If nothing was trained, the base with documents is the candidate; if it is the
+    champion already, its decision stands.
 
     Raises:
         ArtifactError: if the answers are not of the same items, or `champion` is not the evaluated opponent.
@@ -148,32 +147,46 @@ def run(
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
-    share = config.canary_share if config.canary else 0.0
-    result = publish(bundle, config, registry, make_files, share)
-    assert result, "a candidate is always published"
-    published, (version, decision) = [result], result
-    # With later documents the decision stands, and an index that changes daily must not spend the test on the base.
-    if candidate.index and (decision.outcome, opponent, decision.index) == ("rejected", BASE, candidate.index):
+    idle, scratch = artifacts.is_skipped(train), out / ".base"
+
+    def make_base() -> Bundle:
         scores = read_scores(evaluate / "answers.parquet", CLOSED_BOOK, BASE)
-        paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": (scratch := out / ".base")}
-        governance = _read_json(govern / "base.json")
-        base, now = make_untrained(bundle, scores, config, selection, governance, **paths), registry.champion()
-        if governance["verdict"] != "passed":
-            log.warning("the base with documents is not judged: %s", "; ".join(governance["reasons"]))
+        paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": scratch}
+        return make_untrained(bundle, scores, config, selection, _read_json(govern / "base.json"), **paths)
+
+    if idle and opponent == BASE:
+        bundle = make_base()
+    elif idle:
+        bundle = make_untrained_challenger(bundle, compress=compress, evaluate=evaluate)
+    share, version = config.canary_share if config.canary else 0.0, serving
+    if idle and serving and serving.compress == compress.name:  # its decision stands
+        decision = GateDecision.from_json(_read_json(serving.path / "decision.json"))
+    else:
+        version, decision = publish(bundle, config, registry, make_files, share)
+    published = [(version, decision)]
+    # With later documents the decision stands, and an index that changes daily must not spend the test on the base.
+    rejected = (decision.outcome, opponent, decision.index) == ("rejected", BASE, candidate.index)
+    if candidate.index and rejected and not idle:
+        base, now = make_base(), registry.champion()
+        if base.governance["verdict"] != "passed":
+            log.warning("the base with documents is not judged: %s", "; ".join(base.governance["reasons"]))
         elif now is None or now.compress == base.candidate.compress:
-            published += filter(None, [publish(base, config, registry, make_files)])
-        shutil.rmtree(scratch, ignore_errors=True)
-    instead = {"instead": published[1][0].name} if len(published) > 1 else {}
-    document = {"version": version.name, **decision.as_json(), **instead}
+            published.append(publish(base, config, registry, make_files))
+    shutil.rmtree(scratch, ignore_errors=True)
+    promoted_base = published[-1][0] if len(published) > 1 else None
+    instead = {"instead": promoted_base.name} if promoted_base else {}
+    name = version.name if version else BASE
+    document = {"version": name, **decision.as_json(), **instead}
     if serving and registry.aliases().get("champion") == serving.name and comparison:
         document["documents"] = comparison
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
     for one, final in published:
-        _emit_decision(config, events, one, final)
-        log.info("%s %s against %s: %s", one.name, final.outcome, final.opponent, "; ".join(final.reasons))
-    numbers = {name: getattr(decision, name) for name in _NUMBERS}
-    return {"version": version.name, "reasons": list(decision.reasons), **numbers, **instead}
+        if one:
+            _emit_decision(config, events, one, final)
+            log.info("%s %s against %s: %s", one.name, final.outcome, final.opponent, "; ".join(final.reasons))
+    numbers = {key: getattr(decision, key) for key in _NUMBERS}
+    return {"version": name, "reasons": list(decision.reasons), **numbers, **instead}
 
 
 def _compare_documents(
@@ -203,33 +216,6 @@ def _compare_documents(
         why = f"{candidate.index} is held back: {against.reasons[0]}" if against.outcome == "rejected" else ""
     outcome = {"outcome": decision.outcome, "reasons": list(decision.reasons)}
     return {"index": candidate.index, "before": before, **outcome}, why
-
-
-def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:
-    """Return the candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
-
-    Raises:
-        ArtifactError: if a model has no answers in it.
-    """
-    table = pq.read_table(answers)
-    texts = {"id", "question", "context", "reference", "source", "group", "model", "answer"}
-    metrics = [name for name in table.column_names if name not in texts]
-    rows = table.to_pylist()
-
-    def scores(model: str) -> Scores:
-        chosen = [row for row in rows if row["model"] == model]
-        if not chosen:
-            raise ArtifactError(f"{answers} has no answers of the model {model!r}; run `llmops run evaluate` again.")
-        values = {m: [float("nan") if row[m] is None else float(row[m]) for row in chosen] for m in metrics}
-        return Scores(tuple(row["id"] for row in chosen), tuple(row["group"] for row in chosen), values)
-
-    return scores(candidate), scores(opponent)
-
-
-def read_items(answers: Path) -> tuple[str, ...]:
-    """Return the ids of the test items of an `answers.parquet`, for the ledger."""
-    rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
-    return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
 
 
 def _count_sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]:

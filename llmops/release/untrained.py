@@ -1,8 +1,9 @@
-"""The base model with documents, which is judged if the gate has rejected the first candidate.
+"""The base model with documents: judged if the gate has rejected the first candidate, or if nothing was trained.
 
 It becomes champion if it answers the frozen test better with the documents than without, by the rules of the gate and
 at the level that the test has left. Its `answers.parquet` and `evaluation.json` call it the candidate, and its answers
-without documents the base, so that they have the same form as those of every version.
+without documents the base, so that they have the same form as those of every version. If nothing was trained and there
+is a champion, the champion is its opponent, as for any candidate.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llmops.config import Release
+from llmops.frame.artifacts import Record, is_skipped
 from llmops.frame.records import CLOSED_BOOK, base_path, write_table
 from llmops.model.base.hashes import model_files
 from llmops.model.gguf.worker import is_gguf
@@ -31,10 +33,10 @@ def make_untrained(
     rejected: Bundle, scores: tuple[Scores, Scores], config: Release, selection: Mapping[str, Any],
     governance: Mapping[str, Any], *, select: Path, compress: Path, evaluate: Path, out: Path,
 ) -> Bundle:  # fmt: skip
-    """Return the base with documents in place of a rejected candidate.
+    """Return the base with documents in place of a candidate.
 
     Args:
-        rejected: the candidate, which answered the same test.
+        rejected: the candidate, which answered the same test; the base itself if nothing was trained.
         scores: of the base with documents and without.
         config: of the gate.
         selection: content of `selection.json`.
@@ -44,10 +46,11 @@ def make_untrained(
         evaluate: the artifact with the answers.
         out: folder for files of the version.
     """
-    known, evaluation, base = rejected.records, rejected.evaluation, Path(base_path(select))
+    known, evaluation = rejected.records, rejected.evaluation
+    identity, alone = ledger.hash_untrained_identity(known, config, selection), is_skipped(compress)
+    made_from, base = (compress.name, compress / "servable") if alone else (identity, Path(base_path(select)))
     gguf = _was_measured_as_gguf(base, compress)
-    identity = ledger.hash_untrained_identity(known, config, selection)
-    facts = {"compress": identity, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
+    facts = {"compress": made_from, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
     facts |= {"interval": known["evaluate"].interval, "run": known["evaluate"].run}
     models = {"candidate": evaluation["models"][BASE], BASE: evaluation["beside"][CLOSED_BOOK]}
     kept = {key: value for key, value in evaluation.items() if key not in ("slices", "differences", "beside")}
@@ -56,16 +59,27 @@ def make_untrained(
             rejected.candidate,
             scores=scores[0],
             opponent_scores=scores[1],
-            compress=identity,
+            compress=made_from,
             identity=identity,
             closed_book=True,
         ),
         facts={**rejected.facts, **facts},
         trees=lambda: _write_trees(base, gguf, evaluate / "answers.parquet", out),
-        records={stage: record for stage, record in known.items() if stage not in _OF_CANDIDATE},
+        records=_drop_training(known),
         evaluation={**kept, "models": models},
         governance=governance,
     )
+
+
+def make_untrained_challenger(base: Bundle, *, compress: Path, evaluate: Path) -> Bundle:
+    """Return the base with documents as a candidate against a champion, if nothing was trained."""
+    trees = {"servable": compress / "servable", "answers.parquet": evaluate / "answers.parquet"}
+    facts = {**base.facts, "dataset": ""}
+    return replace(base, facts=facts, trees=lambda: trees, records=_drop_training(base.records))
+
+
+def _drop_training(known: Mapping[str, Record]) -> dict[str, Record]:
+    return {stage: record for stage, record in known.items() if stage not in _OF_CANDIDATE}
 
 
 def _was_measured_as_gguf(base: Path, compress: Path) -> bool:

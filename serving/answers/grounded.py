@@ -1,6 +1,7 @@
 """Answers from the documents: the passages found for a question go into its prompt, and are listed beside its answer.
 
-If no passage is good enough, the answer is a refusal, and no model is used. In a later turn of a conversation the model
+If no passage is good enough, the answer is a refusal, and no model is used. Neither is it where answers are quotes
+(`grounding.answer`). In a later turn of a conversation the model
 answers without documents instead, unless the caller insists on them, because thanks and follow-ups are not about
 documents. Passages are not the caller's words: the guard lets an answer repeat only text that the caller wrote, and
 kept texts hold no passages.
@@ -29,6 +30,11 @@ class Grounds(NamedTuple):
 
     found: Found
     sources: list[Source]  #: the passages in the form that is shown beside the answer
+
+    @property
+    def ready(self) -> str:
+        """Return the answer that needs no model, a refusal or a quote; empty if the model is to answer."""
+        return self.found.quote if self.found.hits else REFUSAL
 
     def add_passages(self, request: EngineRequest) -> EngineRequest:
         """Return a request to an engine with the passages in its prompt."""
@@ -99,17 +105,17 @@ def _make_source(guard: Guard, prompt: Prompt, hit: Hit) -> Source:
     return source.model_copy(update={"title": source.source, "snippet": ""})
 
 
-def refuse(app: AppParts, prompt: Prompt, caller: str, side: str) -> GuardedStream:
-    """Return the refusal as the answer of the version that would have answered. It counts in no trial.
+def answer_ready(app: AppParts, text: str, prompt: Prompt, caller: str, side: str) -> GuardedStream:
+    """Return a text as the answer of the version that would have answered. It counts in no trial.
 
     Raises:
         NotReady, VersionNotLoaded: see `Models.choose`.
     """
     chosen, stream = app.models.choose(caller, side), Stream(lambda: None)
     stream.begin()
-    stream.push(Chunk(REFUSAL, 0, 0, "stop"))
+    stream.push(Chunk(text, 0, 0, "stop"))
     side = app.models.name_side(chosen)
-    return GuardedStream(chosen.version, stream, lambda seconds, end: None, Guard(()).filter_answer(prompt), side=side)
+    return GuardedStream(chosen.version, stream, lambda seconds, end: None, app.guard.filter_answer(prompt), side=side)
 
 
 def _extract_question(prompt: Prompt) -> str:

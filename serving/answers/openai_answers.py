@@ -11,7 +11,7 @@ from fastapi import Request
 
 from serving.admission.dependencies import AppParts, reserve
 from serving.answers.delivery import deliver, deliver_all, deliver_whole
-from serving.answers.grounded import Grounds, refuse
+from serving.answers.grounded import Grounds, answer_ready
 from serving.answers.openai_schemas import (
     AssistantMessage,
     ChatChoice,
@@ -50,16 +50,16 @@ async def respond(
     if body.stream_options and not body.stream:
         raise PromptRefused("stream_options are only accepted with stream: true.")
     event = request.state.event
-    refused = bool(grounds and not grounds.found.hits)
+    ready = grounds.ready if grounds else ""
     grounded = [grounds.add_passages(plain) if grounds else plain for plain in requests]
-    if not refused:
+    if not ready:
         await reserve(request, grounded)
     streams: list[GuardedStream] = []
     answers: list[Answer] = []
     try:
         for engine_request, plain in zip(grounded, requests, strict=True):
-            if refused:
-                streams.append(refuse(app, plain.prompt, caller, side))
+            if ready:
+                streams.append(answer_ready(app, ready, plain.prompt, caller, side))
             else:
                 stream = app.models.generate(engine_request, caller=caller, side=side, caller_prompt=plain.prompt)
                 streams.append(stream)

@@ -10,7 +10,7 @@ from llmops.access.roles import Key
 from llmops.release.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require_within_limits, reserve
 from serving.answers.delivery import deliver, deliver_whole
-from serving.answers.grounded import Grounds, find_grounds, refuse
+from serving.answers.grounded import Grounds, answer_ready, find_grounds
 from serving.answers.requests import make_engine_request, note_prompts, note_settings
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
@@ -47,8 +47,8 @@ async def generate(
     note_prompts(request, [engine_prompt])
     engine_request = make_engine_request(engine_prompt, tokens, body, limits)
     grounds = await find_grounds(request, app, body.ground, engine_request)
-    if grounds and not grounds.found.hits:
-        stream = refuse(app, engine_prompt, key.prefix, side)
+    if grounds and grounds.ready:
+        stream = answer_ready(app, grounds.ready, engine_prompt, key.prefix, side)
     else:
         engine_request = grounds.add_passages(engine_request) if grounds else engine_request
         await reserve(request, [engine_request])

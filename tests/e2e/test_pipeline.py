@@ -1,6 +1,7 @@
 """The whole pipeline on the example's real data, with a tiny base model so that it takes a minute; no Airflow."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from llmops.frame import artifacts
 from llmops.model.gguf.worker import is_gguf
 
-from .conftest import DAY, Shell
+from .conftest import DAY, ROOT, Shell
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,36 @@ def test_a_question_is_answered_from_the_documents_which_are_named(stages: dict[
     assert all(source["location"] and source["title"] and source["score"] for source in answer["sources"])
     refused = shell(f"llmops ask 'Which planets have rings?' --version {version}")
     assert refused.stdout.strip() == "I can't answer that from the documents."
+
+
+def test_documents_without_questions_are_answered_from_and_a_deleted_one_is_not_cited(
+    shell: Shell, tmp_path: Path
+) -> None:
+    pages = Path(shutil.copytree(ROOT / "benchmarks" / "own_documents" / "docs", tmp_path / "docs"))
+    (tmp_path / "config.yaml").write_text(f"""
+        collect: {{root: {pages}, sources: [{{name: notes, kind: markdown, location: "*.md"}}]}}
+        grounding: {{enabled: true, answer: quote, likeness: 0.3}}
+        release: {{name: manual}}
+    """)
+    own = {"LLMOPS_HOME": str(tmp_path / "home"), "LLMOPS_CONFIG": str(tmp_path / "config.yaml")}
+
+    def run() -> dict[str, Path]:
+        done = shell(f"llmops run all --interval {DAY}", **own)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return {line.split()[0]: Path(line.split()[1]) for line in done.stdout.splitlines()}
+
+    def ask() -> dict[str, Any]:
+        said = shell("llmops ask 'How much free disk space does the container need?' --json", **own)
+        answer: dict[str, Any] = json.loads(said.stdout)
+        return answer | {"pages": {source["location"] for source in answer["sources"]}}
+
+    stages = run()
+    skipped = [name for name, path in stages.items() if "skipped" in artifacts.read_record(path).metrics]
+    decision = json.loads((stages["release"] / "decision.json").read_text())
+    assert skipped == ["features", "tune", "train", "compress"] and decision["outcome"] == "promoted"
+    assert json.loads((stages["deploy"] / "deployment.json").read_text())["version"] == "v1"
+    assert "16GB" in ask()["response"] and "HACKING.md" in ask()["pages"]
+    assert run() == stages
+    (pages / "HACKING.md").unlink()
+    assert run()["release"] != stages["release"]
+    assert ask()["version"] == "v1" and "HACKING.md" not in ask()["pages"]

@@ -94,6 +94,18 @@ def test_incomplete_is_rebuilt_and_resumable_goes_on(stages: Path, monkeypatch: 
     assert artifacts.read_record(run_stage("second", config, DAY)).metrics["left"] == ["copy", "half"]
 
 
+def test_stages_that_train_do_nothing_without_training_examples(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stages / "first_stage.py").write_text(FIRST.replace('"n": 1', '"train": 0'))
+    run_stage("first", settings(stages / "home"), DAY)
+    for name, source in (("second", "first"), ("third", "second")):
+        monkeypatch.setitem(pipeline.STAGES, name, Stage("second_stage", (source,), trains=True))
+        record = artifacts.read_record(run_stage(name, settings(stages / "home"), DAY, run="r1"))
+        assert (record.metrics, record.files, record.run) == ({"skipped": "nothing to train on"}, {}, "r1")
+    monkeypatch.setitem(pipeline.STAGES, "third", Stage("second_stage", ("first",)))
+    assert "skipped" not in artifacts.read_record(run_stage("third", settings(stages / "home"), DAY)).metrics
+    assert [name for name, stage in STAGES.items() if stage.trains] == ["features", "tune", "train"]
+
+
 def test_what_the_ledger_does_not_know_is_made_again(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backup of the database takes its place, and the artifacts of the days since are still there."""
     text = FIRST.replace("interval, out", "interval, ledger, out")
@@ -206,6 +218,9 @@ def test_a_stage_reads_index_and_settings_of_grounding_only_if_they_are_used(nam
     assert read(True)[1]["grounding"]["passages"] == 2
     assert read(True)[1]["collect"] == {"sources": []}
     assert read(True, max_queue=3) == read(True) != read(True, max_context=512)
+    annotate, on = STAGES["annotate"], Config(grounding={"enabled": True})
+    assert [sameness.inputs(annotate, config) for config in (Config(), on)] == [("clean",), ("clean", "index")]
+    assert sameness.hashed(annotate, on, "annotate") == Config().annotate.hashed()
 
 
 def test_the_libraries_and_the_gpu_that_compute_decide_its_name(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:

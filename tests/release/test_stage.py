@@ -204,6 +204,42 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
     assert "instead" not in grounded(tmp_path, "t3") and registry.aliases()["champion"] == "v3"
 
 
+def idle(home: Path, index: str = "i1", train: str = "t1", **models: float) -> Any:
+    """Decide where nothing was trained: the candidate is the base."""
+    shutil.rmtree(home / "artifacts", ignore_errors=True)
+    champion = registry_in(home).opponent(f"c-{train}")
+    scores = {"base": 0.4, "base_closed_book": 0.2, "candidate": 0.4, **models}
+    inputs = chain(home, train, champion.name if champion else "", index=index, **scores)
+    for stage in ("train", "compress"):
+        record = artifacts.read_record(inputs[stage])
+        artifacts.commit(inputs[stage], replace(record, metrics={**record.metrics, "skipped": "nothing to train on"}))
+    shutil.rmtree(inputs["train"] / "adapter")
+    return release(home, inputs, champion)
+
+
+def test_where_nothing_was_trained_the_base_with_documents_is_the_candidate(tmp_path: Path) -> None:
+    first, registry = idle(tmp_path), registry_in(tmp_path)
+    assert (first["version"], first["outcome"], first["opponent"]) == ("v1", "promoted", "base")
+    version = registry.get("champion")
+    assert (version.name, version.dataset, version.compress) == ("v1", "", "c-t1") and not version.adapter.exists()
+    assert (version.servable / "model.bin").read_text() == "servable t1"
+    assert "nothing was trained" in (version.path / "README.md").read_text()
+    told = idle(tmp_path, "i2")  # its decision stands: no attempt
+    assert (told["version"], told["index"], told["documents"]["outcome"]) == ("v1", "index/i1", "promoted")
+    assert [(a.version, a.outcome) for a in ledger_of(tmp_path)] == [("v1", "promoted")]
+    assert next_release(tmp_path, "t2", candidate=0.7)["version"] == "v2"
+    told = idle(tmp_path, "i3", "t3", champion=0.3)  # another base, which is better than the champion
+    assert (told["version"], told["opponent"], registry.aliases()["champion"]) == ("v3", "v2", "v3")
+    assert not registry.get("v3").dataset and not registry.get("v3").adapter.exists()
+
+
+def test_a_base_that_documents_do_not_help_is_no_version_where_nothing_was_trained(tmp_path: Path) -> None:
+    told = idle(tmp_path, base_closed_book=0.4)
+    assert (told["version"], told["outcome"], told["aliases"]) == ("base", "rejected", {})
+    idle(tmp_path, base_closed_book=0.4)
+    assert registry_in(tmp_path).versions() == [] and len(ledger_of(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(("base", "outcome"), [(0.38, "promoted"), (0.05, "rejected")])
 def test_a_base_that_is_champion_is_compared_with_its_answers_from_earlier_documents(
     tmp_path: Path, base: float, outcome: str

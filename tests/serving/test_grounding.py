@@ -108,6 +108,21 @@ def test_an_answer_rests_on_passages_which_it_names_and_else_no_model_is_asked(s
     assert refused["gen_ai.usage.output_tokens"] == 0
 
 
+@pytest.mark.parametrize("way", ["generate", "generate stream", "chat", "chat stream"])
+def test_a_quote_is_the_answer_without_the_model_and_the_guard_reads_it(shop: Shop, way: str) -> None:
+    quotes = Grounding(enabled=True, answer="quote")
+    shop.site.config = shop.site.config.model_copy(update={"grounding": quotes})
+    with shop.site.client() as client:
+        shop.site.ready(client)
+        quoting = Shop(shop.site, client)
+        answer, sources = quoting.post(way, HOW_LONG)
+        assert (answer, sources[0]["id"]) == (DELIVERY, "p0")
+        assert quoting.post(way, CHESS, earlier=False) == (REFUSAL, [])
+        answer, sources = quoting.post(way, "Where do refunds of vouchers go?")
+        assert IBAN not in answer and IBAN not in str(sources)
+    assert not shop.asked and shop.site.events()[-1]["gen_ai.usage.output_tokens"] == 0
+
+
 @pytest.mark.parametrize("way", ["generate", "chat"])
 def test_the_guard_takes_a_passage_for_nobodys_words(shop: Shop, way: str) -> None:
     answer, sources = shop.post(way, "Where do refunds of vouchers go?")

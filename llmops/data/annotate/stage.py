@@ -9,6 +9,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from llmops.config import Annotate
 from llmops.data.annotate import quality
 from llmops.data.annotate.candidates import TABLES, Candidate, Wordings, candidates, check, drop, drop_all
 from llmops.data.annotate.examples import Candidates, entries, examples, split_items
+from llmops.data.annotate.made_up import make_up, only_questions
 from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past
 from llmops.data.annotate.redact import Redactor, counts, findings
 from llmops.data.row_file import RowFile
@@ -42,12 +44,15 @@ DROPPED = """
           FROM (SELECT rowid AS number, source, id FROM dropped)) r ON dropped.rowid = r.number"""
 
 
-def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger) -> Mapping[str, Any]:
+def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path | None = None) -> Mapping[str, Any]:
     """Make examples of the documents of a clean artifact.
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (the redactions)
     and `train.txt` (the annotated text). The same documents, in any order, and the same ledger give the same bytes. The
     new entries are written to the ledger last.
+
+    If an index is given and there are too few examples to train and to test, nothing is to be trained: there is only a
+    test, of its questions so far and of others that are made from passages (see `made_up`).
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
@@ -65,10 +70,22 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger) -> Mapping[
         sizes = Counter(items["split"].to_list())
         rules = {row["rule"]: row["n"] for row in work.rows(_RULES)}
         log.info("annotate: %s; dropped %s; redacted %s", dict(sizes), rules or "nothing", counts(work) or "nothing")
-        _check_sizes(sizes, config, out)
+        made_up: list[Example] = []
+        few = sizes[TEST] < config.min_test_items and sizes.total() < 2 * config.min_test_items
+        if index and (few or not sizes[TRAIN]):
+            items = only_questions(items.filter(pl.col("split") == TEST), work)
+            made_up = make_up(index, config.min_test_items - len(items), config.seed)
+            log.info(
+                "annotate: %d examples are too few to train; %d test questions are made from passages",
+                sizes.total(),
+                len(made_up),
+            )
+            sizes = Counter({TEST: len(items) + len(made_up)})
+        _check_sizes(sizes, config, out, documents=index is not None)
         for split in (TRAIN, VALIDATION, TEST):
-            frames = examples(items, work, split)
-            _write(out / f"{split}.parquet", Example, (frame.to_arrow() for frame in frames))
+            tables = (frame.to_arrow() for frame in examples(items, work, split))
+            more = [pa.Table.from_pylist(list(map(asdict, made_up)), schema(Example))] if split == TEST else []
+            _write(out / f"{split}.parquet", Example, chain(tables, more))
         _write_text(out / "train.txt", examples(items, work, TRAIN))
         new = past.new(items)
         ledger.write(entries(new, work, config))
@@ -76,6 +93,7 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger) -> Mapping[
         return {
             **{split: sizes[split] for split in (TRAIN, VALIDATION, TEST)},
             "new_test_items": len(first),
+            "made_up": len(made_up),
             "groups": items["group"].n_unique(),
             "dropped": rules,
             "skipped_templates": skipped,
@@ -202,18 +220,27 @@ def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
                 text.write(prompts.annotated(question, answer, context) + "\n")
 
 
-def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path) -> None:
+def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path, *, documents: bool) -> None:
+    without = "With grounding.enabled documents are enough: nothing is trained then. "
+    if not sizes[TRAIN] and documents:
+        if sizes[TEST] < config.min_test_items:
+            raise LlmopsError(
+                f"No example is left to train on, and from the indexed passages only {sizes[TEST]} test questions can "
+                f"be made, but annotate.min_test_items is {config.min_test_items}: add sources, or lower it. The "
+                f"dropped examples, with reasons: {out / 'dropped.parquet'}."
+            )
+        return
     if not sizes[TRAIN]:
         raise LlmopsError(
             f"No example is left to train on (validation {sizes[VALIDATION]}, test {sizes[TEST]}): lower annotate.test "
-            f"({config.test}) or add sources. The dropped ones, with reasons: {out / 'dropped.parquet'}."
+            f"({config.test}) or add sources. {without}The dropped ones, with reasons: {out / 'dropped.parquet'}."
         )
     if sizes[TEST] < config.min_test_items:
         sources = f" from {', '.join(config.test_sources)}" if config.test_sources else ""
         raise LlmopsError(
             f"Only {sizes[TEST]} test items{sources}, but annotate.min_test_items is {config.min_test_items}: raise "
             f"annotate.test ({config.test}), add data, or lower min_test_items. {sizes[TRAIN]} examples would train. "
-            f"The dropped ones, with reasons: {out / 'dropped.parquet'}."
+            f"{without}The dropped ones, with reasons: {out / 'dropped.parquet'}."
         )
     if not sizes[VALIDATION]:
         log.warning("annotate: no validation items; raise annotate.validation (%s) or add data.", config.validation)

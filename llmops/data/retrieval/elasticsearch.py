@@ -47,18 +47,16 @@ class ElasticsearchStore:
 
     def by_words(self, words: Sequence[str], most: int) -> list[str]:
         """See `FileStore`; the words are those of `FileStore.by_words`, with the same weights."""
-        stems = list(filter(None, stems_of(words)))
-        asked = {"doc": {"words": " ".join(stems)}, "term_statistics": True, "positions": False}
-        with _reported(self._server):
-            answer = self._client.termvectors(index=self._server.alias, **asked)
-        known = answer["term_vectors"].get("words")
-        if not known:
-            return []
-        count, passages = known["terms"], known["field_statistics"]["doc_count"]
-        counts = {one: min(count.get(stem, {}).get("doc_freq", 0) for stem in one.split()) for one in stems}
+        counts, passages = self._count_stems(list(filter(None, stems_of(words))))
         weights = {one: _weight(counts[one], passages) for one in rarest(counts)}
         phrases = [{"match_phrase": {"words": {"query": one, "boost": weight}}} for one, weight in weights.items()]
         return [key for key, _ in self._search(most, query={"bool": {"should": phrases}})] if phrases else []
+
+    def count_words(self, words: Sequence[str]) -> tuple[dict[str, int], int]:
+        """See `FileStore`."""
+        stems = dict(zip(words, stems_of(words), strict=True))
+        counts, passages = self._count_stems(list(filter(None, stems.values())))
+        return {word: counts.get(stem, 0) for word, stem in stems.items()}, passages
 
     def by_vector(self, vector: Vectors, most: int) -> Near:
         """See `FileStore`; those of the passages that the graph leads to are compared."""
@@ -77,6 +75,17 @@ class ElasticsearchStore:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def _count_stems(self, stems: Sequence[str]) -> tuple[dict[str, int], int]:
+        """Return how many passages have the rarest of the stems that each text has, and how many passages there are."""
+        asked = {"doc": {"words": " ".join(stems)}, "term_statistics": True, "positions": False}
+        with _reported(self._server):
+            answer = self._client.termvectors(index=self._server.alias, **asked)
+        if not (known := answer["term_vectors"].get("words")):
+            return {}, 0
+        count = known["terms"]
+        counts = {one: min(count.get(stem, {}).get("doc_freq", 0) for stem in one.split()) for one in stems}
+        return counts, known["field_statistics"]["doc_count"]
 
     def _search(self, most: int, **query: Any) -> list[tuple[str, float]]:
         query |= {"index": self._server.alias, "size": most, "source": False, "track_total_hits": False}

@@ -31,6 +31,7 @@ Likeness = Callable[[Any], float | None]  #: key of a passage → cosine of its 
 Near = tuple[Sequence[Any], Likeness]  #: keys of the nearest passages, the best first
 
 _COLUMNS = [field.name for field in fields(Passage)]
+_QUOTED = '"{}"'.format  #: a word as FTS5 looks for it
 _TABLES = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -50,13 +51,15 @@ class FileStore:
 
     def by_words(self, words: Sequence[str], most: int) -> list[int]:
         """Return the keys of the passages that have the rarest of these words, the best by BM25 first."""
-        counted = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        quoted = [f'"{word}"' for word in words]
-        counts = {word: self._database.execute(counted, (word, MOST_RANKED)).fetchone()[0] for word in quoted}
-        if not (kept := rarest(counts)):
+        if not (kept := rarest(self._count(words, MOST_RANKED))):
             return []
-        best = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?"
-        return [number for (number,) in self._database.execute(best, (" OR ".join(kept), most))]
+        best, any_of = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?", map(_QUOTED, kept)
+        return [number for (number,) in self._database.execute(best, (" OR ".join(any_of), most))]
+
+    def count_words(self, words: Sequence[str]) -> tuple[dict[str, int], int]:
+        """Return how many passages have each word, and how many passages there are."""
+        passages = count_passages(self._database)
+        return self._count(words, passages), passages
 
     def by_vector(self, vector: Vectors, most: int) -> Near:
         """Return the nearest passages; all are compared."""
@@ -73,6 +76,10 @@ class FileStore:
     def close(self) -> None:
         """Close the files."""
         self._database.close()
+
+    def _count(self, words: Sequence[str], most: int) -> dict[str, int]:
+        counted = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
+        return {word: self._database.execute(counted, (_QUOTED(word), most)).fetchone()[0] for word in words}
 
 
 def rarest(counts: Mapping[str, int]) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmops.config import Collect, Grounding
+from llmops.data.retrieval.quote import quote
 from llmops.data.retrieval.search import Hit, Index
 from llmops.data.text.sentences import within
 
@@ -33,6 +34,7 @@ class Found:
     hits: tuple[Hit, ...]  #: the best first; none: the documents do not say
     context: str  #: of the prompt
     likeness: float | None  #: cosine of the question and the nearest passage; None: they were found by words alone
+    quote: str = ""  #: the answer, if it is one without the model
 
 
 def look_up(index: Index, question: str, config: Grounding, room: int) -> Found:
@@ -58,7 +60,8 @@ def look_up(index: Index, question: str, config: Grounding, room: int) -> Found:
             return Found((), "", likeness)
         hits = [nearest, *(hit for hit in hits if hit is not nearest)]
     given = fit(hits[: config.passages], min(room, config.room))
-    return Found(tuple(given), joined(given), likeness)
+    quoted = quote(index, question, given) if given and config.answer == "quote" else ""
+    return Found(tuple(given), joined(given), likeness, quoted)
 
 
 def room_of(window: int, max_new_tokens: int, prompt: str) -> int:

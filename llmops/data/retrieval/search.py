@@ -7,6 +7,7 @@ with open_index(folder) as index:
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import unicodedata
@@ -83,7 +84,7 @@ class Index:
         if way == "dense" and not self.has_vectors:
             raise LlmopsError("This index has no vectors: it was made with an empty index.model.")
         question = question.encode("utf-8", "replace").decode()  # halves of characters are no text
-        words = list(dict.fromkeys(terms_of(question)))[:MOST_WORDS]
+        words = _words_of(question)
         if not words:
             return []
         most, near = max(CANDIDATES, 4 * k), _NOTHING
@@ -97,6 +98,12 @@ class Index:
                 return list(islice(self._hits(ranked, *near), k))
         except sqlite3.Error as error:
             raise ArtifactError(f"The index cannot be searched ({error}). {_REMEDY}") from error
+
+    def weigh_words(self, question: str) -> dict[str, float]:
+        """Return the words of a question with their rarity: the logarithm of passages for each passage that has it."""
+        with self._lock:
+            counts, passages = self._store.count_words(_words_of(question))
+        return {word: math.log((passages + 1) / (count + 0.5)) for word, count in counts.items()}
 
     def close(self) -> None:
         """Close the files, and release the model."""
@@ -133,6 +140,10 @@ class Index:
             if text not in before:
                 before.add(text)
                 yield Hit(passage, scores[key], ranks[0].get(key), ranks[1].get(key), likeness(key))
+
+
+def _words_of(question: str) -> list[str]:
+    return list(dict.fromkeys(terms_of(question)))[:MOST_WORDS]
 
 
 def _is_latin(text: str) -> bool:

@@ -175,6 +175,11 @@ def asks(heading: str) -> bool:
     return ends_as_question(heading) or (_begins(heading) and len(heading) <= LONGEST)
 
 
+def names_task(heading: str) -> bool:
+    """Return True if a heading names a task and asks nothing in words: `Reset your password`."""
+    return bool(_TASK.match(heading)) and not ends_as_question(heading)
+
+
 def _begins(heading: str) -> bool:
     text = heading.lstrip("\"'“„«»¡(「")
     if heading.endswith((",", ";")) or _CODE.search(heading) or _NO_QUESTION.fullmatch(text.rstrip(" :.!")):

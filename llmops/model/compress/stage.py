@@ -4,7 +4,8 @@
 
 A form is measured as it is served, on validation items: its loss minus that of the full model, item by item, with an
 interval that resamples topics. The rule: of the full model and the forms whose upper bound is at most `within`, take
-the smallest (or the fastest). An interrupted run keeps the forms that it has made and measured.
+the smallest (or the fastest). An interrupted run keeps the forms that it has made and measured. If nothing was trained,
+the base model in its full form is served.
 """
 
 import json
@@ -22,7 +23,7 @@ import torch
 from llmops.config import Compress
 from llmops.data.features.examples import read_examples, read_offline
 from llmops.data.features.tokenize import Tokens
-from llmops.frame.artifacts import link, write_json
+from llmops.frame.artifacts import SKIPPED, is_skipped, link, write_json
 from llmops.frame.records import Example, base_path
 from llmops.frame.statistics import intervals
 from llmops.frame.statistics.intervals import Interval
@@ -54,6 +55,8 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
         ArtifactError: if there is no validation item.
         ConfigError: if the configuration names a form that this model or machine does not support.
     """
+    if is_skipped(train):
+        return _serve_base(config, Path(base_path(select)), out)
     held_out = read_offline(features, "validation")
     number = {tokens.id: n for n, tokens in enumerate(held_out)}
     fit = (item for item in read_examples(annotate / "validation.parquet") if item.id in number)
@@ -89,6 +92,16 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
     return {"chosen": chosen, "items": len(items)} | {
         f"{row['variant']}_{key}": row[key] for row in rows for key in ("size_mib", "loss", "tokens_per_second_batch")
     }
+
+
+def _serve_base(config: Compress, base: Path, out: Path) -> dict[str, Any]:
+    """Write `servable/`: the base model in its full form."""
+    material, scratch = Material(config, base, str(base), base, []), out / "variants"
+    shutil.rmtree(out / "servable", ignore_errors=True)
+    scratch.mkdir(exist_ok=True)
+    shutil.copytree(variants.make(material.full, material, scratch), out / "servable", copy_function=link)
+    shutil.rmtree(scratch)
+    return {"chosen": material.full, SKIPPED: "nothing was trained"}
 
 
 def compare_variants(

@@ -34,6 +34,7 @@ class GroundedTest:
     """The test with documents, and figures of the retrieval."""
 
     system: Asked  #: with what retrieval gives
+    otherwise: Asked  #: the same with the other `grounding.answer`: quoted, or answered by the model
     right: Asked  #: with the right passage, where the item's document is indexed
     columns: Columns  #: figure of the retrieval → one value per item; none if it was not looked up
 
@@ -61,17 +62,19 @@ def ground_test(
         window: tokens of a prompt and its answer in serving.
         max_new_tokens: of an answer.
     """
-    sent = sources_with_contexts(collect)
+    sent, quoting = sources_with_contexts(collect), config.model_copy(update={"answer": "quote"})
     found, right = list(items), list(items)
     columns: Columns = {name: [None] * len(items) for name in (*FOUND, WRONG, RIGHT)}
+    quotes: dict[int, str] = {}
     with open_index(index) as opened:
         own = own_passages(index, annotate, items)
         for n, item in enumerate(items):
             room = room_of(window, max_new_tokens, item.question)
             if (item.context and item.source in sent) or room < LEAST_ROOM:
                 continue
-            given, theirs = look_up(opened, item.question, config, room), own[said(item)]
+            given, theirs = look_up(opened, item.question, quoting, room), own[said(item)]
             found[n] = right[n] = replace(item, context=given.context or item.context)
+            quotes[n] = given.quote
             columns[WRONG if theirs else RIGHT][n] = float(not given.hits)
             if theirs:
                 right[n] = replace(item, context=text_of(Hit(nearest_to(item.answer, theirs), 0, None, None, None)))
@@ -79,7 +82,9 @@ def ground_test(
                 for name, value in zip(FOUND, (rank == 1, 1 <= rank <= 5, 1 / rank if rank else 0), strict=True):
                     columns[name][n] = float(value)
     wrongly, rightly = ({n: REFUSAL for n, refused in enumerate(columns[name]) if refused} for name in (WRONG, RIGHT))
-    return GroundedTest(Asked(found, wrongly | rightly), Asked(right, rightly), columns)
+    by_model, quoted = (Asked(found, known | wrongly | rightly) for known in (dict[int, str](), quotes))
+    system, otherwise = (quoted, by_model) if config.answer == "quote" else (by_model, quoted)
+    return GroundedTest(system, otherwise, Asked(right, rightly), columns)
 
 
 def _rank(hits: Sequence[Hit], own: Sequence[Passage]) -> int:

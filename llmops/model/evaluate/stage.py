@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from llmops.config import Collect, Evaluate, Grounding, Serving
 from llmops.data.features.examples import read_examples
-from llmops.frame.artifacts import read_record, ref, write_json
+from llmops.frame.artifacts import is_skipped, read_record, ref, write_json
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import CLOSED_BOOK, Example, base_path, write_table
 from llmops.frame.statistics import intervals
@@ -52,8 +52,9 @@ def run(
 ) -> dict[str, Any]:
     """Write `answers.parquet` (a row per item and model), `evaluation.json` (figures with intervals) and `report.html`.
 
-    Where an index with passages is given, the candidate, and the base if it is the opponent, are also measured without
-    passages, and the candidate with the right ones.
+    If nothing was trained, the candidate is the base. Where an index with passages is given, the candidate, and the
+    base if it is the opponent, are also measured without passages, and the candidate with the right ones, and with
+    quotes in place of its answers, or the other way round.
 
     Raises:
         ArtifactError: if the test is empty, or the champion's model is gone.
@@ -62,8 +63,10 @@ def run(
     if not items:
         raise ArtifactError(f"{annotate / 'test.parquet'} has no item to ask; look at `annotate.test`.")
     base, candidate, scratch = Path(base_path(select)), compress / "servable", out / "base"
+    untrained = is_skipped(compress)
     # Both by the same engine: their difference is to be that of the models.
-    folders = {"base": convert_to_gguf(base, scratch) if is_gguf(candidate) else base, "candidate": candidate}
+    served = candidate if untrained else convert_to_gguf(base, scratch) if is_gguf(candidate) else base
+    folders = {"base": served, "candidate": candidate}
     if champion:
         folders["champion"] = champion / "servable"
         if not folders["champion"].is_dir():
@@ -77,8 +80,12 @@ def run(
         grounds = ground_test(index, annotate, items, grounding, collect, window, most)
     asked = {name: {name: grounds.system if grounds else closed} for name in folders}
     if grounds:
+        other = "candidate_by_model" if grounding.answer == "quote" else "candidate_quoted"
         asked["candidate"] |= {"candidate_right_passage": grounds.right, "candidate_closed_book": closed}
+        asked["candidate"] |= {other: grounds.otherwise}
         asked["base"] |= {} if champion else {CLOSED_BOOK: closed}
+    if untrained:
+        asked["base"] |= asked.pop("candidate")
     answered: dict[str, Answered] = {}
     with deterministic():
         for name, ways in asked.items():

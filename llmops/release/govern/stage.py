@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llmops.config import Govern
-from llmops.frame.artifacts import read_record, write_json
+from llmops.frame.artifacts import is_skipped, read_record, write_json
 from llmops.frame.errors import GovernanceError
 from llmops.frame.records import CLOSED_BOOK, Example, Finding, base_path, read_rows, write_rows
 from llmops.model.gguf.worker import is_gguf
@@ -46,7 +46,9 @@ def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: 
     write_json(out / "probes.json", format_results(results))
     write_json(out / "governance.json", document)
     (out / "report.md").write_text(format_report(document, findings), encoding="utf-8")
-    if CLOSED_BOOK in pq.read_table(evaluate / "answers.parquet", columns=["model"])["model"].unique().to_pylist():
+    if is_skipped(compress):
+        write_json(out / "base.json", document)  # the candidate is the base
+    elif CLOSED_BOOK in pq.read_table(evaluate / "answers.parquet", columns=["model"])["model"].unique().to_pylist():
         base = Path(base_path(evaluate.parents[1] / read_record(evaluate).inputs["select"]))
         served = convert_to_gguf(base, out / ".base") if is_gguf(compress / "servable") else base
         write_json(out / "base.json", review(config, evaluate / "answers.parquet", served, [], "base")[0])

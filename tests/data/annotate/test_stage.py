@@ -15,8 +15,9 @@ from llmops.config import Annotate, Template
 from llmops.data import worktables
 from llmops.data.annotate import stage as annotate
 from llmops.data.annotate.candidates import TABLES
+from llmops.data.retrieval.files import write_passages
 from llmops.frame.errors import LlmopsError
-from llmops.frame.records import Document, Dropped, Example, Finding, content_id, read_rows, schema, write_rows
+from llmops.frame.records import Document, Dropped, Example, Finding, Passage, content_id, read_rows, schema, write_rows
 
 TOKEN = "hf_" + "aB3dE5gH7j" * 4
 NO_RUNS: Any = SimpleNamespace(interval="", entries=list, trained=list, write=lambda entries: None)
@@ -301,3 +302,41 @@ def test_tables_larger_than_memory_are_sorted_and_leave_none(tmp_path: Path, mon
         found = tables.ranked_rows(annotate.DROPPED, tables.count("dropped"))
         assert [row["id"] for row in found] == [f"{number:05d}" for number in range(20_000)]
     assert not list(tmp_path.iterdir())
+
+
+def test_documents_without_enough_questions_are_tested_with_made_up_ones_and_nothing_is_trained(tmp_path: Path) -> None:
+    entries = list[Any]()
+    told: Any = SimpleNamespace(interval="", entries=list, trained=list, write=lambda new: entries.extend(new))
+    place = {"source": "pages", "location": "a.html", "headings": "Shop › Delivery"}
+    text = "Short. Parcels to the island of {} travel by boat on Mondays. The boat takes one day for all of them."
+    passages = [
+        Passage(id=f"p{n}", document=f"d{n // 2}", position=f"{n // 2}", text=text.format(f"Isla{n}"), **place)
+        for n in range(12)
+    ]
+    (index := tmp_path / "index").mkdir()
+    write_passages(index, passages)
+    asked = [document(row=n, question=f"What is question {n}?", answer=f"Answer {n}.") for n in range(12)]
+    tasks = [document(row=n, question=f"Setting the clock {n}", answer=f"Do {n}.") for n in range(12, 16)]
+
+    def made(least: int) -> tuple[dict[str, Any], list[Example]]:
+        config = Annotate(redact=(), min_test_items=least, test=0.5)
+        write(tmp_path, [*asked, *tasks, document(row=99, text="Only text.")])
+        metrics = annotate.run(config, clean=tmp_path / "clean", out=tmp_path / "out", ledger=told, index=index)
+        assert not read_rows(tmp_path / "out" / "train.parquet", Example)
+        assert not read_rows(tmp_path / "out" / "validation.parquet", Example)
+        return dict(metrics), read_rows(tmp_path / "out" / "test.parquet", Example)
+
+    metrics, rows = made(14)
+    real, ours = rows[: -metrics["made_up"]], rows[-metrics["made_up"] :]
+    assert (metrics["train"], metrics["test"], len(rows)) == (0, 14, 14) and len(real) == 14 - len(ours) > 0
+    assert all(row.question.startswith("What is") for row in real)  # a heading that names a task asks nothing
+    assert {entry.id for entry in entries} == {row.id for row in real}  # in the ledger are questions of people alone
+    assert made(14)[1] == rows
+    assert len({row.group for row in ours[:6]}) == 6  # other documents first
+    for row in ours:
+        assert row.answer.startswith("Parcels to the island") and row.question.startswith("Delivery: ")
+        assert row.answer.split()[5].lower() in row.question and row.location == "a.html"
+    with pytest.raises(LlmopsError, match="from the indexed passages only"):
+        made(40)
+    with pytest.raises(LlmopsError, match=r"No example is left to train on .*With grounding.enabled documents"):
+        run(tmp_path, [document(row=99, text="Only text.")])

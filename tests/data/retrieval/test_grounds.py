@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmops.config import Grounding
@@ -41,3 +42,22 @@ def test_the_passage_that_is_good_enough_is_in_the_prompt_and_dense_text_takes_m
     index = made(tmp_path, "What what.", "What.", "Nearest.", directions=[100, 101, 0])
     assert look_up(index, "What?", Grounding(passages=1), 500).context == "Nearest."
     assert room_of(300, 100, "é 12") == 2 * (300 - 100 - 128) - 9
+
+
+def test_a_quote_is_the_sentences_with_the_questions_rare_words_in_the_order_of_the_passages(tmp_path: Path) -> None:
+    parcels = "Fine. Good. Parcels to islands travel by boat. Well. The boat leaves on Mondays. So."
+    index = made(tmp_path, "All is well. Boats are slow. We like it.", parcels, "Other.")
+    config = Grounding(answer="quote", passages=2)
+    found = look_up(index, "Does the boat with parcels leave on Monday?", config, 500)
+    boats = "Parcels to islands travel by boat. … The boat leaves on Mondays.\n\nBoats are slow."
+    assert found.hits[0].passage.text == parcels and found.quote == f"Fine. … {boats}"
+    assert look_up(index, "Zebras?", config, 500).quote == "" == look_up(index, "Boats?", Grounding(), 500).quote
+
+
+def test_a_quote_is_the_sentences_that_are_most_like_the_question(tmp_path: Path) -> None:
+    index = made(tmp_path, "Numbers | One. Two. Three. Four. Five. Six.", directions=[0])
+    near = {"What?", "Numbers: Two.", "Numbers: Four.", "Numbers: Five.", "Numbers: Six."}
+    index.embedder.__dict__["embed"] = lambda texts: np.eye(2, dtype=np.float32)[
+        [int(text not in near) for text in texts]
+    ]
+    assert look_up(index, "What?", Grounding(answer="quote"), 500).quote == "Two. … Four. Five. Six."

@@ -15,6 +15,8 @@ import torch
 from llmops import python_path
 from llmops.config import Compress, Train
 from llmops.data.features.tokenize import Tokens
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
 from llmops.frame.errors import ConfigError, LlmopsError
 from llmops.frame.records import Example, write_rows
 from llmops.model.base.answering import open_model
@@ -25,6 +27,7 @@ from llmops.model.compress import stage as compress
 from llmops.model.compress.prune import prune
 from llmops.model.compress.speed import Speed
 from llmops.model.compress.stage import Measured, choose_variant, compare_variants
+from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import write_folder
 from llmops.model.training.merge import save_merged
 from llmops.prompts import training_ids
@@ -60,6 +63,18 @@ def stubbed(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setattr(compress, "read_offline", lambda features, split: tokens(tiny_base, split))
     monkeypatch.setattr(compress, "measure", lambda folder, *_: asked.append(folder) or QUIET)
     return asked
+
+
+def test_where_nothing_was_trained_the_base_is_served(trained: dict[str, Path], tmp_path: Path) -> None:
+    (idle := tmp_path / "train").mkdir()
+    record = Record("train", "t1", {}, {}, "", "", {"skipped": "nothing to train on"}, {}, "", "", "")
+    artifacts.commit(idle, record)
+    (out := tmp_path / "out").mkdir()
+    for full in ("f16", "bf16"):
+        found = compress.run(Compress(full=full), **{**trained, "train": idle}, out=out)
+        assert found == {"chosen": full, "skipped": "nothing was trained"}
+        assert is_gguf(out / "servable") is (full == "f16") and load_tokenizer(out / "servable")
+        assert {path.name for path in out.iterdir()} == {"servable"}
 
 
 def loss(folder: Path, base: Path) -> float:

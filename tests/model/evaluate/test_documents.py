@@ -77,6 +77,16 @@ def test_models_read_what_retrieval_gives_and_refusals_need_no_model(made: dict[
     assert full.system.items == ITEMS and not full.system.known  # no room for passages
 
 
+def test_quotes_are_known_answers(made: dict[str, Path]) -> None:
+    config = Grounding(passages=1, answer="quote")
+    test = ground_test(**made, items=ITEMS, collect=COLLECT, max_new_tokens=96, config=config, window=2048)
+    assert test.system.known == {0: TEXTS["row 0"], 1: TEXTS["row 1"], 2: REFUSAL, 4: REFUSAL}
+    assert test.right.known == {2: REFUSAL} and test.otherwise == replace(test.system, known={2: REFUSAL, 4: REFUSAL})
+    config = Grounding(passages=1)
+    other = ground_test(**made, items=ITEMS, collect=COLLECT, max_new_tokens=96, config=config, window=2048)
+    assert (other.system, other.otherwise) == (test.otherwise, test.system)
+
+
 def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
     made: dict[str, Path], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +108,7 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
     for name, champion in (("first", None), ("second", tmp_path / "v1")):
         (out := tmp_path / name).mkdir()
         found = evaluate.run(config, **made, **folders, champion=champion, grounding=grounds, collect=COLLECT, out=out)
-        document, beside = json.loads((out / "evaluation.json").read_text()), {"closed_book", "right_passage"}
+        document, beside = json.loads((out / "evaluation.json").read_text()), {"closed_book", "right_passage", "quoted"}
         opponents = {"base_closed_book"} if not champion else set()
         assert set(document["beside"]) == {f"candidate_{what}" for what in beside} | opponents
         assert set(document["models"]) == {"base", "candidate"} | ({"champion"} if champion else set())
@@ -110,7 +120,15 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
         rows = pq.read_table(out / "answers.parquet").to_pylist()
         assert {row["model"] for row in rows} == {*document["models"], *document["beside"]}
         assert {row["context"] for row in rows} == {"Shop › Delivery", "", OWN}  # by these the ledger knows the items
-        assert sum(row["answer"] == REFUSAL for row in rows) == 2 * len(document["models"]) + 1
+        assert sum(row["answer"] == REFUSAL for row in rows) == 2 * len(document["models"]) + 3
+    record = Record("compress", "c1", {}, {}, "", "", {"skipped": "nothing was trained"}, {}, "", "", "")
+    artifacts.commit(tmp_path / "compress", record)
+    for champion, beside in ((None, {"base_closed_book"}), (tmp_path / "v1", set[str]())):
+        (out := tmp_path / f"idle {champion is None}").mkdir()
+        config = Evaluate(max_new_tokens=4, bootstrap=100)
+        evaluate.run(config, **made, **folders, champion=champion, grounding=grounds, collect=COLLECT, out=out)
+        document = json.loads((out / "evaluation.json").read_text())
+        assert beside <= document["beside"].keys() and document["models"]["candidate"] == document["models"]["base"]
     contexts = [TEXTS["row 0"], TEXTS["row 1"], "", OWN, ""]
     system = [(item.question, context) for item, context in zip(ITEMS, contexts, strict=True)]
     assert asked[:3] == [system[n] for n in (0, 1, 3)] and (ITEMS[0].question, ITEMS[0].context) in asked
