@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this 
 
 from report import divided, finish, parser  # noqa: E402
 
-from llmops.release.figures import Figures  # noqa: E402
-from llmops.release.verdict import Rules, judge, looks  # noqa: E402
+from llmops.release.counts import SideCounts  # noqa: E402
+from llmops.release.verdict import Rules, count_looks, judge  # noqa: E402
 
 RULES, DEADLINE, CORRELATION, SPEEDS, NOISE, PEER_ALPHA = Rules(), 30_000, 0.1, 0.5, 0.4, 0.01
 OURS, PEER = "by caller", "by request"
@@ -153,7 +153,7 @@ def summary(ends: Sequence[End]) -> dict[str, float]:
 
 def ours(scenario: Scenario, seed: int) -> End:
     """Run a trial as the app and `rollout.conclude` decide it."""
-    canary, champion, last, asked = Figures(), Figures(), 0, 0
+    canary, champion, last, asked = SideCounts(), SideCounts(), 0, 0
     chance = random.Random(seed)
     rules = {"share": scenario.share, "rules": RULES, "ratings": scenario.liked is not None}
     for caller in requests(callers(scenario, chance), chance):
@@ -165,15 +165,15 @@ def ours(scenario: Scenario, seed: int) -> End:
         if not caller.drawn:
             continue
         asked += 1
-        if (look := looks(asked)) > last:
+        if (look := count_looks(asked)) > last:
             last = look
-            if judge(canary, champion, **rules).word == "regression":
+            if judge(canary, champion, **rules).outcome == "regression":
                 return "regression", asked
         if asked >= RULES.requests:
             break
     end = judge(canary, champion, **rules, end=True)
-    if end.word != "no_regression":
-        return end.word, asked
+    if end.outcome != "no_regression":
+        return end.outcome, asked
     return "promoted" if scenario.liked is None or end.better else "not liked", asked
 
 
@@ -243,7 +243,7 @@ def answer(caller: Caller, scenario: Scenario, chance: random.Random) -> tuple[b
     return chance.random() < errors, seconds, tokens_in, tokens_out
 
 
-def note(side: Figures, caller: Caller, failed: bool, seconds: float, tokens_in: int, tokens_out: int) -> None:
+def note(side: SideCounts, caller: Caller, failed: bool, seconds: float, tokens_in: int, tokens_out: int) -> None:
     """Count a request as the app does."""
     if failed:
         side.count(caller.name, "failed")

@@ -39,7 +39,7 @@ from transformers import AutoTokenizer
 
 from llmops.config import Features
 from llmops.data.features.declarations import VIEW, declare, open_store
-from llmops.data.features.examples import PARQUET, mapped_path, read_offline
+from llmops.data.features.examples import PARQUET, get_mapped_path, read_offline
 from llmops.data.features.online import OnlineTokens, write_online
 from llmops.data.features.stage import SPLITS, run
 from llmops.frame.records import Example, write_rows
@@ -181,11 +181,11 @@ def larger(home: Path, config: Features, out: Path) -> Path:
     made = out.with_name("larger")
     made.mkdir()
     rows, times = pq.read_table(out / PARQUET), 8
-    schema = pa.ipc.open_stream(mapped_path(out, "train")).schema
-    mapped = Dataset.from_file(str(mapped_path(out, "train"))).data.table
+    schema = pa.ipc.open_stream(get_mapped_path(out, "train")).schema
+    mapped = Dataset.from_file(str(get_mapped_path(out, "train"))).data.table
     with (
         pq.ParquetWriter(made / PARQUET, rows.schema, compression="zstd") as parquet,
-        pa.ipc.new_stream(mapped_path(made, "train"), schema) as arrow,
+        pa.ipc.new_stream(get_mapped_path(made, "train"), schema) as arrow,
     ):
         for time_ in range(times):
             ids = pc.binary_join_element_wise(rows["input_id"], str(time_), "-").cast(pa.string())

@@ -22,7 +22,7 @@ from report import finish, parser  # noqa: E402
 
 from llmops.data.retrieval.embedder import Embedder  # noqa: E402
 from llmops.data.text.sentences import sentences  # noqa: E402
-from llmops.frame.statistics.intervals import ratio, sample, summary  # noqa: E402
+from llmops.frame.statistics.intervals import ratio, resample, summarize  # noqa: E402
 from llmops.model.scoring.grounded import LEAST, Groundedness, groundedness  # noqa: E402
 
 NOTHING = Groundedness(share=1.0, numbers=(), names=(), contradicts=False)  #: of an answer that says nothing by itself
@@ -85,8 +85,8 @@ def figures(said: Sequence[bool], true: Sequence[bool], topics: Sequence[str]) -
             [2 * one for one in both], [(a == label) + (b == label) for a, b in zip(said, true, strict=True)]
         )
     told: dict[str, float] = {"pairs": len(said)}
-    for name, values in sample(measures, topics, 2_000, 0).items():
-        one = summary(values, 0.95)
+    for name, values in resample(measures, topics, 2_000, 0).items():
+        one = summarize(values, 0.95)
         told |= {
             name: one["mean"],
             **({} if name.endswith("F1") else {f"{name}, low": one["low"], f"{name}, high": one["high"]}),

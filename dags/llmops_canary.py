@@ -19,13 +19,13 @@ from datetime import timedelta
 
 from airflow.sdk import Asset, Param, dag
 
-from llmops.pipeline.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded, settings
+from llmops.pipeline.tasks import DEFAULT_ARGS, MODEL, load_settings, run_failed, run_succeeded
 from llmops.pipeline.trial_tasks import decide, start, wait
 
 
 @dag(
     dag_id="llmops_canary",
-    schedule=[Asset(MODEL)] if settings().release.canary else None,
+    schedule=[Asset(MODEL)] if load_settings().release.canary else None,
     catchup=False,
     max_active_runs=1,
     params={

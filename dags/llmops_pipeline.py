@@ -35,14 +35,14 @@ from llmops.pipeline.tasks import (
     ASSETS,
     DEFAULT_ARGS,
     POOL,
-    deadline,
+    describe_trigger,
     gc_failed,
     gc_succeeded,
-    published,
+    load_settings,
+    make_asset_extra,
+    make_deadline,
     run_failed,
     run_succeeded,
-    settings,
-    who,
 )
 
 
@@ -59,7 +59,7 @@ from llmops.pipeline.tasks import (
     default_args=DEFAULT_ARGS,
     on_failure_callback=run_failed,
     on_success_callback=run_succeeded,
-    deadline=deadline(),
+    deadline=make_deadline(),
     tags=["llmops"],
     doc_md=__doc__,
 )
@@ -85,7 +85,7 @@ def llmops_pipeline() -> None:
             run=run.run_id,
             attempt=context["ti"].try_number,
         )
-        if name in ASSETS and (extra := published(artifact, run.run_id)):
+        if name in ASSETS and (extra := make_asset_extra(artifact, run.run_id)):
             context["outlet_events"][AssetAlias(ASSETS[name])].add(Asset(ASSETS[name]), extra=extra)
         return str(artifact)
 
@@ -101,12 +101,12 @@ def llmops_pipeline() -> None:
         if not settings.retention.daily:
             raise AirflowSkipException("retention.daily is off.")
         try:
-            removed = gc(settings, by=who(get_current_context()["dag_run"]))
+            removed = gc(settings, by=describe_trigger(get_current_context()["dag_run"]))
         except HomeInUse as error:
             raise AirflowSkipException(str(error)) from None
-        return {"removed": len(removed.going), "freed": removed.frees}
+        return {"removed": len(removed.removals), "freed": removed.freed_bytes}
 
-    config = settings()
+    config = load_settings()
     artifacts: dict[str, str] = {}
     for name, spec in STAGES.items():
         where = {"pool": POOL} if spec.compute else {}

@@ -29,7 +29,7 @@ from llmops.model.gguf.worker import is_gguf
 from llmops.monitoring.alerts.threads import AlertThreads
 from llmops.release.registry.registry import registry_of
 from llmops.release.registry.version import Version
-from llmops.release.rollout import rules_of
+from llmops.release.rollout import read_rules
 from serving.admission import signing
 from serving.admission.dependencies import AppParts, assert_guarded
 from serving.admission.limits import Limiter
@@ -63,7 +63,7 @@ def create_app(
     guard = Guard(config.serving.guard)
     make_engine = make_engine or _make_engine_factory(config)
     poll_s, idle_s, trials = config.serving.poll_s, config.serving.test_idle_s, config.serving.trials
-    models = Models(registry, make_engine, poll_s, config.events, guard, rules_of(config), idle_s, trials)
+    models = Models(registry, make_engine, poll_s, config.events, guard, read_rules(config), idle_s, trials)
     secret = signing.read_secret(config.home / "serving.secret", environ)
     audit = Audit(config.events)
     parts = AppParts(

@@ -60,7 +60,7 @@ def understood(line: list[str]) -> bool:
     if program not in ("llmops", ".venv/bin/llmops"):
         return False
     try:
-        cli._parser().parse_args([*words, "--help"] if words in NAMED else words)
+        cli._make_parser().parse_args([*words, "--help"] if words in NAMED else words)
     except SystemExit as end:
         return end.code == 0
     return True

@@ -86,7 +86,7 @@ def test_no_sentence_of_a_page_begins_with_a_word_that_hides_its_subject(page: P
 
 
 def test_each_command_and_each_dag_has_a_row() -> None:
-    (commands,) = cli._parser()._subparsers._group_actions  # type: ignore[union-attr]
+    (commands,) = cli._make_parser()._subparsers._group_actions  # type: ignore[union-attr]
     rows = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert [name for name in commands.choices if f"\n| `llmops {name}" not in rows] == []  # type: ignore[union-attr]
     rows = (ROOT / "docs" / "schedule.md").read_text(encoding="utf-8")

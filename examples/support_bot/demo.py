@@ -45,7 +45,7 @@ from llmops.frame.errors import LlmopsError
 from llmops.frame.intervals import parse_interval
 from llmops.frame.machine import gpu
 from llmops.pipeline import stack
-from llmops.pipeline.orchestrator import Airflow, Task
+from llmops.pipeline.orchestrator import Airflow, TaskInstance
 from llmops.pipeline.pipeline import STAGES
 
 CONFIG = Path(__file__).with_name("config.yaml")
@@ -126,11 +126,11 @@ def demo(config: Config) -> None:
     day = interval(config)
     with connection as orchestrator:
         first = follow(orchestrator, {"interval": day}, "first run")
-        ask(config, own, Path(orchestrator.outputs(DAG, first, "evaluate")))
+        ask(config, own, Path(orchestrator.read_result(DAG, first, "evaluate")))
         fill_pages(config)
         second = follow(orchestrator, {"interval": day, "epochs": 0.25}, "second run, with a quarter of the training")
         show_decisions({"first run": decision(orchestrator, first), "second run": decision(orchestrator, second)})
-        show_schedule(orchestrator.scheduled())
+        show_schedule(orchestrator.list_scheduled())
     show_places(config, own)
 
 
@@ -143,8 +143,8 @@ def airflow(config: Config, environ: Mapping[str, str]) -> Airflow:
         orchestrator = Airflow(service.url, USER, stack.passwords(config.home)[0][USER])
         orchestrator.wait_for_dag(DAG)
     # What an Airflow that was stopped left unfinished would keep the next run waiting.
-    for run in orchestrator.active(DAG, before=datetime.fromtimestamp(service.started, UTC)):
-        orchestrator.abandon(DAG, run)
+    for run in orchestrator.list_active(DAG, before=datetime.fromtimestamp(service.started, UTC)):
+        orchestrator.fail(DAG, run)
     orchestrator.unpause(DAG)
     return orchestrator
 
@@ -160,7 +160,7 @@ def follow(orchestrator: Airflow, conf: Mapping[str, Any], title: str) -> str:
     try:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             for state, tasks in orchestrator.follow(DAG, run):
-                ahead = [r for r in orchestrator.active(DAG) if r != run] if state == "queued" else []
+                ahead = [r for r in orchestrator.list_active(DAG) if r != run] if state == "queued" else []
                 if console.is_terminal:
                     live.update(progress(title, state, tasks, ahead, time.monotonic() - started))
                 for task in [] if console.is_terminal else tasks:
@@ -168,22 +168,22 @@ def follow(orchestrator: Airflow, conf: Mapping[str, Any], title: str) -> str:
                         console.print(f"{title}: {task.name} {task.state} {task.seconds:.0f} s")
                         said[task.name] = task.state
     except KeyboardInterrupt:
-        orchestrator.abandon(DAG, run)
+        orchestrator.fail(DAG, run)
         raise
     console.print(f"{title}: {state} after {time.monotonic() - started:.0f} s")
     if state == "failed":
-        raise RunFailed(orchestrator.explain(DAG, run, tasks))
+        raise RunFailed(orchestrator.explain_failure(DAG, run, tasks))
     return run
 
 
-def progress(title: str, state: str, tasks: list[Task], ahead: list[str], seconds: float) -> Group:
+def progress(title: str, state: str, tasks: list[TaskInstance], ahead: list[str], seconds: float) -> Group:
     """The tasks' states as a table."""
     by_name = {task.name: task for task in tasks}
     table = Table(title=f"{DAG}, {title}: {state}, {seconds:.0f} s", title_justify="left")
     for column in ("stage", "state", "seconds", "try"):
         table.add_column(column, justify="left" if column in ("stage", "state") else "right", min_width=8)
     for name in STAGES:
-        task = by_name.get(name, Task(name, "none", 0, 0.0))
+        task = by_name.get(name, TaskInstance(name, "none", 0, 0.0))
         ran = task.seconds > 0
         colour = COLOURS.get(task.state, "dim")
         table.add_row(
@@ -254,7 +254,7 @@ def noted(config: Config, since: datetime, count: int, limit_s: float = 60) -> N
 
 def decision(orchestrator: Airflow, run: str) -> dict[str, Any]:
     """What the gate decided in a run."""
-    file = Path(orchestrator.outputs(DAG, run, "release")) / "decision.json"
+    file = Path(orchestrator.read_result(DAG, run, "release")) / "decision.json"
     decided: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return decided
 

@@ -33,7 +33,7 @@ _ADMIN: frozenset[Permission] = _DEVELOPER | {"manage_models", "manage_keys", "r
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {"user": _USER, "developer": _DEVELOPER, "admin": _ADMIN}
 
-#: role → Airflow's own role: developers trigger and look, but reach no connection
+#: role → Airflow's own role: developers trigger runs and see everything but connections
 AIRFLOW_ROLES: dict[Role, str] = {"developer": "user", "admin": "admin"}
 
 
@@ -81,7 +81,7 @@ class Key:
     old_sha256: str = ""  #: of the secret before the last rotation
     old_until: str = ""  #: ISO time, UTC: end of the old secret's validity
 
-    def shown(self) -> dict[str, Any]:
+    def without_hashes(self) -> dict[str, Any]:
         """Return everything but the hashes, for lists."""
         return {name: value for name, value in asdict(self).items() if not name.endswith("sha256")}
 
@@ -97,5 +97,5 @@ def require(key: Key, permission: Permission) -> None:
         Forbidden: naming the role, the permission and the roles that have it.
     """
     if not key.allows(permission):
-        able = " or ".join(role for role in ROLES if permission in PERMISSIONS[role])
-        raise Forbidden(f"The role {key.role} may not {permission.replace('_', ' ')}; this needs the role {able}.")
+        roles = " or ".join(role for role in ROLES if permission in PERMISSIONS[role])
+        raise Forbidden(f"The role {key.role} may not {permission.replace('_', ' ')}; this needs the role {roles}.")

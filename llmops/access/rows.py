@@ -12,27 +12,27 @@ from llmops.state.tables import keys
 _FIND = sa.select(keys).where(keys.c.prefix == sa.bindparam("prefix"))  #: built once: every request looks up a key
 
 
-def every(connection: sa.Connection) -> Iterator[Key]:
+def list_all(connection: sa.Connection) -> Iterator[Key]:
     """Return all keys, oldest first."""
-    return map(_key, connection.execute(sa.select(keys).order_by(keys.c.created, keys.c.prefix)).all())
+    return map(_make_key, connection.execute(sa.select(keys).order_by(keys.c.created, keys.c.prefix)).all())
 
 
 def find(connection: sa.Connection, prefix: str) -> Key | None:
     """Return the key with this prefix, if there is one."""
     row = connection.execute(_FIND, {"prefix": prefix}).first()
-    return _key(row) if row else None
+    return _make_key(row) if row else None
 
 
-def add(connection: sa.Connection, key: Key) -> None:
+def insert(connection: sa.Connection, key: Key) -> None:
     """Add a key."""
     connection.execute(sa.insert(keys).values(asdict(key)))
 
 
-def put(connection: sa.Connection, key: Key) -> Key:
+def update(connection: sa.Connection, key: Key) -> Key:
     """Replace the key with this prefix, and return it."""
     connection.execute(sa.update(keys).where(keys.c.prefix == key.prefix).values(asdict(key)))
     return key
 
 
-def _key(row: sa.Row[Any]) -> Key:
+def _make_key(row: sa.Row[Any]) -> Key:
     return Key(**row._mapping)

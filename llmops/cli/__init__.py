@@ -21,7 +21,7 @@ from llmops.frame.machine import spin_briefly
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
     spin_briefly(os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for noisy in ("httpx", "httpx2", "py4j", "hyperopt", "presidio-analyzer", "bitsandbytes", "matplotlib"):
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     command: Command = options.command
     try:
-        return command(config.load(options.config, _overrides(options.set)), options) or 0
+        return command(config.load(options.config, _parse_overrides(options.set)), options) or 0
     except LlmopsError as error:
         print(f"llmops: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, TransientError) else 1
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", help="YAML configuration file (default: $LLMOPS_CONFIG)")
     common.add_argument("--json", action="store_true", help="print JSON")
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
+def _parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

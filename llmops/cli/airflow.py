@@ -40,10 +40,11 @@ def add_to(add: Add) -> None:
 
 def trigger(settings: Config, options: argparse.Namespace) -> int | None:
     """Start a run of a DAG in Airflow, with parameters from its list only."""
-    given = dict(map(_pair, options.parameters)) | ({"interval": options.interval} if options.interval else {})
+    parameters = dict(map(_parse_pair, options.parameters))
+    parameters |= {"interval": options.interval} if options.interval else {}
     with _connect(settings, options.url) as orchestrator:
-        refuse_unknown(given, orchestrator.parameters(options.dag))
-        run = orchestrator.trigger(options.dag, given)
+        refuse_unknown(parameters, orchestrator.list_parameters(options.dag))
+        run = orchestrator.trigger(options.dag, parameters)
         print(f"{options.dag}: run {run} is queued", file=sys.stderr if options.json else sys.stdout)
         state = "queued"
         try:
@@ -69,7 +70,6 @@ def airflow(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _follow(orchestrator: Airflow, dag: str, run: str, quiet: bool) -> str:
-    """Print each task when its state changes, until the run has ended. Return `success`; raise if it failed."""
     shown: dict[str, str] = {}
     for state, tasks in orchestrator.follow(dag, run):
         for task in tasks:
@@ -77,7 +77,7 @@ def _follow(orchestrator: Airflow, dag: str, run: str, quiet: bool) -> str:
                 print(f"{task.name:<14} {task.state:<16} {task.seconds:6.0f} s", flush=True)
             shown[task.name] = task.state
         if state == "failed":
-            raise OrchestratorError(f"The run {run} of {dag} failed. {orchestrator.explain(dag, run, tasks)}")
+            raise OrchestratorError(f"The run {run} of {dag} failed. {orchestrator.explain_failure(dag, run, tasks)}")
     return "success"
 
 
@@ -97,7 +97,7 @@ def _connect(settings: Config, url: str | None) -> Airflow:
     return Airflow(where, "developer", stack.passwords(settings.home)[0]["developer"])
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _parse_pair(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set {text!r}: write it as NAME=VALUE, e.g. epochs=2.")

@@ -1,4 +1,4 @@
-"""The types of commands, and who runs them."""
+"""The types of commands, and the user who runs them."""
 
 import argparse
 import os
@@ -17,6 +17,6 @@ class Add(Protocol):
         """Add a command with the name and docstring of `function`. `overrides` allows `--set`."""
 
 
-def who() -> str:
-    """Return who runs the command, for audits and histories."""
+def get_user() -> str:
+    """Return the user who runs the command, for audits and histories."""
     return os.environ.get("USER") or "cli"

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from llmops.cli.command import Add, who
+from llmops.cli.command import Add, get_user
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -25,9 +25,9 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     from llmops.privacy.erasure.forget import forget
 
     if options.action == "receipt":
-        print(json.dumps(plan.read_receipt(settings, _number(options.subject)), indent=1))
+        print(json.dumps(plan.read_receipt(settings, _parse_number(options.subject)), indent=1))
         return 0
-    erasure = forget(settings, options.subject, by=who(), dry_run=options.dry_run)
+    erasure = forget(settings, options.subject, by=get_user(), dry_run=options.dry_run)
     receipt = erasure.receipt
     if options.json:
         print(json.dumps(asdict(erasure)))
@@ -49,7 +49,7 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     return 1 if receipt.remaining else 0
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     if not text.isdecimal():
         raise ConfigError(f"A receipt is named by its number, not by {text!r}.")
     return int(text)

@@ -23,7 +23,7 @@ def doctor(settings: Config, options: argparse.Namespace) -> int:
     """Check that this machine has what the pipeline needs, each failure with its remedy."""
     from llmops.frame.doctor import check
 
-    checks = [*check(settings), _database(settings)]
+    checks = [*check(settings), _check_database(settings)]
     if options.json:
         print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]))
     for c in [] if options.json else checks:
@@ -31,11 +31,11 @@ def doctor(settings: Config, options: argparse.Namespace) -> int:
     return 0 if all(c.ok for c in checks) else 1
 
 
-def _database(settings: Config) -> Check:
+def _check_database(settings: Config) -> Check:
     from llmops.frame.doctor import Check
     from llmops.state.database import database_of
 
     try:
-        return Check("database", True, database_of(settings).look())
+        return Check("database", True, database_of(settings).describe())
     except LlmopsError as error:
         return Check("database", False, str(error), "`state.url` says where it is (docs/deployment.md)")

@@ -1,4 +1,4 @@
-"""The commands about documents: figures of the index that a run made or used last, a search in it, and answers."""
+"""The commands about documents: figures of the index of the last run, a search in it, and answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_to(add: Add) -> None:
 
 
 def index(settings: Config, options: argparse.Namespace) -> None:
-    """Show what the index of documents holds that a run made or used last, or search it."""
+    """Show the contents of the last run's index of documents, or search it."""
     from llmops.data.retrieval.search import open_index
 
     folder = artifacts.newest(settings.artifacts / "index")
@@ -37,9 +37,9 @@ def index(settings: Config, options: argparse.Namespace) -> None:
     with open_index(folder) as opened:
         if options.action == "stats":
             record = artifacts.read_record(folder)
-            found = {"artifact": str(folder), "interval": record.interval, **record.metrics}
-            found["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
-            print(json.dumps(found) if options.json else _stats(found))
+            stats = {"artifact": str(folder), "interval": record.interval, **record.metrics}
+            stats["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+            print(json.dumps(stats) if options.json else _format_stats(stats))
             return
         hits = opened.search(options.question, options.k, options.way)
     if options.json:
@@ -61,11 +61,11 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
     from llmops.data.retrieval.search import open_index
     from llmops.model.base.answering import answer, open_model
     from llmops.release.batch.batch import find_servable
-    from llmops.release.registry.indexes import served_index
+    from llmops.release.registry.indexes import find_served_index
     from llmops.release.registry.registry import registry_of
 
-    if (folder := served_index(registry_of(settings).folder)) is None:
-        raise LlmopsError("No documents are served; `llmops run all` has them served.")
+    if (folder := find_served_index(registry_of(settings).folder)) is None:
+        raise LlmopsError("No documents are served; `llmops run all` serves them.")
     version, model_folder = find_servable(settings, options.version)
     with open_index(folder) as opened:
         room = room_of(settings.serving.max_context, options.max_new_tokens, options.question)
@@ -89,12 +89,12 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
         print(indent(source.get("text") or source["snippet"], "    "))
 
 
-def _stats(found: dict[str, object]) -> str:
-    lines = [f"{found['artifact']}, made for {found['interval']}:"]
-    rows = [(name, found[name]) for name in ("documents", "passages", "words", "embedded")]
+def _format_stats(stats: dict[str, object]) -> str:
+    lines = [f"{stats['artifact']}, made for {stats['interval']}:"]
+    rows = [(name, stats[name]) for name in ("documents", "passages", "words", "embedded")]
     for kind, word in (("sources", "passages of"), ("dropped", "left out:"), ("redactions", "redacted:")):
-        values = found[kind]
+        values = stats[kind]
         assert isinstance(values, dict)
         rows += [(f"{word} {name.replace('_', ' ')}", number) for name, number in values.items()]
-    lines += [f"  {name:<28} {number:>12,}" for name, number in [*rows, ("bytes", found["bytes"])]]
-    return "\n".join([*lines, f"  {'vectors by':<28} {found['model'] or 'no model':>12}"])
+    lines += [f"  {name:<28} {number:>12,}" for name, number in [*rows, ("bytes", stats["bytes"])]]
+    return "\n".join([*lines, f"  {'vectors by':<28} {stats['model'] or 'no model':>12}"])

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from llmops.cli.command import Add, who
+from llmops.cli.command import Add, get_user
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -15,7 +15,7 @@ def add_to(add: Add) -> None:
     sub.add_argument("action", choices=["create", "list", "rotate", "revoke"])
     sub.add_argument("prefix", nargs="?", default="", help="for rotate and revoke: the key's prefix")
     sub.add_argument("--role", default="user", choices=["admin", "developer", "user"])
-    sub.add_argument("--owner", default=who(), help="owner of the key")
+    sub.add_argument("--owner", default=get_user(), help="owner of the key")
     sub.add_argument("--days", type=float, default=None, help="days until it expires")
     sub.add_argument("--requests-per-minute", type=int, help="its own limit; 0: none (default: the app's)")
     sub.add_argument("--tokens-per-minute", type=int, help="its own limit; 0: none (default: the app's)")
@@ -32,15 +32,15 @@ def keys(settings: Config, options: argparse.Namespace) -> None:
     if options.action in ("create", "rotate"):
         if options.action == "create":
             limits = {name: getattr(options, name) for name in ("requests_per_minute", "tokens_per_minute")}
-            secret, key = store.create(options.role, options.owner, options.days, **limits, who=who())
+            secret, key = store.create(options.role, options.owner, options.days, **limits, by=get_user())
         else:
-            secret, key = store.rotate(options.prefix, options.hours, who=who())
-        print(json.dumps({"key": secret, **key.shown()}) if options.json else secret)
+            secret, key = store.rotate(options.prefix, options.hours, by=get_user())
+        print(json.dumps({"key": secret, **key.without_hashes()}) if options.json else secret)
         print("Shown this once; only its hash is kept.", file=sys.stderr)
     elif options.action == "revoke":
-        store.revoke(options.prefix, who=who())
+        store.revoke(options.prefix, by=get_user())
     else:
-        rows = [key.shown() for key in store.list()]
+        rows = [key.without_hashes() for key in store.list()]
         if options.json:
             print(json.dumps(rows))
         for row in [] if options.json else rows:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmops.cli.command import Add, who
+from llmops.cli.command import Add, get_user
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -49,9 +49,9 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
     from llmops.release import rollout
     from llmops.release.registry.registry import registry_of
 
-    _check_words(options)
+    _check_options(options)
     registry = registry_of(settings)
-    by: dict[str, Any] = {"by": who(), "why": f"llmops models {options.action}"}
+    by: dict[str, Any] = {"by": get_user(), "why": f"llmops models {options.action}"}
     if options.action == "promote":
         rollout.promote(registry, settings.events, options.version, override=options.override, **by)
         hub.remind(settings)
@@ -67,11 +67,11 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
         print(options.out)
         return None
     elif options.action in ("canary", "ab"):
-        _try(settings, options, by)
+        _change_trial(settings, options, by)
         return None
     elif options.action == "show":
         shown = registry.get(options.version or "champion")
-        print(json.dumps({**_version(shown), "decisions": registry.decisions(shown.name)}, indent=1))
+        print(json.dumps({**_describe_version(shown), "decisions": registry.decisions(shown.name)}, indent=1))
         return None
     elif options.action == "decisions":
         _print_decisions(registry.decisions(registry.get(options.version).name if options.version else ""), options)
@@ -81,7 +81,7 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
         names.setdefault(name, []).append(alias)
     reasons = registry.overrides()
     rows = [
-        {**_version(v), "aliases": names.get(v.name, []), "override": reasons.get(v.name, "")}
+        {**_describe_version(v), "aliases": names.get(v.name, []), "override": reasons.get(v.name, "")}
         for v in registry.versions()
     ]
     if options.json:
@@ -135,31 +135,31 @@ def serve(settings: Config, options: argparse.Namespace) -> None:
     start(settings)
 
 
-def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> None:
+def _change_trial(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> None:
     from llmops.cli import hub
     from llmops.release import rollout, trials
     from llmops.release.registry.registry import registry_of
 
     registry, canary = registry_of(settings), options.action == "canary"
-    kind: trials.Kind = "canary" if canary else "ab_test"
+    kind: trials.TrialKind = "canary" if canary else "ab_test"
     if options.stop:
         rollout.stop(registry, settings.events, kind=kind, **by)
     elif options.conclude:
-        going = rollout.going_on(registry, kind).started
-        rules = rollout.rules_of(settings, registry, going)
+        trial = rollout.get_running(registry, kind).started
+        rules = rollout.read_rules(settings, registry, trial)
         promote = canary or options.promote
-        done = rollout.conclude(registry, settings.events, going, rules, by=by["by"], promote=promote)
-        print(json.dumps(done, indent=1))
-        if done["promoted"]:
+        result = rollout.conclude(registry, settings.events, trial, rules, by=by["by"], promote=promote)
+        print(json.dumps(result, indent=1))
+        if result["promoted"]:
             hub.remind(settings)
         return
     elif options.version:
         share = options.share if options.share is not None else 0.1 if canary else 0.5
         rollout.start(registry, settings.events, options.version, share, kind=kind, override=options.override, **by)
-    print(json.dumps(rollout.state(registry), indent=1))
+    print(json.dumps(rollout.describe_trial(registry), indent=1))
 
 
-def _check_words(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
     action, version, stop, share = options.action, options.version, options.stop, options.share is not None
     conclude, tries = options.conclude, action in ("canary", "ab")
     if action == "promote" and not version:
@@ -194,8 +194,8 @@ def _print_decisions(decisions: list[dict[str, Any]], options: argparse.Namespac
         print("Nothing has been decided yet.")
 
 
-def _version(version: Any) -> dict[str, Any]:
-    from llmops.release.registry.version import document
+def _describe_version(version: Any) -> dict[str, Any]:
+    from llmops.release.registry.version import format_version
 
-    known: dict[str, Any] = json.loads(document(version))
-    return known | {"removed": version.removed}
+    known: dict[str, Any] = json.loads(format_version(version))
+    return known | {"removed": version.removed_at}

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from llmops.cli.command import Add, who
+from llmops.cli.command import Add, get_user
 from llmops.config import Config
 
 
@@ -15,13 +15,14 @@ def add_to(add: Add) -> None:
 
 def gc(settings: Config, options: argparse.Namespace) -> None:
     """Remove unneeded data of artifacts and versions; the section `retention` says what stays."""
-    from llmops.privacy.retention.disk import free
+    from llmops.privacy.retention.disk import get_free
     from llmops.privacy.retention.gc import gc as remove
 
-    plan = remove(settings, by=who(), dry_run=options.dry_run)
+    plan = remove(settings, by=get_user(), dry_run=options.dry_run)
     if options.json:
         items = [item.as_json() for item in plan.items]
-        print(json.dumps({"dry_run": options.dry_run, "frees": plan.frees, "free": free(settings), "items": items}))
+        document = {"dry_run": options.dry_run, "frees": plan.freed_bytes, "free": get_free(settings), "items": items}
+        print(json.dumps(document))
         return
     from rich.box import SIMPLE
     from rich.console import Console
@@ -37,7 +38,7 @@ def gc(settings: Config, options: argparse.Namespace) -> None:
     if plan.items:
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
     print(
-        f"{len(plan.going)} of {len(plan.items)} {'would go' if options.dry_run else 'are gone'}, which "
-        f"{'would free' if options.dry_run else 'freed'} {plan.frees / 1e6:,.1f} MB; "
-        f"{free(settings) / 1e9:,.1f} GB of the disk are free."
+        f"{len(plan.removals)} of {len(plan.items)} {'would go' if options.dry_run else 'are gone'}, which "
+        f"{'would free' if options.dry_run else 'freed'} {plan.freed_bytes / 1e6:,.1f} MB; "
+        f"{get_free(settings) / 1e9:,.1f} GB of the disk are free."
     )

@@ -14,7 +14,7 @@ from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError
 from llmops.frame.intervals import check_ended, parse_interval
 from llmops.pipeline import pipeline, sameness
 from llmops.pipeline.sameness import Plan
-from llmops.privacy.retention.disk import usage
+from llmops.privacy.retention.disk import measure_usage
 
 
 def add_to(add: Add) -> None:
@@ -41,7 +41,7 @@ def run(settings: Config, options: argparse.Namespace) -> None:
     """Run one stage, or all of them in order. Finished stages are skipped."""
     interval = parse_interval(options.interval)
     names = list(pipeline.STAGES) if options.stage == "all" else [options.stage]
-    done = _inputs(options.input)  # pins the earlier artifacts, so that a source that changes meanwhile has no effect
+    done = _parse_inputs(options.input)  # pins the earlier artifacts, so that later changes of a source have no effect
     for name in names:
         path = pipeline.run_stage(name, settings, interval, done, run=options.run_id, attempt=options.attempt)
         done[name] = path
@@ -54,7 +54,7 @@ def run(settings: Config, options: argparse.Namespace) -> None:
             print(f"{name:<10} {path}{since}")
 
 
-def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
+def _parse_inputs(pairs: Sequence[str]) -> dict[str, Path]:
     inputs: dict[str, Path] = {}
     for pair in pairs:
         name, _, path = pair.partition("=")
@@ -65,14 +65,14 @@ def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def status(settings: Config, options: argparse.Namespace) -> None:
-    """Show what the next run would build, and the existing artifacts, newest first."""
+    """Show the stages that the next run would build, and the existing artifacts, newest first."""
     interval = parse_interval(options.interval)
     check_ended(interval)
     plans = pipeline.plans(settings, interval)
     problem = next((str(plan) for plan in plans.values() if isinstance(plan, LlmopsError)), "")
-    found, damaged = _artifacts(settings.artifacts, whole=options.verify)
+    found, damaged = _list_artifacts(settings.artifacts, whole=options.verify)
     there = [row for row in found if not row[1].removed]
-    disk = usage(settings)
+    disk = measure_usage(settings)
     if options.json:
         todo = [
             {"stage": name, "artifact": str(plan.path), "done": plan.done}
@@ -84,8 +84,8 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         upcoming = {"interval": interval, "stages": todo, "problem": problem}
         print(json.dumps({"next": upcoming, "artifacts": rows, "damaged": damaged, "disk": disk}))
         return
-    said = f"cannot be planned: {problem}" if problem else _describe(plans, settings)
-    print(f"The next run, of the interval {interval}, {said}.")
+    outlook = f"cannot be planned: {problem}" if problem else _describe(plans, settings)
+    print(f"The next run, of the interval {interval}, {outlook}.")
     print("\nThere is, newest first:" if found else "There is no artifact yet; `llmops run all` makes them.")
     for path, record, seconds in there:
         ended = record.finished[:19].replace("T", " ")
@@ -93,8 +93,8 @@ def status(settings: Config, options: argparse.Namespace) -> None:
     if removed := sorted(record.removed for _, record, _ in found if record.removed):
         last = f"the last on {removed[-1][:10]}; --json lists them"
         erased = sum(bool(record.receipt) for _, record, _ in found)
-        said = f" Of {erased} of them people were forgotten." if erased else ""
-        print(f"Of {len(removed)} more only the records are left; their data was removed, {last}.{said}")
+        erasures = f" {erased} of them were removed by erasures." if erased else ""
+        print(f"The data of {len(removed)} more was removed, {last}.{erasures}")
     for name, why in damaged.items():
         print(f"damaged     {Path(name).parent.name:<10} {why}")
     print("\nOn the disk:")
@@ -112,7 +112,7 @@ def _describe(plans: Mapping[str, Plan | LlmopsError | None], settings: Config) 
     return f"builds {' '.join(build)}{behind}"
 
 
-def _artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Record, float]], dict[str, str]]:
+def _list_artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Record, float]], dict[str, str]]:
     """Return all finished artifacts with record and duration in seconds, newest first, and path → error of others.
 
     Artifacts whose data was removed are included. With `whole`, changed artifacts count as errors.
@@ -143,7 +143,8 @@ def lineage(settings: Config, options: argparse.Namespace) -> None:
     from llmops.release.registry.registry import registry_of
 
     version, root = registry_of(settings).get(options.version), settings.artifacts
-    print(json.dumps(trace.lineage(version, root), indent=1) if options.json else trace.lineage_text(version, root))
+    as_json = options.json
+    print(json.dumps(trace.read_lineage(version, root), indent=1) if as_json else trace.format_lineage(version, root))
 
 
 _SHOWN = ("stage", "interval", "started", "finished", "run", "removed", "receipt")  #: shown fields of a record

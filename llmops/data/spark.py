@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from llmops import ROOT
 from llmops.config import Clean
 from llmops.frame import doctor
-from llmops.frame.errors import LlmopsError, TransientError, said
+from llmops.frame.errors import LlmopsError, TransientError, describe_error
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -93,7 +93,7 @@ def _as_the_workers_say() -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
-        words = said(error)
+        words = describe_error(error)
         for module, name, text in re.findall(r"^(llmops(?:\.\w+)+)\.(\w+): (.+)$", words, re.MULTILINE):
             kind = getattr(import_module(module), name, None)
             if isinstance(kind, type) and issubclass(kind, LlmopsError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from llmops.events.datasets import PIPELINE
 from llmops.events.events import emit
 from llmops.frame.artifacts import Record
-from llmops.frame.errors import TransientError, said
+from llmops.frame.errors import TransientError, describe_error
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def emit_failure(
         "event.duration": int((datetime.now(UTC) - started).total_seconds() * 1e9),
         "event.outcome": "failure",
         "error.type": type(error).__name__,
-        "error.message": said(error),
+        "error.message": describe_error(error),
         "llmops.interval": interval,
         "llmops.run": run,
         "llmops.attempt": attempt,

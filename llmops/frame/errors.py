@@ -13,12 +13,12 @@ def is_busy(status: int) -> bool:
     return status in _BUSY or status >= 500
 
 
-def said(error: BaseException) -> str:
-    """Return the text of an error, even if it cannot be read: py4j asks the JVM for it, which may be dead."""
+def describe_error(error: BaseException) -> str:
+    """Return the text of an error, or why it cannot be read: py4j asks the JVM for it, which may be dead."""
     try:
         return str(error)
-    except Exception as silent:
-        return f"its text could not be read ({type(silent).__name__})"
+    except Exception as failure:
+        return f"its text could not be read ({type(failure).__name__})"
 
 
 class TransientError(LlmopsError):
@@ -77,11 +77,11 @@ class StateUnavailable(StateError, TransientError):
 
 
 class EventsUnavailable(TransientError):
-    """Events cannot be read now from the sink `place`."""
+    """Events cannot be read now from `source`, a sink."""
 
-    def __init__(self, message: str, place: str) -> None:
+    def __init__(self, message: str, source: str) -> None:
         super().__init__(message)
-        self.place = place
+        self.source = source
 
 
 class HubUnavailableError(RegistryError, TransientError):

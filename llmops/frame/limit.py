@@ -23,18 +23,18 @@ from llmops import python_path
 from llmops.frame.errors import TimeLimitError
 
 GRACE_S = 30.0  #: time for the interruption to end the block, before the watcher kills
-AGAIN_S = 10.0  #: pause between interruptions, if code swallows one with `except BaseException`
+REPEAT_S = 10.0  #: pause between interruptions, if code swallows one with `except BaseException`
 
 _SET_CHILD_SUBREAPER = 36  #: prctl(2)
 
 
 class _TimeIsUp(BaseException):
-    """The interruption. It is not an `Exception`, so that code that retries after errors does not retry after it."""
+    """The interruption. It is not an `Exception`, so that code that retries after an error does not catch it."""
 
 
 @contextmanager
-def time_limit(what: str, seconds: float) -> Iterator[None]:
-    """Limit the block to `seconds`; 0: no limit.
+def time_limit(name: str, seconds: float) -> Iterator[None]:
+    """Limit the block to `seconds`; 0: no limit. `name` is the block's name in messages.
 
     Outside the main thread nothing can be interrupted. There the watcher ends the whole process.
 
@@ -47,7 +47,7 @@ def time_limit(what: str, seconds: float) -> Iterator[None]:
     _adopt_orphans(True)
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     watcher = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(os.getpid()), str(seconds + GRACE_S), what],
+        [sys.executable, "-m", __name__, str(os.getpid()), str(seconds + GRACE_S), name],
         env={**os.environ, "PYTHONPATH": python_path()},
         stdin=subprocess.PIPE,
         start_new_session=True,  # a signal to our process group must not end it
@@ -63,14 +63,14 @@ def time_limit(what: str, seconds: float) -> Iterator[None]:
         raise _TimeIsUp
 
     try:
-        with _alarm(seconds, interrupt):
+        with _set_alarm(seconds, interrupt):
             yield
     except BaseException as error:  # after the interruption, cleanup may raise anything
         if not late:
             raise
         _kill_children(before)
         reason = None if isinstance(error, _TimeIsUp) else error
-        raise TimeLimitError(f"{what} has not ended within {seconds / 60:g} min (schedule.timeouts).") from reason
+        raise TimeLimitError(f"{name} has not ended within {seconds / 60:g} min (schedule.timeouts).") from reason
     finally:
         _adopt_orphans(False)
         watcher.kill()
@@ -78,12 +78,12 @@ def time_limit(what: str, seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def _alarm(seconds: float, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _set_alarm(seconds: float, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     old = signal.signal(signal.SIGALRM, handler)
-    left, again = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
+    left, again = signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_S)
     began = time.monotonic()
     try:
         yield
@@ -100,22 +100,22 @@ def _adopt_orphans(on: bool) -> None:
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
 
 
-def _kill_children(but: set[int]) -> None:
-    started = [child for child in psutil.Process().children(recursive=True) if child.pid not in but]
+def _kill_children(spared: set[int]) -> None:
+    started = [child for child in psutil.Process().children(recursive=True) if child.pid not in spared]
     for child in started:
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    psutil.wait_procs(started, timeout=AGAIN_S / 2)  # ends before the next interruption
+    psutil.wait_procs(started, timeout=REPEAT_S / 2)  # ends before the next interruption
 
 
-def _watch(pid: int, seconds: float, what: str) -> None:
+def _watch(pid: int, seconds: float, name: str) -> None:
     """Kill the process `pid` and its descendants after `seconds`, but not this one. End at once if `pid` is gone."""
     process = psutil.Process(pid)
     if select.select([sys.stdin], [], [], seconds)[0]:
-        return  # the other end was closed
+        return  # the watched process has closed the pipe
     with suppress(psutil.NoSuchProcess):
         family = [process, *process.children(recursive=True)]
-        sys.stderr.write(f"{what} hangs and does not let itself be interrupted; killing its processes.\n")
+        sys.stderr.write(f"{name} hangs and cannot be interrupted; killing its processes.\n")
         for member in family:
             if member.pid != os.getpid():
                 with suppress(psutil.NoSuchProcess):

@@ -1,7 +1,7 @@
-"""Classification of library errors: which ones may be gone at the next try.
+"""Classification of library errors that may be gone at the next try.
 
-Stages name foreseeable errors themselves. Errors straight from a library are classified here: a server that restarts or
-is busy, a broken connection, a full disk.
+Stages convert foreseeable errors themselves. Errors straight from a library are classified here: a server that restarts
+or is busy, a broken connection, a full disk.
 """
 
 import errno
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.error import HTTPError
 
-from llmops.frame.errors import DiskFullError, LlmopsError, TransientError, is_busy, said
+from llmops.frame.errors import DiskFullError, LlmopsError, TransientError, describe_error, is_busy
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 #: torch, safetensors, Arrow, SQLite and Spark raise classes of their own; only the text names the reason
@@ -21,19 +21,19 @@ _UNREACHABLE = {errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.EN
 _SQLITE_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR")
 
 
-def transient(error: BaseException) -> TransientError | None:
+def as_transient(error: BaseException) -> TransientError | None:
     """Return `error` as a `TransientError` if it, or a cause, may be gone at the next try; else None.
 
-    An error of ours that is not transient stays what it is.
+    Other errors of ours are never converted.
     """
     if isinstance(error, TransientError):
         return error
-    words = f"{type(error).__name__}: {said(error)}"
-    for cause in _causes(error):
+    message = f"{type(error).__name__}: {describe_error(error)}"
+    for cause in _walk_causes(error):
         if isinstance(cause, LlmopsError) and not isinstance(cause, TransientError):
             return None
         if isinstance(cause, DiskFullError) or is_full(cause):
-            return DiskFullError(f"A disk is full. {words}. Make room and run it again; what is finished is kept.")
+            return DiskFullError(f"A disk is full. {message}. Make room and run it again; what is finished is kept.")
         if (
             isinstance(cause, TransientError)
             or is_broken_off(cause)
@@ -41,7 +41,7 @@ def transient(error: BaseException) -> TransientError | None:
             or is_redis_down(cause)
             or is_database_down(cause)
         ):
-            return TransientError(f"{words}. Run it again when what it asks answers; what is finished is kept.")
+            return TransientError(f"{message}. Run it again when the server answers; what is finished is kept.")
     return None
 
 
@@ -50,13 +50,13 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     if isinstance(error, ValueError | TypeError | LookupError):
-        return False  # its text may be a quotation
-    text = said(error).lower()
+        return False  # its text may quote user data
+    text = describe_error(error).lower()
     return any(words in text for words in _FULL_WORDS)
 
 
 def is_broken_off(error: BaseException) -> bool:
-    """Return True if a connection broke, timed out or found no route. The Hub client's offline mode is not meant."""
+    """Return True if a connection broke, timed out or found no route. The Hub client's offline mode does not count."""
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return type(error).__name__ != "OfflineModeIsEnabled"
     return isinstance(error, OSError) and error.errno in _UNREACHABLE
@@ -67,45 +67,47 @@ def is_unanswered(error: BaseException) -> bool:
     status = error.code if isinstance(error, HTTPError) else None
     status = getattr(getattr(error, "response", None), "status_code", status)
     for library in ("httpx", "httpx2"):  # the Hub's client uses httpx2
-        ours = _loaded(library, "UnsupportedProtocol", "LocalProtocolError")  # the request is wrong
-        if isinstance(error, _loaded(library, "TransportError")) and not isinstance(error, ours):
+        ours = _get_classes(library, "UnsupportedProtocol", "LocalProtocolError")  # the request is wrong
+        if isinstance(error, _get_classes(library, "TransportError")) and not isinstance(error, ours):
             return True
     return isinstance(status, int) and is_busy(status)
 
 
 def is_redis_down(error: BaseException) -> bool:
-    """Return True if Redis does not answer or is starting. A refused password is not meant."""
-    refused = _loaded("redis.exceptions", "AuthenticationError", "AuthorizationError")
-    down = _loaded("redis.exceptions", "ConnectionError", "TimeoutError", "ClusterDownError", "TryAgainError")
+    """Return True if Redis does not answer or is starting. A refused password does not count."""
+    refused = _get_classes("redis.exceptions", "AuthenticationError", "AuthorizationError")
+    down = _get_classes("redis.exceptions", "ConnectionError", "TimeoutError", "ClusterDownError", "TryAgainError")
     return isinstance(error, down) and not isinstance(error, refused)
 
 
 def is_database_down(error: BaseException) -> bool:
     """Return True if a database does not answer or is locked, by the error of its driver or of SQLAlchemy.
 
-    A wrong password at a server is included: drivers distinguish it only in their texts. For SQLite the error's name
+    A wrong password counts, too, because drivers distinguish it only in their texts. For SQLite the error's name
     decides, because a missing table is an operational error, too.
     """
     if isinstance(error, sqlite3.OperationalError):
         return str(getattr(error, "sqlite_errorname", "")).startswith(_SQLITE_BUSY)
-    if isinstance(error, _loaded("sqlalchemy.exc", "TimeoutError")):  # the connection pool is exhausted
+    if isinstance(error, _get_classes("sqlalchemy.exc", "TimeoutError")):  # the connection pool is exhausted
         return True
-    if isinstance(error, _loaded("sqlalchemy.exc", "DBAPIError")):
+    if isinstance(error, _get_classes("sqlalchemy.exc", "DBAPIError")):
         reason: Any = error
         if isinstance(reason.orig, sqlite3.Error):
             return is_database_down(reason.orig)
-        down = _loaded("sqlalchemy.exc", "OperationalError", "InterfaceError")
+        down = _get_classes("sqlalchemy.exc", "OperationalError", "InterfaceError")
         return bool(reason.connection_invalidated) or isinstance(error, down)
-    return isinstance(error, (*_loaded("psycopg", "OperationalError"), *_loaded("psycopg2", "OperationalError")))
+    return isinstance(
+        error, (*_get_classes("psycopg", "OperationalError"), *_get_classes("psycopg2", "OperationalError"))
+    )
 
 
-def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """Return these classes of a library; empty if it is not imported, because no error can then be of it."""
+def _get_classes(module: str, *names: str) -> tuple[type[BaseException], ...]:
+    """Return these classes of a library; empty if it is not imported, because no error can then come from it."""
     library = sys.modules.get(module)
     return tuple(getattr(library, name) for name in names) if library else ()
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _walk_causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     next_one: BaseException | None = error
     while next_one is not None and id(next_one) not in seen:

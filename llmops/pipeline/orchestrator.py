@@ -13,7 +13,7 @@ from llmops.frame.errors import LlmopsError, TransientError, is_busy
 
 DONE = ("success", "failed")  #: final states of a run
 
-PATIENCE_S = 600.0  #: how long `follow` waits for an Airflow that restarts
+TIMEOUT_S = 600.0  #: time that `follow` waits for an Airflow that restarts
 
 
 class OrchestratorError(LlmopsError):
@@ -25,7 +25,7 @@ class OrchestratorUnavailable(OrchestratorError, TransientError):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TaskInstance:
     """One task of a run."""
 
     name: str
@@ -71,12 +71,12 @@ class Airflow:
         """Let the DAG's runs start. Runs of a paused DAG wait."""
         self._call("PATCH", f"/api/v2/dags/{dag}", params={"update_mask": "is_paused"}, json={"is_paused": False})
 
-    def scheduled(self) -> dict[str, bool]:
-        """Return the scheduled DAGs, and whether each is paused."""
+    def list_scheduled(self) -> dict[str, bool]:
+        """Return DAG → True if it is paused, for all scheduled DAGs."""
         found = self._call("GET", "/api/v2/dags", params={"limit": 100, "order_by": "dag_id"})["dags"]
         return {d["dag_id"]: bool(d["is_paused"]) for d in found if d["timetable_summary"]}
 
-    def parameters(self, dag: str) -> list[str]:
+    def list_parameters(self, dag: str) -> list[str]:
         """Return the names of the DAG's parameters.
 
         Raises:
@@ -98,40 +98,38 @@ class Airflow:
         body = {"logical_date": None, "conf": dict(conf)}
         return str(self._call("POST", f"/api/v2/dags/{dag}/dagRuns", json=body)["dag_run_id"])
 
-    def active(self, dag: str, before: datetime | None = None) -> list[str]:
+    def list_active(self, dag: str, before: datetime | None = None) -> list[str]:
         """Return the ids of unfinished runs, oldest first; with `before`, only runs created earlier."""
         query = {"state": ["queued", "running"], "order_by": "run_after", "limit": 100}
         runs = self._call("GET", f"/api/v2/dags/{dag}/dagRuns", params=query)["dag_runs"]
         return [r["dag_run_id"] for r in runs if before is None or datetime.fromisoformat(r["queued_at"]) < before]
 
-    def abandon(self, dag: str, run: str) -> None:
+    def fail(self, dag: str, run: str) -> None:
         """Mark a run as failed, which ends its tasks."""
         self._call("PATCH", f"/api/v2/dags/{dag}/dagRuns/{run}", json={"state": "failed"})
 
-    def state(self, dag: str, run: str) -> str:
+    def read_state(self, dag: str, run: str) -> str:
         """Return the state of a run."""
         return str(self._call("GET", f"/api/v2/dags/{dag}/dagRuns/{run}")["state"])
 
-    def tasks(self, dag: str, run: str) -> list[Task]:
+    def list_tasks(self, dag: str, run: str) -> list[TaskInstance]:
         """Return the tasks of a run."""
         found = self._call("GET", f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances", params={"limit": 100})
-        return [
-            Task(t["task_id"], t["state"] or "none", t["try_number"], _seconds(t["start_date"], t["end_date"]))
-            for t in found["task_instances"]
-        ]
+        tasks = found["task_instances"]
+        return [TaskInstance(t["task_id"], t["state"] or "none", t["try_number"], _measure_seconds(t)) for t in tasks]
 
-    def follow(self, dag: str, run: str, pause_s: float = 1.0) -> Iterator[tuple[str, list[Task]]]:
+    def follow(self, dag: str, run: str, pause_s: float = 1.0) -> Iterator[tuple[str, list[TaskInstance]]]:
         """Yield the state of a run and its tasks, repeatedly, until the run has ended.
 
         Raises:
-            OrchestratorUnavailable: if Airflow does not answer for `PATIENCE_S`.
+            OrchestratorUnavailable: if Airflow does not answer for `TIMEOUT_S`.
         """
         state, answered = "", time.monotonic()
         while state not in DONE:
             try:
-                state, tasks = self.state(dag, run), self.tasks(dag, run)
+                state, tasks = self.read_state(dag, run), self.list_tasks(dag, run)
             except OrchestratorUnavailable:
-                if time.monotonic() - answered > PATIENCE_S:
+                if time.monotonic() - answered > TIMEOUT_S:
                     raise
             else:
                 answered = time.monotonic()
@@ -139,27 +137,27 @@ class Airflow:
             if state not in DONE:
                 time.sleep(pause_s)
 
-    def explain(self, dag: str, run: str, tasks: Iterable[Task]) -> str:
+    def explain_failure(self, dag: str, run: str, tasks: Iterable[TaskInstance]) -> str:
         """Return the failed tasks, the ends of their logs, and a remedy, as text."""
         lines = []
         for task in tasks:
             if task.state == "failed":
-                end = [line for line in self.log(dag, run, task.name, task.tries) if line.strip()][-12:]
+                end = [line for line in self.read_log(dag, run, task.name, task.tries) if line.strip()][-12:]
                 lines += [f"The task {task.name} failed at try {task.tries}. The end of its log:"]
                 lines += [f"  {line}" for line in end]
         lines.append("Mend what it names and run the same command again: finished stages are kept.")
         return "\n".join(lines)
 
-    def outputs(self, dag: str, run: str, task: str) -> Any:
+    def read_result(self, dag: str, run: str, task: str) -> Any:
         """Return the return value of a finished task."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
         return self._call("GET", path, params={"deserialize": False})["value"]
 
-    def log(self, dag: str, run: str, task: str, tries: int) -> list[str]:
+    def read_log(self, dag: str, run: str, task: str, tries: int) -> list[str]:
         """Return the log lines of one try of a task."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{max(tries, 1)}"
         entries = self._call("GET", path, params={"full_content": True})["content"]
-        lines = [line for entry in entries for line in _lines(entry)]
+        lines = [line for entry in entries for line in _format_entry(entry)]
         return [line for line in lines if not line.startswith("::")]  # folding marks of the UI
 
     def _sign_in(self) -> None:
@@ -174,7 +172,7 @@ class Airflow:
             answer = self._send(method, path, **arguments)
         if answer.is_error:
             kind = OrchestratorUnavailable if is_busy(answer.status_code) else OrchestratorError
-            raise kind(f"Airflow refuses {method} {path} ({answer.status_code}): {_detail(answer)}")
+            raise kind(f"Airflow refuses {method} {path} ({answer.status_code}): {_read_detail(answer)}")
         return answer.json()
 
     def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
@@ -184,14 +182,12 @@ class Airflow:
             raise OrchestratorUnavailable(f"Airflow at {self._http.base_url} does not answer: {error}") from error
 
 
-def _seconds(start: str | None, end: str | None) -> float:
-    if not start:
-        return 0.0
-    last = datetime.fromisoformat(end) if end else datetime.now(UTC)
-    return (last - datetime.fromisoformat(start)).total_seconds()
+def _measure_seconds(task: Mapping[str, Any]) -> float:
+    start, end = (task[name] and datetime.fromisoformat(task[name]) for name in ("start_date", "end_date"))
+    return ((end or datetime.now(UTC)) - start).total_seconds() if start else 0.0
 
 
-def _lines(entry: Any) -> list[str]:
+def _format_entry(entry: Any) -> list[str]:
     if not isinstance(entry, dict):
         return [str(entry)]
     lines = [str(entry.get("event", ""))]
@@ -200,7 +196,7 @@ def _lines(entry: Any) -> list[str]:
     return lines
 
 
-def _detail(answer: httpx.Response) -> str:
+def _read_detail(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["detail"]).split("\n\n")[0]  # cut off the schema of a refused parameter
     except (ValueError, KeyError, TypeError):

@@ -21,7 +21,7 @@ from llmops.frame.artifacts import Record
 from llmops.frame.code_version import code_version, git_commit
 from llmops.frame.errors import LlmopsError
 from llmops.frame.limit import time_limit
-from llmops.frame.transient import transient
+from llmops.frame.transient import as_transient
 from llmops.pipeline import sameness
 from llmops.pipeline.sameness import Plan, Stage
 
@@ -147,7 +147,7 @@ def run_stage(
         with time_limit(f"The stage {name}", config.schedule.seconds(name)):
             return _run_stage(name, config, interval, inputs, run)
     except Exception as error:
-        named = transient(error) or error
+        named = as_transient(error) or error
         stage_events.emit_failure(config.events, name, interval, run, attempt, started, named)
         if named is error:
             raise
@@ -220,9 +220,9 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
 
         refs["sources"] = content(config.collect, interval, config.database)
     if stage.declarations:
-        from llmops.data.features.declarations import repository_hash
+        from llmops.data.features.declarations import hash_repository
 
-        refs["declarations"] = repository_hash(config.features)
+        refs["declarations"] = hash_repository(config.features)
     if stage.base and (weights := sameness.weights(config)):
         refs["weights"] = weights
     own = interval if stage.interval else ""

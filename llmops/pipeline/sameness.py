@@ -102,7 +102,7 @@ def champion(config: Config, candidate: str) -> Path | None:
     """Return the version a candidate is compared with: the opponent of its decision, else the current champion."""
     from llmops.release.registry.registry import registry_of
 
-    return registry_of(config).opponent(candidate)
+    return registry_of(config).find_opponent(candidate)
 
 
 def check_erased(config: Config) -> None:
@@ -116,7 +116,7 @@ def check_erased(config: Config) -> None:
     from llmops.state.database import database_of
     from llmops.state.tables import erasures
 
-    if (database := database_of(config)).absent:
+    if not (database := database_of(config)).exists:
         return
     with database.read() as connection:
         row = connection.execute(sa.select(erasures).where(erasures.c.ended == "")).first()

@@ -20,7 +20,7 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # the stub of Airflow 3
 from llmops.config import Config, load
 from llmops.config.alerts import Rule
 from llmops.frame.artifacts import read_record
-from llmops.frame.errors import ConfigError, LlmopsError, TransientError, said
+from llmops.frame.errors import ConfigError, LlmopsError, TransientError, describe_error
 from llmops.monitoring.alerts import lifecycle, runs
 from llmops.monitoring.alerts.runs import FAILED, GC_FAILED, LATE, raise_alert
 from llmops.pipeline.pool import POOL
@@ -31,15 +31,15 @@ __all__ = [
     "DEFAULT_ARGS",
     "MODEL",
     "POOL",
-    "deadline",
+    "describe_trigger",
     "gc_failed",
     "gc_succeeded",
-    "published",
+    "load_settings",
+    "make_asset_extra",
+    "make_deadline",
     "run_failed",
     "run_succeeded",
-    "settings",
     "task_failed",
-    "who",
 ]
 
 log = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ DECLINE = "llmops://decline"  #: the asset of alerts about drift or decay
 ASSETS = {"annotate": DATASET, "release": MODEL}  #: stage → asset of its artifact
 
 
-def published(artifact: Path, run: str) -> dict[str, Any]:
-    """Return the asset event's data of an artifact: path, version and interval; empty if another run made it.
+def make_asset_extra(artifact: Path, run: str) -> dict[str, Any]:
+    """Return the data of an artifact's asset event: path, version and interval; empty if another run made it.
 
-    A reused artifact is no news: DAGs scheduled on the asset would repeat their work.
+    A reused artifact gets no event, because DAGs scheduled on the asset would repeat their work.
     """
     record = read_record(artifact)
     if record.run != run:
@@ -64,20 +64,20 @@ def published(artifact: Path, run: str) -> dict[str, Any]:
     return extra
 
 
-def who(run: Any) -> str:
-    """Return who asked for a run, for histories: the user who triggered it, if any, and the run."""
+def describe_trigger(run: Any) -> str:
+    """Return the origin of a run, for histories: the user who triggered it, if any, and the run's id."""
     by = getattr(run, "triggering_user_name", None)
     return f"{by}, run {run.run_id}" if by else f"run {run.run_id}"
 
 
 def task_failed(context: Mapping[str, Any]) -> None:
     """Report a failed task. This is Airflow's `on_failure_callback` of a task, called after its last try."""
-    _failed(context, context.get("exception"))
+    _report_failure(context, context.get("exception"))
 
 
 def run_failed(context: Mapping[str, Any]) -> None:
     """Report a failed run. This is Airflow's `on_failure_callback` of a DAG; it covers killed task processes, too."""
-    _failed(context, None)
+    _report_failure(context, None)
 
 
 def run_succeeded(context: Mapping[str, Any]) -> None:
@@ -98,27 +98,27 @@ def task_begins(context: Mapping[str, Any]) -> None:
 
 def gc_failed(context: Mapping[str, Any]) -> None:
     """Report a failed garbage collection. This is Airflow's `on_failure_callback` of the gc task; the run goes on."""
-    _failed(context, context.get("exception"), GC_FAILED, "Removing old data (gc) after the run")
+    _report_failure(context, context.get("exception"), GC_FAILED, "Removing old data (gc) after the run")
 
 
-def _failed(
-    context: Mapping[str, Any], error: BaseException | None, rule: Rule = FAILED, what: str = "The run"
+def _report_failure(
+    context: Mapping[str, Any], error: BaseException | None, rule: Rule = FAILED, subject: str = "The run"
 ) -> None:
     task, run = context.get("ti"), context.get("dag_run")
     dag, run_id = context["dag"].dag_id, str(context["run_id"])
     where = f" at {task.task_id}, try {task.try_number}" if task else f": {context.get('reason')}"
-    words = f": {said(error)}" if error else "."
+    cause = f": {describe_error(error)}" if error else "."
     raise_alert(
         rule,
         dag,
         run_id,
         getattr(run, "clear_number", 0) or 0,
-        f"{what} {run_id} of {dag} failed{where}{words}",
+        f"{subject} {run_id} of {dag} failed{where}{cause}",
         {
             "llmops.task": task.task_id if task else None,
             "llmops.attempt": task.try_number if task else None,
             "error.type": type(error).__name__ if error else None,
-            "error.message": said(error) if error else None,
+            "error.message": describe_error(error) if error else None,
         },
     )
 
@@ -134,19 +134,19 @@ async def run_late(hours: float, context: Mapping[str, Any]) -> None:
     )
 
 
-def deadline() -> DeadlineAlert | None:
-    """Return an alert for runs not ended `schedule.late_hours` after they were queued; None if that is 0."""
-    hours = settings().schedule.late_hours
+def make_deadline() -> DeadlineAlert | None:
+    """Return an alert for runs that have not ended `schedule.late_hours` after they were queued; None if that is 0."""
+    hours = load_settings().schedule.late_hours
     if not hours:
         return None
     callback = AsyncCallback(run_late, {"hours": hours})
     return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), callback)
 
 
-def settings() -> Config:
-    """Return the configuration while a DAG file is parsed.
+def load_settings() -> Config:
+    """Return the configuration for the parsing of a DAG file; if it cannot be read, the defaults.
 
-    If it cannot be read, the DAGs keep the defaults. The first task of a run then reports the mistake.
+    The first task of a run then reports the mistake.
     """
     try:
         return load()

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from llmops.config import load
 from llmops.config.run_parameters import refuse_unknown
 from llmops.frame.errors import RegistryError, TransientError
-from llmops.pipeline.tasks import who
+from llmops.pipeline.tasks import describe_trigger
 from llmops.release import rollout, trials
 from llmops.release.registry.registry import registry_of
 
@@ -23,32 +23,32 @@ log = logging.getLogger(__name__)
 def start(kind: Any) -> str:
     """Start the trial of the run's `version`; without one, go on with the trial there is, or skip."""
     context = get_current_context()
-    asked = context["params"]
-    refuse_unknown(asked, context["dag"].params)
+    params = context["params"]
+    refuse_unknown(params, context["dag"].params)
     settings = load()
     registry = registry_of(settings)
-    if asked["version"]:
+    if params["version"]:
         why = f"asked for by the DAG {context['dag'].dag_id}"
-        how: dict[str, Any] = {"kind": kind, "by": who(context["dag_run"]), "why": why}
-        trial = rollout.start(registry, settings.events, asked["version"], asked["share"], **how).started
+        options: dict[str, Any] = {"kind": kind, "by": describe_trigger(context["dag_run"]), "why": why}
+        trial = rollout.start(registry, settings.events, params["version"], params["share"], **options).started
     else:
         try:
-            trial = rollout.going_on(registry, kind).started
+            trial = rollout.get_running(registry, kind).started
         except RegistryError as error:
             raise AirflowSkipException(str(error)) from error
-    trials.ask(registry, trial, requests=asked["requests"], minutes=asked["minutes"])
+    trials.set_conditions(registry, trial, requests=params["requests"], minutes=params["minutes"])
     return trial
 
 
 @task.sensor(mode="reschedule", poke_interval=30, timeout=timedelta(days=70).total_seconds())
 def wait(trial: str) -> bool:
-    """Return whether the trial can be concluded; in between no worker is held. Wait while the database is away, too."""
+    """Return True if the trial can be concluded; in between no worker is held. Wait while the database is down, too."""
     settings = load()
     registry = registry_of(settings)
     try:
-        return rollout.due(registry, trial, rollout.rules_of(settings, registry, trial))
+        return rollout.is_due(registry, trial, rollout.read_rules(settings, registry, trial))
     except TransientError:
-        log.warning("How the trial does is not known now; it is looked again", exc_info=True)
+        log.warning("The state of the trial is not known now; the task looks again", exc_info=True)
         return False
 
 
@@ -57,6 +57,6 @@ def decide(trial: str) -> dict[str, Any]:
     """Conclude the trial. A version in an A/B test is promoted only if the deployed configuration says so."""
     context, settings = get_current_context(), load()
     promote = context["dag"].dag_id != "llmops_ab_test" or settings.release.ab_promote
-    by: dict[str, Any] = {"by": who(context["dag_run"]), "promote": promote}
+    by: dict[str, Any] = {"by": describe_trigger(context["dag_run"]), "promote": promote}
     registry = registry_of(settings)
-    return rollout.conclude(registry, settings.events, trial, rollout.rules_of(settings, registry, trial), **by)
+    return rollout.conclude(registry, settings.events, trial, rollout.read_rules(settings, registry, trial), **by)

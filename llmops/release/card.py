@@ -1,8 +1,8 @@
 """The model card: README.md of a version, with the metadata that the Hugging Face Hub reads.
 
 The front matter follows https://huggingface.co/docs/hub/model-cards; `card.md` is the text and `how_to_load.md` its
-section of code, both Jinja templates. The card in the registry loads from the folder that it lies in; `for_hub` is the
-one that is pushed.
+section of code, both Jinja templates. The code of the card in the registry loads from the card's folder, that of
+`render_for_hub` from the Hub.
 """
 
 import json
@@ -15,18 +15,17 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
 
-from llmops.release.gate import Decision
+from llmops.release.gate import GateDecision
 from llmops.release.registry.version import Version
 
-#: Figures of one mean: {"mean": …, "low": …, "high": …}; perplexity may be a plain number.
-Figures = Mapping[str, Any]
+Estimate = Mapping[str, Any]  #: {"mean": …, "low": …, "high": …}; perplexity may be a plain number instead
 
 _ERASURE = re.compile(r"^## Erasure\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _LOADING = re.compile(r"^## How to load\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _ERASED = (
-    "These examples were removed from the data after this version was trained: a person asked to be forgotten. What\n"
-    "it learned from them is still in its weights. It cannot become the champion again; a version that is trained now\n"
-    "does not see them, and takes its place if it is no worse."
+    "These examples were removed from the data after this version was trained, because a person asked to be forgotten.\n"
+    "Its weights still hold what it learned from them. It cannot become the champion again. A version that is trained\n"
+    "without them takes its place if it is no worse."
 )
 
 
@@ -34,7 +33,7 @@ def render(
     name: str,
     version: Version,
     *,
-    decision: Decision,
+    decision: GateDecision,
     evaluation: Mapping[str, Any],
     governance: Mapping[str, Any],
     lineage: Mapping[str, Any],
@@ -51,7 +50,7 @@ def render(
     `file` is the GGUF file that is served, if it is one.
     """
     metrics = sorted({metric for model in evaluation["models"].values() for metric in model})
-    body = _template("card.md").render(
+    body = _load_template("card.md").render(
         name=name,
         version=version,
         base=lineage["base_model"],
@@ -61,16 +60,16 @@ def render(
         evaluation=evaluation,
         metrics=metrics,
         governance=governance,
-        sources=[{key: _cell(value) for key, value in row.items()} for row in sources],
+        sources=[{key: _escape_cell(value) for key, value in row.items()} for row in sources],
         training=training,
         language=language,
-        how_to_load=how_to_load(version, lineage, chat, file=file),
+        how_to_load=render_loading(version, lineage, chat, file=file),
     )
-    data = _metadata(name, version, evaluation["models"]["candidate"], metrics, lineage, language)
-    return marked(f"---\n{data.to_yaml()}\n---\n\n{body}", version)
+    data = _make_metadata(name, version, evaluation["models"]["candidate"], metrics, lineage, language)
+    return write_erasures(f"---\n{data.to_yaml()}\n---\n\n{body}", version)
 
 
-def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: str = "", file: str = "") -> str:
+def render_loading(version: Version, lineage: Mapping[str, Any], chat: bool, repo: str = "", file: str = "") -> str:
     """Return the card's section of code that loads and asks the served model, and loads the adapter on its base.
 
     It loads the tag named like the version from a Hub repository, by default from the folder of the card. `file` is the
@@ -81,7 +80,7 @@ def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: 
     requirement, _, inside = str(base["revision"]).partition("/")
     packaged = {"package": requirement.partition("==")[0], "requirement": requirement, "file": inside}
     gguf = packaged if inside.endswith(".gguf") else None
-    return _template("how_to_load.md").render(
+    return _load_template("how_to_load.md").render(
         version=version,
         base=base,
         trained=train is not None,
@@ -96,39 +95,40 @@ def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: 
 
 
 def has_chat_template(servable: Path) -> bool:
-    """Return whether the tokenizer of a model folder has a chat template."""
-    settings = servable / "tokenizer_config.json"
-    known = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    return bool(known.get("chat_template")) or (servable / "chat_template.jinja").is_file()
+    """Return True if the tokenizer of a model folder has a chat template."""
+    file = servable / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return bool(settings.get("chat_template")) or (servable / "chat_template.jinja").is_file()
 
 
-def gguf_file(servable: Path) -> str:
+def find_gguf_file(servable: Path) -> str:
     """Return the name of the GGUF file of a servable folder; empty if it has none."""
     return next((path.name for path in servable.glob("*.gguf")), "")
 
 
-def for_hub(version: Version, repo: str, override: str = "") -> str:
-    """Return the card as it is pushed: it loads from the Hub repository, and tells the reason of an override."""
+def render_for_hub(version: Version, repo: str, override: str = "") -> str:
+    """Return the card for the Hub: its code loads from the Hub repository, and it gives the reason of an override."""
     card = (version.path / "README.md").read_text(encoding="utf-8")
     lineage = json.loads((version.path / "lineage.json").read_text(encoding="utf-8"))
-    loading = how_to_load(version, lineage, has_chat_template(version.servable), repo, gguf_file(version.servable))
+    chat, file = has_chat_template(version.servable), find_gguf_file(version.servable)
+    loading = render_loading(version, lineage, chat, repo, file)
     card = f"{_LOADING.sub('', card).rstrip()}\n\n{loading}"
     if override and version.status != "promoted":
-        words = " ".join(override.split())
-        told = f"The gate did not pass this version: {version.status}. It became champion by an override: {words}"
-        card = card.replace("## Intended use\n", f"## Override\n\n{told}\n\n## Intended use\n", 1)
+        reason = " ".join(override.split())
+        notice = f"The gate did not pass this version: {version.status}. It became champion by an override: {reason}"
+        card = card.replace("## Intended use\n", f"## Override\n\n{notice}\n\n## Intended use\n", 1)
     return card
 
 
 @cache
-def _template(name: str) -> Template:
+def _load_template(name: str) -> Template:
     environment = Environment(undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True)
-    environment.filters["figure"] = _figure
+    environment.filters["figure"] = _format_estimate
     return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
-def marked(card: str, version: Version) -> str:
-    """Return the card with a section on the training rows that were forgotten after the training, if there are such."""
+def write_erasures(card: str, version: Version) -> str:
+    """Return the card with a section on training rows that were erased after the training, if there are any."""
     card = _ERASURE.sub("", card)
     if not version.erasures:
         return card
@@ -140,10 +140,10 @@ def marked(card: str, version: Version) -> str:
     return f"{before}{section}{training}{after}"
 
 
-def _metadata(
+def _make_metadata(
     name: str,
     version: Version,
-    figures: Mapping[str, Figures],
+    figures: Mapping[str, Estimate],
     metrics: list[str],
     lineage: Mapping[str, Any],
     language: str,
@@ -158,7 +158,7 @@ def _metadata(
             dataset_revision=lineage["dataset"]["sha256"] or None,
             metric_type=metric,
             metric_name=metric,
-            metric_value=round(_mean(figures[metric]), 4),
+            metric_value=round(_get_mean(figures[metric]), 4),
         )
         for metric in metrics
         if metric in figures
@@ -175,15 +175,15 @@ def _metadata(
     )
 
 
-def _mean(figures: Figures | float) -> float:
+def _get_mean(figures: Estimate | float) -> float:
     return float(figures["mean"]) if isinstance(figures, Mapping) else float(figures)
 
 
-def _figure(figures: Figures | float) -> str:
+def _format_estimate(figures: Estimate | float) -> str:
     if isinstance(figures, Mapping) and {"low", "high"} <= figures.keys():
-        return f"{_mean(figures):.3f} ({figures['low']:.3f} to {figures['high']:.3f})"
-    return f"{_mean(figures):.3f}"
+        return f"{_get_mean(figures):.3f} ({figures['low']:.3f} to {figures['high']:.3f})"
+    return f"{_get_mean(figures):.3f}"
 
 
-def _cell(value: Any) -> Any:
+def _escape_cell(value: Any) -> Any:
     return value.replace("|", "\\|").replace("\n", " ") if isinstance(value, str) else value

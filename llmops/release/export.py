@@ -12,20 +12,20 @@ from llmops.frame.artifacts import is_done
 from llmops.frame.errors import ArtifactError, ConfigError, RegistryError
 from llmops.model.base.folder import read_folder
 from llmops.model.gguf.worker import FILE, is_gguf
-from llmops.release.lineage import lineage
+from llmops.release.lineage import read_lineage
 from llmops.release.registry.version import Version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Form = Literal["gguf", "openvino", "hf"]
+ExportFormat = Literal["gguf", "openvino", "hf"]
 
-CONTEXT = 4096  #: most tokens that Ollama is to make room for: keys and values of more take gigabytes
+MAX_CONTEXT = 4096  #: tokens of Ollama's context at most: keys and values of more take gigabytes
 
 _QUESTION = "(what is asked)"  # finds the place of the question in a prompt
 
 
-def export(version: Version, form: Form, out: Path, artifacts: Path) -> None:
+def export(version: Version, form: ExportFormat, out: Path, artifacts: Path) -> None:
     """Write a version's model and its model card to the new folder `out`.
 
     Args:
@@ -38,7 +38,7 @@ def export(version: Version, form: Form, out: Path, artifacts: Path) -> None:
     Raises:
         ConfigError: if `out` exists.
         ArtifactError: if the merged model is needed and was removed, or GGUF cannot hold it.
-        RegistryError: if rows that it was trained on were erased since.
+        RegistryError: if it was trained on rows that were erased.
     """
     if out.exists():
         raise ConfigError(f"{out} exists; name a folder that does not.")
@@ -48,7 +48,7 @@ def export(version: Version, form: Form, out: Path, artifacts: Path) -> None:
             f"{version.erasures[-1]['receipt']}); it is not exported. Run the pipeline for a version without them."
         )
     served = is_gguf(version.servable)
-    source = version.servable if form != "hf" and served else _merged(version, artifacts)
+    source = version.servable if form != "hf" and served else _find_merged(version, artifacts)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     if form == "hf" or served:
@@ -59,42 +59,39 @@ def export(version: Version, form: Form, out: Path, artifacts: Path) -> None:
         for path in partial.iterdir():
             if path.name != FILE:
                 path.unlink()
-        (partial / "Modelfile").write_text(modelfile(source, version.licence), encoding="utf-8")
+        (partial / "Modelfile").write_text(render_modelfile(source, version.licence), encoding="utf-8")
     shutil.copyfile(version.path / "README.md", partial / "README.md")
     partial.rename(out)
 
 
-def modelfile(folder: Path, licence: str) -> str:
-    """Return Ollama's Modelfile for the GGUF file of a folder.
-
-    It asks a single question, ends its answer and chooses tokens as serving does.
-    """
-    known = read_folder(folder, CONTEXT)
-    before, after = _around_question(known.tokenizer)
-    ends = [*(str(known.tokenizer.decode([token])) for token in sorted(known.ends)), *known.stops]
+def render_modelfile(folder: Path, licence: str) -> str:
+    """Return Ollama's Modelfile for the GGUF file of a folder, with the prompt, stops and sampling of serving."""
+    model = read_folder(folder, MAX_CONTEXT)
+    before, after = _split_prompt(model.tokenizer)
+    ends = [*(str(model.tokenizer.decode([token])) for token in sorted(model.ends)), *model.stops]
     lines = [
         f"FROM ./{FILE}",
         f'TEMPLATE """{before}{{{{ .Prompt }}}}{after}"""',
-        f"PARAMETER num_ctx {known.window}",
+        f"PARAMETER num_ctx {model.window}",
         "PARAMETER temperature 0",
         "PARAMETER repeat_last_n -1",
-        f"PARAMETER repeat_penalty {known.repetition_penalty:g}",
+        f"PARAMETER repeat_penalty {model.repetition_penalty:g}",
         *(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends),
         f'LICENSE """{licence}"""',
     ]
     return "\n".join(lines) + "\n"
 
 
-def _around_question(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Return the text before and after a question, without the token that Ollama puts before every text by itself."""
+def _split_prompt(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Return the text before and after a question, without the first token, which Ollama adds to every text."""
     ids, begin = prompts.prompt_ids(tokenizer, _QUESTION), prompts.text_ids(tokenizer, "")
-    own = ids[len(begin) :] if ids[: len(begin)] == begin else ids
-    before, _, after = str(tokenizer.decode(own)).partition(_QUESTION)
+    rest = ids[len(begin) :] if ids[: len(begin)] == begin else ids
+    before, _, after = str(tokenizer.decode(rest)).partition(_QUESTION)
     return before, after
 
 
-def _merged(version: Version, artifacts: Path) -> Path:
-    stages = (str(stage["artifact"]) for stage in lineage(version)["stages"])
+def _find_merged(version: Version, artifacts: Path) -> Path:
+    stages = (str(stage["artifact"]) for stage in read_lineage(version)["stages"])
     train = next((artifact for artifact in stages if artifact.startswith("train/")), None)
     if train is None and not version.dataset:
         if is_gguf(version.servable):

@@ -7,11 +7,12 @@ that the frozen test has left for this attempt (see `ledger`). The candidate is 
 2. no guardrail is inferior: its bound is above minus the margin (non-inferiority),
 3. no floor is broken: the candidate's own mean reaches it.
 
-For a metric where less is better, all of this is the other way round. A champion that is marked by an erasure is
+For a metric where less is better, all of this is the other way round. A champion that was trained on erased rows is
 replaced by a candidate that is not inferior: the margin of the primary metric and the guardrails is `erased_margin`,
-and no attempt is spent. The decision is inconclusive, and no attempt is spent, with fewer items or topics than asked
-for, a level that so few topics cannot reach, a candidate that differs from an earlier one only by a seed, or from its
-opponent only by feedback on too few topics (see `judgement`). Everything else is rejected. Pure functions, no files.
+and no attempt is spent. The decision is inconclusive, and no attempt is spent, with fewer items or topics than
+configured, a level that so few topics cannot reach, a candidate that differs from an earlier one only by a seed, or
+from its opponent only by feedback on too few topics (see `judgement`). Everything else is rejected. Pure functions, no
+files.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from llmops.config import Release
 from llmops.config.model import LOWER_IS_BETTER
 from llmops.frame.errors import ArtifactError, ConfigError
 from llmops.frame.statistics.intervals import Floats
-from llmops.frame.statistics.sign_flip import bounds, by_topic, detectable, smallest_level
-from llmops.release.ledger import Chance, next_chance
+from llmops.frame.statistics.sign_flip import bounds, detectable_effect, smallest_level, sum_by_topic
+from llmops.release.ledger import Chance, compute_next_chance
 
-Outcome = Literal["promoted", "rejected", "inconclusive"]
-POWER = 0.8  #: the chance with which a difference is said to be found
+GateOutcome = Literal["promoted", "rejected", "inconclusive"]
+POWER = 0.8  #: the statistical power of the difference that a decision names
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class MetricComparison:
     """One metric of candidate and opponent."""
 
     metric: str
@@ -61,7 +62,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """An absolute value that the candidate must reach; one that it must not exceed if lower is better."""
+    """An absolute value that the candidate must reach; if lower is better, one that it must not exceed."""
 
     metric: str
     lower_is_better: bool
@@ -71,10 +72,10 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class GateDecision:
     """The gate's decision with its numbers."""
 
-    outcome: Outcome
+    outcome: GateOutcome
     opponent: str  #: "base" or a version
     reasons: tuple[str, ...]
     items: int
@@ -82,41 +83,42 @@ class Decision:
     attempt: int  #: number of the attempt on this frozen test; 0: none was spent
     level: float  #: one-sided, of each bound
     left: float  #: of the test's budget
-    power: float | None  #: the difference of the primary metric that would have been found with the chance `POWER`
-    comparisons: tuple[Comparison, ...]
+    power: float | None  #: the difference of the primary metric that the test finds with the power `POWER`
+    comparisons: tuple[MetricComparison, ...]
     floors: tuple[Floor, ...]
-    index: str = ""  #: artifact of the documents that were answered with; empty: none were
+    index: str = ""  #: artifact of the documents that the answers rest on; empty: none
 
-    def document(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the content of a `decision.json`, which names an index only if there was one."""
         return {name: value for name, value in asdict(self).items() if name != "index" or value}
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Decision:
+    def from_json(cls, document: Mapping[str, Any]) -> GateDecision:
         """Return the decision that a `decision.json` holds."""
         values = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
         values |= {"reasons": tuple(values["reasons"]), "floors": tuple(Floor(**f) for f in values["floors"])}
-        return cls(**{**values, "comparisons": tuple(Comparison(**c) for c in values["comparisons"])})
+        return cls(**{**values, "comparisons": tuple(MetricComparison(**c) for c in values["comparisons"])})
 
 
 def decide(
-    candidate: Scores, opponent: Scores, config: Release, opponent_name: str, chance: Chance, void: str = "",
-    lenient: str = "",
-) -> Decision:  # fmt: skip
+    candidate: Scores, opponent: Scores, config: Release, opponent_name: str, chance: Chance, why_void: str = "",
+    why_lenient: str = "",
+) -> GateDecision:  # fmt: skip
     """Compare the candidate with its opponent ("base" or the champion's version) on the same items, in any order.
 
-    `void` is the reason why this comparison is to decide nothing, `lenient` the reason why no worse is good enough.
+    `why_void` is the reason for which the comparison decides nothing. `why_lenient` is the reason for which a candidate
+    needs to be no worse instead of better.
 
     Raises:
-        ArtifactError: if the items differ, are double, or a value is no finite number.
+        ArtifactError: if the items differ, an item is there twice, or a value is no finite number.
         ConfigError: if a metric that the configuration names was not measured.
     """
     wanted = dict.fromkeys([config.primary, *config.guardrails, *config.floors])
-    ours, theirs = _table(candidate, wanted, "candidate"), _table(opponent, wanted, opponent_name)
+    ours, theirs = _tabulate(candidate, wanted, "candidate"), _tabulate(opponent, wanted, opponent_name)
     if ours.keys() != theirs.keys():
-        odd = sorted(ours.keys() ^ theirs.keys())
+        others = sorted(ours.keys() ^ theirs.keys())
         raise ArtifactError(
-            f"candidate and {opponent_name} did not answer the same items ({len(odd)} differ, e.g. {odd[0]}); "
+            f"candidate and {opponent_name} did not answer the same items ({len(others)} differ, e.g. {others[0]}); "
             "run `llmops run evaluate` again."
         )
     ids = sorted(ours)
@@ -126,32 +128,31 @@ def decide(
     means = {metric: (float(a[:, n].mean()), float(b[:, n].mean())) for n, metric in enumerate(wanted) if ids}
 
     groups = len(set(topics))
-    none_spent = _too_few(len(ids), groups, config) + _out_of_reach(groups, chance) + ([void] if void else [])
+    voids = _explain_too_few(len(ids), groups, config) + _explain_out_of_reach(groups, chance)
+    voids += [why_void] if why_void else []
     level = max(chance.level, smallest_level(groups))
     margins = [(config.primary, -config.min_effect), *config.guardrails.items()]
-    if lenient:
+    if why_lenient:
         margins = [(metric, max(margin, config.erased_margin)) for metric, margin in margins]
     comparisons, power = _compare(a - b, topics, means, margins, level) if ids else ((), None)
-    floors = [_floor(metric, means[metric][0], floor) for metric, floor in config.floors.items() if ids]
-    failed = [_words(c, opponent_name, level) for c in comparisons if not c.passed]
-    failed += [_floor_words(f) for f in floors if not f.passed]
-    outcome: Outcome = "inconclusive" if none_spent else "rejected" if failed else "promoted"
-    reasons = none_spent or failed or [_words(c, opponent_name, level) for c in comparisons]
-    if lenient:
-        reasons.append(f"{lenient}: no worse is good enough")
-    spent = not (none_spent or lenient)
-    if not spent:
-        reasons.append(f"no attempt on this frozen test was spent (left {chance.before:.2g})")
+    floors = [_check_floor(metric, means[metric][0], floor) for metric, floor in config.floors.items() if ids]
+    failed = [_describe_comparison(c, opponent_name, level) for c in comparisons if not c.passed]
+    failed += [_describe_floor(f) for f in floors if not f.passed]
+    outcome: GateOutcome = "inconclusive" if voids else "rejected" if failed else "promoted"
+    reasons = voids or failed or [_describe_comparison(c, opponent_name, level) for c in comparisons]
+    if why_lenient:
+        reasons.append(f"{why_lenient}: it is enough to be no worse")
+    if spent := not (voids or why_lenient):
+        attempt = f"attempt {chance.number} on this frozen test (level {chance.level:.2g}, left {chance.left:.2g})"
     else:
-        reasons.append(
-            f"attempt {chance.number} on this frozen test (level {chance.level:.2g}, left {chance.left:.2g})"
-        )
+        attempt = f"no attempt on this frozen test was spent (left {chance.budget:.2g})"
+    reasons.append(attempt)
     if power is not None:
         reasons.append(
             f"with these {len(ids)} items of {groups} topics a difference of {power:+.3f} in {config.primary} would "
             f"have been found with a chance of {POWER:.0%} at this level"
         )
-    return Decision(
+    return GateDecision(
         outcome=outcome,
         opponent=opponent_name,
         reasons=tuple(reasons),
@@ -159,24 +160,25 @@ def decide(
         groups=groups,
         attempt=chance.number if spent else 0,
         level=level,
-        left=chance.left if spent else chance.before,
+        left=chance.left if spent else chance.budget,
         power=power,
         comparisons=comparisons,
         floors=tuple(floors),
     )
 
 
-def decide_refresh(now: Scores, before: Scores, config: Release, before_name: str) -> Decision:
-    """Compare a model's answers from other documents with its earlier ones, on the items that both have.
+def judge_documents(now: Scores, before: Scores, config: Release, before_name: str) -> GateDecision:
+    """Compare a model's answers from new documents with those from earlier ones, on the items that both have.
 
-    No attempt is spent: "promoted" says that they are not worse.
+    No attempt is spent: "promoted" means that the new answers are not worse.
     """
     shared = set(now.ids) & set(before.ids)
-    ours, theirs, rules = _only(now, shared), _only(before, shared), config.model_copy(update={"floors": {}})
-    return decide(ours, theirs, rules, before_name, next_chance((), ()), lenient="the documents are others")
+    ours, theirs = _select_items(now, shared), _select_items(before, shared)
+    rules = config.model_copy(update={"floors": {}})
+    return decide(ours, theirs, rules, before_name, compute_next_chance((), ()), why_lenient="the documents are others")
 
 
-def _only(scores: Scores, ids: Set[str]) -> Scores:
+def _select_items(scores: Scores, ids: Set[str]) -> Scores:
     rows = [n for n, item in enumerate(scores.ids) if item in ids]
     values = {metric: [column[n] for n in rows] for metric, column in scores.values.items()}
     return Scores(tuple(scores.ids[n] for n in rows), tuple(scores.groups[n] for n in rows), values)
@@ -188,22 +190,22 @@ def _compare(
     means: Mapping[str, tuple[float, float]],
     margins: Sequence[tuple[str, float]],
     level: float,
-) -> tuple[tuple[Comparison, ...], float | None]:
-    """Compare the primary metric and the guardrails; return also which difference of the primary one would be found.
+) -> tuple[tuple[MetricComparison, ...], float | None]:
+    """Compare the primary metric and the guardrails; return also the difference of the primary one that is found.
 
-    `differences` are candidate minus opponent, a row per item, a column per metric of `means`. A margin is how much
-    worse a metric may be, below 0 how much better it must be; the primary one's is first. `level` is one-sided.
+    `differences` are candidate minus opponent, a row per item, a column per metric of `means`. `margins` begin with the
+    primary metric: how much worse a metric may be, or below 0 how much better it must be. `level` is one-sided.
     """
     signs = np.array([-1.0 if metric in LOWER_IS_BETTER else 1.0 for metric, _ in margins])
     columns = [list(means).index(metric) for metric, _ in margins]
-    sums, sizes = by_topic(differences[:, columns] * signs, topics)  # more is better of all of these
+    sums, sizes = sum_by_topic(differences[:, columns] * signs, topics)  # more is better of all of these
     low, high = bounds(sums, sizes, level)
     comparisons = []
     for n, (metric, margin) in enumerate(margins):
         mine, other = means[metric]
         ends = sorted((float(signs[n] * low[n]) + 0.0, float(signs[n] * high[n]) + 0.0))  # + 0.0: no minus zero
         comparisons.append(
-            Comparison(
+            MetricComparison(
                 metric=metric,
                 role="guardrail" if n else "primary",
                 lower_is_better=metric in LOWER_IS_BETTER,
@@ -218,11 +220,11 @@ def _compare(
         )
     if len(sizes) < 2:
         return tuple(comparisons), None
-    power = -margins[0][1] + detectable(sums, sizes, low, POWER)[0]
+    power = -margins[0][1] + detectable_effect(sums, sizes, low, POWER)[0]
     return tuple(comparisons), float(signs[0] * power)
 
 
-def _table(scores: Scores, metrics: Mapping[str, None], name: str) -> dict[str, list[float]]:
+def _tabulate(scores: Scores, metrics: Mapping[str, None], name: str) -> dict[str, list[float]]:
     if missing := [m for m in metrics if m not in scores.values]:
         known = ", ".join(sorted(scores.values))
         raise ConfigError(f"The gate needs {missing[0]!r}, which is not measured per item; there are {known}.")
@@ -238,7 +240,7 @@ def _table(scores: Scores, metrics: Mapping[str, None], name: str) -> dict[str, 
     return table
 
 
-def _too_few(items: int, groups: int, config: Release) -> list[str]:
+def _explain_too_few(items: int, groups: int, config: Release) -> list[str]:
     few = []
     if items < config.min_items:
         few.append(f"{items} test items, the gate needs {config.min_items} (release.min_items)")
@@ -247,36 +249,36 @@ def _too_few(items: int, groups: int, config: Release) -> list[str]:
     return few
 
 
-def _out_of_reach(groups: int, chance: Chance) -> list[str]:
+def _explain_out_of_reach(groups: int, chance: Chance) -> list[str]:
     if chance.level >= smallest_level(groups):
         return []
     return [
         f"attempt {chance.number} on this frozen test has the level {chance.level:.2g}, and the smallest that can be "
-        f"reached with {groups} topics is {smallest_level(groups):.2g}: the test has been asked too often; new "
+        f"reached with {groups} topics is {smallest_level(groups):.2g}: the test has been used too often; new "
         "test items of more topics refill its budget"
     ]
 
 
-def _floor(metric: str, value: float, floor: float) -> Floor:
+def _check_floor(metric: str, value: float, floor: float) -> Floor:
     lower = metric in LOWER_IS_BETTER
     return Floor(metric, lower, value, floor, value <= floor if lower else value >= floor)
 
 
-def _floor_words(f: Floor) -> str:
+def _describe_floor(f: Floor) -> str:
     beyond = "above the ceiling" if f.lower_is_better else "below the floor"
     return f"{f.metric} {f.value:.3f} is {beyond} {f.floor:g}"
 
 
-def _words(c: Comparison, opponent: str, level: float) -> str:
+def _describe_comparison(c: MetricComparison, opponent: str, level: float) -> str:
     role = f"{c.role}, lower is better" if c.lower_is_better else c.role
     end, beyond = ("upper", "below") if c.lower_is_better else ("lower", "above")
     return (
         f"{c.metric} ({role}) {c.candidate:.3f} against {c.opponent:.3f} of {opponent}: difference "
-        f"{c.difference:+.3f}, {_confidence(level)} interval {c.low:+.3f} to {c.high:+.3f}; the {end} bound is "
+        f"{c.difference:+.3f}, {_format_confidence(level)} interval {c.low:+.3f} to {c.high:+.3f}; the {end} bound is "
         f"{'' if c.passed else 'not '}{beyond} {c.bound:+g}"
     )
 
 
-def _confidence(level: float) -> str:
-    """Write the confidence of an interval whose bounds have this level, with as many digits as tell it from 100 %."""
+def _format_confidence(level: float) -> str:
+    """Return the confidence of an interval whose bounds have this level, with enough digits to differ from 100 %."""
     return f"{100 * (1 - 2 * level):.{max(0, math.ceil(-math.log10(level)) - 2)}f}%"

@@ -13,10 +13,10 @@ from llmops.config import Release
 from llmops.frame.artifacts import Record, write_whole
 from llmops.frame.statistics.sign_flip import smallest_level
 from llmops.release import ledger
-from llmops.release.gate import Decision, Scores, decide
-from llmops.release.ledger import Attempt, Chance, LedgerMoved
+from llmops.release.gate import GateDecision, Scores, decide
+from llmops.release.ledger import Attempt, Chance, LedgerChanged
 from llmops.release.registry import decisions
-from llmops.release.registry.registry import Registry, void
+from llmops.release.registry.registry import Registry, explain_void
 from llmops.release.registry.version import Version
 from llmops.release.registry.view import BASE
 
@@ -24,36 +24,36 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class GateCandidate:
     """A candidate with its scores and those of its opponent."""
 
     scores: Scores
     opponent_scores: Scores
     opponent: str  #: "base" or a version
     compress: str  #: fingerprint of the artifact it was made from
-    identity: str  #: what made it and what judges it, but seeds
-    items: tuple[str, ...]  #: ids by which the ledger knows the items
-    told: int = 0  #: topics that users have told of since its opponent was trained, if no other rows have changed
-    marked: bool = False  #: whether its opponent learned from a person who was forgotten since
+    identity: str  #: hash of all its inputs and of its judgement's, except seeds
+    items: tuple[str, ...]  #: ids of the items in the ledger
+    new_topics: int = 0  #: topics with new feedback since its opponent was trained, if no other rows have changed
+    opponent_erased: bool = False  #: its opponent was trained on rows that were erased
     index: str = ""  #: artifact of the documents that it answered with; empty: none
-    closed_book: bool = False  #: whether its opponent answered without them
-    worse: str = ""  #: reason why it may not bring in an index that is held back for its opponent
-    like: str = ""  #: its identity, had it been trained on its opponent's rows; empty where other rows have changed
+    closed_book: bool = False  #: its opponent answered without documents
+    why_held_back: str = ""  #: reason against an index that is held back for its opponent
+    retrained_identity: str = ""  #: `identity` with its opponent's training rows; empty if other rows changed, too
 
     @property
     def test(self) -> str:
         """Return the frozen test of the judgement."""
-        return ledger.frozen_test(self.items)
+        return ledger.hash_test(self.items)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A candidate, and all that its version is made of."""
+    """A candidate with everything that its version is made of."""
 
-    candidate: Candidate
-    facts: Mapping[str, Any]  #: of the version, except its status
+    candidate: GateCandidate
+    facts: Mapping[str, Any]  #: fields of the version, except its status
     trees: Callable[[], Mapping[str, Path]]  #: returns its folders and files by name
-    records: Mapping[str, Record]  #: behind it, by stage
+    records: Mapping[str, Record]  #: of the artifacts that it was made from, by stage
     evaluation: Mapping[str, Any]
     governance: Mapping[str, Any]
 
@@ -62,29 +62,29 @@ class Bundle:
 class Judgement:
     """The gate's decision on a candidate."""
 
-    candidate: Candidate
+    candidate: GateCandidate
     config: Release
-    decision: Decision
-    chance: Chance | None  #: what it was decided with; None if that was earlier
+    decision: GateDecision
+    chance: Chance | None  #: level and budget of the decision; None if it is an earlier one
 
-    def counting(self, version: Version) -> Decision:
-        """Return the decision as it counts: not at all if the champion changed while it was made."""
+    def finalize(self, version: Version) -> GateDecision:
+        """Return the final decision: inconclusive if the champion changed meanwhile."""
         if version.compared_with:
             return self.decision
-        why = void(self.candidate.opponent)
+        why = explain_void(self.candidate.opponent)
         if self.chance is None:
             return replace(self.decision, outcome="inconclusive", reasons=(why,), attempt=0)
         return _decide(self.candidate, self.config, self.chance, why)
 
-    def spend(self, connection: sa.Connection, version: Version | None) -> None:
-        """Write down the attempt, in the transaction that publishes the version; nothing if none is spent.
+    def record_attempt(self, connection: sa.Connection, version: Version | None) -> None:
+        """Write the attempt into the ledger, in the transaction that publishes the version; nothing if none is spent.
 
-        Without a version it is one of the base model, which is not published.
+        Without a version, it is an attempt of the base model, which is not published.
 
         Raises:
-            LedgerMoved: if another attempt came between: the level was not this one's.
+            LedgerChanged: if another attempt was recorded meanwhile, so that the level is another.
         """
-        final = self.counting(version) if version else self.decision
+        final = self.finalize(version) if version else self.decision
         if self.chance is None or not final.attempt:
             return
         attempt = Attempt(
@@ -97,40 +97,40 @@ class Judgement:
             left=final.left,
             outcome=final.outcome,
         )
-        ledger.spend(connection, self.config.name, self.chance, attempt)
+        ledger.record_attempt(connection, self.config.name, self.chance, attempt)
 
 
 def publish(
     bundle: Bundle,
     config: Release,
     registry: Registry,
-    documents: Callable[[Bundle, Version, Decision], Mapping[str, str]],
+    make_files: Callable[[Bundle, Version, GateDecision], Mapping[str, str]],
     canary: float = 0.0,
-) -> tuple[Version, Decision] | None:
+) -> tuple[Version, GateDecision] | None:
     """Decide on a candidate and publish its version. The base with documents is published only if the gate passes it.
 
     Args:
         bundle: the candidate.
         config: of the gate.
         registry: of the model.
-        documents: returns the version's text files.
+        make_files: returns the version's text files.
         canary: share of the callers for a canary, see `Registry.publish`.
     """
     candidate = bundle.candidate
     while True:
-        judgement = judge(candidate, config, registry)
+        judgement = judge_candidate(candidate, config, registry)
         decided = judgement.decision
-        numbers = {**decided.document(), "test": candidate.test, "compress": candidate.compress}
-        with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
+        numbers = {**decided.as_json(), "test": candidate.test, "compress": candidate.compress}
+        with contextlib.suppress(LedgerChanged):  # another candidate was decided on meanwhile: judge again
             if candidate.closed_book and decided.outcome != "promoted":
                 log.info("the base with documents is %s: %s", decided.outcome, "; ".join(decided.reasons))
-                with registry.changing() as connection:
-                    judgement.spend(connection, None)
+                with registry.transaction() as connection:
+                    judgement.record_attempt(connection, None)
                 return None
-            trees, known = bundle.trees(), registry.made_from(candidate.compress)
+            trees, known = bundle.trees(), registry.find_by_compress(candidate.compress)
 
-            def spend(connection: sa.Connection, version: Version) -> None:
-                judgement.spend(connection, version)  # noqa: B023
+            def record(connection: sa.Connection, version: Version) -> None:
+                judgement.record_attempt(connection, version)  # noqa: B023
                 if candidate.index and judgement.chance and known:  # noqa: B023
                     answers = trees["answers.parquet"].read_bytes()  # noqa: B023
                     write_whole(version.path / "answers.parquet", answers)  # of the decision's index
@@ -138,62 +138,64 @@ def publish(
             version = registry.publish(
                 {**bundle.facts, "status": decided.outcome},
                 trees,
-                lambda version: documents(bundle, version, judgement.counting(version)),  # noqa: B023
+                lambda version: make_files(bundle, version, judgement.finalize(version)),  # noqa: B023
                 by="gate",
                 why="; ".join(decided.reasons),
                 numbers=numbers,
                 canary=canary,
-                also=spend,
+                on_publish=record,
             )
-            return version, judgement.counting(version)
+            return version, judgement.finalize(version)
 
 
-def judge(candidate: Candidate, config: Release, registry: Registry) -> Judgement:
+def judge_candidate(candidate: GateCandidate, config: Release, registry: Registry) -> Judgement:
     """Return the gate's decision: the earlier one if this candidate was compared with this opponent, else a new one."""
-    version, test = registry.made_from(candidate.compress), candidate.test
+    version, test = registry.find_by_compress(candidate.compress), candidate.test
     name = version.name if version else ""
     with registry.database.read() as connection:
         attempts = ledger.read(connection, config.name)
-        said = decisions.read(connection, config.name, name, "gate") if name else []
-    question = (name, test, candidate.identity)
+        earlier = decisions.read(connection, config.name, name, "gate") if name else []
+    key = (name, test, candidate.identity)
     if version and version.compared_with:
-        asked = [a.number for a in attempts if (a.version, a.test, a.identity) == question]
-        for numbers in (one["numbers"] for one in reversed(said)):
-            there = numbers.get("test") == test and numbers.get("opponent") == candidate.opponent
-            if there and numbers["attempt"] in asked:
-                return Judgement(candidate, config, Decision.of(numbers), None)
-    chance, why = ledger.next_chance(() if candidate.marked else attempts, candidate.items), ""
-    if earlier := ledger.twin(attempts, test, candidate.identity, name):
+        spent = [a.number for a in attempts if (a.version, a.test, a.identity) == key]
+        for numbers in (decision["numbers"] for decision in reversed(earlier)):
+            is_same = numbers.get("test") == test and numbers.get("opponent") == candidate.opponent
+            if is_same and numbers["attempt"] in spent:
+                return Judgement(candidate, config, GateDecision.from_json(numbers), None)
+    chance, why = ledger.compute_next_chance(() if candidate.opponent_erased else attempts, candidate.items), ""
+    if twin := ledger.find_reseeded(attempts, test, candidate.identity, name):
         why = (
             f"but for seeds it was made by the same data, base model, settings, code and libraries as "
-            f"{earlier.version}, which was {earlier.outcome} on the same frozen test"
+            f"{twin.version}, which was {twin.outcome} on the same frozen test"
         )
-    elif (candidate.opponent, candidate.like) in {(a.version, a.identity) for a in attempts}:
-        why = _too_little(candidate, chance)
+    elif (candidate.opponent, candidate.retrained_identity) in {(a.version, a.identity) for a in attempts}:
+        why = _explain_too_little(candidate, chance)
     return Judgement(candidate, config, _decide(candidate, config, chance, why), chance)
 
 
-def _too_little(candidate: Candidate, chance: Chance) -> str:
-    """Say why so few new topics can decide nothing: so few get better by luck too often. Empty: they can."""
-    if smallest_level(candidate.told) <= chance.level:
+def _explain_too_little(candidate: GateCandidate, chance: Chance) -> str:
+    """Return why feedback on so few topics decides nothing: they get better by luck too often. Empty: they suffice."""
+    if smallest_level(candidate.new_topics) <= chance.level:
         return ""
-    needed = next((count for count in range(candidate.told, 100) if smallest_level(count) <= chance.level), "more")
-    if not candidate.told:
+    needed = next(
+        (count for count in range(candidate.new_topics, 100) if smallest_level(count) <= chance.level), "more"
+    )
+    if not candidate.new_topics:
         return f"it was trained on the very rows that {candidate.opponent} was trained on"
-    topics = "1 topic" if candidate.told == 1 else f"{candidate.told} topics"
+    topics = "1 topic" if candidate.new_topics == 1 else f"{candidate.new_topics} topics"
     return (
-        f"all that is new since {candidate.opponent} is what users have said of {topics}, and at least {needed} are "
+        f"all that is new since {candidate.opponent} is users' feedback on {topics}, and at least {needed} are "
         f"needed: fewer get better by luck more often than the level of {chance.level:.2g} allows"
     )
 
 
-def _decide(candidate: Candidate, config: Release, chance: Chance, why: str) -> Decision:
-    lenient = f"{candidate.opponent} learned from a person who was forgotten" if candidate.marked else ""
+def _decide(candidate: GateCandidate, config: Release, chance: Chance, why: str) -> GateDecision:
+    lenient = f"{candidate.opponent} learned from a person who was forgotten" if candidate.opponent_erased else ""
     decision = decide(candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why, lenient)
-    if candidate.worse and decision.outcome == "promoted":
-        decision = replace(decision, outcome="rejected", reasons=(candidate.worse, *decision.reasons))
+    if candidate.why_held_back and decision.outcome == "promoted":
+        decision = replace(decision, outcome="rejected", reasons=(candidate.why_held_back, *decision.reasons))
     if not candidate.index:
         return decision
-    who = f"{candidate.opponent} without" if candidate.closed_book else f"and so did {candidate.opponent}"
-    note = f"it answered with the documents of {candidate.index}, {who}"
+    opponent = f"{candidate.opponent} without" if candidate.closed_book else f"and so did {candidate.opponent}"
+    note = f"it answered with the documents of {candidate.index}, {opponent}"
     return replace(decision, index=candidate.index, reasons=(*decision.reasons, note))

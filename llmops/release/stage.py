@@ -25,13 +25,13 @@ from llmops.frame.artifacts import Record, input_path, write_json
 from llmops.frame.errors import ArtifactError, RegistryError
 from llmops.frame.records import CLOSED_BOOK, KEY, Example, read_rows
 from llmops.release import card, ledger, lineage
-from llmops.release.gate import Decision, Scores, decide_refresh
-from llmops.release.judgement import Bundle, Candidate, publish
-from llmops.release.registry.indexes import served_index
+from llmops.release.gate import GateDecision, Scores, judge_documents
+from llmops.release.judgement import Bundle, GateCandidate, publish
+from llmops.release.registry.indexes import find_served_index
 from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version, read_version
 from llmops.release.registry.view import BASE
-from llmops.release.untrained import untrained
+from llmops.release.untrained import make_untrained
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -59,39 +59,40 @@ def run(
 ) -> dict[str, Any]:
     """Write `decision.json`, and the version into the registry.
 
-    The decision is also an event in the folder `events`. The opponent is the one that `evaluate` answered with: the
-    champion at that time, else the base model.
+    The decision is also an event in the folder `events`. The opponent is that of the artifact `evaluate`: the champion
+    at that time, else the base model.
 
     Raises:
-        ArtifactError: if the answers are not those of the same items, or the champion given is not the one evaluated.
+        ArtifactError: if the answers are not of the same items, or `champion` is not the evaluated opponent.
     """
-    known = lineage.records(govern)
+    known = lineage.read_records(govern)
     opponent = champion.name if champion else BASE
     candidate_scores, opponent_scores = read_scores(evaluate / "answers.parquet", "champion" if champion else "base")
-    if (seen := known["evaluate"].inputs.get("champion", BASE).rpartition("/")[2]) != opponent:
+    if (evaluated := known["evaluate"].inputs.get("champion", BASE).rpartition("/")[2]) != opponent:
         raise ArtifactError(
-            f"The candidate was evaluated against {seen}, but is to be compared with {opponent}: the champion changed "
-            "between the stages. Run evaluate, govern and release again."
+            f"The candidate was evaluated against {evaluated}, but is to be compared with {opponent}: the champion "
+            "changed between the stages. Run evaluate, govern and release again."
         )
-    selection, evaluation = _read(select / "selection.json"), _read(evaluate / "evaluation.json")
-    told = _told_since(champion, annotate) if champion else None
-    like = {**known, "annotate": replace(known["annotate"], files=told[1].files)} if told else {}
-    candidate = Candidate(
+    selection, evaluation = _read_json(select / "selection.json"), _read_json(evaluate / "evaluation.json")
+    new_topics, trained_on = (_count_new_topics(champion, annotate) if champion else None) or (0, None)
+    retrained = {**known, "annotate": replace(known["annotate"], files=trained_on.files)} if trained_on else {}
+    candidate = GateCandidate(
         scores=candidate_scores,
         opponent_scores=opponent_scores,
         opponent=opponent,
         compress=compress.name,
-        identity=ledger.identity(known, config, selection),
+        identity=ledger.hash_identity(known, config, selection),
         items=read_items(evaluate / "answers.parquet"),
-        told=told[0] if told else 0,
-        marked=bool(champion and read_version(champion).erasures),
+        new_topics=new_topics,
+        opponent_erased=bool(champion and read_version(champion).erasures),
         index=evaluation.get("retrieval", {}).get("index", ""),
-        like=ledger.identity(like, config, selection) if like else "",
+        retrained_identity=ledger.hash_identity(retrained, config, selection) if retrained else "",
     )
     registry = Registry(config.registry, config.name, database_at(database))
     serving = registry.champion() if candidate.index else None
-    refreshed, worse = _refreshed(candidate, serving, registry, config, evaluate.parents[1] / candidate.index)
-    candidate = replace(candidate, worse=worse)
+    index = evaluate.parents[1] / candidate.index
+    comparison, why_held_back = _compare_documents(candidate, serving, registry, config, index)
+    candidate = replace(candidate, why_held_back=why_held_back)
     facts: dict[str, Any] = {
         "compared_with": opponent,
         "compress": compress.name,
@@ -101,7 +102,7 @@ def run(
         "quantisation": str(known["compress"].metrics["chosen"]),
         "interval": known["train"].interval,
         "run": known["train"].run,
-        "dataset": lineage.dataset_hash(known),
+        "dataset": lineage.get_dataset_hash(known),
     }
     trees = {
         "adapter": train / "adapter",
@@ -116,10 +117,10 @@ def run(
         trees=lambda: trees,
         records=known,
         evaluation=evaluation,
-        governance=_read(govern / "governance.json"),
+        governance=_read_json(govern / "governance.json"),
     )
 
-    def documents(bundle: Bundle, version: Version, final: Decision) -> dict[str, str]:
+    def make_files(bundle: Bundle, version: Version, final: GateDecision) -> dict[str, str]:
         trained = bundle.records.get("train")
         if trained:
             _declare_features(config.name, version, input_path(train, "features"), out / "features")
@@ -133,75 +134,75 @@ def run(
             evaluation=bundle.evaluation,
             governance=bundle.governance,
             lineage=history,
-            sources=_sources(annotate, history),
+            sources=_count_sources(annotate, history),
             training={key: trained.metrics[key] for key in _HYPERPARAMETERS if trained and key in trained.metrics},
             chat=card.has_chat_template(compress / "servable"),
-            file=card.gguf_file(compress / "servable"),
+            file=card.find_gguf_file(compress / "servable"),
         )
         values = {
             "lineage.json": history,
             "evaluation.json": bundle.evaluation,
             "governance.json": bundle.governance,
-            "decision.json": {"version": version.name, **final.document()},
+            "decision.json": {"version": version.name, **final.as_json()},
         }
         texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
         return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
     share = config.canary_share if config.canary else 0.0
-    found = publish(bundle, config, registry, documents, share)
-    assert found, "a candidate is always published"
-    published, (version, decision) = [found], found
+    result = publish(bundle, config, registry, make_files, share)
+    assert result, "a candidate is always published"
+    published, (version, decision) = [result], result
     # With later documents the decision stands, and an index that changes daily must not spend the test on the base.
     if candidate.index and (decision.outcome, opponent, decision.index) == ("rejected", BASE, candidate.index):
         scores = read_scores(evaluate / "answers.parquet", CLOSED_BOOK, BASE)
         paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": (scratch := out / ".base")}
-        governance = _read(govern / "base.json")
-        base, now = untrained(bundle, scores, config, selection, governance, **paths), registry.champion()
+        governance = _read_json(govern / "base.json")
+        base, now = make_untrained(bundle, scores, config, selection, governance, **paths), registry.champion()
         if governance["verdict"] != "passed":
             log.warning("the base with documents is not judged: %s", "; ".join(governance["reasons"]))
         elif now is None or now.compress == base.candidate.compress:
-            published += filter(None, [publish(base, config, registry, documents)])
+            published += filter(None, [publish(base, config, registry, make_files)])
         shutil.rmtree(scratch, ignore_errors=True)
     instead = {"instead": published[1][0].name} if len(published) > 1 else {}
-    document = {"version": version.name, **decision.document(), **instead}
-    if serving and registry.aliases().get("champion") == serving.name and refreshed:
-        document["documents"] = refreshed
+    document = {"version": version.name, **decision.as_json(), **instead}
+    if serving and registry.aliases().get("champion") == serving.name and comparison:
+        document["documents"] = comparison
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
-    for one, said in published:
-        _announce(config, events, one, said)
-        log.info("%s %s against %s: %s", one.name, said.outcome, said.opponent, "; ".join(said.reasons))
+    for one, final in published:
+        _emit_decision(config, events, one, final)
+        log.info("%s %s against %s: %s", one.name, final.outcome, final.opponent, "; ".join(final.reasons))
     numbers = {name: getattr(decision, name) for name in _NUMBERS}
     return {"version": version.name, "reasons": list(decision.reasons), **numbers, **instead}
 
 
-def _refreshed(
-    candidate: Candidate, champion: Version | None, registry: Registry, config: Release, index: Path
+def _compare_documents(
+    candidate: GateCandidate, champion: Version | None, registry: Registry, config: Release, index: Path
 ) -> tuple[dict[str, Any], str]:
-    """Compare the champion's answers with those that it was judged by, if these are from other documents.
+    """Compare the champion's answers with those of its decision, if these rest on other documents.
 
-    Return the comparison, and the reason against the candidate: while an index is held back for its opponent, it has to
-    be as good as the opponent is with the documents that stay.
+    Return the comparison, and the reason against the candidate. While an index is held back for its opponent, the
+    candidate has to be as good as the opponent with the documents that stay.
     """
-    version = registry.made_from(candidate.compress)
+    version = registry.find_by_compress(candidate.compress)
     measured = {candidate.opponent: candidate.opponent_scores, version.name if version else "": candidate.scores}
     if champion and not champion.dataset and candidate.opponent == BASE:
-        measured[champion.name] = candidate.opponent_scores  # it is the base
+        measured[champion.name] = candidate.opponent_scores  # the champion is the base model
     if not (candidate.index and champion and champion.name in measured):
         return {}, ""
-    before = _read(champion.path / "decision.json").get("index", "")
+    before = _read_json(champion.path / "decision.json").get("index", "")
     earlier = read_scores(champion.path / "answers.parquet", "candidate")[0]
     name = f"{champion.name} with {before or 'no documents'}"
     if before == candidate.index or not {config.primary, *config.guardrails} <= earlier.values.keys():
         return {}, ""  # other metrics decide by now
-    said, worse = decide_refresh(measured[champion.name], earlier, config, name), ""
-    log.info("%s with %s: %s", champion.name, candidate.index, "; ".join(said.reasons))
-    held = said.outcome == "rejected" and only_adds(index, served_index(registry.folder))
+    decision, why = judge_documents(measured[champion.name], earlier, config, name), ""
+    log.info("%s with %s: %s", champion.name, candidate.index, "; ".join(decision.reasons))
+    held = decision.outcome == "rejected" and only_adds(index, find_served_index(registry.folder))
     if held and candidate.opponent == champion.name:
-        against = decide_refresh(candidate.scores, earlier, config, name)
-        worse = f"{candidate.index} is held back: {against.reasons[0]}" if against.outcome == "rejected" else ""
-    compared = {"index": candidate.index, "before": before, "outcome": said.outcome, "reasons": list(said.reasons)}
-    return compared, worse
+        against = judge_documents(candidate.scores, earlier, config, name)
+        why = f"{candidate.index} is held back: {against.reasons[0]}" if against.outcome == "rejected" else ""
+    outcome = {"outcome": decision.outcome, "reasons": list(decision.reasons)}
+    return {"index": candidate.index, "before": before, **outcome}, why
 
 
 def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> tuple[Scores, Scores]:
@@ -216,22 +217,22 @@ def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> t
     rows = table.to_pylist()
 
     def scores(model: str) -> Scores:
-        mine = [row for row in rows if row["model"] == model]
-        if not mine:
+        chosen = [row for row in rows if row["model"] == model]
+        if not chosen:
             raise ArtifactError(f"{answers} has no answers of the model {model!r}; run `llmops run evaluate` again.")
-        values = {m: [float("nan") if row[m] is None else float(row[m]) for row in mine] for m in metrics}
-        return Scores(tuple(row["id"] for row in mine), tuple(row["group"] for row in mine), values)
+        values = {m: [float("nan") if row[m] is None else float(row[m]) for row in chosen] for m in metrics}
+        return Scores(tuple(row["id"] for row in chosen), tuple(row["group"] for row in chosen), values)
 
     return scores(candidate), scores(opponent)
 
 
 def read_items(answers: Path) -> tuple[str, ...]:
-    """Return the ids by which the ledger knows the test items of an `answers.parquet`."""
+    """Return the ids of the test items of an `answers.parquet`, for the ledger."""
     rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
     return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
 
 
-def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _count_sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]:
     owners = {source["name"]: source["owner"] for source in history["sources"]}
     counts = Counter((row.source, row.licence) for row in read_rows(annotate / lineage.DATASET, Example))
     return [
@@ -241,14 +242,14 @@ def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]
 
 
 def _declare_features(model: str, version: Version, features: Path, out: Path) -> None:
-    from llmops.data.features.declarations import declare_version, service_name
+    from llmops.data.features.declarations import declare_version, make_service_name
 
-    name = service_name(model, version.name)
+    name = make_service_name(model, version.name)
     tags = {"model": model, "version": version.name, "features": features.name, "compress": version.compress}
     declare_version(features, name, tags, out, version.path / "features")
 
 
-def _announce(config: Release, events: Path, version: Version, decision: Decision) -> None:
+def _emit_decision(config: Release, events: Path, version: Version, decision: GateDecision) -> None:
     fields: dict[str, Any] = {
         "event.action": "decide",
         "event.outcome": "success",
@@ -271,30 +272,26 @@ def _announce(config: Release, events: Path, version: Version, decision: Decisio
     emit(events, GATE, fields)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _told_since(version: Path, annotate: Path) -> tuple[int, Record] | None:
-    """Return on how many topics users gave feedback since a version was trained, and the record of its training rows.
+def _count_new_topics(version: Path, annotate: Path) -> tuple[int, Record] | None:
+    """Return the number of topics with new feedback since a version was trained, and the record of its training rows.
 
-    None if other rows are new or gone, too, or if the rows that the version was trained on are not there any more. A
-    row that users have corrected may be gone.
+    Return None if other rows are new or missing, too, or if the version's training rows are not there any more. A row
+    that users have corrected may be missing.
     """
     try:
-        before = annotate.parent.parent / lineage.lineage(read_version(version))["dataset"]["artifact"]
+        before = annotate.parent.parent / lineage.read_lineage(read_version(version))["dataset"]["artifact"]
     except RegistryError:
         return None
     if not artifacts.is_done(before) or not (before / lineage.DATASET).is_file():
         return None
-    mine, theirs = ({row.id: row for row in read_rows(path / lineage.DATASET, Example)} for path in (annotate, before))
-    new = [row for row in mine.values() if row.id not in theirs]
+    now, then = ({row.id: row for row in read_rows(path / lineage.DATASET, Example)} for path in (annotate, before))
+    new = [row for row in now.values() if row.id not in then]
     corrected = {comparable(row.question, closing=False) for row in new}
-    gone = [
-        row
-        for row in theirs.values()
-        if row.id not in mine and comparable(row.question, closing=False) not in corrected
-    ]
-    if gone or not all(row.location == FEEDBACK and row.position.startswith(KEY) for row in new):
+    missing = {comparable(row.question, closing=False) for row in then.values() if row.id not in now}
+    if missing - corrected or not all(row.location == FEEDBACK and row.position.startswith(KEY) for row in new):
         return None
     return len({row.group for row in new}), artifacts.read_record(before)

@@ -1,8 +1,8 @@
-"""The base model with documents, which is judged where the gate has rejected the first candidate.
+"""The base model with documents, which is judged if the gate has rejected the first candidate.
 
 It becomes champion if it answers the frozen test better with the documents than without, by the rules of the gate and
 at the level that the test has left. Its `answers.parquet` and `evaluation.json` call it the candidate, and its answers
-without documents the base, so that readers of a version find what they look for.
+without documents the base, so that they have the same form as those of every version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llmops.release.registry.view import BASE
 _OF_CANDIDATE = ("annotate", "features", "tune", "train", "compress", "govern")  #: stages
 
 
-def untrained(
+def make_untrained(
     rejected: Bundle, scores: tuple[Scores, Scores], config: Release, selection: Mapping[str, Any],
     governance: Mapping[str, Any], *, select: Path, compress: Path, evaluate: Path, out: Path,
 ) -> Bundle:  # fmt: skip
@@ -46,7 +46,7 @@ def untrained(
     """
     known, evaluation, base = rejected.records, rejected.evaluation, Path(base_path(select))
     gguf = _was_measured_as_gguf(base, compress)
-    identity = ledger.untrained_identity(known, config, selection)
+    identity = ledger.hash_untrained_identity(known, config, selection)
     facts = {"compress": identity, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
     facts |= {"interval": known["evaluate"].interval, "run": known["evaluate"].run}
     models = {"candidate": evaluation["models"][BASE], BASE: evaluation["beside"][CLOSED_BOOK]}

@@ -1,19 +1,19 @@
 """Judge a trial of a version on a share of the callers: pull it, promote it, or wait.
 
     regression         the version does worse than the champion: it is pulled at once
-    no_regression      the trial has ended, enough was seen, and nothing was found: it is promoted
-    insufficient_data  too little was seen: it stays, is pulled at the deadline, and is never promoted
+    no_regression      the trial has ended with enough data, and nothing was found: it is promoted
+    insufficient_data  there is too little data: it stays, is pulled at the deadline, and is never promoted
     error              the counts cannot be trusted: it stays, and an alert is raised
 
-Each measure is a figure of every caller. Callers were drawn to the sides, not requests: what one caller sends rises and
-falls together. So the only chance is the draw, and the test is the one by permutation (Fisher 1935, "The Design of
-Experiments"): in how many other draws of as many callers would the version look as bad? It needs no assumption on what
-callers are like. A version that is slower by less than `STEP` is not worse.
+Each measure has a value for every caller. Callers are drawn to the sides, not requests, because the requests of one
+caller are alike. So the only randomness is the draw, and the test is by permutation (Fisher 1935, "The Design of
+Experiments"): in how many other draws of as many callers would the version look as bad? It assumes nothing about
+callers. A version that is slower by less than `STEP` is not worse.
 
 There is a look at 10, 20, 40, … requests, and one at the end. With four measures and 7 looks before the end (1,000
-requests) the chance that an equal version is pulled is at most 4 × (7 × `LOOK` + `END`) = 2.4 % (a union bound).
-With few callers this test finds nothing, so there is a plain limit, too: a version that fails more than `LIMIT` of its
-requests beyond the champion's share is pulled. Pure functions, no files.
+requests), an equal version is pulled with a probability of at most 4 × (7 × `LOOK` + `END`) = 2.4 % (a union bound).
+With few callers this test finds nothing, so there is a plain limit, too: a version is pulled if its share of failed
+requests is more than `LIMIT` above the champion's. Pure functions, no files.
 """
 
 import math
@@ -29,116 +29,120 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmops.release.figures import STEP, Counts, Figures, bucket, requests_of, times_of
+from llmops.frame.statistics.intervals import Floats
+from llmops.release.counts import STEP, GroupCounts, SideCounts, count_requests, find_bucket, list_latencies
 
-Floats = NDArray[np.float64]
-Word = Literal["regression", "no_regression", "insufficient_data", "error"]
+TrialOutcome = Literal["regression", "no_regression", "insufficient_data", "error"]
 
 FIRST = 10  #: requests of the canary at the first look; each look comes at twice as many as the one before
 LOOK, END = 0.0002, 0.0045  #: a p-value below it is a regression, at a look and at the end
 LIMIT = 0.5  #: share of failed requests
-SPLIT = 0.001  #: the split of callers is unsound if one so uneven has a smaller chance
+SPLIT = 0.001  #: a p-value below it: so uneven a split of callers is an error
 BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the version of an A/B test better
-POWER, TRIALS = 0.8, 50  #: the share of so many made-up trials in which a harm is found that is said to be found
-SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: of more bad requests, that might have been found
+POWER, TRIALS = 0.8, 50  #: a harm counts as found if it is found in this share of so many simulated trials
+SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: additional shares of bad requests to simulate
 DRAWS, FEW_DRAWS = 10_000, 2_000
-CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
+CORRELATION = 0.05  #: assumed between requests of one caller, so that a caller weighs at most 20 requests
 TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
-SHRINK = 3.0  #: answers of an average caller that a caller's own are thought of together with
+SHRINK = 3.0  #: answers of an average caller that are added to each caller's own
 
-Rows = Sequence[tuple[float, float]]  #: of each caller: how many, and the sum of their figures, high where it is bad
+CallerRows = Sequence[tuple[float, float]]  #: of each caller: number of cases, and sum of their values (high is bad)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Conditions of a trial."""
 
-    requests: int = 1000  #: of the canary, that are enough
-    callers: int = 5  #: on each side, that are enough
-    minutes: float = 1440  #: after these a version of which too little was seen is pulled
-    slow_s: float = math.inf  #: slower answers are slow, however usual they are
+    requests: int = 1000  #: of the canary, needed for an end
+    callers: int = 5  #: on each side, needed for an end
+    minutes: float = 1440  #: the deadline, after which a version with too little data is pulled
+    slow_s: float = math.inf  #: slower answers count as slow, even if that is usual
 
-    def late(self, trial: str) -> bool:
-        """Return whether the deadline of a trial has come, from the time when it was started."""
+    def is_past_deadline(self, trial: str) -> bool:
+        """Return True if the deadline of the trial with this start has passed."""
         return datetime.now(UTC) >= datetime.fromisoformat(trial) + timedelta(minutes=self.minutes)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrialVerdict:
     """A verdict with its reason and its numbers, as JSON values."""
 
-    word: Word
+    outcome: TrialOutcome
     why: str
     numbers: Mapping[str, Any]
-    better: bool = False  #: of an A/B test: users like the version better, beyond chance
+    better: bool = False  #: in an A/B test: users like the version significantly better
 
 
-def looks(requests: int) -> int:
-    """Return how many looks there are up to this number of the canary's requests."""
+def count_looks(requests: int) -> int:
+    """Return the number of looks up to this number of the canary's requests."""
     return (requests // FIRST).bit_length()
 
 
-def enough(canary: Figures, champion: Figures, rules: Rules) -> bool:
-    """Return whether the trial has enough requests and callers to end.
+def has_enough(canary: SideCounts, champion: SideCounts, rules: Rules) -> bool:
+    """Return True if the trial has enough requests and callers to end.
 
     The callers are enough if harm to all callers of the canary can be found: 5 of 10 are enough, 4 of 10 are not.
     """
     ours, theirs = len(canary.callers), len(champion.callers)
-    found = 1 / math.comb(ours + theirs, ours) < END
-    return canary.requests >= rules.requests and min(ours, theirs) >= rules.callers and found
+    can_find = 1 / math.comb(ours + theirs, ours) < END
+    return canary.requests >= rules.requests and min(ours, theirs) >= rules.callers and can_find
 
 
 def judge(
-    canary: Figures, champion: Figures, share: float, rules: Rules, *, ratings: bool = False, end: bool = False
-) -> Verdict:
+    canary: SideCounts, champion: SideCounts, share: float, rules: Rules, *, ratings: bool = False, end: bool = False
+) -> TrialVerdict:
     """Judge a trial by the counts of both sides. A caller is drawn to the canary with the chance `share`.
 
     `ratings` adds the ratings of users, as in an A/B test. Before the `end` the only possible finding is a regression.
     """
-    over = end and enough(canary, champion, rules)
-    level, split = END if over else LOOK, _split(canary, champion, share)
+    over = end and has_enough(canary, champion, rules)
+    level, split = END if over else LOOK, _compute_split_p(canary, champion, share)
     measures = compare(canary, champion, rules, level, ratings)
-    sides = {"canary": canary.summary(), "champion": champion.summary()}
+    sides = {"canary": canary.summarize(), "champion": champion.summarize()}
     numbers = {"bound": level, "measures": measures, "split": split, **sides}
     seen = f"{canary.requests} requests of {len(canary.callers)} callers, {champion.requests} of the champion's"
-    plain = _failed(canary) - _failed(champion)
-    if canary.requests >= FIRST and plain > LIMIT:
-        why = f"{100 * _failed(canary):.0f} % of its requests failed, {100 * plain:.0f} points more than the champion's"
-        return Verdict("regression", f"{why}, after {seen}", numbers)
+    failed = _compute_failed_share(canary)
+    excess = failed - _compute_failed_share(champion)
+    if canary.requests >= FIRST and excess > LIMIT:
+        why = f"{100 * failed:.0f} % of its requests failed, {100 * excess:.0f} points more than the champion's"
+        return TrialVerdict("regression", f"{why}, after {seen}", numbers)
     harm = {name: one for name, one in measures.items() if name != LIKED}
-    worse = {name: one for name, one in harm.items() if one["p"] < level and (over or not end)}  # no look out of turn
+    # The planned looks are the only ones.
+    worse = {name: one for name, one in harm.items() if one["p"] < level and (over or not end)}
     if worse:
-        words = ", ".join(f"{name} ({_unit(name, it['difference'])}, p = {it['p']:.1g})" for name, it in worse.items())
-        return Verdict("regression", f"worse than the champion in {words}, after {seen}", numbers)
+        found = ", ".join(
+            f"{name} ({_format_difference(name, one['difference'])}, p = {one['p']:.1g})" for name, one in worse.items()
+        )
+        return TrialVerdict("regression", f"worse than the champion in {found}, after {seen}", numbers)
     if not over:
         needed = f"{rules.requests} requests and {rules.callers} callers on each side are needed"
-        return Verdict("insufficient_data", f"nothing was found after {seen}; {needed}", numbers)
+        return TrialVerdict("insufficient_data", f"nothing was found after {seen}; {needed}", numbers)
     if split < SPLIT:
         why = f"{len(canary.callers)} callers beside {len(champion.callers)} are no draw of {100 * share:g} %"
-        return Verdict("error", f"{why} (p = {split:.1g}): requests or counts of a side are lost", numbers)
-    found = ", ".join(f"{name} {_unit(name, one['found_from'])}" for name, one in harm.items())
+        return TrialVerdict("error", f"{why} (p = {split:.1g}): requests or counts of a side are lost", numbers)
+    found = ", ".join(f"{name} {_format_difference(name, one['found_from'])}" for name, one in harm.items())
     why = f"nothing was found after {seen}; it would have been from: {found}"
     if not ratings:
-        return Verdict("no_regression", why, numbers)
+        return TrialVerdict("no_regression", why, numbers)
     better = measures[LIKED]["p"] < BETTER
     words = "users like it better" if better else "users are not known to like it better"
-    return Verdict("no_regression", f"{words}; {why}", numbers, better)
+    return TrialVerdict("no_regression", f"{words}; {why}", numbers, better)
 
 
-def compare(canary: Figures, champion: Figures, rules: Rules, level: float, ratings: bool) -> dict[str, Any]:
+def compare(canary: SideCounts, champion: SideCounts, rules: Rules, level: float, ratings: bool) -> dict[str, Any]:
     """Return `difference`, `p` and `found_from` of each measure.
 
     The difference is canary minus champion, of shares, or of the logarithm of latency; `STEP` is subtracted from that.
-    `found_from` is about the smallest harm that is found 8 times in 10 at this level; None if no harm is found.
+    `found_from` estimates the smallest harm that is found 8 times in 10 at this level; None if no harm is found.
 
-    The test of shares is one of their roots: a caller who always fails weighs less then, and of 200 versions that fail
-    10 % more 4 were missed in place of 12 (20 callers, as in `benchmarks/canary.py`). A caller's weight is the best one
-    where its requests have the correlation `CORRELATION` (Kleinman 1973, "Proportions with extraneous variance").
+    Shares are tested by their square roots, in which a caller who always fails weighs less: of 200 versions that fail
+    10 % more, 4 were missed instead of 12 (20 callers, as in `benchmarks/canary.py`). The weight of a caller is optimal
+    for requests with the correlation `CORRELATION` (Kleinman 1973, "Proportions with extraneous variance").
     """
     callers, ours = [*canary.callers.values(), *champion.callers.values()], len(canary.callers)
-    latency, slow = _times(callers, ours, rules.slow_s)
-    measures: dict[str, Rows] = {
-        "errors": [(requests_of(c) - c["left"], c["failed"] + c["refused"]) for c in callers],
+    latency, slow = _compare_latencies(callers, ours, rules.slow_s)
+    measures: dict[str, CallerRows] = {
+        "errors": [(count_requests(c) - c["left"], c["failed"] + c["refused"]) for c in callers],
         "rejections": [(c["answered"], c["rejected"]) for c in callers],
         "slow answers": slow,
         "latency": latency,
@@ -147,45 +151,44 @@ def compare(canary: Figures, champion: Figures, rules: Rules, level: float, rati
         measures["thumbs down"] = [(c["up"] + c["down"], c["down"]) for c in callers]
         measures["corrections"] = [(c["answered"], min(c["corrected"], c["answered"])) for c in callers]
         measures[LIKED] = [(c["up"] + c["down"], c["up"]) for c in callers]
-    return {name: _test(np.array(rows).reshape(-1, 2), ours, level, name) for name, rows in measures.items()}
+    return {name: _test_measure(np.array(rows).reshape(-1, 2), ours, level, name) for name, rows in measures.items()}
 
 
-def _test(rows: Floats, ours: int, level: float, name: str) -> dict[str, float | None]:
+def _test_measure(rows: Floats, ours: int, level: float, name: str) -> dict[str, float | None]:
     numbers, latency = rows[:, 0], name == "latency"
     weights, values = numbers / (1 + np.maximum(numbers - 1, 0) * CORRELATION), rows[:, 1] / np.maximum(numbers, 1)
     here, there = float(weights[:ours].sum()), float(weights[ours:].sum())
     if not here or not there:
         return {"difference": 0.0, "p": 1.0, "found_from": None}
     difference = weights[:ours] @ values[:ours] / here - weights[ours:] @ values[ours:] / there
-    scores = _scores(weights, values if latency else np.sqrt(values))
-    p = _chance(scores, ours) if scores[:ours].sum() > 1e-9 else 1.0
+    scores = _compute_deviations(weights, values if latency else np.sqrt(values))
+    p = _compute_p(scores, ours) if scores[:ours].sum() > 1e-9 else 1.0
     least: float | None = None
     if latency:
         found_at = NormalDist().inv_cdf(1 - level) + NormalDist().inv_cdf(POWER)  # standard deviations of the draw
-        least = found_at * _spread(scores, ours) * (1 / here + 1 / there)
+        least = found_at * _compute_spread(scores, ours) * (1 / here + 1 / there)
     elif name != LIKED and level == END:
-        least = _least_share(rows, weights, ours)
+        least = _find_least_share(rows, weights, ours)
     return {"difference": round(float(difference), 6), "p": round(p, 6), "found_from": least and round(least, 6)}
 
 
-def _scores(weights: Floats, values: Floats) -> Floats:
-    """Return weighted deviations from the mean, which add up to 0 over the last axis."""
+def _compute_deviations(weights: Floats, values: Floats) -> Floats:
     return np.asarray(weights * (values - (values @ weights / weights.sum())[..., None]))
 
 
-def _spread(scores: Floats, ours: int) -> float:
+def _compute_spread(scores: Floats, ours: int) -> float:
     """Return the standard deviation of the sum of `ours` scores that are drawn at random."""
     everybody = len(scores)
     return math.sqrt(float(scores @ scores) * ours * (everybody - ours) / (everybody * (everybody - 1)))
 
 
-def _least_share(rows: Floats, weights: Floats, ours: int) -> float | None:
+def _find_least_share(rows: Floats, weights: Floats, ours: int) -> float | None:
     """Return the smallest additional share of bad canary requests that is found often enough at the end.
 
-    It is found by made-up trials with the callers of this one: a formula fails where nothing is bad so far, and with
-    few callers on a side.
+    It is found by simulated trials with the callers of this one: a formula fails if nothing is bad so far, and with few
+    callers on a side.
     """
-    draws, exact = _draws(len(rows), ours)
+    draws, exact = _draw_sides(len(rows), ours)
     draws = draws if exact else draws[:FEW_DRAWS]
     drawn = np.zeros((len(draws), len(rows)))
     np.put_along_axis(drawn, draws.astype(np.int64), 1.0, axis=1)
@@ -194,25 +197,25 @@ def _least_share(rows: Floats, weights: Floats, ours: int) -> float | None:
     for share in SHARES:
         bad = np.tile(rows[:, 1], (TRIALS, 1))
         bad[:, :ours] += rng.binomial(good, share, (TRIALS, ours))
-        scores = _scores(weights, np.sqrt(bad / numbers))
+        scores = _compute_deviations(weights, np.sqrt(bad / numbers))
         reached = (drawn @ scores.T >= scores[:, :ours].sum(axis=1) - 1e-9).sum(axis=0)
         if ((reached + (not exact)) / (len(draws) + (not exact)) < END).mean() >= POWER:
             return share
     return None
 
 
-def _chance(scores: Floats, ours: int) -> float:
-    """Return the share of the draws of `ours` callers whose scores add up to at least those of the first `ours`."""
-    draws, exact = _draws(len(scores), ours)
+def _compute_p(scores: Floats, ours: int) -> float:
+    """Return the p-value: the share of draws whose scores add up to at least those of the first `ours` callers."""
+    draws, exact = _draw_sides(len(scores), ours)
     reached = int((scores[draws].sum(axis=1) >= scores[:ours].sum() - 1e-9).sum())
     return reached / len(draws) if exact else (1 + reached) / (1 + len(draws))
 
 
 @lru_cache(maxsize=4)
-def _draws(everybody: int, ours: int) -> tuple[NDArray[np.uint16], bool]:
-    """Return draws of `ours` of all callers as rows of their numbers, and True if these are all possible draws.
+def _draw_sides(everybody: int, ours: int) -> tuple[NDArray[np.uint16], bool]:
+    """Return draws of `ours` of all callers as rows of indices, and True if these are all possible draws.
 
-    If there are more than `DRAWS`, that many are drawn at random with a fixed seed.
+    If there are more than `DRAWS` possible ones, `DRAWS` are drawn at random with a fixed seed.
     """
     if math.comb(everybody, ours) <= DRAWS:
         return np.array(list(combinations(range(everybody), ours)), dtype=np.uint16), True
@@ -220,14 +223,14 @@ def _draws(everybody: int, ours: int) -> tuple[NDArray[np.uint16], bool]:
     return np.argpartition(keys, ours - 1, axis=1)[:, :ours].astype(np.uint16), False
 
 
-def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, Rows]:
+def _compare_latencies(callers: Sequence[GroupCounts], ours: int, slow_s: float) -> tuple[CallerRows, CallerRows]:
     """Return per caller the answers with their latencies, and the requests with the number of slow ones.
 
     Latencies are logarithms minus the mean of the answers' class of lengths. A request is slow if it took longer than
     `slow_s`, longer than usual for class and caller by `TAIL`, or if the caller did not wait for its end. The first
     `ours` callers may be slower by `STEP`.
     """
-    rows = [[(key, at - (i < ours), n) for key, at, n in times_of(counts)] for i, counts in enumerate(callers)]
+    rows = [[(key, at - (i < ours), n) for key, at, n in list_latencies(counts)] for i, counts in enumerate(callers)]
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for row in rows:
         answers = sum(n for *_, n in row)
@@ -236,7 +239,7 @@ def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, R
             sums[key][0] += own
             sums[key][1] += own * at
     means = {key: total / number for key, (number, total) in sums.items()}
-    longest = bucket(slow_s) if slow_s < math.inf else math.inf
+    longest = find_bucket(slow_s) if slow_s < math.inf else math.inf
     latency, slow = [], []
     for counts, row in zip(callers, rows, strict=True):
         answers, residual = sum(n for *_, n in row), sum(n * (at - means[key]) for key, at, n in row)
@@ -247,18 +250,18 @@ def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, R
     return latency, slow
 
 
-def _split(canary: Figures, champion: Figures, share: float) -> float:
-    """Return the chance of a split of callers that is as unlikely, by the exact binomial test."""
+def _compute_split_p(canary: SideCounts, champion: SideCounts, share: float) -> float:
+    """Return the p-value of the split of callers, by the exact binomial test."""
     ours, all_ = len(canary.callers), len(canary.callers) + len(champion.callers)
     chances = [math.comb(all_, n) * share**n * (1 - share) ** (all_ - n) for n in range(all_ + 1)]
     return sum(chance for chance in chances if chance <= chances[ours] * (1 + 1e-9))
 
 
-def _failed(side: Figures) -> float:
+def _compute_failed_share(side: SideCounts) -> float:
     return (side.total("failed") + side.total("refused")) / max(1, side.requests)
 
 
-def _unit(name: str, value: float | None) -> str:
+def _format_difference(name: str, value: float | None) -> str:
     if value is None:
         return "unknown"
     return f"{math.exp(value) * STEP:.2g} times" if name == "latency" else f"{100 * value:.1f} points"

@@ -14,12 +14,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def note(
+def record(
     connection: sa.Connection, action: str, *, by: str, target: str, fields: Mapping[str, Any], outcome: str = "success"
 ) -> None:
     """Record a change, within its transaction.
 
-    `target` is a version or the prefix of a key. `fields` may have no secret. `outcome` is `success` or `failure`.
+    `target` is a version or the prefix of a key. `fields` must hold no secret. `outcome` is `success` or `failure`.
     """
     row = {"time": now(), "action": action, "by": by, "target": target, "outcome": outcome, "fields": dict(fields)}
     connection.execute(sa.insert(audit).values(row))

@@ -43,16 +43,16 @@ class Database:
     """The database behind a URL. It is opened at first use.
 
     Raises:
-        ConfigError: if a variable in the URL is not set, or it is a URL of neither.
+        ConfigError: if a variable in the URL is not set, or it is a URL of neither SQLite nor PostgreSQL.
     """
 
     def __init__(self, url: str, environ: Mapping[str, str] = os.environ) -> None:
         self.url = url
         self._file = Path(url.removeprefix(_SQLITE)).absolute() if url.startswith(_SQLITE) else None
-        self._engine = _sqlite(self._file) if self._file else _postgresql(url, environ)
+        self._engine = _make_sqlite_engine(self._file) if self._file else _make_postgresql_engine(url, environ)
         self._pid = os.getpid()
         self._ready: int | None = None  #: inode of the file whose tables are up to date
-        self._parents: sa.Pool | None = None  #: connections inherited by a fork: this process must not close them
+        self._inherited_pool: sa.Pool | None = None  #: connections of the process that forked us, which stay open
         #: name of the database in errors, without password
         self.name = str(self._file or self._engine.url.render_as_string(hide_password=True))
 
@@ -66,51 +66,51 @@ class Database:
         """
         with self._open(writing=True) as connection, connection.begin():
             if self._file is None:
-                _wait_for_others(connection)
+                _lock_writers(connection)
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Open a connection for reading, which waits for nobody. Each statement sees one consistent state.
 
-        Raises the errors of `change`.
+        It raises the errors of `change`.
         """
         with self._open(writing=False) as connection:
             yield connection
 
     @property
-    def absent(self) -> bool:
-        """Return True if the database is a file that does not exist yet. The file is not created."""
-        return self._file is not None and not self._file.exists()
+    def exists(self) -> bool:
+        """Return False if the database is a file that does not exist yet. The file is not created."""
+        return self._file is None or self._file.exists()
 
-    def purge(self) -> None:
-        """Rewrite the tables, so that no deleted data remains in them. Raises the errors of `change`."""
+    def vacuum(self) -> None:
+        """Rewrite the tables, so that no deleted data remains in them. It raises the errors of `change`."""
         with self.read() as connection:
             connection.exec_driver_sql("VACUUM")
             if self._file:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def look(self) -> str:
-        """Describe the database in words, without creating or changing it. Raises the errors of `change`."""
-        if self.absent:
+    def describe(self) -> str:
+        """Describe the database in words, without creating or changing it. It raises the errors of `change`."""
+        if not self.exists:
             return f"{self.name} is made when it is first used"
         try:
             with self._engine.connect() as connection:
-                known = _revision(connection)
+                known = _read_revision(connection)
         except DBAPIError as error:
-            raise self._explained(error) from error
+            raise self._convert_error(error) from error
         self._refuse_newer(known)
-        todo = "" if known == HEAD else f"; {HEAD} is made when it is used"
-        return f"{self.name}, revision {known or 'none'}{todo}"
+        pending = "" if known == HEAD else f"; {HEAD} is made when it is used"
+        return f"{self.name}, revision {known or 'none'}{pending}"
 
     @contextmanager
     def _open(self, writing: bool) -> Iterator[sa.Connection]:
         if self._pid != os.getpid():
-            self._parents = self._engine.pool
+            self._inherited_pool = self._engine.pool
             self._engine.dispose(close=False)
             self._pid = os.getpid()
         try:
-            if self._ready is None or self._ready != self._inode():
+            if self._ready is None or self._ready != self._read_inode():
                 with _PREPARING:
                     self._prepare()
             with self._engine.connect() as connection:
@@ -119,33 +119,33 @@ class Database:
         except (IntegrityError, DataError, ProgrammingError):
             raise  # the caller's mistake
         except (DBAPIError, PoolTimeout) as error:
-            raise self._explained(error) from error
+            raise self._convert_error(error) from error
 
-    def _inode(self) -> int:
-        """Return the file's inode, to notice a replaced file; 0 if there is none."""
+    def _read_inode(self) -> int:
+        """Return the inode of the file, which changes if the file is replaced; 0 if there is no file."""
         return self._file.stat().st_ino if self._file and self._file.exists() else 0
 
     def _prepare(self) -> None:
         self._engine.dispose()  # connections to a replaced file
-        if not self._known():
+        if not self._is_current():
             with (
                 _create(self._file) if self._file else nullcontext(),
                 self._engine.connect().execution_options(writing=True) as connection,
                 connection.begin(),
             ):
                 if self._file is None:
-                    _wait_for_others(connection)
+                    _lock_writers(connection)
                 self._migrate(connection)
-        self._ready = self._inode()
+        self._ready = self._read_inode()
 
-    def _known(self) -> bool:
-        if self.absent:
+    def _is_current(self) -> bool:
+        if not self.exists:
             return False
         with self._engine.connect() as connection:
-            return _revision(connection) == HEAD
+            return _read_revision(connection) == HEAD
 
     def _migrate(self, connection: sa.Connection) -> None:
-        known = _revision(connection)
+        known = _read_revision(connection)
         if known == HEAD:
             return
         self._refuse_newer(known)
@@ -168,7 +168,7 @@ class Database:
                 "install that version, or go back to a copy of the database from before."
             )
 
-    def _explained(self, error: DBAPIError | PoolTimeout) -> StateError:
+    def _convert_error(self, error: DBAPIError | PoolTimeout) -> StateError:
         cause = getattr(error, "orig", error)
         reason = " ".join(str(cause).split())
         if password := self._engine.url.password:
@@ -200,9 +200,9 @@ def database_at(url: str) -> Database:
     return Database(url)
 
 
-def _sqlite(file: Path) -> sa.Engine:
+def _make_sqlite_engine(file: Path) -> sa.Engine:
     url = sa.URL.create("sqlite", database=str(file))
-    engine = sa.create_engine(url, json_serializer=_json, max_overflow=-1, connect_args={"timeout": BUSY_S})
+    engine = sa.create_engine(url, json_serializer=_format_json, max_overflow=-1, connect_args={"timeout": BUSY_S})
 
     @sa.event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _: object) -> None:
@@ -217,19 +217,19 @@ def _sqlite(file: Path) -> sa.Engine:
     return engine
 
 
-def _postgresql(url: str, environ: Mapping[str, str]) -> sa.Engine:
-    def value(name: str) -> str:
+def _make_postgresql_engine(url: str, environ: Mapping[str, str]) -> sa.Engine:
+    def read_variable(name: str) -> str:
         if name not in environ:
             raise ConfigError(f"state.url needs ${{{name}}}; set {name} in the environment.")
         return environ[name]
 
     try:
-        made = sa.make_url(filled(url, value))
-        if made.get_backend_name() not in ("postgresql", "postgres"):
+        parsed = sa.make_url(filled(url, read_variable))
+        if parsed.get_backend_name() not in ("postgresql", "postgres"):
             raise ArgumentError
-        made = made.set(drivername="postgresql+psycopg")
+        parsed = parsed.set(drivername="postgresql+psycopg")
         return sa.create_engine(
-            made, json_serializer=_json, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_S}
+            parsed, json_serializer=_format_json, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_S}
         )
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ConfigError(
@@ -237,8 +237,8 @@ def _postgresql(url: str, environ: Mapping[str, str]) -> sa.Engine:
         ) from None
 
 
-def _wait_for_others(connection: sa.Connection) -> None:
-    """Hold PostgreSQL's lock of writers until the transaction ends. A hanging transaction loses it."""
+def _lock_writers(connection: sa.Connection) -> None:
+    """Hold PostgreSQL's lock of writers until the transaction ends. PostgreSQL ends one that hangs."""
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_S}s'")
     connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{2 * BUSY_S}s'")
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
@@ -246,9 +246,9 @@ def _wait_for_others(connection: sa.Connection) -> None:
 
 @contextmanager
 def _create(file: Path) -> Iterator[None]:
-    """Lock the file, and create it if needed, readable only by its owner and in WAL mode.
+    """Lock the file, and create it if needed: readable only by its owner, as it has hashes of keys, and in WAL mode.
 
-    The file has hashes of keys. With WAL, readers continue while one process writes.
+    With WAL, readers continue while one process writes.
     """
     try:
         with locked(file):
@@ -263,22 +263,22 @@ def _create(file: Path) -> Iterator[None]:
         raise StateUnavailable(f"The database {file} cannot be made ({error.strerror}); see `state.url`.") from error
 
 
-def _revision(connection: sa.Connection) -> str:
+def _read_revision(connection: sa.Connection) -> str:
     if not sa.inspect(connection).has_table(REVISION):
         return ""
     return str(connection.scalar(sa.text(f"SELECT version_num FROM {REVISION}")) or "")
 
 
-def _json(value: Any) -> str:
+def _format_json(value: Any) -> str:
     """Return JSON that PostgreSQL accepts: NaN and infinities become null."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
+    return json.dumps(_replace_non_finite(value), ensure_ascii=False, allow_nan=False, default=str)
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): _replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_replace_non_finite(item) for item in value]
     return value

@@ -22,52 +22,53 @@ from llmops.state.tables import file_hashes
 #: age in nanoseconds below which a file may be written again without a change of its times
 _FRESH_NS = 2 * 10**9
 
-Known = dict[str, tuple[str, str]]  #: hash of a path → the file's state, and its SHA-256
-_unwritten: dict[str, Known] = {}  #: cache for databases that do not exist or cannot be written
+Cache = dict[str, tuple[str, str]]  #: hash of a path → the file's state, and its SHA-256
+_unwritten: dict[str, Cache] = {}  #: cache for databases that do not exist or cannot be written
 
 
 @contextmanager
-def remembered(database: str, hashed: Callable[[Path], str] | None = None) -> Iterator[Callable[[Path], str]]:
-    """Give a function that returns the SHA-256 of a file's content, in hex, and raises OSError if it cannot read it.
+def cached_hashing(database: str, hash_file: Callable[[Path], str] = file_sha256) -> Iterator[Callable[[Path], str]]:
+    """Open the cache; the block gets a function that returns the SHA-256 of a file's content, in hex.
 
-    The database at the URL is not created for this, and does not learn the names of files. `hashed` hashes a new one.
+    The function raises OSError if it cannot read the file. The database at the URL is not created for this, and stores
+    no names of files. `hash_file` hashes a file that is not in the cache.
     """
-    known, fresh = _known(database), Known()
+    known, fresh = _read_cache(database), Cache()
 
     def sha256(file: Path) -> str:
-        name, state, begun = content_id(str(file.absolute())), _state(file), time.time_ns()
-        before, digest = fresh.get(name) or known.get(name) or ("", "")
-        if before != _words(state):
-            digest = (hashed or file_sha256)(file)
-            if _state(file) == state and begun - max(state[:2]) > _FRESH_NS:
-                fresh[name] = (_words(state), digest)
+        name, state, started_ns = content_id(str(file.absolute())), _read_state(file), time.time_ns()
+        cached_state, digest = fresh.get(name) or known.get(name) or ("", "")
+        if cached_state != _format_state(state):
+            digest = hash_file(file)
+            if _read_state(file) == state and started_ns - max(state[:2]) > _FRESH_NS:
+                fresh[name] = (_format_state(state), digest)
         return digest
 
     yield sha256
     if fresh:
-        _keep(database, fresh)
+        _write_cache(database, fresh)
 
 
-def forget(database: str) -> None:
+def clear_cache(database: str) -> None:
     """Clear the cache."""
     _unwritten.pop(database, None)
-    if database and not database_at(database).absent:
+    if database and database_at(database).exists:
         with database_at(database).change() as connection:
             connection.execute(sa.delete(file_hashes))
 
 
-def _known(database: str) -> Known:
+def _read_cache(database: str) -> Cache:
     found = _unwritten.get(database, {})
-    if not database or database_at(database).absent:
+    if not database or not database_at(database).exists:
         return found
     with database_at(database).read() as connection:
         return {row.file: (row.state, row.sha256) for row in connection.execute(sa.select(file_hashes))} | found
 
 
-def _keep(database: str, fresh: Known) -> None:
+def _write_cache(database: str, fresh: Cache) -> None:
     rows = [{"file": file, "state": state, "sha256": digest} for file, (state, digest) in fresh.items()]
     try:
-        if database and not database_at(database).absent:
+        if database and database_at(database).exists:
             with database_at(database).change() as connection:
                 connection.execute(
                     sa.delete(file_hashes).where(file_hashes.c.file == sa.bindparam("key")),
@@ -82,10 +83,10 @@ def _keep(database: str, fresh: Known) -> None:
     _unwritten.setdefault(database, {}).update(fresh)
 
 
-def _state(file: Path) -> tuple[int, ...]:
+def _read_state(file: Path) -> tuple[int, ...]:
     stat = file.stat()
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
-def _words(state: tuple[int, ...]) -> str:
+def _format_state(state: tuple[int, ...]) -> str:
     return " ".join(map(str, state))

@@ -225,12 +225,7 @@ alert_silences = Table(
 )
 
 #: last run of each scheduled job
-heartbeats = Table(
-    "heartbeats",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("time", Text, nullable=False),
-)
+heartbeats = Table("heartbeats", metadata, Column("name", Text, primary_key=True), Column("time", Text, nullable=False))
 
 #: feedback that may train, and the decision on it; personal data in texts is replaced by marks
 reviews = Table(

@@ -15,7 +15,7 @@ from starlette.routing import Mount
 
 from llmops.access import roles as access
 from llmops.access.keys import KeyStore
-from llmops.access.presented import sha256, split
+from llmops.access.presented import hash_secret, split_key
 from llmops.access.roles import ExpiredKey, Forbidden, Key, MissingKey, Permission, RevokedKey, UnknownKey
 from llmops.config import Config
 from llmops.events.reader import Reader
@@ -156,7 +156,7 @@ async def make_session_cookie(request: Request, app: AppParts, presented: str) -
     """
     key = await _admit(request, app, presented, None)
     app.audit.note(request.scope, "allowed", key)
-    return signing.make_session(app.session_secret, key.prefix, sha256(split(presented)[2]))
+    return signing.make_session(app.session_secret, key.prefix, hash_secret(split_key(presented)[2]))
 
 
 async def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
@@ -168,13 +168,13 @@ async def _admit(request: Request, app: AppParts, presented: str, permission: Pe
     key: Key | None = None
     try:
         if presented:
-            key = await _check_key(app, split(presented)[1], app.keys.known, presented)
+            key = await _check_key(app, split_key(presented)[1], app.keys.identify, presented)
         elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
             key = await _check_key(app, signing.read_session_prefix(cookie), _read_session_key, app, cookie)
         else:
             raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
         request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
-        app.keys.good(key)
+        app.keys.check_valid(key)
         if permission:
             access.require(key, permission)
     except AccessError as error:
@@ -227,10 +227,10 @@ def _list_calls(dependant: Dependant) -> list[Any]:
 
 
 async def _check_key(app: AppParts, prefix: str, check: Callable[..., Key], *args: object) -> Key:
-    return check(*args) if app.keys.at_hand(prefix) else await asyncio.to_thread(check, *args)
+    return check(*args) if app.keys.is_cached(prefix) else await asyncio.to_thread(check, *args)
 
 
 def _read_session_key(app: AppParts, cookie: str) -> Key:
-    return app.keys.proven(
+    return app.keys.identify_session(
         signing.read_session_prefix(cookie), lambda key_hash: signing.is_session(app.session_secret, cookie, key_hash)
     )

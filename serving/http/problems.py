@@ -57,7 +57,7 @@ def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str,
         status, code = next(entry for kind, entry in STATUS.items() if isinstance(error, kind))
         detail = HIDDEN_DETAIL if code in _HIDDEN_CODES else str(error)
         if isinstance(error, EventsUnavailable):  # its message may have paths and addresses
-            detail = f"Events cannot be read from {error.place} now; the log says why."
+            detail = f"Events cannot be read from {error.source} now; the log says why."
     else:
         status, code, detail = 500, "internal", HIDDEN_DETAIL
     if detail is HIDDEN_DETAIL or code == "events_unavailable":

@@ -16,7 +16,7 @@ from llmops.data.retrieval.grounds import Found, look_up
 from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.search import Index, open_index
 from llmops.frame.errors import ArtifactError
-from llmops.release.registry.indexes import served_index
+from llmops.release.registry.indexes import find_served_index
 from serving.errors import DocumentsDown, NoEmbeddings, QueueFull, TimedOut
 
 log = logging.getLogger(__name__)
@@ -111,14 +111,14 @@ class Documents:
         return look_up(index, question, self._config, room) if index else None
 
     def _follow_index(self) -> Index | None:
-        folder = served_index(self._model)
+        folder = find_served_index(self._model)
         now = (folder, folder.stat().st_mtime_ns) if folder else None
         if now != self._opened:
             try:
                 self._open(folder)
                 self._opened = now
             except ArtifactError:
-                if served_index(self._model) == folder:
+                if find_served_index(self._model) == folder:
                     raise
                 return self._follow_index()  # it was replaced while it was opened
         return self._index

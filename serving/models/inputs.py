@@ -32,7 +32,7 @@ def open_features(version: Version, model: str) -> OnlineTokens:
     folder = version.path / "features"
     if not folder.is_dir():  # before Feast is imported
         raise ArtifactError(f"{version.path} was published without a feature store.")
-    from llmops.data.features.declarations import service_name
+    from llmops.data.features.declarations import make_service_name
 
     try:
         from llmops.data.features.online import OnlineTokens
@@ -41,7 +41,7 @@ def open_features(version: Version, model: str) -> OnlineTokens:
             f"{error.name} is not installed here; send the prompt, or build the image with serving-features.txt."
         ) from error
 
-    return OnlineTokens(folder, service_name(model, version.name))
+    return OnlineTokens(folder, make_service_name(model, version.name))
 
 
 class Inputs:
@@ -88,7 +88,7 @@ class Inputs:
 
     def _warm(self, registry: Registry) -> None:
         try:
-            champion, *_ = registry.served()
+            champion, *_ = registry.read_served()
             if champion and (champion.path / "features").is_dir():
                 self._get_store(champion)
         except Exception:  # a request that needs the store gets the error

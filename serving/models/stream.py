@@ -40,7 +40,7 @@ class GuardedStream(Stream):
             filter,
             fallback,
         )
-        self.mark = mark  #: side and caller in a trial, see `trials.mark`; empty: the answer counts in no trial
+        self.mark = mark  #: side and caller in a trial, see `trials.make_mark`; empty: the answer counts in no trial
         self.side = side  #: the side that answers: `champion`, `canary` or `tested`
         self._started_at, self._cancelled = time.monotonic(), False
         self._cause: Exception | None = None  # the error for which the answer is given up

@@ -132,7 +132,7 @@ class Models:
                 self._start_stream, self.champion or chosen, request, _skip_count, caller_prompt=caller_prompt
             )
         if trial:
-            mark = trials.mark(trial.canary, "champion" if chosen is self.champion else "canary", caller)
+            mark = trials.make_mark(trial.canary, "champion" if chosen is self.champion else "canary", caller)
         count = partial(self._count, chosen, trial, caller)
         try:
             stream = self._start_stream(chosen, request, count, fallback, mark, caller_prompt)
@@ -207,7 +207,7 @@ class Models:
     async def _follow_aliases(self) -> None:
         """Read the aliases once, and load the versions they name. Start, count or end a canary's trial."""
         self.tested.close_if_idle()
-        champion, canary, trial = await asyncio.to_thread(self._registry.served)
+        champion, canary, trial = await asyncio.to_thread(self._registry.read_served)
         if not self._trials:
             canary = trial = None
         loaded = self._canary.current

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llmops.access.roles import Key
 from llmops.release import rollout
-from llmops.release.trials import AB_TEST, Kind
+from llmops.release.trials import AB_TEST, TrialKind
 from serving.admission.dependencies import AppParts, AppPartsDep, require
 from serving.answers.schemas import Str
 
@@ -73,9 +73,9 @@ class ABTestRequest(CanaryRequest):
 def models(app: AppPartsDep) -> dict[str, Any]:
     """List the versions, the aliases, the trial over all replicas, the latest decisions, and the serving version."""
     champion, reasons = app.models.champion, app.registry.overrides()
-    names = ("name", "status", "base_model", "removed")
+    names = ("name", "status", "base_model")
     versions = [
-        {**{name: getattr(v, name) for name in names}, "override": reasons.get(v.name, "")}
+        {**{n: getattr(v, n) for n in names}, "removed": v.removed_at, "override": reasons.get(v.name, "")}
         for v in app.registry.versions()
     ]
     return {
@@ -83,7 +83,7 @@ def models(app: AppPartsDep) -> dict[str, Any]:
         "aliases": app.registry.aliases(),
         "serving": champion.version.name if champion else None,
         "detail": app.models.explain_with_error(),
-        "canary": rollout.state(app.registry),
+        "canary": rollout.describe_trial(app.registry),
         "versions": versions,
         "decisions": app.registry.decisions()[-RECENT:],
     }
@@ -108,7 +108,7 @@ def rollback(app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
 def canary(body: CanaryRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     """Let a version answer a share of the callers, or end its trial. At a regression the app pulls it."""
     decision = _change_trial(app, body, "canary", _describe_actor(key, "canary"))
-    return {"aliases": app.registry.aliases(), "canary": rollout.state(app.registry), "decision": decision}
+    return {"aliases": app.registry.aliases(), "canary": rollout.describe_trial(app.registry), "decision": decision}
 
 
 @router.post("/ab_test")
@@ -118,19 +118,19 @@ def ab_test(body: ABTestRequest, app: AppPartsDep, key: AdminDep) -> dict[str, A
     It becomes champion only with `promote`, and a verdict that users like it better.
     """
     decision = _change_trial(app, body, AB_TEST, _describe_actor(key, "ab_test"), body.promote)
-    return {"aliases": app.registry.aliases(), "ab_test": rollout.state(app.registry), "decision": decision}
+    return {"aliases": app.registry.aliases(), "ab_test": rollout.describe_trial(app.registry), "decision": decision}
 
 
 def _change_trial(
-    app: AppParts, body: CanaryRequest, kind: Kind, by: dict[str, Any], promote: bool = True
+    app: AppParts, body: CanaryRequest, kind: TrialKind, by: dict[str, Any], promote: bool = True
 ) -> dict[str, Any] | None:
     """Start, stop or conclude a trial; return the decision if it was concluded."""
     registry, events = app.registry, app.config.events
     if body.stop:
         rollout.stop(registry, events, kind=kind, **by)
     elif body.conclude:
-        started = rollout.going_on(registry, kind).started
-        rules = rollout.rules_of(app.config, registry, started)
+        started = rollout.get_running(registry, kind).started
+        rules = rollout.read_rules(app.config, registry, started)
         return rollout.conclude(registry, events, started, rules, by=by["by"], promote=promote)
     else:
         rollout.start(registry, events, body.version, body.share, kind=kind, override=body.override, **by)
@@ -138,5 +138,5 @@ def _change_trial(
 
 
 def _describe_actor(key: Key, route: str) -> dict[str, Any]:
-    who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
-    return {"by": f"key {key.prefix}", "why": f"asked for by POST /admin/{route}", "who": who}
+    fields = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
+    return {"by": f"key {key.prefix}", "why": f"asked for by POST /admin/{route}", "fields": fields}

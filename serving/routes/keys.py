@@ -67,25 +67,25 @@ class NewKey(KeyEntry):
 @router.get("")
 def keys(app: AppPartsDep, key: KeyDep) -> list[KeyEntry]:
     """List all keys, oldest first, including revoked and expired ones."""
-    return [KeyEntry(**entry.shown()) for entry in app.keys.list()]
+    return [KeyEntry(**entry.without_hashes()) for entry in app.keys.list()]
 
 
 @router.post("", status_code=201)
 def create(body: KeyRequest, app: AppPartsDep, key: KeyDep) -> NewKey:
     """Create a key of at most one's own role."""
-    secret, entry = app.keys.create(**body.model_dump(), by=key.role, who=f"key {key.prefix}")
-    return NewKey(key=secret, **entry.shown())
+    secret, entry = app.keys.create(**body.model_dump(), by_role=key.role, by=f"key {key.prefix}")
+    return NewKey(key=secret, **entry.without_hashes())
 
 
 @router.post("/{prefix}/rotate")
 def rotate(prefix: Prefix, app: AppPartsDep, key: KeyDep, body: RotateRequest | None = None) -> NewKey:
     """Give a key a new secret; the old one stays valid for some hours."""
     hours = (body or RotateRequest()).hours
-    secret, entry = app.keys.rotate(prefix, hours, by=key.role, who=f"key {key.prefix}")
-    return NewKey(key=secret, **entry.shown())
+    secret, entry = app.keys.rotate(prefix, hours, by_role=key.role, by=f"key {key.prefix}")
+    return NewKey(key=secret, **entry.without_hashes())
 
 
 @router.delete("/{prefix}")
 def revoke(prefix: Prefix, app: AppPartsDep, key: KeyDep) -> KeyEntry:
     """Revoke a key at once."""
-    return KeyEntry(**app.keys.revoke(prefix, by=key.role, who=f"key {key.prefix}").shown())
+    return KeyEntry(**app.keys.revoke(prefix, by_role=key.role, by=f"key {key.prefix}").without_hashes())

@@ -121,7 +121,7 @@ def _get_reader(app: AppParts) -> Reader:
 def _read_trial(app: AppParts) -> dict[str, Any] | None:
     """Return the state of a trial. If the registry cannot be read, `detail` has the error, and the page still works."""
     try:
-        return rollout.state(app.registry)
+        return rollout.describe_trial(app.registry)
     except (RegistryError, StateError):
         return None
 

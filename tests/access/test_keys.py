@@ -64,7 +64,7 @@ def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
     with pytest.raises(RevokedKey):
         store.check(forever)
     with pytest.raises(RevokedKey):
-        store.good(store.proven(forever_key.prefix, bool))
+        store.check_valid(store.identify_session(forever_key.prefix, bool))
 
 
 @pytest.mark.parametrize("change, refused", [("revoke", RevokedKey), ("rotate", UnknownKey)])
@@ -77,13 +77,13 @@ def test_others_see_a_change_within_a_second_and_ask_no_database_until_then(tmp_
     for _ in range(3):
         assert store.check(shown) == key
         clock.advance(0.25)
-    assert asked == [1000.0] and store.at_hand(key.prefix)
+    assert asked == [1000.0] and store.is_cached(key.prefix)
     with pytest.raises(UnknownKey):  # a secret that is wrong is so from memory, too
         store.check(shown + "x")
     getattr(store_in(tmp_path), change)(key.prefix, **{"hours": 0} if change == "rotate" else {})
     assert store.check(shown) == key
     clock.advance(0.25)
-    assert not store.at_hand(key.prefix)
+    assert not store.is_cached(key.prefix)
     with pytest.raises(refused):
         store.check(shown)
     for _ in range(2):  # what is not found is not kept
@@ -110,8 +110,8 @@ def test_nobody_mints_or_changes_a_key_above_the_own_role(store, by):
     for role in ROLES:
         _, key = store.create(role, "boss")
         keys_before = list(store.list())
-        acts = [partial(act, key.prefix, by=by) for act in (store.rotate, store.revoke)]
-        for act in (partial(store.create, role, "x", by=by), *acts):
+        acts = [partial(act, key.prefix, by_role=by) for act in (store.rotate, store.revoke)]
+        for act in (partial(store.create, role, "x", by_role=by), *acts):
             if ROLES.index(role) > ROLES.index(by):
                 with pytest.raises(Forbidden):
                     act()
@@ -166,11 +166,11 @@ def test_a_session_of_the_old_secret_ends_with_it(tmp_path):
     _, key = store.create("admin", "a")
     _, rotated = store.rotate(key.prefix, hours=2)
     old, new = (of.sha256.__eq__ for of in (key, rotated))  # what each session proves
-    assert store.proven(key.prefix, old) == store.proven(key.prefix, new) == rotated
+    assert store.identify_session(key.prefix, old) == store.identify_session(key.prefix, new) == rotated
     clock.advance(2 * 3600)
-    assert store.proven(key.prefix, new) == rotated
+    assert store.identify_session(key.prefix, new) == rotated
     with pytest.raises(UnknownKey):
-        store.proven(key.prefix, old)
+        store.identify_session(key.prefix, old)
 
 
 def test_a_wrong_secret_costs_the_same_work_whether_or_not_the_prefix_is_known(store, monkeypatch):
@@ -190,9 +190,9 @@ def test_a_wrong_secret_costs_the_same_work_whether_or_not_the_prefix_is_known(s
 
 
 def test_each_change_is_an_event_and_a_row_of_audit_without_secrets(store, tmp_path):
-    shown, key = store.create("user", "shop", days=1, tokens_per_minute=7, who="alice")
-    again, _ = store.rotate(key.prefix, who="bob")
-    store.revoke(key.prefix, by="admin", who="key ab12cd34")
+    shown, key = store.create("user", "shop", days=1, tokens_per_minute=7, by="alice")
+    again, _ = store.rotate(key.prefix, by="bob")
+    store.revoke(key.prefix, by_role="admin", by="key ab12cd34")
     store.revoke(key.prefix)  # changes nothing
     done = [("create_key", "alice"), ("rotate_key", "bob"), ("revoke_key", "key ab12cd34")]
     with Spool(tmp_path / "home" / "events") as spool:
@@ -271,7 +271,7 @@ def test_a_key_that_was_seen_is_good_for_a_while_and_no_other(tmp_path, monkeypa
             store.check(other)
     with pytest.raises(UnknownKey):
         store.check(seen[:-1] + "!")
-    clock.advance(keys.AWAY_S - 2)
+    clock.advance(keys.STALE_S - 2)
     assert store.check(seen).owner == "a"
     clock.advance(3)
     with pytest.raises(StateUnavailable):

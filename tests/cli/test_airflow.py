@@ -12,7 +12,7 @@ from llmops import cli
 from llmops.cli import airflow
 from llmops.config.run_parameters import RunParameters
 from llmops.pipeline import stack
-from llmops.pipeline.orchestrator import OrchestratorError, Task
+from llmops.pipeline.orchestrator import OrchestratorError, TaskInstance
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ class Fake:
 
     def __exit__(self, *error: Any) -> None: ...
 
-    def parameters(self, dag: str) -> list[str]:
+    def list_parameters(self, dag: str) -> list[str]:
         if dag != "llmops_pipeline":
             raise OrchestratorError(f"no {dag}")
         return list(RunParameters.model_fields)
@@ -40,13 +40,13 @@ class Fake:
         self.given = conf
         return "manual__1"
 
-    def follow(self, dag: str, run: str) -> Iterator[tuple[str, list[Task]]]:
-        yield "queued", [Task("collect", "none", 0, 0)]
-        yield "running", [Task("collect", "running", 1, 1)]
-        yield "running", [Task("collect", "running", 1, 2)]
-        yield self.end, [Task("collect", self.end, 1, 3)]
+    def follow(self, dag: str, run: str) -> Iterator[tuple[str, list[TaskInstance]]]:
+        yield "queued", [TaskInstance("collect", "none", 0, 0)]
+        yield "running", [TaskInstance("collect", "running", 1, 1)]
+        yield "running", [TaskInstance("collect", "running", 1, 2)]
+        yield self.end, [TaskInstance("collect", self.end, 1, 3)]
 
-    def explain(self, dag: str, run: str, tasks: list[Task]) -> str:
+    def explain_failure(self, dag: str, run: str, tasks: list[TaskInstance]) -> str:
         return f"{tasks[0].name} broke"
 
 

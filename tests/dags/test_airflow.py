@@ -68,12 +68,12 @@ class Stand:
         return self.api.trigger(DAG, {"interval": interval})
 
     def ended(self, run: str) -> str:
-        self.until(lambda: self.api.state(DAG, run) in DONE, f"the end of {run}")
-        return self.api.state(DAG, run)
+        self.until(lambda: self.api.read_state(DAG, run) in DONE, f"the end of {run}")
+        return self.api.read_state(DAG, run)
 
     def tries(self, run: str) -> dict[str, tuple[str, int]]:
         """Task → its state and tries."""
-        return {task.name: (task.state, task.tries) for task in self.api.tasks(DAG, run)}
+        return {task.name: (task.state, task.tries) for task in self.api.list_tasks(DAG, run)}
 
     def lines(self, *where: str) -> list[tuple[float, list[str]]]:
         """What stages noted, of a stage and interval if named: when, and what."""
@@ -136,7 +136,8 @@ def test_new_datasets_and_versions_are_assets_and_the_review_follows(airflow: St
     assert (model["version"], model["outcome"]) == ("v1", "promoted")
     reviews = by_name["llmops://model"]["created_dagruns"]
     assert [review["dag_id"] for review in reviews] == ["llm_governance_review"]
-    airflow.until(lambda: airflow.api.state("llm_governance_review", reviews[0]["run_id"]) == "success", "the review")
+    review = reviews[0]["run_id"]
+    airflow.until(lambda: airflow.api.read_state("llm_governance_review", review) == "success", "the review")
 
 
 def test_a_stage_that_hangs_in_native_code_ends_with_its_processes_and_the_next_day_runs(airflow: Stand) -> None:

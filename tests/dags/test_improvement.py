@@ -108,9 +108,10 @@ class Shop:
         for state, tasks in self.airflow.follow(IMPROVE, run):
             last = state, tasks
         inner = f"improvement__{run}"
-        why = self.airflow.explain(PIPELINE, inner, self.airflow.tasks(PIPELINE, inner)) if last[0] == "failed" else ""
-        assert last[0] == "success", f"{self.airflow.explain(IMPROVE, run, last[1])}\n{why}"
-        folder = self.config.artifacts / self.airflow.outputs(IMPROVE, run, "report")
+        explain, failed = self.airflow.explain_failure, last[0] == "failed"
+        why = explain(PIPELINE, inner, self.airflow.list_tasks(PIPELINE, inner)) if failed else ""
+        assert last[0] == "success", f"{explain(IMPROVE, run, last[1])}\n{why}"
+        folder = self.config.artifacts / self.airflow.read_result(IMPROVE, run, "report")
         assert artifacts.read_record(folder).run == run
         tasks_by_name = {task.name: task.state for task in last[1]}
         return tasks_by_name, json.loads((folder / "report.json").read_text()), (folder / "report.md").read_text()

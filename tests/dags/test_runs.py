@@ -143,7 +143,7 @@ import json, os, sys
 from pathlib import Path
 from llmops.config import Config
 from llmops.release import rollout, trials
-from llmops.release.figures import Figures
+from llmops.release.counts import SideCounts
 from llmops.release.registry.registry import registry_of
 
 settings = Config(home=Path(sys.argv[2]))
@@ -157,11 +157,11 @@ for n, status in enumerate(("rejected", "promoted", "promoted", "rejected"), 1):
     registry.promote("v1", override="the first")
 
 pokes = []
-due = rollout.due
+due = rollout.is_due
 
 def counting(registry, trial, rules):  # stands for the serving app: more requests at every look
     pokes.append([rules.requests, rules.minutes])
-    sides = trials.Sides()
+    sides = trials.TrialCounts()
     for n in range(200 * len(pokes)):
         for name, side in (("canary", sides.canary), ("champion", sides.champion)):
             caller = f"{name} {n % (20 if side is sides.canary else 180)}"  # a draw of 10 %
@@ -169,10 +169,10 @@ def counting(registry, trial, rules):  # stands for the serving app: more reques
                 side.count(caller, "failed")
             else:
                 side.add(caller, 1.0, 5, 5)
-    trials.write(registry, registry.canary(), "app", sides)
+    trials.write_counts(registry, registry.canary(), "app", sides)
     return due(registry, trial, rules)
 
-rollout.due = counting
+rollout.is_due = counting
 from airflow.dag_processing.dagbag import DagBag
 runs = []
 none = dict.fromkeys(("version", "requests", "minutes"))
@@ -220,21 +220,21 @@ AB_TEST = (
     CANARY.split("pokes = []")[0]
     + """
 from llmops.frame.errors import StateUnavailable
-due, away = rollout.due, [1] * 5
+due, away = rollout.is_due, [1] * 5
 
 def liked(registry, trial, rules):  # stands for the serving app: v2 is liked, v3 is not
     if away and away.pop():  # more often than a task is tried
         raise StateUnavailable("the database is away")
-    going, sides = registry.canary(), trials.Sides()
+    going, sides = registry.canary(), trials.TrialCounts()
     for n in range(1000):
         for name, side in (("a", sides.canary), ("b", sides.champion)):
             up = (n % 10 < 9) if (side is sides.canary) == (going.version == "v2") else (n % 10 < 2)
             side.add(f"{name} {n % 40}", 1.0, 5, 5)
             side.count(f"{name} {n % 40}", "up" if up else "down")
-    trials.write(registry, going, "app", sides)
+    trials.write_counts(registry, going, "app", sides)
     return due(registry, trial, rules)
 
-rollout.due = liked
+rollout.is_due = liked
 from airflow.dag_processing.dagbag import DagBag
 runs = []
 for conf, configured in (({"version": "v4"}, "false"), ({"version": "v2", "promote": True}, "false"),

@@ -58,7 +58,7 @@ def service(home: Path, key: str, environ: dict[str, str]) -> Iterator[stack.Ser
         with Airflow(started["airflow"].url, "developer", stack.passwords(home)[0]["developer"]) as airflow:
             for dag in sorted(DAGS):
                 airflow.wait_for_dag(dag)
-            (home / "scheduled.json").write_text(json.dumps(airflow.scheduled()))  # before a command pauses one
+            (home / "scheduled.json").write_text(json.dumps(airflow.list_scheduled()))  # before a command pauses one
         yield started["airflow"]
     finally:
         stack.stop(home)
@@ -81,7 +81,7 @@ def test_the_dags_that_should_run_are_not_paused(airflow: Airflow, home: Path) -
     scheduled = json.loads((home / "scheduled.json").read_text())
     assert set(scheduled) == DAGS - {"llmops_ab_test", "llmops_batch", "llmops_canary"}
     assert not any(scheduled.values())
-    assert airflow.parameters("llmops_canary") and airflow.parameters("llmops_batch")
+    assert airflow.list_parameters("llmops_canary") and airflow.list_parameters("llmops_batch")
 
 
 def test_another_name_ends_a_run_at_its_first_task(airflow: Airflow, home: Path, shell: Shell, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_another_name_ends_a_run_at_its_first_task(airflow: Airflow, home: Path,
         state, tasks = end(airflow, PIPELINE, run)
         assert (state, tasks.pop("collect"), tasks.pop("gc")) == ("failed", "failed", "success")
         assert set(tasks.values()) == {"upstream_failed"}
-        said = "\n".join(airflow.log(PIPELINE, run, "collect", 1))
+        said = "\n".join(airflow.read_log(PIPELINE, run, "collect", 1))
         assert f"may not be given '{name}'" in said and "only interval, epochs" in said
     assert sorted((home / "artifacts").glob("*/*")) == before and list(tmp_path.iterdir()) == []
 
@@ -129,8 +129,8 @@ def test_the_commands_of_the_docs_work_one_after_another(
             assert artifacts.read_record(train).config["epochs"] == 2
         if any(word in command for word in ("trigger llmops_canary", "trigger llmops_ab", "backfill", "trials=10")):
             for dag in (PIPELINE, "llmops_canary", "llmops_ab_test"):
-                for run in airflow.active(dag):
-                    airflow.abandon(dag, run)
+                for run in airflow.list_active(dag):
+                    airflow.fail(dag, run)
 
 
 def test_a_run_that_fails_says_why_and_an_answer_comes_without_warnings(service: stack.Service, shell: Shell) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from llmops.frame.errors import ConfigError, DiskFullError, SourceUnavailableError, TransientError
-from llmops.frame.transient import transient
+from llmops.frame.transient import as_transient
 
 
 def answered(status: int) -> HfHubHTTPError:
@@ -68,7 +68,7 @@ PASSING = {
 
 def test_what_passes_by_itself_is_named_and_says_what_to_do() -> None:
     for name, error in PASSING.items():
-        named = transient(error)
+        named = as_transient(error)
         assert isinstance(named, TransientError) and not isinstance(named, DiskFullError), name
         assert type(error).__name__ in str(named) and "Run it again" in str(named), name
 
@@ -84,8 +84,8 @@ FULL = {
 
 def test_a_full_disk_says_so() -> None:
     for name, error in FULL.items():
-        assert isinstance(transient(error), DiskFullError), name
-        assert "disk is full" in str(transient(error)) and "Make room" in str(transient(error)), name
+        assert isinstance(as_transient(error), DiskFullError), name
+        assert "disk is full" in str(as_transient(error)) and "Make room" in str(as_transient(error)), name
 
 
 STAYING: dict[str, Exception] = {
@@ -102,7 +102,7 @@ STAYING: dict[str, Exception] = {
 
 
 def test_what_is_the_same_at_every_try_stays_what_it_is() -> None:
-    assert [name for name, error in STAYING.items() if transient(error) is not None] == []
+    assert [name for name, error in STAYING.items() if as_transient(error) is not None] == []
 
 
 def test_a_locked_database_passes(tmp_path: Path) -> None:
@@ -113,4 +113,4 @@ def test_a_locked_database_passes(tmp_path: Path) -> None:
         error = of_database(f"sqlite:///{file}?timeout=0.1", "SELECT * FROM t")
         with pytest.raises(sqlite3.OperationalError) as raw, closing(sqlite3.connect(file, timeout=0.1)) as connection:
             connection.execute("SELECT * FROM t")
-    assert isinstance(transient(error), TransientError) and isinstance(transient(raw.value), TransientError)
+    assert isinstance(as_transient(error), TransientError) and isinstance(as_transient(raw.value), TransientError)

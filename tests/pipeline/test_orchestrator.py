@@ -46,7 +46,7 @@ def test_a_refusal_says_why_without_the_schema(connect: Any) -> None:
     assert "'sed'" in str(caught.value) and "schema" not in str(caught.value)
     airflow, _ = connect({f"GET {RUNS}/r1": (500, ["no reason"])})
     with pytest.raises(OrchestratorError, match="500"):
-        airflow.state("pipeline", "r1")
+        airflow.read_state("pipeline", "r1")
     with pytest.raises(OrchestratorError, match="Invalid credentials"):
         connect({"POST /auth/token": (401, {"detail": "Invalid credentials"})})
 
@@ -65,7 +65,7 @@ def test_an_airflow_that_restarts_is_waited_for(connect: Any, monkeypatch: pytes
     monkeypatch.setattr(orchestrator.time, "sleep", later)
     assert list(airflow.follow("pipeline", "r1")) == [("success", [])]
     table[f"GET {RUNS}/r1"] = (503, {"detail": "starting"})
-    monkeypatch.setattr(orchestrator, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(orchestrator, "TIMEOUT_S", -1.0)
     with pytest.raises(TransientError, match="503"):
         list(airflow.follow("pipeline", "r1"))
 
@@ -74,7 +74,7 @@ def test_a_token_that_has_run_out_is_replaced_once(connect: Any) -> None:
     table = {f"GET {RUNS}/r1": (401, {"detail": "Signature has expired"})}
     airflow, asked = connect(table)
     with pytest.raises(OrchestratorError, match="expired"):
-        airflow.state("pipeline", "r1")
+        airflow.read_state("pipeline", "r1")
     assert [path for path, *_ in asked] == ["POST /auth/token", f"GET {RUNS}/r1", "POST /auth/token", f"GET {RUNS}/r1"]
 
 

@@ -135,7 +135,7 @@ def retired(settings: Config) -> None:
     passed(settings)
     publish(settings, "v4", "rejected")  # takes the alias `candidate`
     gc(settings.model_copy(update={"retention": Retention(versions=1)}))
-    assert registry_of(settings).get(SUBJECT).removed
+    assert registry_of(settings).get(SUBJECT).removed_at
 
 
 STATES: dict[str, Callable[[Config], Any]] = {
@@ -234,7 +234,7 @@ class Way:
 
 def forget(settings: Config) -> None:
     erasure = {"time": "2026-01-31T00:00:00+00:00", "examples": 2, "receipt": 1}
-    registry_of(settings).mark(SUBJECT, erasure, lambda text, _: text)
+    registry_of(settings).record_erasure(SUBJECT, erasure, lambda text, _: text)
 
 
 def _done(action: Callable[[], Any]) -> bool:
@@ -342,7 +342,7 @@ def test_every_cell(
         assert done
         changed(before, after, canary)
         trial = registry_of(settings).canary()
-        assert trial and trials.kind_of(registry_of(settings), trial.started) == do.__name__
+        assert trial and trials.read_kind(registry_of(settings), trial.started) == do.__name__
     elif action == "push":
         assert done and after == before
         pushed(repos[REPO], cell)

@@ -16,7 +16,7 @@ from llmops.frame.errors import ArtifactError, RegistryError
 from llmops.model.base.generate import generate
 from llmops.model.base.load import load_model, load_tokenizer
 from llmops.model.gguf.write import write_folder
-from llmops.release.export import export, modelfile
+from llmops.release.export import export, render_modelfile
 from llmops.release.registry.registry import registry_of
 
 QUESTION = "How can I contact you?"
@@ -115,5 +115,5 @@ def test_a_base_that_was_not_trained_is_exported_as_it_is_served(home: Path, tin
 def test_a_model_without_a_chat_template_is_asked_in_the_annotated_form(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, tmp_path / "plain")
     (tmp_path / "plain" / "chat_template.jinja").unlink()
-    text = modelfile(tmp_path / "plain", "mit")
+    text = render_modelfile(tmp_path / "plain", "mit")
     assert 'TEMPLATE """[Question] {{ .Prompt }}\n[Answer]"""' in text and 'PARAMETER stop "####"' in text

@@ -9,11 +9,11 @@ import pytest
 
 from llmops.config import Release
 from llmops.frame.errors import ArtifactError, ConfigError
-from llmops.release.gate import Decision, Scores, decide
-from llmops.release.ledger import ALPHA, Chance, next_chance
+from llmops.release.gate import GateDecision, Scores, decide
+from llmops.release.ledger import ALPHA, Chance, compute_next_chance
 
 CONFIG: dict[str, Any] = {"guardrails": {}, "floors": {}, "min_effect": 0.0}
-FIRST = next_chance([], ["a"])
+FIRST = compute_next_chance([], ["a"])
 
 
 def scores(values: Any, per_group: int = 1, **others: Any) -> Scores:
@@ -23,8 +23,8 @@ def scores(values: Any, per_group: int = 1, **others: Any) -> Scores:
     return Scores(ids, groups, {"token_f1": values, **{name: list(v) for name, v in others.items()}})
 
 
-def judged(candidate: Scores, opponent: Scores, chance: Chance = FIRST, void: str = "", **changed: Any) -> Decision:
-    return decide(candidate, opponent, Release(**{**CONFIG, **changed}), "v1", chance, void=void)
+def judged(candidate: Scores, opponent: Scores, chance: Chance = FIRST, void: str = "", **changed: Any) -> GateDecision:
+    return decide(candidate, opponent, Release(**{**CONFIG, **changed}), "v1", chance, why_void=void)
 
 
 def outcome(candidate: Scores, opponent: Scores, **changed: Any) -> str:
@@ -54,10 +54,10 @@ def test_better_by_less_than_the_minimum_effect_is_rejected_and_the_reason_holds
     assert outcome(scores([0.505] * 40), base, min_effect=0.01) == "rejected"
     better = judged(scores([0.7] * 40), base, min_effect=0.01)
     assert better.outcome == "promoted" and all(n in better.reasons[0] for n in ("0.700", "+0.200", "v1"))
-    assert Decision.of(json.loads(json.dumps({**asdict(better), "version": "v2"}))) == better
+    assert GateDecision.from_json(json.loads(json.dumps({**asdict(better), "version": "v2"}))) == better
     void = judged(scores([0.9] * 40), base, attempt(3), void="it is v2 again")
     assert (void.outcome, void.reasons[0], void.attempt) == ("inconclusive", "it is v2 again", 0)
-    assert void.left == attempt(3).before
+    assert void.left == attempt(3).budget
 
 
 def test_a_worse_guardrail_rejects_and_one_within_its_margin_does_not() -> None:
@@ -136,14 +136,14 @@ def test_a_level_that_few_topics_cannot_reach_is_inconclusive_and_spends_nothing
     decision = judged(better, base, attempt(number))
     assert decision.outcome == ("promoted" if reached else "inconclusive")
     assert decision.attempt == (number if reached else 0)
-    assert decision.left == pytest.approx(attempt(number).left if reached else attempt(number).before)
+    assert decision.left == pytest.approx(attempt(number).left if reached else attempt(number).budget)
 
 
 @pytest.mark.parametrize(("per_group", "number"), [(2, 1), (6, 4)])
 def test_the_difference_that_is_said_to_be_found_is_found(per_group: int, number: int) -> None:
     rng, trials, base = np.random.default_rng(5), 60, scores([0.5] * 60, per_group)
 
-    def other(shift: float) -> Decision:
+    def other(shift: float) -> GateDecision:
         shared = np.repeat(rng.normal(0, 0.1, 60 // per_group), per_group)
         values = 0.5 + shift + shared + rng.normal(0, 0.1, 60)
         return judged(scores(values, per_group), base, attempt(number))

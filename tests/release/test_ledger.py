@@ -10,15 +10,15 @@ import pytest
 from llmops.config import Release
 from llmops.frame.artifacts import Record
 from llmops.release import ledger
-from llmops.release.ledger import ALPHA, Attempt, Chance, LedgerMoved, frozen_test, next_chance
+from llmops.release.ledger import ALPHA, Attempt, Chance, LedgerChanged, compute_next_chance, hash_test
 from llmops.state.database import Database
 
 ITEMS = [f"i{n}" for n in range(60)]
 
 
 def spent(attempts: list[Attempt], items: list[str]) -> tuple[Chance, Attempt]:
-    chance, name = next_chance(attempts, items), f"v{len(attempts) + 1}"
-    row = Attempt(frozen_test(items), chance.number, name, name, tuple(items), chance.level, chance.left, "rejected")
+    chance, name = compute_next_chance(attempts, items), f"v{len(attempts) + 1}"
+    row = Attempt(hash_test(items), chance.number, name, name, tuple(items), chance.level, chance.left, "rejected")
     attempts.append(row)
     return chance, row
 
@@ -39,48 +39,48 @@ def test_levels_fall_and_add_up_to_the_budget() -> None:
         assert chance.number == k
         assert chance.level == pytest.approx(ALPHA / (k * (k + 1)))
         assert chance.left == pytest.approx(ALPHA / (k + 1))
-    assert sum(chance.level for chance in chances) < ALPHA and next_chance([], []).before == ALPHA
+    assert sum(chance.level for chance in chances) < ALPHA and compute_next_chance([], []).budget == ALPHA
 
 
 def test_only_new_items_give_back_and_only_their_share(attempts: list[Attempt]) -> None:
-    before = next_chance(attempts, ITEMS)
-    assert next_chance(attempts, random.Random(1).sample(ITEMS, 60)) == before
-    assert next_chance(attempts, ITEMS[:30]).before == pytest.approx(before.before)  # fewer items are no news
-    grown = next_chance(attempts, ITEMS + ["n1", "n2", "n3"])
+    before = compute_next_chance(attempts, ITEMS)
+    assert compute_next_chance(attempts, random.Random(1).sample(ITEMS, 60)) == before
+    assert compute_next_chance(attempts, ITEMS[:30]).budget == pytest.approx(before.budget)  # fewer items are no news
+    grown = compute_next_chance(attempts, ITEMS + ["n1", "n2", "n3"])
     assert grown.number == 5
-    assert grown.before == pytest.approx(before.before + (ALPHA - before.before) * 3 / 63)
-    doubled = next_chance(attempts, ITEMS + [f"n{i}" for i in range(60)])
-    assert doubled.before == pytest.approx((before.before + ALPHA) / 2)
+    assert grown.budget == pytest.approx(before.budget + (ALPHA - before.budget) * 3 / 63)
+    doubled = compute_next_chance(attempts, ITEMS + [f"n{i}" for i in range(60)])
+    assert doubled.budget == pytest.approx((before.budget + ALPHA) / 2)
     left = spent(attempts, [*ITEMS, "n1"])[1].left
     for items in ([*ITEMS, "n1"], [*ITEMS[1:], "n1"]):  # an item gives back once
-        assert next_chance(attempts, items).before == pytest.approx(left)
+        assert compute_next_chance(attempts, items).budget == pytest.approx(left)
 
 
 def test_items_that_have_been_asked_too_often_have_nothing_left() -> None:
     attempts: list[Attempt] = []
     for n in range(9):  # one item in nine tests, new ones beside it
         spent(attempts, [ITEMS[0], *(f"s{n}-{i}" for i in range(59))])
-    chance = next_chance(attempts, ITEMS[:1])
-    assert (chance.before, chance.level) == (0, 0)
+    chance = compute_next_chance(attempts, ITEMS[:1])
+    assert (chance.budget, chance.level) == (0, 0)
 
 
 def test_a_test_of_new_items_alone_starts_anew_and_the_old_one_has_what_it_had(attempts: list[Attempt]) -> None:
     old = attempts[-1].left
     others = [f"o{n}" for n in range(60)]
     chance, _ = spent(attempts, others)
-    assert (chance.number, chance.before) == (1, ALPHA)
-    back = next_chance(attempts, ITEMS)
-    assert (back.number, back.before) == (5, pytest.approx(old))
-    grown = next_chance(attempts, [*ITEMS, "n1"])  # and no more than the new item's share
-    assert (grown.number, grown.before) == (5, pytest.approx(old + (ALPHA - old) / 61))
+    assert (chance.number, chance.budget) == (1, ALPHA)
+    back = compute_next_chance(attempts, ITEMS)
+    assert (back.number, back.budget) == (5, pytest.approx(old))
+    grown = compute_next_chance(attempts, [*ITEMS, "n1"])  # and no more than the new item's share
+    assert (grown.number, grown.budget) == (5, pytest.approx(old + (ALPHA - old) / 61))
 
 
 def test_a_test_that_borrows_an_item_does_not_refill_the_one_that_it_is_from(attempts: list[Attempt]) -> None:
     old = attempts[-1].left
     mixed, _ = spent(attempts, [ITEMS[0], *(f"o{n}" for n in range(59))])
-    assert mixed.number == 5 and mixed.before == pytest.approx(old + (ALPHA - old) * 59 / 60)
-    back = next_chance(attempts, ITEMS)
-    assert back.number == 6 and back.before < old
+    assert mixed.number == 5 and mixed.budget == pytest.approx(old + (ALPHA - old) * 59 / 60)
+    back = compute_next_chance(attempts, ITEMS)
+    assert back.number == 6 and back.budget < old
 
 
 def test_what_two_tests_have_spent_counts_in_the_two_together() -> None:
@@ -88,8 +88,8 @@ def test_what_two_tests_have_spent_counts_in_the_two_together() -> None:
     for items, times in ((ITEMS, 4), (others, 2)):
         for _ in range(times):
             spent(attempts, items)
-    both = next_chance(attempts, [*ITEMS, *others])
-    assert both.before == pytest.approx((ALPHA / 5 + ALPHA / 3) / 2)
+    both = compute_next_chance(attempts, [*ITEMS, *others])
+    assert both.budget == pytest.approx((ALPHA / 5 + ALPHA / 3) / 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -107,7 +107,7 @@ def test_whatever_the_order_of_growth_and_attempts_the_levels_stay_within_the_bu
         if step:
             given += len(set(items) - known) / len(set(items))
         known |= set(items)
-        assert 0 < chance.level < chance.before <= ALPHA
+        assert 0 < chance.level < chance.budget <= ALPHA
     assert total < ALPHA * given
 
 
@@ -134,23 +134,23 @@ def records(**changed: Any) -> dict[str, Record]:
 
 def test_seeds_make_no_other_candidate_and_everything_else_does() -> None:
     base = {"model": "m", "revision": "r", "path": "/a", "weights": {"m.safetensors": "1", "config.json": "2"}}
-    own = ledger.identity(records(), Release(), base)
-    assert ledger.identity(records(seed=7), Release(), base) == own
-    assert ledger.identity(records(test="grown"), Release(), base) == own
-    assert ledger.identity(records(), Release(canary=True, registry=Path("elsewhere")), base) == own
-    assert ledger.identity(records(), Release(), {**base, "path": "/b"}) == own
+    own = ledger.hash_identity(records(), Release(), base)
+    assert ledger.hash_identity(records(seed=7), Release(), base) == own
+    assert ledger.hash_identity(records(test="grown"), Release(), base) == own
+    assert ledger.hash_identity(records(), Release(canary=True, registry=Path("elsewhere")), base) == own
+    assert ledger.hash_identity(records(), Release(), {**base, "path": "/b"}) == own
     other = ({"data": "9"}, {"weights": "9"}, {"rank": 16}, {"code": "new"}, {"tokens": 5})
     for changed in (*other, {"environment": {"torch": "2.14"}}):
-        assert ledger.identity(records(**changed), Release(), base) != own, changed
-    assert ledger.identity(records(), Release(min_effect=0.5), base) != own
+        assert ledger.hash_identity(records(**changed), Release(), base) != own, changed
+    assert ledger.hash_identity(records(), Release(min_effect=0.5), base) != own
     with_documents = [
         {"grounding": {"passages": n}, "serving": {"max_context": n}, "collect": {"sources": [n]}} for n in (1, 2)
     ]
-    for identity in (ledger.identity, ledger.untrained_identity):
+    for identity in (ledger.hash_identity, ledger.hash_untrained_identity):
         one, two = (identity(records(documents=sections), Release(), base) for sections in with_documents)
         assert one == two != identity(records(), Release(), base)
     for of_base in ({"model": "n"}, {"revision": "s"}, {"weights": {"m.safetensors": "9"}}):
-        assert ledger.identity(records(), Release(), {**base, **of_base}) != own, of_base
+        assert ledger.hash_identity(records(), Release(), {**base, **of_base}) != own, of_base
 
 
 def test_rows_come_back_as_they_were_and_an_attempt_that_came_between_is_noticed(database_url: str) -> None:
@@ -159,9 +159,9 @@ def test_rows_come_back_as_they_were_and_an_attempt_that_came_between_is_noticed
     for items in (ITEMS, [*ITEMS, "n1"]):
         chance, row = spent(attempts, items)
         with database.change() as connection:
-            ledger.spend(connection, "bot", chance, row)
-    with pytest.raises(LedgerMoved), database.change() as connection:
-        ledger.spend(connection, "bot", chance, replace(row, version="v9"))
+            ledger.record_attempt(connection, "bot", chance, row)
+    with pytest.raises(LedgerChanged), database.change() as connection:
+        ledger.record_attempt(connection, "bot", chance, replace(row, version="v9"))
     with database.read() as connection:
         assert ledger.read(connection, "bot") == attempts
         assert ledger.read(connection, "other") == []

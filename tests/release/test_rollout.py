@@ -18,8 +18,8 @@ from llmops.monitoring.alerts.traffic import Sources
 from llmops.release import rollout, trials
 from llmops.release.registry.aliases import Canary
 from llmops.release.registry.registry import registry_of
-from llmops.release.trials import Sides
-from llmops.release.verdict import Rules, Verdict
+from llmops.release.trials import TrialCounts
+from llmops.release.verdict import Rules, TrialVerdict
 
 from .conftest import two_versions
 
@@ -48,10 +48,10 @@ def events(settings: Config, dataset: str = "llmops.admin") -> list[dict[str, An
     return list(LocalStore(settings.events).find(dataset))
 
 
-def counted(requests: int, failed: int = 0, up: int = 5) -> Sides:
+def counted(requests: int, failed: int = 0, up: int = 5) -> TrialCounts:
     """Return as many requests of 60 callers on both sides; the first ones of the canary failed, and of ten ratings of
     its answers so many are thumbs up, of the champion's 5."""
-    sides = Sides()
+    sides = TrialCounts()
     for name, side, likes in (("a", sides.canary, up), ("b", sides.champion, 5)):
         for n in range(requests):
             caller = f"{name} {n % 60}"
@@ -73,7 +73,9 @@ def test_the_command_line_does_all_of_it_and_asking_again_is_no_event(settings: 
     canary = registry.canary()
     assert canary and canary.share == 0.25
     assert run(settings, "canary") == 0 and registry.canary() == canary
-    assert run(settings, "ab", "--stop") == 1 and "goes on" in capsys.readouterr().err and registry.canary() == canary
+    assert (
+        run(settings, "ab", "--stop") == 1 and "is running" in capsys.readouterr().err and registry.canary() == canary
+    )
     for _ in range(2):
         assert run(settings, "canary", "--stop") == 0 and registry.canary() is None
     assert run(settings, "promote", "v2") == 0 and registry.aliases()["champion"] == "v2"
@@ -97,12 +99,12 @@ def test_a_trial_promotes_what_does_no_harm_and_who_concludes_it_is_reminded_of_
         assert run(settings, words[0], "v2", "--share", "0.5") == 0
         state, trial = json.loads(capsys.readouterr().out), registry.canary()
         assert trial and (state["kind"], state["version"], state["share"]) == (kind, "v2", 0.5)
-        trials.write(registry, trial, "one", counted(asked, failed, up=9))
+        trials.write_counts(registry, trial, "one", counted(asked, failed, up=9))
         assert run(settings, *words) == 0
         said = capsys.readouterr()
         done, promoted = json.loads(said.out), registry.aliases()["champion"] == "v2"
         assert done["outcome"] == outcome and (registry.canary() is None) == (asked == 1000)
-        assert done["promoted"] == promoted == ("has not followed" in said.err) == (outcome == "no_regression")
+        assert done["promoted"] == promoted == ("llmops models push" in said.err) == (outcome == "no_regression")
     assert [e["event.action"] for e in events(settings)] == [f"{kind}_start"] * 2
     decided = events(settings, "llmops.canary")
     assert [(e["llmops.canary.kind"], e["llmops.canary.outcome"]) for e in decided] == [
@@ -114,8 +116,8 @@ def test_a_trial_promotes_what_does_no_harm_and_who_concludes_it_is_reminded_of_
 
 def test_a_trial_that_has_seen_too_little_stays_until_its_deadline_and_is_never_promoted(settings: Config) -> None:
     registry, trial = registry_of(settings), start(settings)
-    trials.write(registry, trial, "one", counted(30))
-    assert not rollout.due(registry, trial.started, RULES) and rollout.due(registry, trial.started, LATE)
+    trials.write_counts(registry, trial, "one", counted(30))
+    assert not rollout.is_due(registry, trial.started, RULES) and rollout.is_due(registry, trial.started, LATE)
     asked: dict[str, Any] = {"by": "run 1"}
     assert rollout.conclude(registry, settings.events, trial.started, RULES, **asked)["outcome"] == "insufficient_data"
     assert registry.canary() == trial and events(settings, "llmops.canary") == []
@@ -126,21 +128,21 @@ def test_a_trial_that_has_seen_too_little_stays_until_its_deadline_and_is_never_
 
 def test_a_trial_goes_by_what_its_run_has_asked_for_whoever_concludes_it(settings: Config, capsys: Capture) -> None:
     registry, trial = registry_of(settings), start(settings)
-    trials.write(registry, trial, "one", counted(1000))
-    trials.ask(registry, trial.started, requests=2000, minutes=None)
-    trials.ask(registry, trial.started, requests=None, minutes=99.0)
-    rules = rollout.rules_of(settings, registry, trial.started)
+    trials.write_counts(registry, trial, "one", counted(1000))
+    trials.set_conditions(registry, trial.started, requests=2000, minutes=None)
+    trials.set_conditions(registry, trial.started, requests=None, minutes=99.0)
+    rules = rollout.read_rules(settings, registry, trial.started)
     assert (rules.requests, rules.minutes) == (2000, 99.0)
     assert run(settings, "canary", "--conclude") == 0
     assert json.loads(capsys.readouterr().out)["outcome"] == "insufficient_data" and registry.canary() == trial
-    trials.ask(registry, trial.started, requests=50, minutes=None)
-    assert rollout.rules_of(settings, registry, trial.started) == replace(rollout.rules_of(settings), minutes=99.0)
+    trials.set_conditions(registry, trial.started, requests=50, minutes=None)
+    assert rollout.read_rules(settings, registry, trial.started) == replace(rollout.read_rules(settings), minutes=99.0)
 
 
 def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Config) -> None:
     registry, trial = registry_of(settings), start(settings, 0.9)  # callers are split otherwise
-    trials.write(registry, trial, "one", counted(1000))
-    assert rollout.due(registry, trial.started, RULES)
+    trials.write_counts(registry, trial, "one", counted(1000))
+    assert rollout.is_due(registry, trial.started, RULES)
     for number in (1, 2):
         decision = rollout.conclude(registry, settings.events, trial.started, LATE, by="run 1")
         assert decision["outcome"] == "error" and registry.canary() == trial
@@ -155,7 +157,7 @@ def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Con
 @pytest.mark.parametrize(("up", "promote", "better"), [(9, True, True), (9, False, True), (5, True, False)])
 def test_an_ab_test_promotes_only_what_users_like_more(settings: Config, up: int, promote: bool, better: bool) -> None:
     registry, trial = registry_of(settings), start(settings, 0.5, "ab_test")
-    trials.write(registry, trial, "one", counted(600, up=up))
+    trials.write_counts(registry, trial, "one", counted(600, up=up))
     decision = rollout.conclude(registry, settings.events, trial.started, RULES, by="ana", promote=promote)
     assert decision["outcome"] == "no_regression" and ("users like it better" in decision["why"]) == better
     assert registry.canary() is None and registry.decisions("v2")[-1]["kind"] == "ab_test"
@@ -176,9 +178,9 @@ def test_what_cannot_be_done_is_said_in_one_line_and_is_no_event(settings: Confi
 def test_a_trial_that_ends_while_it_is_concluded_is_over(settings: Config, monkeypatch: Patch) -> None:
     registry, trial = registry_of(settings), start(settings)
 
-    def meanwhile(*sides: Any, **rules: Any) -> Verdict:
+    def meanwhile(*sides: Any, **rules: Any) -> TrialVerdict:
         rollout.stop(registry, settings.events, by="ana", why="enough")
-        return Verdict("no_regression", "nothing was found", {})
+        return TrialVerdict("no_regression", "nothing was found", {})
 
     monkeypatch.setattr(rollout, "judge", meanwhile)
     decision = rollout.conclude(registry, settings.events, trial.started, RULES, by="run 1")
@@ -189,7 +191,7 @@ def test_a_trial_that_ends_while_it_is_concluded_is_over(settings: Config, monke
 @pytest.mark.parametrize("kind", ["canary", "ab_test"])
 def test_a_version_that_the_gate_takes_back_is_not_promoted_by_its_trial(settings: Config, kind: Any) -> None:
     registry, trial = registry_of(settings), start(settings, 0.5, kind)
-    trials.write(registry, trial, "one", counted(1000, up=9))
+    trials.write_counts(registry, trial, "one", counted(1000, up=9))
     registry.decide("v2", "gate", "rejected", by="gate", why="new items tell it apart")
     decision = rollout.conclude(registry, settings.events, trial.started, RULES, by="run 1")
     assert decision["outcome"] == "no_regression" and "new items tell it apart" in decision["why"]
@@ -217,7 +219,7 @@ def test_what_is_done_is_told_without_its_event(settings: Config, monkeypatch: P
 def test_a_trial_ends_with_its_decision_and_one_event(settings: Config, monkeypatch: Patch, ending: str) -> None:
     """The process that decides dies before the decision is in the database, then before its event is stored."""
     registry, trial = registry_of(settings), start(settings, 0.5)
-    trials.write(registry, trial, "one", counted(600, 0 if ending == "promote" else 400))
+    trials.write_counts(registry, trial, "one", counted(600, 0 if ending == "promote" else 400))
 
     def end() -> None:
         if ending == "pull":

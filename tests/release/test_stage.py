@@ -27,7 +27,7 @@ from llmops.frame.records import Example, write_rows, write_table
 from llmops.release import card, judgement, ledger, rollout
 from llmops.release import stage as publish
 from llmops.release.ledger import ALPHA, Attempt
-from llmops.release.lineage import lineage, lineage_text
+from llmops.release.lineage import format_lineage, read_lineage
 from llmops.release.registry.registry import Registry, registry_of
 
 ITEMS = 40
@@ -172,7 +172,7 @@ def test_a_candidate_with_documents_is_judged_with_them_and_the_record_says_so(t
     assert "it answered with the documents of index/i1, and so did base" in decision["reasons"]
     assert registry_in(tmp_path).decisions()[0]["numbers"]["index"] == "index/i1" and "instead" not in decision
     assert "with the documents of `index/i1`" in (version.path / "README.md").read_text()
-    assert "index/i1" in {stage["artifact"] for stage in lineage(version)["stages"]}
+    assert "index/i1" in {stage["artifact"] for stage in read_lineage(version)["stages"]}
 
 
 def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champion(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
     assert (first["outcome"], first["instead"], registry.aliases()["champion"]) == ("rejected", "v2", "v2")
     assert (told["outcome"], told["opponent"], told["attempt"], told["index"]) == ("promoted", "base", 2, "index/i1")
     assert "it answered with the documents of index/i1, base without" in told["reasons"]
-    assert (version.servable / "model.safetensors").read_text() == "weights" and not version.adapter.exists()
+    assert (version.servable / "model.safetensors").read_text() == "weights" and not (version.path / "adapter").exists()
     assert (version.compared_with, version.quantisation, version.dataset) == ("base", "bf16", "")
     assert json.loads((version.path / "governance.json").read_text())["verdict"] == "passed"
     (mine, theirs), items = publish.read_scores(version.path / "answers.parquet", "base"), ITEMS
@@ -190,9 +190,9 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
     text = (version.path / "README.md").read_text()
     assert "nothing was trained" in text and "adapter" not in text and "{%" not in text
     assert ModelCard(text).data.library_name == "transformers"
-    made = {stage["artifact"].split("/")[0] for stage in lineage(version)["stages"]}
+    made = {stage["artifact"].split("/")[0] for stage in read_lineage(version)["stages"]}
     assert made == {"evaluate", "select", "index", "clean", "collect"}  # no rows that an erasure would have to look for
-    assert "nothing was trained" in lineage_text(version) and "trained by" not in lineage_text(version)
+    assert "nothing was trained" in format_lineage(version) and "trained by" not in format_lineage(version)
     with Spool(tmp_path / "events") as spool:
         assert [event["llmops.model.version"] for event in spool.read("test")[1]] == ["v1", "v2"]
     before = ledger_of(tmp_path), registry.versions()
@@ -251,14 +251,14 @@ def test_a_refreshed_index_must_be_no_worse_for_the_champion_and_spends_no_attem
     inputs = chain(tmp_path, "t2", "v1", index="i2", champion=champion, candidate=champion, **scores)
     told = release(tmp_path, inputs, opponent.path)["documents"]
     assert (told["before"], told["index"], told["outcome"]) == ("index/i1", "index/i2", outcome)
-    assert "the documents are others: no worse is good enough" in told["reasons"]
+    assert "the documents are others: it is enough to be no worse" in told["reasons"]
     assert [a.version for a in ledger_of(tmp_path)] == ["v1", "v2"]
     shutil.rmtree(tmp_path / "artifacts")
     again = grounded(tmp_path, index="i2", candidate=champion)  # v1 by itself: its decision stands
     assert (again["outcome"], again["index"], again["documents"]["outcome"]) == ("promoted", "index/i1", outcome)
     assert [a.version for a in ledger_of(tmp_path)] == ["v1", "v2"]
     figures = json.loads((opponent.path / "evaluation.json").read_text())["models"]["candidate"]["token_f1"]
-    assert figures["mean"] == 0.6 and "index/i1" in {s["artifact"] for s in lineage(opponent)["stages"]}
+    assert figures["mean"] == 0.6 and "index/i1" in {s["artifact"] for s in read_lineage(opponent)["stages"]}
     assert "0.600 (0.500" in (opponent.path / "README.md").read_text()  # not the figures of i2 with the decision of i1
 
 
@@ -284,7 +284,8 @@ def test_an_index_that_is_held_back_does_not_come_in_with_a_candidate(
     index = tmp_path / "artifacts" / "index" / "i2"
     monkeypatch.setattr(publish, "only_adds", lambda added, served: held and added == index)
     scores = {"base": 0.4, "base_closed_book": 0.2, "champion": 0.4, "candidate": candidate}
-    told = release(tmp_path, chain(tmp_path, "t2", "v1", index="i2", **scores), registry_in(tmp_path).opponent("c-t2"))
+    inputs = chain(tmp_path, "t2", "v1", index="i2", **scores)
+    told = release(tmp_path, inputs, registry_in(tmp_path).find_opponent("c-t2"))
     assert (told["outcome"], told["attempt"], "documents" in told) == (outcome, 2, outcome == "rejected")
     assert ("index/i2 is held back" in told["reasons"][0]) == (outcome == "rejected")
 
@@ -296,7 +297,7 @@ def test_a_champion_that_changed_since_evaluation_is_an_error_or_inconclusive(tm
     registry = registry_in(tmp_path)
     stale = chain(tmp_path, "t2", base=0.2, candidate=0.9)
     with pytest.raises(ArtifactError):  # evaluated against the base, to be compared with v1
-        release(tmp_path, stale, registry.opponent("c-t2"))
+        release(tmp_path, stale, registry.find_opponent("c-t2"))
     decision = release(tmp_path, stale)  # both stages saw no champion, but now there is one
     assert (decision["outcome"], decision["attempt"]) == ("inconclusive", 0) and len(ledger_of(tmp_path)) == 1
     assert registry.aliases()["champion"] == "v1"
@@ -325,7 +326,7 @@ def test_lineage_goes_from_the_answer_to_the_base_model_and_outlives_the_artifac
         artifacts.write_json(file, json.loads(file.read_text()) | {"interval": "2026-01-29"})
     release(tmp_path, inputs)
     version = registry_in(tmp_path).get("v1")
-    known, text = lineage(version), lineage_text(version)
+    known, text = read_lineage(version), format_lineage(version)
     assert "data of 2026-01-31, unchanged since 2026-01-29" in text
     days = {stage["artifact"]: stage["interval"] for stage in known["stages"]}
     assert (days["collect/c1"], days["train/t1"]) == ("2026-01-29", "2026-01-31")
@@ -338,10 +339,10 @@ def test_lineage_goes_from_the_answer_to_the_base_model_and_outlives_the_artifac
     everything = "".join(p.read_text() for p in version.path.rglob("*") if p.suffix in {".json", ".md"})
     assert PASSWORD not in everything + text
     (tmp_path / "artifacts").rename(tmp_path / "gone")
-    assert lineage_text(registry_in(tmp_path).get("v1")) == text
+    assert format_lineage(registry_in(tmp_path).get("v1")) == text
     (version.path / "lineage.json").unlink()
     with pytest.raises(RegistryError, match="lineage"):
-        lineage(version)
+        read_lineage(version)
 
 
 def test_card_and_lineage_tell_of_an_erasure(tmp_path: Path) -> None:
@@ -351,14 +352,14 @@ def test_card_and_lineage_tell_of_an_erasure(tmp_path: Path) -> None:
     before = (registry.get("v1").path / "README.md").read_text()
     for examples in (2, 3, 3):  # the last one is tried again
         erasure = {"time": f"2026-02-0{examples}T00:00:00+00:00", "examples": examples, "receipt": examples}
-        registry.mark("v1", erasure, card.marked)
+        registry.record_erasure("v1", erasure, card.write_erasures)
     version = registry.get("v1")
     text = (version.path / "README.md").read_text()
     assert text.count("## Erasure") == 1 and "| 2026-02-03T00:00:00+00:00 | 3 | 3 |" in text
-    assert lineage_text(version).count("training examples (receipt") == 2
+    assert format_lineage(version).count("training examples (receipt") == 2
     release(tmp_path, inputs)  # publishing again renders the card anew
     assert (version.path / "README.md").read_text() == text
-    assert card.marked(text, replace(version, erasures=())) == before
+    assert card.write_erasures(text, replace(version, erasures=())) == before
 
 
 def next_release(
@@ -372,7 +373,7 @@ def next_release(
 ) -> dict[str, Any]:
     """Decide on one more candidate, against the champion."""
     registry = registry_in(home)
-    champion = registry.opponent(f"c-{train}")
+    champion = registry.find_opponent(f"c-{train}")
     against = champion.name if champion else ""
     scores = {"base": 0.2, "candidate": candidate} | ({"champion": 0.5} if champion else {})
     return release(home, chain(home, train, against, items, wording, more, **scores), champion, **changed)
@@ -389,7 +390,7 @@ def second(tmp_path: Path) -> Second:
     """v1 is the champion; release t2, which is better by 0.2, by some rules."""
     next_release(tmp_path, "t1")
     inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
-    return partial(release, tmp_path, inputs, registry_in(tmp_path).opponent("c-t2"))
+    return partial(release, tmp_path, inputs, registry_in(tmp_path).find_opponent("c-t2"))
 
 
 def test_every_candidate_asks_the_test_at_a_smaller_level_and_says_so(tmp_path: Path) -> None:
@@ -416,7 +417,7 @@ def test_a_marked_champion_is_replaced_by_what_is_no_worse(tmp_path: Path, candi
     next_release(tmp_path, "t1")
     registry = registry_in(tmp_path)
     assert next_release(tmp_path, "t2", candidate=0.5)["outcome"] == "rejected", "as good is not good enough"
-    registry.mark("v1", {"time": "2026-02-01", "examples": 2, "receipt": 7}, card.marked)
+    registry.record_erasure("v1", {"time": "2026-02-01", "examples": 2, "receipt": 7}, card.write_erasures)
     decision = next_release(tmp_path, "t3", candidate=candidate)
     assert (decision["outcome"], decision["attempt"], len(ledger_of(tmp_path))) == (outcome, 0, 2)
     assert registry.aliases()["champion"] == ("v3" if outcome == "promoted" else "v1")
@@ -457,7 +458,7 @@ def test_a_topic_or_two_of_users_decide_nothing(tmp_path: Path, train: str, more
     assert (decision["outcome"], decision["attempt"]) == (outcome, 0 if outcome == "inconclusive" else 2)
     if outcome == "inconclusive":
         topics = "1 topic" if len(more) == 1 else f"{len(more)} topics"
-        said = f"since v1 is what users have said of {topics}, and at least 7 are needed"
+        said = f"since v1 is users' feedback on {topics}, and at least 7 are needed"
         assert (said if more[0].split == "train" else "the very rows that v1 was trained on") in decision["reasons"][0]
 
 
@@ -485,8 +486,8 @@ def test_each_question_of_the_gate_has_its_own_answer_whatever_came_since(tmp_pa
 
 
 def test_what_was_said_against_another_champion_is_no_answer(second: Second, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge, asked = judgement.judge, list[Any]()
-    monkeypatch.setattr(judgement, "judge", lambda *given: asked.append(given) or judge(*given))
+    judge, asked = judgement.judge_candidate, list[Any]()
+    monkeypatch.setattr(judgement, "judge_candidate", lambda *given: asked.append(given) or judge(*given))
     second()
     ((candidate, *given),) = asked
     assert judge(candidate, *given).chance is None  # the decision there was
@@ -518,8 +519,8 @@ MOVE = "llmops.release.registry.registry.Registry._move"
 @pytest.mark.parametrize(
     ("where", "after"),
     [
-        ("llmops.release.ledger.spend", False),
-        ("llmops.release.ledger.spend", True),
+        ("llmops.release.ledger.record_attempt", False),
+        ("llmops.release.ledger.record_attempt", True),
         (MOVE, False),
         (MOVE, True),
         ("llmops.release.stage.write_json", False),
@@ -541,7 +542,7 @@ def test_a_kill_spends_an_attempt_just_once(tmp_path: Path, second: Second, wher
 
 def test_one_that_is_decided_meanwhile_costs_the_other_a_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     next_release(tmp_path, "t1")
-    judge, raced = judgement.judge, list[str]()
+    judge, raced = judgement.judge_candidate, list[str]()
 
     def slow(*given: Any) -> Any:
         decided = judge(*given)
@@ -550,7 +551,7 @@ def test_one_that_is_decided_meanwhile_costs_the_other_a_level(tmp_path: Path, m
             next_release(tmp_path, "t3")
         return decided
 
-    monkeypatch.setattr(judgement, "judge", slow)
+    monkeypatch.setattr(judgement, "judge_candidate", slow)
     assert next_release(tmp_path, "t2")["attempt"] == 3
     assert [a.number for a in ledger_of(tmp_path)] == [1, 2, 3]
 
@@ -564,7 +565,7 @@ def test_a_kill_while_a_version_is_judged_anew_lets_nothing_through(
     die_in(second, MOVE, after=False)
     registry = registry_in(tmp_path)
     assert json.loads((registry.get("v2").path / "version.json").read_text())["status"] == "promoted"
-    assert lineage(registry.get("v2"))["status"] == registry.get("v2").status == "rejected"
+    assert read_lineage(registry.get("v2"))["status"] == registry.get("v2").status == "rejected"
     for words in (["promote", "v2"], ["canary", "v2"]):
         assert cli.main(["models", *words, "--set", f"home={tmp_path}"]) == 1
     assert cli.main(["models", "list", "--set", f"home={tmp_path}"]) == 0

@@ -16,13 +16,13 @@ from fastapi.testclient import TestClient
 
 from llmops.access import rows
 from llmops.access.keys import keys_of
-from llmops.access.presented import new_secret, sha256
+from llmops.access.presented import hash_secret, make_secret
 from llmops.access.roles import ROLES, Key, Role
 from llmops.config import Config
 from llmops.events.datasets import FEEDBACK, SERVING
 from llmops.events.shipping import drain
 from llmops.events.sinks.local import LocalStore
-from llmops.release.registry.aliases import Change, move
+from llmops.release.registry.aliases import AliasChange, move
 from llmops.release.registry.registry import registry_of
 from llmops.state.database import Database, database_of
 from serving.app import create_app
@@ -38,7 +38,7 @@ NO_LIMITS = {"requests_per_minute": 0, "tokens_per_minute": 0}
 def empty_database() -> bytes:
     """Return the file of a database with all tables; making it again for each site takes a tenth of a second."""
     with tempfile.TemporaryDirectory() as folder:
-        Database(f"sqlite:///{folder}/state.db").purge()
+        Database(f"sqlite:///{folder}/state.db").vacuum()
         return Path(folder, "state.db").read_bytes()
 
 
@@ -68,9 +68,9 @@ class Site:
 
     def add_key(self, prefix: str, role: Role = "user", owner: str = "") -> str:
         """Keep a key with this prefix, 8 hex digits, and return it."""
-        secret, created = new_secret(), "2026-01-01T00:00:00+00:00"
+        secret, created = make_secret(), "2026-01-01T00:00:00+00:00"
         with database_of(self.config).change() as connection:
-            rows.add(connection, Key(prefix, role, owner or role, sha256(secret), created))
+            rows.insert(connection, Key(prefix, role, owner or role, hash_secret(secret), created))
         return f"llmops_{prefix}_{secret}"
 
     def add_version(self, name: str) -> None:
@@ -79,7 +79,7 @@ class Site:
 
     def set_aliases(self, **aliases: str) -> None:
         with database_of(self.config).change() as connection:
-            move(connection, self.config.release.name, aliases, Change("promote", "", "a test", "set"))
+            move(connection, self.config.release.name, aliases, AliasChange("promote", "", "a test", "set"))
 
     def engine(self, version: Any) -> EchoEngine:
         serving = self.config.serving

@@ -22,7 +22,7 @@ from llmops.data.retrieval.minilm import DIMENSIONS, NAME, WINDOW
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.records import Passage, content_id
-from llmops.release.registry.indexes import serve_index, served_index
+from llmops.release.registry.indexes import find_served_index, serve_index
 from serving.engines import echo
 from serving.engines.base import Chat, Prompt
 
@@ -177,7 +177,7 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     monkeypatch.setattr("llmops.release.registry.indexes.build_partial", lambda path, *_: path.with_name(".lost"))
     with pytest.raises(FileNotFoundError):
         serve_index(shop.model, other)
-    assert served_index(shop.model) is None, "not two"
+    assert find_served_index(shop.model) is None, "not two"
 
 
 # --- vectors

@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
-from llmops.cli.command import Add, who
+from llmops.cli.command import Add, get_user
 from llmops.config import Config
 from llmops.config.alerts import Rule
 from llmops.frame.errors import ConfigError
@@ -39,8 +39,8 @@ def _list(settings: Config, options: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     for row in found["open"]:
-        told = "" if row["told"] else "  (silenced)"
-        print(f"{row['severity']:<8}  {row['rule']}  {row['subject'] or '-'}  since {row['raised']}{told}")
+        silenced = "" if row["told"] else "  (silenced)"
+        print(f"{row['severity']:<8}  {row['rule']}  {row['subject'] or '-'}  since {row['raised']}{silenced}")
         print(f"          {row['finding']['message']}  {settings.alerts.runbook}#{row['rule']}")
     for row in found["over"]:
         print(f"over      {row['rule']}  {row['subject'] or '-'}  {row['raised']} to {row['resolved']}")
@@ -62,7 +62,7 @@ def _silence(settings: Config, options: argparse.Namespace) -> int:
         raise ConfigError(f"alerts silence: --hours must be more than 0 and at most a year, not {options.hours:g}.")
     now = datetime.now(UTC)
     until = now + timedelta(hours=options.hours)
-    made = silence(settings, options.what, options.subject, options.reason, who(), now, until)
+    made = silence(settings, options.what, options.subject, options.reason, get_user(), now, until)
     print(json.dumps(made) if options.json else f"silence {made['id']} until {made['until']}")
     return 0
 
@@ -72,7 +72,7 @@ def _unsilence(settings: Config, options: argparse.Namespace) -> int:
 
     if not options.what.isdecimal():
         raise ConfigError("alerts unsilence: give the number that `llmops alerts list` shows.")
-    unsilence(settings, int(options.what), who(), datetime.now(UTC))
+    unsilence(settings, int(options.what), get_user(), datetime.now(UTC))
     return 0
 
 

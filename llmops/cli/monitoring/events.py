@@ -82,7 +82,6 @@ def _ship(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _retry(settings: Config, options: argparse.Namespace) -> int:
-    """Send dead letters again. Return 75 if a sink fails, 1 if it refuses some again."""
     from dataclasses import asdict
 
     from llmops.events.shipping import retry

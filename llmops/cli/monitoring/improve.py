@@ -5,7 +5,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from llmops.cli.command import Add, who
+from llmops.cli.command import Add, get_user
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -36,21 +36,22 @@ def feedback(settings: Config, options: argparse.Namespace) -> None:
         if options.json:
             print(json.dumps(entries))
         for entry in [] if options.json else entries:
-            _print(entry)
+            _print_entry(entry)
         if not (entries or options.json):
             print("nothing waits")
         return
     if options.key and not options.id and options.action == "refuse":
-        refused = review.refuse_all(settings, options.key, by=who(), why=options.why, who={})
+        refused = review.refuse_all(settings, options.key, by=get_user(), why=options.why, who={})
         print(json.dumps({"refused": refused}) if options.json else f"refused {refused}")
         return
     if not options.id:
         raise ConfigError(f"feedback {options.action}: say which one; `llmops feedback list` has their ids.")
-    done = review.decide(settings, options.id, options.action, by=who(), text=options.text, why=options.why, who={})
-    print(json.dumps({"id": done.id, "state": done.state, "text": done.text}) if options.json else done.state)
+    decision = {"by": get_user(), "text": options.text, "why": options.why}
+    row = review.decide(settings, options.id, options.action, **decision, who={})
+    print(json.dumps({"id": row.id, "state": row.state, "text": row.text}) if options.json else row.state)
 
 
-def _print(entry: dict[str, Any]) -> None:
+def _print_entry(entry: dict[str, Any]) -> None:
     people = ", ".join(f"{p['role']} {p['prefix']}" for p in entry["people"][:3])
     more = f" and {len(entry['people']) - 3} more" if len(entry["people"]) > 3 else ""
     print(f"{entry['id']}  {entry['state']}: {entry['why']}  ({people}{more})")
@@ -63,12 +64,13 @@ def improve(settings: Config, options: argparse.Namespace) -> None:
     """Report in words what users said, which of it trains and why, and the effect on the model."""
     from llmops.monitoring.improve import rendering, report
 
-    since, until = (datetime.fromisoformat(f"{text}T00:00:00+00:00") if text else None for text in _dates(options))
+    dates = _check_dates(options)
+    since, until = (datetime.fromisoformat(f"{text}T00:00:00+00:00") if text else None for text in dates)
     made = report.gather(settings, since=since, until=until)
     print(json.dumps(made) if options.json else rendering.render_markdown(made))
 
 
-def _dates(options: argparse.Namespace) -> tuple[str, str]:
+def _check_dates(options: argparse.Namespace) -> tuple[str, str]:
     for text in (options.since, options.until):
         try:
             _ = text and datetime.strptime(text, "%Y-%m-%d")

@@ -23,7 +23,7 @@ def drift(settings: Config, options: argparse.Namespace) -> None:
     from llmops.monitoring.drift.watch import watch_drift
 
     drain(settings.events, settings.monitoring)
-    found = watch_drift(settings, _moment(options.until), options.against)
+    found = watch_drift(settings, _parse_time(options.until), options.against)
     if options.json:
         print(json.dumps(found))
         return
@@ -59,7 +59,7 @@ def decay(settings: Config, options: argparse.Namespace) -> None:
         print(describe(figure))
 
 
-def _moment(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     if not text:
         return None
     try:

@@ -148,7 +148,7 @@ def _scope_of(model: str, config: Annotate) -> str:
 
 
 def _runs_of(database: Database, scope: str) -> list[Run]:
-    if database.absent:
+    if not database.exists:
         return []
     with database.read() as connection:
         return _read(connection, scope)
@@ -193,7 +193,7 @@ def _insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[E
         connection.execute(sa.insert(split_entries), [key | _row(entry) for entry in some])
         counts.update(entry.split for entry in some)
     fields = {"scope": scope, "interval": run.interval, **counts}
-    audit.note(connection, "split", by="annotate", target=run.fingerprint, fields=fields)
+    audit.record(connection, "split", by="annotate", target=run.fingerprint, fields=fields)
 
 
 def _row(entry: Entry) -> dict[str, Any]:

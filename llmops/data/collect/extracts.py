@@ -133,7 +133,7 @@ class Extracts:
             self._write(path, lambda: iter([lost]), origin)
             return False
         if found != version:
-            file_hashes.forget(self.database)
+            file_hashes.clear_cache(self.database)
             raise SourceUnavailableError(
                 f"Source {source.name}: {file.location} changed while it was being read; run again."
             )

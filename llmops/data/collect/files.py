@@ -20,7 +20,7 @@ from llmops.data.credentials import environment
 from llmops.data.feedback import documents
 from llmops.frame.errors import SourceError
 from llmops.frame.records import content_id
-from llmops.state.file_hashes import remembered
+from llmops.state.file_hashes import cached_hashing
 
 
 class SourceFile(Protocol):
@@ -104,7 +104,7 @@ def content(config: Collect, interval: str, database: str = "") -> str:
     not read: the rows of a past interval are assumed not to change. Feedback is read from the database at the given
     URL, which also caches the hashes.
     """
-    with remembered(database) as sha256:
+    with cached_hashing(database) as sha256:
         return content_of(
             (
                 source,

@@ -120,7 +120,7 @@ class Forgotten:
 
 def load(database: Database | None) -> Forgotten:
     """Return the list in a database; empty if there is no database."""
-    if database is None or database.absent:
+    if database is None or not database.exists:
         return Forgotten()
     with database.read() as connection:
         return read(connection)

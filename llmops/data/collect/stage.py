@@ -29,7 +29,7 @@ from llmops.frame import machine
 from llmops.frame.errors import SourceError, SourceUnavailableError, TransientError
 from llmops.frame.records import Document, Dropped, schema, write_table
 from llmops.state.database import database_at
-from llmops.state.file_hashes import remembered
+from llmops.state.file_hashes import cached_hashing
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _collect(
             _write_pairs(source, said, path, out / "pairs.parquet")
             return counts
         if source.kind != "sql":
-            with remembered(database) as sha256:
+            with cached_hashing(database) as sha256:
                 named = [(f, f.version(sha256)) for f in matching_files(source, config.root, interval)]
             counts.versions = [(file.location, version) for file, version in named]
             found = extracts.of_files(named, source, min(machine.cores(), machine.total_memory() // machine.GIB))

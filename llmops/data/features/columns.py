@@ -33,29 +33,29 @@ MAPPED_SCHEMA = pa.schema(
 )
 
 
-def token_columns(rows: Sequence[tuple[Example, Tokens]]) -> pa.Table:
+def make_columns(rows: Sequence[tuple[Example, Tokens]]) -> pa.Table:
     """Return the rows with all columns of both files."""
     token_ids = pa.array([tokens.token_ids for _, tokens in rows], TOKENS)
     ones = pa.array(np.ones(len(token_ids.values), np.int32))
-    times = pa.array([_time(example) for example, _ in rows], VIEW_SCHEMA.field("event_timestamp").type)
+    times = pa.array([_get_time(example) for example, _ in rows], VIEW_SCHEMA.field("event_timestamp").type)
     return pa.table(
         {
             "input_id": pa.array([example.id for example, _ in rows], pa.string()),
             "event_timestamp": times,
             "token_ids": token_ids,
             "attention_mask": pa.ListArray.from_arrays(token_ids.offsets, ones),
-            "meta": pa.array([_meta(example, tokens) for example, tokens in rows], pa.string()),
+            "meta": pa.array([_format_meta(example, tokens) for example, tokens in rows], pa.string()),
             "prompt_tokens": pa.array([tokens.prompt_tokens for _, tokens in rows], pa.int32()),
         }
     )
 
 
-def _time(example: Example) -> datetime:
+def _get_time(example: Example) -> datetime:
     day = date.fromisoformat(example.interval) if example.interval else date(1970, 1, 1)
     return datetime.combine(day, time(), UTC)
 
 
-def _meta(example: Example, tokens: Tokens) -> str:
+def _format_meta(example: Example, tokens: Tokens) -> str:
     meta = {
         "split": example.split,
         "source": example.source,

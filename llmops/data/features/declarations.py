@@ -24,7 +24,7 @@ from llmops import ROOT
 from llmops.config import Features
 from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError
 from llmops.frame.records import content_id
-from llmops.frame.transient import transient
+from llmops.frame.transient import as_transient
 
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
@@ -36,13 +36,13 @@ TRAINING_SERVICE = "llm_training"  #: feature service of training, offline
 SERVING_SERVICE = "llm_serving"  #: feature service of serving, online; each model version has its own copy
 
 
-def repository_hash(config: Features) -> str:
-    """Return a hash of the feature repository's files, which are part of a features artifact's fingerprint."""
-    files = sorted(p for p in repository(config).iterdir() if p.suffix in (".py", ".yaml"))
+def hash_repository(config: Features) -> str:
+    """Return a hash of the feature repository's files, for the fingerprint of a features artifact."""
+    files = sorted(p for p in find_repository(config).iterdir() if p.suffix in (".py", ".yaml"))
     return content_id(*(part for p in files for part in (p.name, p.read_text(encoding="utf-8"))))
 
 
-def repository(config: Features) -> Path:
+def find_repository(config: Features) -> Path:
     """Return the folder of the feature repository.
 
     Raises:
@@ -54,7 +54,7 @@ def repository(config: Features) -> Path:
     return folder
 
 
-def service_name(model: str, version: str) -> str:
+def make_service_name(model: str, version: str) -> str:
     """Return the name of a model version's feature service, e.g. `support_bot_v1`."""
     return re.sub(r"\W", "_", f"{model}_{version}")
 
@@ -67,26 +67,27 @@ def declare(config: Features, project: str, out: Path) -> FeatureStore:
         TransientError: if a database does not answer or is locked, or a disk is full.
         ConfigError: if there is no repository, or a variable of the environment is missing.
     """
-    repo = repository(config)
+    repo = find_repository(config)
     template = "".join(
         line
         for line in (repo / SETTINGS).read_text(encoding="utf-8").splitlines(keepends=True)
         if not line.startswith("#")
     )
+    registry = {"registry_type": "sql", "path": config.registry} if config.registry else "registry.db"
     where = {
         "LLMOPS_PROJECT": project,
-        "LLMOPS_REGISTRY": json.dumps(_registry(config)),
-        "LLMOPS_ONLINE": json.dumps(_online(config, out.absolute())),
+        "LLMOPS_REGISTRY": json.dumps(registry),
+        "LLMOPS_ONLINE": json.dumps(_make_online(config, out.absolute())),
     }
     (out / SETTINGS).write_text(Template(template).safe_substitute(where), encoding="utf-8")
     config.store.mkdir(parents=True, exist_ok=True)
     try:
         store = open_store(out)
-        store.apply(_load(repo))  # adds and replaces; `feast apply` would also delete the versions' services
+        store.apply(_load_declarations(repo))  # `feast apply` would also delete the versions' services
     except LlmopsError:
         raise
     except Exception as error:
-        raise transient(error) or ArtifactError(f"Feast refuses the declarations in {repo}: {error}") from error
+        raise as_transient(error) or ArtifactError(f"Feast refuses the declarations in {repo}: {error}") from error
     return store
 
 
@@ -111,10 +112,10 @@ def declare_version(features: Path, service: str, tags: Mapping[str, str], out: 
     online = settings["online_store"]
     database = os.path.normpath(features.resolve() / online["path"]) if "path" in online else ""
     if database:
-        online["path"] = _path_from(final.absolute(), Path(database), features.absolute().parents[2])
+        online["path"] = _make_relative(final.absolute(), Path(database), features.absolute().parents[2])
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    current = _settings(text, out)
+    current = _parse_settings(text, out)
     if database:  # the file's relative path is not valid from `out`
         current.online_store.path = database
     FeatureStore(repo_path=str(out), config=current).apply([*(known.get_entity(e) for e in view.entities), view, one])
@@ -131,16 +132,16 @@ def open_store(folder: Path) -> FeatureStore:
     from feast import FeatureStore
     from sqlalchemy.exc import SQLAlchemyError
 
-    store = FeatureStore(repo_path=str(folder), config=settings_of(folder))
+    store = FeatureStore(repo_path=str(folder), config=read_settings(folder))
     try:
         store.refresh_registry()
     except SQLAlchemyError as error:
-        kind = type(transient(error) or ArtifactError())
+        kind = type(as_transient(error) or ArtifactError())
         raise kind(f"The Feast registry (features.registry) of {folder} cannot be read: {error}") from None
     return store
 
 
-def settings_of(folder: Path) -> RepoConfig:
+def read_settings(folder: Path) -> RepoConfig:
     """Return Feast's settings of the feature store in `folder`, declared or not.
 
     Raises:
@@ -148,12 +149,12 @@ def settings_of(folder: Path) -> RepoConfig:
         ConfigError: if it names a missing variable of the environment.
     """
     try:
-        return _settings((folder / SETTINGS).read_text(encoding="utf-8"), folder)
+        return _parse_settings((folder / SETTINGS).read_text(encoding="utf-8"), folder)
     except FileNotFoundError:
         raise ArtifactError(f"{folder} is no feature store: it has no {SETTINGS}; run `llmops run features`.") from None
 
 
-def _settings(text: str, folder: Path) -> RepoConfig:
+def _parse_settings(text: str, folder: Path) -> RepoConfig:
     from feast import RepoConfig
 
     for name in re.findall(r"\$\{(\w+)\}", text):
@@ -162,13 +163,9 @@ def _settings(text: str, folder: Path) -> RepoConfig:
     return RepoConfig(**yaml.safe_load(os.path.expandvars(text)), repo_path=folder)
 
 
-def _registry(config: Features) -> Any:
-    return {"registry_type": "sql", "path": config.registry} if config.registry else "registry.db"
-
-
-def _online(config: Features, out: Path) -> dict[str, str]:
+def _make_online(config: Features, out: Path) -> dict[str, str]:
     if config.online == "sqlite":
-        return {"type": "sqlite", "path": _path_from(out, config.store.absolute() / "online.db", out.parents[2])}
+        return {"type": "sqlite", "path": _make_relative(out, config.store.absolute() / "online.db", out.parents[2])}
     url = urlsplit(config.online)
     parts = {
         "db": url.path.strip("/") or "0",
@@ -180,17 +177,17 @@ def _online(config: Features, out: Path) -> dict[str, str]:
     return {"type": "redis", "connection_string": ",".join([f"{url.hostname}:{url.port or 6379}", *options])}
 
 
-def _path_from(start: Path, target: Path, home: Path) -> str:
-    """Return `target` for a file in the folder `start`: relative if both are in `home`, which may be moved.
+def _make_relative(start: Path, target: Path, home: Path) -> str:
+    """Return the path of `target` from the folder `start`: relative if both are in `home`, which may be moved.
 
-    Symbolic links are resolved: behind one, `..` leads elsewhere.
+    Symbolic links are resolved, because `..` behind a link leads elsewhere.
     """
     real_home, real_start, real_target = home.resolve(), start.resolve(), target.resolve()
     within = real_target.is_relative_to(real_home) and real_start.is_relative_to(real_home)
     return os.path.relpath(real_target, real_start) if within else str(target)
 
 
-def _load(repo: Path) -> list[Any]:
+def _load_declarations(repo: Path) -> list[Any]:
     """Return all declarations of the repository's modules, which import each other by their bare names.
 
     Modules and search path of this process are restored afterwards.

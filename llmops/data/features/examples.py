@@ -22,9 +22,9 @@ from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import Example, schema
 
-ASKED = 50_000  #: examples per request to Feast: 400,000 at once take 470 MB, in these parts 210
+REQUEST_ROWS = 50_000  #: examples per request to Feast: 400,000 take 470 MB in one request, 210 MB in these
 
-TOGETHER = 1_000  #: rows that are converted together during iteration
+BATCH = 1_000  #: rows per conversion during iteration
 
 Row = TypeVar("Row", Tokens, Example)
 
@@ -40,8 +40,8 @@ class Rows(Sequence[Row], Generic[Row]):
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Row]:
-        for start in range(0, len(self), TOGETHER):
-            yield from self[start : start + TOGETHER]
+        for start in range(0, len(self), BATCH):
+            yield from self[start : start + BATCH]
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -60,14 +60,14 @@ def read_offline(features: Path, split: str) -> Rows[Tokens]:
     Raises:
         ArtifactError: if the artifact has no example of that split, or Feast lacks one.
     """
-    path = mapped_path(features, split)
+    path = get_mapped_path(features, split)
     if not (features / PARQUET).is_file():
         raise ArtifactError(
             f"{features} is no features artifact: it has no {PARQUET}; run `llmops run features` first."
         )
     rows = Dataset.from_file(str(path)) if path.is_file() else None
     if not rows:
-        raise ArtifactError(f"{features} holds no example of the split {split!r}; look at its dropped.parquet.")
+        raise ArtifactError(f"{features} has no example of the split {split!r}; look at its dropped.parquet.")
     _check_known(features, rows)
     return Rows(rows.remove_columns("event_timestamp").rename_column("input_id", "id"), Tokens)
 
@@ -87,7 +87,7 @@ def read_examples(path: Path) -> Rows[Example]:
         return Rows(Dataset.from_file(f"/dev/fd/{copy.fileno()}"), Example)
 
 
-def token_counts(examples: Sequence[Tokens]) -> list[int]:
+def count_tokens(examples: Sequence[Tokens]) -> list[int]:
     """Return the number of tokens of each example, without reading mapped ones."""
     if isinstance(examples, Rows):
         counts: list[int] = pc.list_value_length(examples.dataset.data.column("token_ids")).to_pylist()
@@ -95,7 +95,7 @@ def token_counts(examples: Sequence[Tokens]) -> list[int]:
     return [len(example.token_ids) for example in examples]
 
 
-def mapped_path(features: Path, split: str) -> Path:
+def get_mapped_path(features: Path, split: str) -> Path:
     """Return the Arrow file of a features artifact with the tokens of one split."""
     return features / f"{split}.arrow"
 
@@ -103,7 +103,7 @@ def mapped_path(features: Path, split: str) -> Path:
 def _check_known(features: Path, rows: Dataset) -> None:
     store = open_store(features)
     service = store.get_feature_service(TRAINING_SERVICE)
-    for part in rows.select_columns(["input_id", "event_timestamp"]).with_format("arrow").iter(ASKED):
+    for part in rows.select_columns(["input_id", "event_timestamp"]).with_format("arrow").iter(REQUEST_ROWS):
         found = store.get_historical_features(part.to_pandas(), service).to_arrow()
         known = pc.is_in(part["input_id"], found["input_id"].filter(found["meta"].is_valid()).combine_chunks())
         if not pc.all(known).as_py():

@@ -22,7 +22,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from llmops.config import Features
-from llmops.data.features.declarations import PARQUET, SERVING_SERVICE, VIEW, open_store, settings_of
+from llmops.data.features.declarations import PARQUET, SERVING_SERVICE, VIEW, open_store, read_settings
 from llmops.data.features.tokenize import Tokens
 from llmops.frame import artifacts
 from llmops.frame.errors import ArtifactError
@@ -68,7 +68,7 @@ class OnlineTokens:
 
 
 def read_online(store: Path, ids: Sequence[str], service: str = SERVING_SERVICE) -> list[Tokens | None]:
-    """See `OnlineTokens`, for a single read."""
+    """Return the tokens of some examples, as `OnlineTokens.read` does, for a single read."""
     return OnlineTokens(store, service).read(ids)
 
 
@@ -81,20 +81,20 @@ def write_online(config: Features, store: FeatureStore, batches: Iterable[pa.Rec
 
 
 def forget_features(config: Features, gone: Path, others: Iterable[Path]) -> int:
-    """Delete a disappearing features artifact's rows from the online store. Return the number of examples deleted.
+    """Delete the rows of a removed features artifact from the online store. Return the number of examples deleted.
 
     Rows that other artifacts of the same base model have, too, stay. A store without support for erasure is unchanged.
     """
-    settings = settings_of(gone)
+    settings = read_settings(gone)
     if settings.online_store.type not in KINDS:
         log.warning("%s: rows that nothing needs stay in the online store %s", gone, settings.online_store.type)
         return 0
-    same = [path for path in others if settings_of(path).project == settings.project]
-    ids = _ids(gone).difference(*map(_ids, same))
+    same = [path for path in others if read_settings(path).project == settings.project]
+    ids = _read_ids(gone).difference(*map(_read_ids, same))
     return forget_online(config, gone, sorted(ids), settings.project) if ids else 0
 
 
-def _ids(features: Path) -> set[str]:
+def _read_ids(features: Path) -> set[str]:
     return set(pq.read_table(features / PARQUET, columns=[KEY])[KEY].to_pylist())
 
 
@@ -109,7 +109,7 @@ def forget_online(config: Features, features: Path, ids: Sequence[str], project:
     Raises:
         ArtifactError: if the online store has no support for erasure.
     """
-    settings = settings_of(features)
+    settings = read_settings(features)
     version = settings.entity_key_serialization_version
     keys = {
         serialize_entity_key(EntityKey(join_keys=[KEY], entity_values=[Value(string_val=id)]), version) for id in ids

@@ -23,9 +23,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llmops.config import Features
 from llmops.data.features import declarations
-from llmops.data.features.columns import MAPPED_SCHEMA, VIEW_SCHEMA, token_columns
+from llmops.data.features.columns import MAPPED_SCHEMA, VIEW_SCHEMA, make_columns
 from llmops.data.features.declarations import PARQUET
-from llmops.data.features.examples import mapped_path
+from llmops.data.features.examples import get_mapped_path
 from llmops.data.features.online import write_online
 from llmops.data.features.tokenize import Tokens, tokenize_all
 from llmops.frame.errors import ArtifactError
@@ -52,7 +52,7 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
     out.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(out / PARQUET, VIEW_SCHEMA, compression="zstd") as feast:
         for split in SPLITS:
-            with pa.ipc.new_stream(mapped_path(out, split), MAPPED_SCHEMA) as mapped:
+            with pa.ipc.new_stream(get_mapped_path(out, split), MAPPED_SCHEMA) as mapped:
                 for rows in _row_groups(tokenizer, annotate / f"{split}.parquet", config.max_tokens, counts):
                     feast.write_table(rows.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
                     mapped.write_table(rows.select(MAPPED_SCHEMA.names))
@@ -63,7 +63,7 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
             f"{len(counts.dropped)} were dropped, see {out / 'dropped.parquet'}; raise features.max_tokens (now "
             f"{config.max_tokens})."
         )
-    store = declarations.declare(config, project(config, tokenizer, select), out)
+    store = declarations.declare(config, name_project(config, tokenizer, select), out)
     write_online(config, store, pq.ParquetFile(out / PARQUET).iter_batches(config.online_batch))
     log.info("wrote %d examples to the online store", len(counts.ids))
     return {
@@ -75,10 +75,10 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
     }
 
 
-def project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
-    """Return Feast's project. Its name depends on the prompt format and model, so that their tokens never mix."""
+def name_project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
+    """Return the name of Feast's project: one for each prompt format and model, so that their tokens never mix."""
     probe = json.dumps(training_ids(tokenizer, "question", "answer", "context"))
-    return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.repository_hash(config), probe)}"
+    return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.hash_repository(config), probe)}"
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ class _Counts:
 def _row_groups(tokenizer: PreTrainedTokenizerBase, path: Path, max_tokens: int, counts: _Counts) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     for examples in _chunks(path):
-        waiting.append(token_columns(_usable(tokenizer, examples, max_tokens, counts)))
+        waiting.append(make_columns(_usable(tokenizer, examples, max_tokens, counts)))
         if sum(table.num_rows for table in waiting) >= ROW_GROUP:
             yield pa.concat_tables(waiting).combine_chunks()
             waiting.clear()
@@ -114,8 +114,8 @@ def _usable(
     rows = []
     for example, (tokens, cut) in zip(examples, tokenize_all(tokenizer, examples, max_tokens), strict=True):
         if tokens is None:
-            what = f"question and answer alone are longer than features.max_tokens, {max_tokens}"
-            counts.dropped.append(_drop(example, "too_long", what))
+            detail = f"question and answer alone are longer than features.max_tokens, {max_tokens}"
+            counts.dropped.append(_drop(example, "too_long", detail))
         elif example.id in counts.ids:
             counts.dropped.append(_drop(example, "duplicate", f"the id {example.id} is taken by another example"))
         else:

@@ -37,14 +37,12 @@ def tokenize_all(
     """
     found = all_training_ids(tokenizer, [(e.question, e.answer, e.context) for e in examples])
     return [
-        (Tokens(example.id, ids, prompt), False)
-        if len(ids) <= max_tokens
-        else _shortened(tokenizer, example, max_tokens)
+        (Tokens(example.id, ids, prompt), False) if len(ids) <= max_tokens else _shorten(tokenizer, example, max_tokens)
         for example, (ids, prompt) in zip(examples, found, strict=True)
     ]
 
 
-def _shortened(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> tuple[Tokens | None, bool]:
+def _shorten(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> tuple[Tokens | None, bool]:
     words = example.context.split()
 
     def keeping(count: int) -> tuple[list[int], int]:

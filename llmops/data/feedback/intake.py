@@ -37,13 +37,13 @@ def ingest(database: Database, reader: Reader, rules: Improve, until: datetime) 
     since, end = timestamp(until - timedelta(days=rules.window_days)), timestamp(until)
     answers, withdrawn = _read_good_answers(reader, since, end)
     found = [*_read_corrections(reader, since, end), *answers]
-    if not found and database.absent:
+    if not found and not database.exists:
         return 0
     with database.change() as connection:
         forgotten = rows.read_forgotten(connection)
         new = rows.add(connection, [row for row in found if row.time > forgotten.get(row.key, "")])
         rows.withdraw(connection, withdrawn)
-        known = {key.prefix: key for key in keys.every(connection)}
+        known = {key.prefix: key for key in keys.list_all(connection)}
         reviews = rows.select_remaining(connection)
         verdicts = judge([_as_entry(row, known, rules) for row in reviews], rules)
         for row in reviews:

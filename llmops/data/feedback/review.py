@@ -44,7 +44,7 @@ def list_entries(database: Database, states: Sequence[str] = OPEN) -> list[dict[
     heads = [row for row in rows.read(database, *states) if not row.joined]
     alike = rows.read_joined(database, [row.id for row in heads])
     with database.read() as connection:
-        known = {key.prefix: key for key in keys.every(connection)} if heads else {}
+        known = {key.prefix: key for key in keys.list_all(connection)} if heads else {}
     entries = []
     for row in heads:
         same = [row, *alike[row.id]]

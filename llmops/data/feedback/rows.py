@@ -66,7 +66,7 @@ def select_remaining(connection: sa.Connection) -> list[Review]:
 
 def read(database: Database, *states: str) -> list[Review]:
     """Return the rows in these states (default: all except forgotten ones), oldest first."""
-    if database.absent:
+    if not database.exists:
         return []
     with database.read() as connection:
         return select(connection, reviews.c.state.in_(states)) if states else select_remaining(connection)
@@ -115,7 +115,7 @@ def update(connection: sa.Connection, id: str, **values: str) -> None:
 
 def read_accepted(database: Database, until: str) -> list[Review]:
     """Return feedback accepted before a moment, one row for all that say the same, oldest decision first."""
-    if database.absent:
+    if not database.exists:
         return []
     with database.read() as connection:
         found = select(connection, reviews.c.state == "accepted", reviews.c.joined == "", reviews.c.decided < until)
@@ -125,7 +125,7 @@ def read_accepted(database: Database, until: str) -> list[Review]:
 def read_joined(database: Database, ids: Sequence[str]) -> dict[str, list[Review]]:
     """Return id → the rows that say the same."""
     found: dict[str, list[Review]] = {id: [] for id in ids}
-    if not database.absent:
+    if database.exists:
         with database.read() as connection:
             for row in select(connection, reviews.c.joined != ""):
                 if row.joined in found:
@@ -135,7 +135,7 @@ def read_joined(database: Database, ids: Sequence[str]) -> dict[str, list[Review
 
 def count_states(database: Database) -> dict[str, int]:
     """Return state → number of rows; rows that say the same count once."""
-    if database.absent:
+    if not database.exists:
         return {}
     query = sa.select(reviews.c.state, sa.func.count()).where(reviews.c.joined == "").group_by(reviews.c.state)
     with database.read() as connection:
@@ -164,7 +164,7 @@ def decide(
             update(connection, other.id, **joined_values)
         action = "edit_feedback" if edited else {"accepted": "accept_feedback", "refused": "refuse_feedback"}[state]
         fields = {"was": row.state, "reason": why, "key": row.key, **who}
-        audit.note(connection, action, by=by, target=row.id, fields=fields)
+        audit.record(connection, action, by=by, target=row.id, fields=fields)
         return Review(**asdict(row) | values)
 
 

@@ -1,9 +1,9 @@
 """Bootstrap intervals of means and other figures that are computed from sums over items.
 
 A mean, a perplexity, a corpus BLEU and a macro F1 are all functions of sums over the items. So one table of columns is
-resampled for all of them, the same draws serve every figure of every model, and differences of models are paired.
-Topics are drawn, not items: the wordings of one topic rise and fall together and are less evidence than their number
-(Field and Welsh 2007, "Bootstrapping clustered data").
+resampled for all of them, every figure of every model has the same draws, and differences of models are paired. Topics
+are drawn, not items: the wordings of one topic are correlated, so they are less evidence than their number says (Field
+and Welsh 2007, "Bootstrapping clustered data").
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -51,7 +51,7 @@ def quotient(sums: Floats) -> Floats:
     return values
 
 
-def sample(
+def resample(
     measures: Mapping[Key, Measure], topics: Sequence[str], resamples: int, seed: int, rows: Sequence[int] | None = None
 ) -> dict[Key, Floats]:
     """Compute each measure as observed and in each resample of the items.
@@ -86,14 +86,14 @@ def sample(
         return {key: measure.combine(part) for (key, measure), part in parts}
 
 
-def summary(values: Floats, confidence: float) -> Interval:
-    """Return the observed value and its percentile interval, to four decimals. `values` is an array from `sample`."""
+def summarize(values: Floats, confidence: float) -> Interval:
+    """Return the observed value and its percentile interval, to four decimals. `values` is an array from `resample`."""
     low, high = bounds(values, confidence)
     return {"mean": round(float(values[0]), 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def bounds(values: Floats, confidence: float) -> tuple[float, float]:
-    """Return the unrounded bounds of the percentile interval (Efron 1979). `values` is an array from `sample`."""
+    """Return the unrounded bounds of the percentile interval (Efron 1979). `values` is an array from `resample`."""
     low, high = np.nanquantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
@@ -102,5 +102,5 @@ def interval(
     values: Sequence[float], resamples: int, confidence: float, seed: int, topics: Sequence[str] | None = None
 ) -> Interval:
     """Return the mean of one value per item with its interval. Without `topics` each item is drawn by itself."""
-    own = topics if topics is not None else [str(i) for i in range(len(values))]
-    return summary(sample({"": mean(values)}, own, resamples, seed)[""], confidence)
+    topics = topics if topics is not None else [str(i) for i in range(len(values))]
+    return summarize(resample({"": mean(values)}, topics, resamples, seed)[""], confidence)

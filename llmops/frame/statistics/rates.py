@@ -20,7 +20,7 @@ class Rate:
 
 
 def wilson(count: int, total: int, confidence: float = 0.95) -> Rate:
-    """Return the share of `count` in `total` with its score interval (Wilson 1927), which stays sound near 0 and 1.
+    """Return the share of `count` in `total` with its score interval (Wilson 1927), which is valid near 0 and 1, too.
 
     If `total` is 0, the interval is 0 to 1.
 

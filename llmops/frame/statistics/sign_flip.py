@@ -1,11 +1,11 @@
 """A test that a mean difference is above a bound, for items in a few topics of unequal size.
 
-The sign-flip test by topic (Fisher 1935, The Design of Experiments, section 21; for clusters Canay, Romano and Shaikh
-2017, "Randomization tests under an approximate symmetry assumption"). If two systems are equally good, each could have
-given the other's answers to a topic, so the sum of a topic's differences is as likely with the opposite sign. The
-chance of a sum as large as the observed one is then counted exactly, for any number of topics, sizes and tails. It is
-approximate if one system is a little better in most topics and much worse in a few, so that both are equal on
-average; `benchmarks/gate.py` has the rates.
+It is the sign-flip test by topic (Fisher 1935, The Design of Experiments, section 21; for clusters Canay, Romano and
+Shaikh 2017, "Randomization tests under an approximate symmetry assumption"). If two systems are equally good, each
+could have given the other's answers to a topic, so the sum of a topic's differences is as likely with the opposite
+sign. The probability of a sum as large as the observed one is then counted exactly, for any number of topics, sizes and
+tails. It is approximate if one system is a little better in most topics and much worse in a few, so that both are equal
+on average; `benchmarks/gate.py` has the rates.
 
 Flipping the signs of a set of topics makes the sum no smaller exactly if the sum of that set is not above zero. So the
 bounds of the test are quantiles of the means over all sets of topics (Hartigan 1969, "Using subsample values as
@@ -27,7 +27,7 @@ _TAIL = 20  #: sets beyond the bound of a small level, enough for it to depend l
 _CHUNK = 1 << 22  #: topics of sets at a time: 34 MB
 
 
-def by_topic(values: Floats, topics: Sequence[str]) -> tuple[Floats, Floats]:
+def sum_by_topic(values: Floats, topics: Sequence[str]) -> tuple[Floats, Floats]:
     """Return the sums over each topic's items, of shape (topics, metrics), and the number of items of each topic.
 
     Args:
@@ -51,8 +51,8 @@ def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Fl
     A mean is above a value at a one-sided `level` if the lower bound is above it.
 
     Args:
-        sums: per topic and metric, from `by_topic`.
-        sizes: items of each topic, from `by_topic`.
+        sums: per topic and metric, from `sum_by_topic`.
+        sizes: items of each topic, from `sum_by_topic`.
         level: one-sided, of each bound; the interval's confidence is 1 - 2 `level`.
         seed: of the sets that are drawn where there are too many to take all.
 
@@ -60,7 +60,7 @@ def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Fl
         ValueError: if the level is below `smallest_level`.
     """
     count = len(sizes)
-    parts = [(sums.T @ chosen) / (sizes @ chosen) for chosen in _sets(count, level, seed)]
+    parts = [(sums.T @ chosen) / (sizes @ chosen) for chosen in _draw_sets(count, level, seed)]
     means = np.concatenate(parts, axis=1)  # of the topics of each set, of shape (metrics, sets)
     rank = math.floor(level * (means.shape[1] + 1) * (1 + 1e-12))  # + 1: the empty set
     if rank < 1:
@@ -69,16 +69,16 @@ def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Fl
     return np.round(ends[:, rank - 1], 12), np.round(ends[:, -rank], 12)
 
 
-def detectable(sums: Floats, sizes: Floats, low: Floats, power: float = 0.8) -> Floats:
-    """Return, for each metric, how far above its bound a true mean must be for the test to find it in a share of tests.
+def detectable_effect(sums: Floats, sizes: Floats, low: Floats, power: float = 0.8) -> Floats:
+    """Return the minimum detectable effect of each metric: the true mean above its bound that a share of tests finds.
 
     The result is the distance from the mean down to the lower bound, plus a margin for the variation of both from test
     to test (Bloom 1995, "Minimum detectable effects"). The mean varies by its standard error for topics of unequal size
     (CR2, Bell and McCaffrey 2002). The distance varies because it is estimated from few topics.
 
     Args:
-        sums: per topic and metric, from `by_topic`; at least two topics.
-        sizes: items of each topic, from `by_topic`.
+        sums: per topic and metric, from `sum_by_topic`; at least two topics.
+        sizes: items of each topic, from `sum_by_topic`.
         low: the lower bounds.
         power: the share of tests.
     """
@@ -88,7 +88,7 @@ def detectable(sums: Floats, sizes: Floats, low: Floats, power: float = 0.8) -> 
     return np.asarray(reach + NormalDist().inv_cdf(power) * np.sqrt(error**2 + reach**2 / (2 * (len(sizes) - 1))))
 
 
-def _sets(count: int, level: float, seed: int) -> Iterator[Floats]:
+def _draw_sets(count: int, level: float, seed: int) -> Iterator[Floats]:
     """Yield sets of topics as columns of 0 and 1: all but the empty set, or a random sample that is large enough."""
     if count <= _EXACT:
         yield ((np.arange(1, 1 << count) >> np.arange(count)[:, None]) & 1).astype(np.float64)

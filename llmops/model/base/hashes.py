@@ -11,7 +11,7 @@ from llmops.frame.artifacts import file_sha256
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import content_id, read_selection
 from llmops.model.base.catalog import catalogue
-from llmops.state.file_hashes import remembered
+from llmops.state.file_hashes import cached_hashing
 
 #: files that a model is loaded from
 FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
@@ -23,7 +23,7 @@ def hashes(found: Path, database: str) -> dict[str, str]:
     Raises:
         ArtifactError: if a file that the Hub names by its hash has another one, so that its download is damaged.
     """
-    with remembered(database, _checked) as sha256:
+    with cached_hashing(database, _checked) as sha256:
         return {file.name: sha256(file) for file in model_files(found)}
 
 

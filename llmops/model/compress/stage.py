@@ -99,8 +99,8 @@ def compare_variants(
     full, topics = next(iter(found.values())), [item.group for item in items]
 
     def spread(values: Sequence[float], weights: Sequence[float]) -> Interval:
-        drawn = intervals.sample({"": intervals.ratio(values, weights)}, topics, config.bootstrap, config.seed)[""]
-        return intervals.summary(drawn, config.confidence)
+        drawn = intervals.resample({"": intervals.ratio(values, weights)}, topics, config.bootstrap, config.seed)[""]
+        return intervals.summarize(drawn, config.confidence)
 
     return [
         {

@@ -137,8 +137,8 @@ def _retrieval(
         for name, column in grounds.columns.items()
         if any(column[row] is not None for row in chosen)
     }
-    drawn = intervals.sample(measures, topics, config.bootstrap, config.seed, rows) if measures else {}
-    return {name: intervals.summary(values, config.confidence) for name, values in drawn.items()}
+    drawn = intervals.resample(measures, topics, config.bootstrap, config.seed, rows) if measures else {}
+    return {name: intervals.summarize(values, config.confidence) for name, values in drawn.items()}
 
 
 def figures(
@@ -161,17 +161,17 @@ def figures(
         for name, answered in models.items()
         for metric, measure in {**answered.items, **(answered.whole if whole else {})}.items()
     }
-    drawn = intervals.sample(measures, topics, config.bootstrap, config.seed, rows)
+    drawn = intervals.resample(measures, topics, config.bootstrap, config.seed, rows)
     names = list(dict.fromkeys(metric for _, metric in measures))
     kept = [metric for metric in names if all(np.isfinite(drawn[name, metric][0]) for name in models)]
     opponent = "champion" if "champion" in models else "base"
     return {
         "models": {
-            name: {metric: intervals.summary(drawn[name, metric], config.confidence) for metric in kept}
+            name: {metric: intervals.summarize(drawn[name, metric], config.confidence) for metric in kept}
             for name in models
         },
         "differences": {
-            metric: intervals.summary(drawn["candidate", metric] - drawn[opponent, metric], config.confidence)
+            metric: intervals.summarize(drawn["candidate", metric] - drawn[opponent, metric], config.confidence)
             for metric in kept
         },
     }

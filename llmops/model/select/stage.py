@@ -47,7 +47,7 @@ class Score:
 
     def interval(self) -> Interval:
         """Return the bits per byte with their interval."""
-        return intervals.summary(intervals.sample({"": self.bits}, self.topics, RESAMPLES, SEED)[""], CONFIDENCE)
+        return intervals.summarize(intervals.resample({"": self.bits}, self.topics, RESAMPLES, SEED)[""], CONFIDENCE)
 
 
 def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> Sc
 def bits_saved(one: Score, other: Score) -> Interval:
     """Return how many bits per byte `one` needs less than `other`, on the same items, paired."""
     measures = {"one": one.bits, "other": other.bits}
-    drawn = intervals.sample(measures, one.topics, RESAMPLES, SEED)
-    return intervals.summary(drawn["other"] - drawn["one"], CONFIDENCE)
+    drawn = intervals.resample(measures, one.topics, RESAMPLES, SEED)
+    return intervals.summarize(drawn["other"] - drawn["one"], CONFIDENCE)
 
 
 def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entry, dict[str, str]]:

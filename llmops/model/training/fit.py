@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from llmops.config import Train
-from llmops.data.features.examples import token_counts
+from llmops.data.features.examples import count_tokens
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import DiskFullError, TrainingError
 from llmops.model.base.load import Model
@@ -140,7 +140,7 @@ def _arguments(
     micro = min(config.micro_batch or share, share)
     if share % micro:
         raise TrainingError(f"train.micro_batch, {micro}, must divide a process's share of the batch, {share}.")
-    largest = [examples[n] for n in nlargest(micro, range(len(examples)), key=token_counts(examples).__getitem__)]
+    largest = [examples[n] for n in nlargest(micro, range(len(examples)), key=count_tokens(examples).__getitem__)]
     _need_context(model, largest[0])
     tokens = sum(len(e.token_ids) for e in largest)
     need = activations(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))

@@ -113,7 +113,7 @@ def silence(
     with database_of(config).change() as connection:
         number = connection.execute(sa.insert(tables.alert_silences).values(row).returning(tables.alert_silences.c.id))
         made = {"id": number.scalar_one(), **row}
-        audit.note(connection, "silence", by=by, target=rule, fields=made)
+        audit.record(connection, "silence", by=by, target=rule, fields=made)
         for open_row in _read_open(connection):
             if _matches(made, open_row):
                 _notify_silenced(connection, config, open_row, made)
@@ -133,7 +133,7 @@ def unsilence(config: Config, number: int, by: str, now: datetime) -> None:
         )
         if not ended.rowcount:
             raise ConfigError(f"There is no active silence {number}; `llmops alerts list` shows them.")
-        audit.note(connection, "unsilence", by=by, target=str(number), fields={})
+        audit.record(connection, "unsilence", by=by, target=str(number), fields={})
         _notify_open(connection, config, moment)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.events.events import timestamp
-from llmops.frame.errors import said
+from llmops.frame.errors import describe_error
 from llmops.monitoring.alerts.receivers import SERVICE_TIMEOUT_S, Receiver
 from llmops.state import tables
 from llmops.state.database import Database
@@ -35,7 +35,7 @@ def deliver(database: Database, receiver: Receiver) -> int:
             receiver.send(row["document"])
             sent += 1
         except Exception as failure:  # any failure of one receiver
-            error = f"{type(failure).__name__}: {said(failure)}"[:1000]
+            error = f"{type(failure).__name__}: {describe_error(failure)}"[:1000]
         _record_result(database, row, error)
         if error:
             break

@@ -17,7 +17,7 @@ from llmops.config import Config
 from llmops.config.alerts import Receiver as Settings
 from llmops.events.datasets import ALERT
 from llmops.events.events import emit, timestamp
-from llmops.frame.errors import ConfigError, TransientError, said
+from llmops.frame.errors import ConfigError, TransientError, describe_error
 from llmops.frame.variables import VARIABLE, filled
 from llmops.monitoring.alerts.breach import build_message, format_text, format_title
 
@@ -150,7 +150,7 @@ def send_test(config: Config, receivers: Sequence[Receiver]) -> dict[str, str]:
         try:
             receiver.send(message)
         except Exception as error:  # the result of the test
-            return f"{type(error).__name__}: {said(error)}"
+            return f"{type(error).__name__}: {describe_error(error)}"
         return ""
 
     with ThreadPoolExecutor(max(1, len(receivers))) as pool:

@@ -69,7 +69,7 @@ def _compute(config: Config, version: Version, items: Sequence[Example]) -> dict
     with deterministic():
         (answered,) = answer_test(version.servable, [Asked(items)], settings)
     names = (TASKS[settings.task].primary, "perplexity")
-    drawn = intervals.sample(
+    drawn = intervals.resample(
         {name: answered.items[name] for name in names},
         [item.group for item in items],
         settings.bootstrap,

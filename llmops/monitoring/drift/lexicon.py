@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmops.data.text.words import number_of, words_of
 from llmops.frame.errors import LlmopsError
 from llmops.monitoring.drift.topics import Topics, bucket_all, name_topics, topics_of
-from llmops.release.lineage import DATASET, lineage
+from llmops.release.lineage import DATASET, read_lineage
 from llmops.release.registry.version import Version
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def find_training_split(version: Version, artifacts: Path) -> Path:
     Raises:
         RegistryError: if the version has no lineage.
     """
-    return artifacts / str(lineage(version)["dataset"]["artifact"]) / DATASET
+    return artifacts / str(read_lineage(version)["dataset"]["artifact"]) / DATASET
 
 
 def read_lexicon(train: Path) -> Lexicon:

@@ -1,8 +1,8 @@
 """The plan of an erasure, made before anything is changed, and kept in the database until it is done.
 
-The person's documents are found by their own words where they stand as they were read, in extracts and in the artifacts
-of collect. Every artifact that lineage reaches from these is deleted whole. The plan holds none of the rows' texts. It
-finishes the work after a break, although the rows that it was made from are gone already.
+The person's documents are found by a search of the original texts, in extracts and in the artifacts of collect. Every
+artifact that lineage reaches from these is deleted whole. The plan holds no text of the rows. With the plan, an
+interrupted erasure can be finished, although the rows that it was made from are gone already.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,88 +21,91 @@ from llmops.frame.errors import ArtifactError, LlmopsError
 from llmops.frame.records import content_id, is_key
 from llmops.pipeline import pipeline
 from llmops.pipeline.sameness import check_erased
-from llmops.privacy.erasure import rows, said, search, split_entries
-from llmops.privacy.erasure.rows import Row
+from llmops.privacy.erasure import feedback, rows, search, split_entries
+from llmops.privacy.erasure.rows import PersonRow
 from llmops.privacy.erasure.subject import Subject
 from llmops.privacy.retention import removal
-from llmops.release.lineage import lineage
+from llmops.release.lineage import read_lineage
 from llmops.release.registry.registry import Registry
 from llmops.state import audit
 from llmops.state.database import Database, database_of
 from llmops.state.tables import erasures as table
 
 _RECORDS = (artifacts.RECORD, artifacts.GONE)
-_ORDER = {stage: -number for number, stage in enumerate(pipeline.STAGES)}  #: each after what is made of it
+_ORDER = {stage: -number for number, stage in enumerate(pipeline.STAGES)}  #: last stage first
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class ErasurePlan:
     """All that an erasure deletes."""
 
     time: str  #: ISO, UTC
-    by: str  #: who asks for it
-    found: bool  #: whether the person is named anywhere
-    documents: list[dict[str, str]]  #: where their rows stood in the sources: source, location, position
-    ids: list[str]  #: of those of their documents that have a key
+    by: str
+    found: bool  #: False: nothing names the person
+    documents: list[dict[str, str]]  #: places of their rows in the sources: source, location, position
+    ids: list[str]  #: of their documents with a key
     extracts: list[str]
     artifacts: list[str]  #: "stage/fingerprint", unfinished ones, too
     leftovers: list[str]  #: other files and folders of interrupted work
     partitions: list[str]  #: intervals of the repository
-    entries: list[split_entries.Key]  #: of the split ledger
-    examples: list[str]  #: ids of what was made of their documents
-    versions: list[dict[str, Any]]  #: model, version, aliases, and how many of these examples it was trained on
+    entries: list[split_entries.EntryKey]  #: of the split ledger
+    examples: list[str]  #: ids of the examples that were made of their documents
+    versions: list[dict[str, Any]]  #: model, version, aliases, and number of these examples in its training
     answers: list[str]  #: files of versions that have such examples
     reviews: list[str]
     keys: list[str]  #: prefixes
     texts: list[str]  #: files of logs and of the registry that name them
 
 
-def make(config: Config, subject: Subject, by: str) -> Plan:
-    """Find what there is to delete of a person."""
+def make_plan(config: Config, subject: Subject, by: str) -> ErasurePlan:
+    """Find all data of a person."""
     root, database, registry = config.artifacts, database_of(config), config.registry
-    named = dict.fromkeys(search.naming(config, subject))
-    keys = said.prefixes(database, subject)
-    reviews = said.find(database, subject, keys)
-    found, ids = _rows(config, subject, named, said.document_ids(config, reviews))
+    named = dict.fromkeys(search.find_files(config, subject))
+    keys = feedback.find_keys(database, subject)
+    reviews = feedback.find_reviews(database, subject, keys)
+    found, ids = _find_rows(config, subject, named, feedback.list_document_ids(config, reviews))
 
-    def ids_of(annotate: str) -> set[str]:
-        """Return the ids of the person's documents in a run: those with a key, and the rows that the run read.
+    def find_ids(annotate: str) -> set[str]:
+        """Return the ids of the person's documents in a run of annotate: documents with a key, and rows of the run.
 
-        The rows are known while the run's artifact of collect exists: row 12 of today's file may have been another
-        person's then. A run without a record was killed; it read today's rows.
+        The rows are known while the run's artifact of collect exists, because row 12 of today's file may have been
+        another person's then. A run without a record was killed; it read today's rows.
         """
-        read = [found.get(collect, [])] if (collect := _collect_of(root, annotate)) else found.values()
+        read = [found.get(collect, [])] if (collect := _find_collect(root, annotate)) else found.values()
         return ids | {row.id for some in read for row in some}
 
-    examples = _examples(root, ids_of)
-    entries = split_entries.find(database, subject, ids_of, examples)
+    examples = _find_examples(root, find_ids)
+    entries = split_entries.find(database, subject, find_ids, examples)
     examples |= {id_ for _, _, id_ in entries}
     inside = [path.relative_to(root).parts for path in named if path.is_relative_to(root)]
     holding = {"/".join(parts[:2]) for parts in inside if len(parts) > 2 and parts[-1] not in _RECORDS}
     read = {ref for ref in holding if not ref.startswith("collect/")}  # nobody reads what collect quarantines
-    read |= {artifacts.ref(path.parent) for path in _splits(root) if examples and _of(path, examples)}  # carried ones
-    reached = _reached(root, read | {ref for ref, some in found.items() if any(row.file == 0 for row in some)})
-    gone = holding | reached | {ref for ref, some in found.items() if some} | _reports(root, [*reviews, *keys])
-    gone = {ref for ref in gone if artifacts.is_done(root / ref)} | set(map(artifacts.ref, removal.unfinished(config)))
-    answers = [path for path in registry.glob("*/versions/*/answers.parquet") if path in named or _of(path, examples)]
+    splits = _list_splits(root) if examples else []
+    read |= {artifacts.ref(path.parent) for path in splits if _count_examples(path, examples)}  # carried examples, too
+    reached = _follow_lineage(root, read | {ref for ref, some in found.items() if any(row.file == 0 for row in some)})
+    gone = holding | reached | {ref for ref, some in found.items() if some} | _find_reports(root, [*reviews, *keys])
+    gone = {ref for ref in gone if artifacts.is_done(root / ref)}
+    gone.update(map(artifacts.ref, removal.find_unfinished(config)))
+    answers = list(registry.glob("*/versions/*/answers.parquet"))
+    answers = [path for path in answers if path in named or _count_examples(path, examples)]
     logs = (config.home / "logs", config.home / "airflow" / "logs")
     texts = [path for path in named if path.suffix in search.TEXT and any(map(path.is_relative_to, logs))]
     texts += [path for path in registry.glob("*/versions/*/*") if path in named and path.suffix in (".json", ".md")]
     caches = [path for path in named if any(map(path.is_relative_to, (config.home / "drift", config.home / "decay")))]
     caches += registry.glob("*/index/[!.]*")  # the lineage of a served index may be gone; the next run serves one
-    return Plan(
+    return ErasurePlan(
         time=audit.now(),
         by=by,
-        found=bool(named or keys or reviews or entries or any(found.values()) or search.in_state(database, subject)),
-        documents=_places([row for some in found.values() for row in some], subject),
+        found=any((named, keys, reviews, entries, *found.values())) or search.is_state_naming(database, subject),
+        documents=_list_places([row for some in found.values() for row in some], subject),
         ids=sorted(ids),
         extracts=sorted(path for path, some in found.items() if some and Path(path).is_absolute()),
         artifacts=sorted(gone, key=lambda ref: (_ORDER.get(ref.split("/")[0], 0), ref)),
-        leftovers=list(map(str, [*removal.left_over(config), *caches])),
+        leftovers=list(map(str, [*removal.find_leftovers(config), *caches])),
         partitions=sorted(name for name, some in found.items() if some and "/" not in name),
         entries=[*sorted(entries)],
         examples=sorted(examples),
-        versions=list(_versions(config, reached, examples)),
+        versions=list(_find_versions(config, reached, examples)),
         answers=list(map(str, answers)),
         reviews=reviews,
         keys=keys,
@@ -110,32 +113,31 @@ def make(config: Config, subject: Subject, by: str) -> Plan:
     )
 
 
-def _rows(
+def _find_rows(
     config: Config, subject: Subject, named: Collection[Path], ids: set[str]
-) -> tuple[dict[str, list[Row]], set[str]]:
-    """Return the person's rows by artifact of collect, extract and interval of the repository, and ids of some rows.
+) -> tuple[dict[str, list[PersonRow]], set[str]]:
+    """Return the person's rows by artifact of collect, extract and interval of the repository, and ids of keyed rows.
 
-    The ids are of rows that are the person's in every version, even if a version does not name the person.
+    A row with a key is the person's in every version of the data, even if a version does not name the person.
     """
     made = artifacts.finished(config.artifacts / "collect")
     units = {artifacts.ref(path): [path / "documents.parquet", path / "quarantine.parquet"] for path in made}
     for path in sorted(config.collect.cache.absolute().glob("[!.]*")):  # of a file, or of all periods of a table
         if path.is_dir() or path.suffix == ".parquet":
             units[str(path)] = sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path]
-    found = {name: list[Row]() for name in units}
+    found = {name: list[PersonRow]() for name in units}
     for again in (False, True):
         for name, files in units.items():
             names = any(path in named for path in files)
             if names or (again and ids):
                 found[name] = rows.find([path for path in files if path.exists()], subject if names else None, ids)
         if not again or ids:
-            found |= rows.in_repository(config, subject, ids)
+            found |= rows.find_in_repository(config, subject, ids)
         ids = ids | {row.id for some in found.values() for row in some if is_key(row.position)}
     return found, ids
 
 
-def _collect_of(root: Path, annotate: str) -> str:
-    """Return the artifact of collect behind one of annotate; empty if its records are gone."""
+def _find_collect(root: Path, annotate: str) -> str:
     try:
         clean = artifacts.read_record(root / "annotate" / annotate).inputs["clean"]
         return artifacts.read_record(root / clean).inputs["collect"]
@@ -143,24 +145,23 @@ def _collect_of(root: Path, annotate: str) -> str:
         return ""
 
 
-def _examples(root: Path, ids_of: Callable[[str], set[str]]) -> set[str]:
-    """Return the ids of the examples that were made of their documents, in the artifacts of annotate that are there."""
+def _find_examples(root: Path, find_ids: Callable[[str], set[str]]) -> set[str]:
     found = set[str]()
-    for path in _splits(root):
-        ids = ids_of(path.parent.name)
+    for path in _list_splits(root):
+        ids = find_ids(path.parent.name)
         made = pl.read_parquet(path, columns=["id", "source", "location", "position"]).iter_rows()
         found |= {id_ for id_, *place in made if content_id(*place) in ids}
     return found
 
 
-def _splits(root: Path) -> list[Path]:
+def _list_splits(root: Path) -> list[Path]:
     names = ("train.parquet", "validation.parquet", "test.parquet")
     files = [path / name for path in artifacts.finished(root / "annotate") for name in names]
     return [path for path in files if path.is_file()]
 
 
-def _reached(root: Path, refs: set[str]) -> set[str]:
-    """Return some artifacts and all that was made of them, also by way of some whose data is gone."""
+def _follow_lineage(root: Path, refs: set[str]) -> set[str]:
+    """Return `refs` and all artifacts that were made of them. Lineage leads through artifacts without data, too."""
     reached = set(refs)
     for stage in pipeline.STAGES:
         for path in (root / stage).glob("[!.]*"):
@@ -170,38 +171,38 @@ def _reached(root: Path, refs: set[str]) -> set[str]:
     return reached
 
 
-def _reports(root: Path, marks: list[str]) -> set[str]:
+def _find_reports(root: Path, marks: list[str]) -> set[str]:
     reports = [path for path in (root / "improve").glob("[!.]*/report.json") if marks]
     return {artifacts.ref(p.parent) for p in reports if any(mark in p.read_text(encoding="utf-8") for mark in marks)}
 
 
-def _versions(config: Config, reached: set[str], examples: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield the model versions that were trained on some of these examples; 0 of them: their training rows are gone."""
+def _find_versions(config: Config, reached: set[str], examples: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the model versions that were trained on these examples; 0 examples: its training rows are gone."""
     for folder in sorted(path for path in config.registry.glob("*") if (path / "versions").is_dir() and reached):
         registry = Registry(config.registry, folder.name, database_of(config))
         aliases = registry.aliases()
         for version in registry.versions():
-            made = [stage["artifact"] for stage in lineage(version)["stages"]]
+            made = [stage["artifact"] for stage in read_lineage(version)["stages"]]
             files = {ref: config.artifacts / ref / "train.parquet" for ref in made if ref.startswith("annotate/")}
-            count = sum(_of(path, examples) for path in files.values() if path.is_file())
+            count = sum(_count_examples(path, examples) for path in files.values() if path.is_file())
             if count or any(ref in reached and not path.is_file() for ref, path in files.items()):
                 names = sorted(alias for alias, name in aliases.items() if name == version.name)
                 yield {"model": folder.name, "version": version.name, "aliases": names, "examples": count}
 
 
-def _of(path: Path, examples: set[str]) -> int:
+def _count_examples(path: Path, examples: set[str]) -> int:
     return len(examples.intersection(pl.read_parquet(path, columns=["id"])["id"]))
 
 
-def _places(theirs: list[Row], subject: Subject) -> list[dict[str, str]]:
+def _list_places(found: list[PersonRow], subject: Subject) -> list[dict[str, str]]:
     return [
-        {"source": s, "location": HIDDEN if subject.named_in_location(at) else at, "position": subject.hide(position)}
-        for s, at, position in sorted({(row.source, row.location, row.position) for row in theirs})
+        {"source": s, "location": HIDDEN if subject.is_named_in_location(at) else at, "position": subject.hide(where)}
+        for s, at, where in sorted({(row.source, row.location, row.position) for row in found})
     ]
 
 
-def begin(database: Database, plan: Plan, subject: Subject) -> int:
-    """Write down a plan, and whom collect keeps out from now on; return the number of its receipt.
+def begin(database: Database, plan: ErasurePlan, subject: Subject) -> int:
+    """Write the plan and the person whose rows collect refuses from now on; return the number of the receipt.
 
     From here on the erasure can only be finished.
     """
@@ -213,29 +214,29 @@ def begin(database: Database, plan: Plan, subject: Subject) -> int:
         return int(connection.scalar(sa.insert(table).values(values).returning(table.c.number)) or 0)
 
 
-def interrupted(config: Config, subject: Subject) -> tuple[int, Plan] | None:
+def find_interrupted(config: Config, subject: Subject) -> tuple[int, ErasurePlan] | None:
     """Return the erasure that was interrupted, if there is one.
 
     Raises:
-        LlmopsError: if it was of somebody else.
+        LlmopsError: if it is of another person.
     """
     database = database_of(config)
-    if database.absent:
+    if not database.exists:
         return None
     with database.read() as connection:
         row = connection.execute(sa.select(table).where(table.c.ended == "")).first()
     if row and row.subject != forgotten.load(database).person(subject.plain):
         check_erased(config)
-    return (row.number, Plan(**row.plan)) if row else None
+    return (row.number, ErasurePlan(**row.plan)) if row else None
 
 
 def end(database: Database, number: int, receipt: Mapping[str, Any], by: str) -> None:
-    """Write down the receipt of an erasure that is done; its plan goes."""
+    """Write the receipt of an erasure that is done, and delete its plan."""
     with database.change() as connection:
-        this = sa.update(table).where(table.c.number == number)
-        connection.execute(this.values(ended=audit.now(), plan=None, receipt=dict(receipt)))
-        audit.note(connection, "erase", by=by, target=f"receipt {number}", fields={"left": len(receipt["remaining"])})
-    database.purge()
+        update = sa.update(table).where(table.c.number == number)
+        connection.execute(update.values(ended=audit.now(), plan=None, receipt=dict(receipt)))
+        audit.record(connection, "erase", by=by, target=f"receipt {number}", fields={"left": len(receipt["remaining"])})
+    database.vacuum()
 
 
 def read_receipt(config: Config, number: int) -> dict[str, Any]:

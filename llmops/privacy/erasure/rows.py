@@ -20,10 +20,10 @@ from llmops.privacy.erasure.subject import Subject
 BATCH = 20_000
 
 
-class Row(NamedTuple):
+class PersonRow(NamedTuple):
     """A person's row in one of several Parquet files."""
 
-    file: int  #: which of them
+    file: int  #: number of the file
     number: int  #: in the file, from 0
     id: str
     source: str
@@ -36,41 +36,41 @@ class Row(NamedTuple):
         return self.source, self.location, without_message(self.position)
 
 
-def find(files: Sequence[Path | bytes], subject: Subject | None, ids: Collection[str] = ()) -> list[Row]:
-    """Return the person's rows in Parquet files that were read together, each a path or the content of one.
+def find(files: Sequence[Path | bytes], subject: Subject | None, ids: Collection[str] = ()) -> list[PersonRow]:
+    """Return the person's rows in Parquet files of one read, each a path or the content of a file.
 
-    These name the person (without a subject none do), are messages of such a conversation or other versions of such a
-    row, or have one of the ids. A place alone says nothing elsewhere: row 12 of yesterday's file may have been another
-    person's.
+    They are rows that name the subject, messages of the same conversation, other versions of the same row, and rows
+    with one of the ids. Rows of another read at the same place do not count: row 12 of yesterday's file may have been
+    another person's.
     """
-    named = _rows(files, lambda frame: _naming(frame, subject)) if subject else ()
+    named = _read_rows(files, lambda frame: _find_naming(frame, subject)) if subject else ()
     places = {row.place for row in named}
-    every = _rows(files, lambda frame: range(len(frame))) if places or ids else ()
-    return [row for row in every if row.id in ids or row.place in places]
+    all_rows = _read_rows(files, lambda frame: range(len(frame))) if places or ids else ()
+    return [row for row in all_rows if row.id in ids or row.place in places]
 
 
-def in_repository(config: Config, subject: Subject, ids: Collection[str]) -> dict[str, list[Row]]:
+def find_in_repository(config: Config, subject: Subject, ids: Collection[str]) -> dict[str, list[PersonRow]]:
     """Return the person's rows in the repository, by the interval of their partition.
 
     Raises:
         SourceError: if it cannot be reached.
     """
-    where, environ = _repository(config), environment(config.collect.connection)
+    where, environ = _locate_repository(config), environment(config.collect.connection)
     intervals = repository.intervals(where, environ) if where else []
-    found = {one: find(repository.read(where, one, environ), subject, ids) for one in intervals}
-    return {interval: some for interval, some in found.items() if some}
+    found = {interval: find(repository.read(where, interval, environ), subject, ids) for interval in intervals}
+    return {interval: rows for interval, rows in found.items() if rows}
 
 
-def take_out(config: Config, intervals: Collection[str], subject: Subject, ids: Collection[str]) -> None:
+def remove_from_repository(config: Config, intervals: Collection[str], subject: Subject, ids: Collection[str]) -> None:
     """Upload partitions again without the person's rows.
 
-    Parts that killed uploads left in any partition are deleted, since nobody knows whose rows they hold.
+    Parts that killed uploads left in any partition are deleted, because they may hold the person's rows.
 
     Raises:
         RepositoryError: if the repository refuses the partitions.
         SourceError: if the repository cannot be reached.
     """
-    where, environ = _repository(config), environment(config.collect.connection)
+    where, environ = _locate_repository(config), environment(config.collect.connection)
     for interval in repository.intervals(where, environ) if where else []:
         if interval in intervals:
             _upload_without(config, where, interval, subject, ids)
@@ -80,36 +80,37 @@ def take_out(config: Config, intervals: Collection[str], subject: Subject, ids: 
 def _upload_without(config: Config, where: str, interval: str, subject: Subject, ids: Collection[str]) -> None:
     environ = environment(config.collect.connection)
     parts = repository.read(where, interval, environ)
-    gone = {(row.file, row.number) for row in find(parts, subject, ids)}
-    if not gone:  # an erasure that was interrupted has done it
+    deleted = {(row.file, row.number) for row in find(parts, subject, ids)}
+    if not deleted:  # an interrupted erasure has done it
         return
     with tempfile.TemporaryDirectory(dir=config.home, prefix=".erasure-") as folder:
         documents = Path(folder) / "documents.parquet"
         with pq.ParquetWriter(documents, pq.read_schema(pa.BufferReader(parts[0])), compression="zstd") as writer:
             for file, data in enumerate(parts):  # a row group for each part, as `upload` makes them
                 table = pq.read_table(pa.BufferReader(data))
-                kept = table.filter(pa.array([(file, number) not in gone for number in range(len(table))], pa.bool_()))
+                stays = [(file, number) not in deleted for number in range(len(table))]
+                kept = table.filter(pa.array(stays, pa.bool_()))
                 if len(kept):
                     writer.write_table(kept, row_group_size=len(kept))
         repository.upload(documents, where, interval, environ)
 
 
-def _repository(config: Config) -> str:
+def _locate_repository(config: Config) -> str:
     where = config.collect.repository
     return where if is_remote(where) or not where else str(config.collect.root / where)
 
 
-def _rows(files: Sequence[Path | bytes], choose: Callable[[pl.DataFrame], Iterable[int]]) -> Iterator[Row]:
+def _read_rows(files: Sequence[Path | bytes], choose: Callable[[pl.DataFrame], Iterable[int]]) -> Iterator[PersonRow]:
     for file, source in enumerate(files):
         start, opened = 0, pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
         for frame in map(pl.DataFrame, map(pl.from_arrow, opened.iter_batches(BATCH))):
             places = frame.select("id", "source", "location", "position")
-            yield from (Row(file, start + at, *places.row(at)) for at in choose(frame))
+            yield from (PersonRow(file, start + at, *places.row(at)) for at in choose(frame))
             start += len(frame)
 
 
-def _naming(frame: pl.DataFrame, subject: Subject) -> set[int]:
+def _find_naming(frame: pl.DataFrame, subject: Subject) -> set[int]:
     keys = frame.select(pl.when(pl.col("position").str.starts_with(KEY)).then("position").otherwise(pl.lit("")))
     texts = [keys.to_series(), *(frame[name] for name in TEXTS if name in frame.columns)]
-    after = [path for path in frame["location"].unique() if subject.named_in_location(path)]
-    return set().union(frame["location"].is_in(after).arg_true(), *map(subject.rows, texts))
+    after = [path for path in frame["location"].unique() if subject.is_named_in_location(path)]
+    return set().union(frame["location"].is_in(after).arg_true(), *map(subject.find_rows, texts))

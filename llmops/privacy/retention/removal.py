@@ -25,69 +25,69 @@ _LEFT = re.compile(r"\..+\.(?:\d+|new|partial)")
 
 
 @contextmanager
-def alone(config: Config) -> Iterator[None]:
-    """Keep all stages out of the home; they wait.
+def lock_home(config: Config) -> Iterator[None]:
+    """Lock the home exclusively. Stages that begin meanwhile wait.
 
     Raises:
-        HomeInUse: if one is running, or somebody else wants to be alone.
+        HomeInUse: if a stage is running, or another process has the lock.
     """
     try:
         with artifacts.locked(config.artifacts, wait=False):
             yield
     except BlockingIOError:
         raise HomeInUse(
-            f"A stage, an erasure or `llmops gc` is running in {config.home}, and this has to be there alone. Wait "
+            f"A stage, an erasure or `llmops gc` is running in {config.home}, and this needs the home for itself. Wait "
             "until it is done, and run this again."
         ) from None
 
 
 def remove(path: Path, when: str, receipt: int = 0) -> None:
-    """Make trash of an artifact's folder, finished or not; `finish` puts back the record of a finished one.
+    """Rename the folder of an artifact to trash. If the artifact is finished, `finish` restores its record.
 
-    The record gets the ISO time, UTC, and the number of an erasure's receipt, if it is one.
+    The record gets the time `when` (ISO, UTC) and, in an erasure, the number of its receipt.
     """
     if artifacts.is_done(path) or artifacts.is_gone(path):
         record = artifacts.read_record(path)
         kept = replace(record, removed=record.removed or when, receipt=receipt or record.receipt)
         write_json(path / GONE, asdict(kept))
-    path.rename(trash(path))
+    path.rename(get_trash_path(path))
 
 
-def trash(path: Path) -> Path:
+def get_trash_path(path: Path) -> Path:
     """Return the path of a folder once it is trash."""
     return path.with_name(f".{path.name}.gone")
 
 
 def finish(config: Config) -> None:
-    """Delete all trash, and put the records in their place. Nobody else may be at work."""
-    for old in found_trash(config):
+    """Delete all trash, and restore the records. The home must be locked."""
+    for old in find_trash(config):
         path = old.with_name(old.name[1 : -len(".gone")])
-        if (old / GONE).is_file() and not any(path.glob("[!.]*")):  # nor was it begun again
+        if (old / GONE).is_file() and not any(path.glob("[!.]*")):  # no run has begun the artifact again
             path.mkdir(exist_ok=True)
             write_whole(path / GONE, (old / GONE).read_bytes())
-        if all((old / name).is_file() for name in (PARQUET, SETTINGS)):  # of features, and Feast knew of it
+        if all((old / name).is_file() for name in (PARQUET, SETTINGS)):  # features that were declared to Feast
             from llmops.data.features.online import forget_features
 
             others = [path for path in old.parent.glob("[!.]*") if artifacts.is_done(path)]
             forget_features(config.features, old, others)
-            (old / PARQUET).unlink()  # what is asked for above goes first: without it, there is nothing left to do
+            (old / PARQUET).unlink()  # first, so that an interrupted `finish` does not do this twice
         shutil.rmtree(old)
 
 
-def unfinished(config: Config) -> list[Path]:
-    """Return the artifacts that interrupted runs have begun; not those of which only the record is left."""
+def find_unfinished(config: Config) -> list[Path]:
+    """Return the artifacts that interrupted runs have begun. Folders with nothing but a record are left out."""
     begun = [path for stage in STAGES for path in sorted((config.artifacts / stage).glob("[!.]*")) if path.is_dir()]
     return [path for path in begun if not artifacts.is_done(path) and {p.name for p in path.iterdir()} != {GONE}]
 
 
-def left_over(config: Config) -> list[Path]:
-    """Return what writers that were killed left beside artifacts, extracts and versions."""
+def find_leftovers(config: Config) -> list[Path]:
+    """Return the temporary files of killed writers beside artifacts, extracts and versions."""
     roots = (config.artifacts, config.collect.cache, config.registry)
     left = [path for root in roots for path in sorted(root.rglob(".*")) if _LEFT.fullmatch(path.name)]
     return [*left, *sorted(config.collect.cache.glob("downloads/*")), *sorted(config.home.glob(".erasure-*"))]
 
 
-def found_trash(config: Config) -> list[Path]:
-    """Return the trash that is not deleted yet; features last, since the online store may not answer."""
+def find_trash(config: Config) -> list[Path]:
+    """Return the trash that is not deleted yet, features last because the online store may not answer."""
     found = [*config.artifacts.glob("*/.*.gone"), *config.registry.glob("*/versions/.*.gone")]
     return sorted(found, key=lambda path: (path.parent.name == "features", path))

@@ -27,7 +27,7 @@ from llmops.data.retrieval.files import only_adds
 from llmops.frame.artifacts import write_json
 from llmops.frame.clock import SYSTEM_CLOCK, Clock
 from llmops.frame.errors import DeployError, NotServedError
-from llmops.release.registry.indexes import is_served, serve_index, served_index
+from llmops.release.registry.indexes import find_served_index, is_served, serve_index
 from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
 
@@ -194,7 +194,7 @@ def _read_decision(release: Path) -> dict[str, Any]:
 def _is_held_back(decision: Mapping[str, Any], model: Path, index: Path) -> bool:
     """Return whether the served index stays: the champion answers worse from the new one, which only adds passages."""
     rejected: bool = decision.get("documents", {}).get("outcome") == "rejected"
-    return rejected and only_adds(index, served_index(model))
+    return rejected and only_adds(index, find_served_index(model))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

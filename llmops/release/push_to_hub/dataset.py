@@ -23,7 +23,7 @@ from llmops.events.events import emit
 from llmops.frame import artifacts
 from llmops.frame.errors import ArtifactError, RegistryError
 from llmops.frame.records import licences
-from llmops.release.lineage import lineage
+from llmops.release.lineage import read_lineage
 from llmops.release.push_to_hub import dataset_card, sync
 from llmops.release.push_to_hub.hub import MAIN, Content, Hub
 from llmops.release.push_to_hub.ownership import VERSION, check_ownership
@@ -120,7 +120,7 @@ def collect_files(version: Version, root: Path, config: PushToHub, override: str
 
 
 def _find_annotate(version: Version, root: Path) -> Path:
-    return root / str(lineage(version)["dataset"]["artifact"])
+    return root / str(read_lineage(version)["dataset"]["artifact"])
 
 
 def _check_splits(annotate: Path, splits: tuple[str, ...]) -> dict[str, Path]:

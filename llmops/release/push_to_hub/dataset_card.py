@@ -18,7 +18,7 @@ from llmops.config.release import OPEN_LICENCES
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.records import Example, licences
-from llmops.release.lineage import lineage
+from llmops.release.lineage import read_lineage
 from llmops.release.registry.version import Version
 
 #: the Hub's size categories → their upper bounds, in rows
@@ -41,7 +41,7 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
     Raises:
         ArtifactError: if the artifact has no record.
     """
-    history = lineage(version)
+    history = read_lineage(version)
     known = _read_records(annotate)
     rows = {split: pq.read_metadata(path).num_rows for split, path in paths.items()}
     sources = _count_sources(paths, history["sources"])

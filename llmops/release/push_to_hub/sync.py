@@ -25,7 +25,7 @@ from llmops.events.datasets import HUB
 from llmops.events.events import emit
 from llmops.frame.artifacts import file_sha256
 from llmops.frame.errors import HubUnavailableError, RegistryError
-from llmops.release.card import for_hub
+from llmops.release.card import render_for_hub
 from llmops.release.push_to_hub.hub import MAIN, Content, File, Hub
 from llmops.release.push_to_hub.ownership import KEPT, VERSION, check_ownership, matches_any, read_held_version
 from llmops.release.registry.registry import Registry
@@ -153,7 +153,7 @@ def collect_files(version: Version, repo: str, override: str = "") -> dict[str, 
         paths = (path for path in (version.path / folder).rglob("*") if path.is_file())
         files |= {path.relative_to(version.path).as_posix(): path for path in paths}
     try:
-        card = for_hub(version, repo, override)
+        card = render_for_hub(version, repo, override)
     except OSError as error:
         raise RegistryError(f"{error.filename} cannot be read ({error.strerror}); restore it.") from error
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration, UndefinedError) as error:

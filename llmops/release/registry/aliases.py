@@ -31,11 +31,11 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class AliasChange:
     """A change of aliases: who makes it, and why."""
 
     action: str  #: publish | promote | rollback | canary_start | canary_stop
-    version: str  #: version that it is about
+    version: str
     by: str
     why: str
     numbers: Mapping[str, Any] | None = None  #: figures of the decision
@@ -54,23 +54,23 @@ def read(connection: sa.Connection, model: str) -> dict[str, Any]:
     }
 
 
-def names(entries: Entries) -> dict[str, str]:
+def get_versions(entries: Entries) -> dict[str, str]:
     """Return alias → version."""
     return {alias: value["version"] if alias == CANARY else value for alias, value in entries.items()}
 
 
-def canary(entries: Entries) -> Canary | None:
+def get_canary(entries: Entries) -> Canary | None:
     """Return the canary, if there is one."""
     return Canary(**entries[CANARY]) if CANARY in entries else None
 
 
-def with_canary(entries: Entries, trial: Canary | None) -> dict[str, Any]:
+def replace_canary(entries: Entries, trial: Canary | None) -> dict[str, Any]:
     """Return the entries with this canary, or without any."""
     others = {alias: value for alias, value in entries.items() if alias != CANARY}
     return {**others, CANARY: asdict(trial)} if trial else others
 
 
-def history(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
+def read_history(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
     """Return all changes, oldest first: time, by, why, entries afterwards; optionally numbers and override."""
     table = changes.c
     rows = connection.execute(sa.select(changes).where(table.model == model).order_by(table.id)).all()
@@ -81,82 +81,82 @@ def history(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
     ]
 
 
-def move(connection: sa.Connection, model: str, after: Entries, change: Change) -> None:
+def move(connection: sa.Connection, model: str, after: Entries, change: AliasChange) -> None:
     """Replace the entries if they differ, and record the change.
 
     A trial compares with one champion, so a new champion ends it.
     """
     before = read(connection, model)
     if before.get("champion") != after.get("champion"):
-        after = with_canary(after, None)
+        after = replace_canary(after, None)
     if before == after:
         return
-    put(connection, model, after)
-    note(connection, model, after, change)
-    gone, new = canary(before), canary(after)
-    if gone and gone != new:
-        won = gone.version == after.get("champion")
+    write(connection, model, after)
+    add_to_history(connection, model, after, change)
+    old_trial, new_trial = get_canary(before), get_canary(after)
+    if old_trial and old_trial != new_trial:
+        won = old_trial.version == after.get("champion")
         outcome = change.outcome or ("promoted" if won else "stopped" if change.action == "canary_stop" else "over")
-        this = (trials.c.model == model) & (trials.c.started == gone.started)
-        connection.execute(sa.update(trials).where(this).values(ended=audit.now(), outcome=outcome))
-    if new and new != gone:
+        where = (trials.c.model == model) & (trials.c.started == old_trial.started)
+        connection.execute(sa.update(trials).where(where).values(ended=audit.now(), outcome=outcome))
+    if new_trial and new_trial != old_trial:
         settings = {"override": change.override} if change.override else {}
-        row = {"model": model, **asdict(new), "kind": change.kind, "settings": settings}
+        row = {"model": model, **asdict(new_trial), "kind": change.kind, "settings": settings}
         connection.execute(sa.insert(trials).values(row))
-    _audit(connection, model, after, change)
+    _record_audit(connection, model, after, change)
     log.info("%s: aliases are now %s (%s, %s)", model, after, change.by, change.why)
 
 
-def excuse(connection: sa.Connection, model: str, trial: Canary, change: Change) -> None:
+def record_override(connection: sa.Connection, model: str, trial: Canary, change: AliasChange) -> None:
     """Record the reason for continuing a trial."""
     entries = read(connection, model)
-    settings = {**trial_settings(connection, model, trial.started), "override": change.override}
-    this = (trials.c.model == model) & (trials.c.started == trial.started)
-    connection.execute(sa.update(trials).where(this).values(settings=settings))
-    note(connection, model, entries, change)
-    _audit(connection, model, entries, change)
+    settings = {**read_trial_settings(connection, model, trial.started), "override": change.override}
+    where = (trials.c.model == model) & (trials.c.started == trial.started)
+    connection.execute(sa.update(trials).where(where).values(settings=settings))
+    add_to_history(connection, model, entries, change)
+    _record_audit(connection, model, entries, change)
 
 
-def put(connection: sa.Connection, model: str, entries: Entries) -> None:
-    """Replace the entries without recording it."""
+def write(connection: sa.Connection, model: str, entries: Entries) -> None:
+    """Replace the entries. The history and the audit are not written."""
     connection.execute(sa.delete(aliases).where(aliases.c.model == model))
     for alias, value in entries.items():
         row = {"model": model, "alias": alias, **(value if alias == CANARY else {"version": value})}
         connection.execute(sa.insert(aliases).values(row))
 
 
-def note(connection: sa.Connection, model: str, after: Entries, change: Change) -> None:
+def add_to_history(connection: sa.Connection, model: str, after: Entries, change: AliasChange) -> None:
     """Add a change to the history."""
     row = {"model": model, "time": audit.now(), "by": change.by, "why": change.why, "aliases": dict(after)}
-    more = {"numbers": change.numbers or None, "override": change.override or None}
-    connection.execute(sa.insert(changes).values(row | more))
+    optional = {"numbers": change.numbers or None, "override": change.override or None}
+    connection.execute(sa.insert(changes).values(row | optional))
 
 
-def trial_kind(connection: sa.Connection, model: str, started: str) -> str:
+def read_trial_kind(connection: sa.Connection, model: str, started: str) -> str:
     """Return `canary` or `ab_test`; empty if there is no such trial."""
-    this = (trials.c.model == model) & (trials.c.started == started)
-    return str(connection.scalar(sa.select(trials.c.kind).where(this)) or "")
+    where = (trials.c.model == model) & (trials.c.started == started)
+    return str(connection.scalar(sa.select(trials.c.kind).where(where)) or "")
 
 
-def trial_settings(connection: sa.Connection, model: str, started: str) -> dict[str, Any]:
+def read_trial_settings(connection: sa.Connection, model: str, started: str) -> dict[str, Any]:
     """Return the settings of a trial, such as its `override`; empty if there is none."""
-    this = (trials.c.model == model) & (trials.c.started == started)
-    return dict(connection.scalar(sa.select(trials.c.settings).where(this)) or {})
+    where = (trials.c.model == model) & (trials.c.started == started)
+    return dict(connection.scalar(sa.select(trials.c.settings).where(where)) or {})
 
 
-def tried(connection: sa.Connection, model: str, version: str) -> bool:
+def was_tried(connection: sa.Connection, model: str, version: str) -> bool:
     """Return True if there was a trial of a version."""
-    these = (trials.c.model == model) & (trials.c.version == version)
-    return connection.execute(sa.select(trials.c.started).where(these).limit(1)).first() is not None
+    where = (trials.c.model == model) & (trials.c.version == version)
+    return connection.execute(sa.select(trials.c.started).where(where).limit(1)).first() is not None
 
 
-def with_champion(entries: Entries, version: str) -> dict[str, Any]:
+def replace_champion(entries: Entries, version: str) -> dict[str, Any]:
     """Return the entries with another champion. The old one becomes `previous`."""
     champion = entries.get("champion", "")
     return {**entries, "champion": version, **({"previous": champion} if champion else {})}
 
 
-def _audit(connection: sa.Connection, model: str, after: Entries, change: Change) -> None:
-    fields = {"model": model, "why": change.why, "aliases": names(after)}
+def _record_audit(connection: sa.Connection, model: str, after: Entries, change: AliasChange) -> None:
+    fields = {"model": model, "why": change.why, "aliases": get_versions(after)}
     fields |= {"override": change.override} if change.override else {}
-    audit.note(connection, change.action, by=change.by, target=change.version, fields=fields)
+    audit.record(connection, change.action, by=change.by, target=change.version, fields=fields)

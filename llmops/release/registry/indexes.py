@@ -12,7 +12,7 @@ from llmops.frame import artifacts
 from llmops.release.registry.version import build_partial
 
 
-def served_index(model: Path) -> Path | None:
+def find_served_index(model: Path) -> Path | None:
     """Return the folder of the served index; None: no documents are served.
 
     Args:
@@ -22,19 +22,19 @@ def served_index(model: Path) -> Path | None:
 
 
 def is_served(model: Path, artifact: Path) -> bool:
-    """Return whether `serve_index` would change nothing."""
-    has_passages, served = _has_passages(artifact), served_index(model)
+    """Return True if `serve_index` would change nothing."""
+    has_passages, served = _has_passages(artifact), find_served_index(model)
     if served is None:
         return not has_passages
-    ours, theirs = ((path / artifacts.RECORD).read_bytes() for path in (artifact, served))
-    return has_passages and ours == theirs  # a damaged index is made again under its name, with another record
+    new, old = ((path / artifacts.RECORD).read_bytes() for path in (artifact, served))
+    return has_passages and new == old  # a damaged index is made again under its name, with another record
 
 
 def serve_index(model: Path, artifact: Path) -> None:
-    """Make the index of a finished artifact the served one. An index without passages only takes away what is there.
+    """Make the index of a finished artifact the served one. An index without passages only removes the served one.
 
-    The old one goes first: after a kill none is served, not two. Whoever reads it can go on: its files stay until they
-    are closed.
+    The old index goes first: after a kill no index is served, not two. Its readers can go on, because the system keeps
+    its files until they are closed.
 
     Args:
         model: folder of the model in the registry.

@@ -39,12 +39,7 @@ class Version:
         return self.path / "servable"
 
     @property
-    def adapter(self) -> Path:
-        """Return the folder of the LoRA adapter."""
-        return self.path / "adapter"
-
-    @property
-    def removed(self) -> str:
+    def removed_at(self) -> str:
         """Return when its model was removed, as ISO time in UTC; empty if it exists or the time is unknown."""
         if self.servable.is_dir():  # the removal was interrupted, or the model was restored
             return ""
@@ -88,18 +83,18 @@ def build_partial(path: Path, trees: Mapping[str, Path], files: Mapping[str, str
     return partial
 
 
-def add_missing(path: Path, trees: Mapping[str, Path]) -> None:
+def restore_missing(path: Path, trees: Mapping[str, Path]) -> None:
     """Restore trees that were removed from a version's folder, each one atomically."""
-    gone = {name: source for name, source in trees.items() if not (path / name).exists()}
-    if gone:
-        partial = build_partial(path, gone, {})
-        for name in gone:
+    missing = {name: source for name, source in trees.items() if not (path / name).exists()}
+    if missing:
+        partial = build_partial(path, missing, {})
+        for name in missing:
             (partial / name).rename(path / name)
         partial.rmdir()
     (path / GONE).unlink(missing_ok=True)
 
 
-def document(version: Version) -> str:
+def format_version(version: Version) -> str:
     """Return the content of `version.json`."""
     values = {f.name: getattr(version, f.name) for f in fields(version) if f.name != "path"}
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

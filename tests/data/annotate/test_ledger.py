@@ -107,7 +107,7 @@ class Home:
             self.made[key] = interval, [e for e in examples if topic not in e.question], {}
 
     def entries(self) -> list[Any]:
-        if (database := database_at(self.database)).absent:
+        if not (database := database_at(self.database)).exists:
             return []
         with database.read() as connection:
             return list(connection.execute(sa.select(table).order_by(table.c.scope, table.c.number, table.c.id)))

@@ -271,7 +271,7 @@ def test_changed_at_any_time_an_artifact_is_what_its_name_says(at: int, back: in
         sources = [source("*.csv", fields={"question": "q"}).model_dump()]
         config = Config(home=root / "home", collect={"root": root, "sources": sources})
         with patch.context() as during:
-            during.setattr("llmops.state.file_hashes._state", before(file_hashes._state))
+            during.setattr("llmops.state.file_hashes._read_state", before(file_hashes._read_state))
             during.setattr("llmops.state.file_hashes.file_sha256", before(file_hashes.file_sha256))
             during.setattr(local_files, "_CHUNK", 5)
             during.setattr(local_files, "hashlib", SimpleNamespace(sha256=sha256))

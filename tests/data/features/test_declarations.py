@@ -19,7 +19,7 @@ from feast.cli.cli import cli
 
 from llmops.config import Config, Features
 from llmops.data.features import declarations
-from llmops.data.features.declarations import PARQUET, VIEW, declare_version, open_store, service_name
+from llmops.data.features.declarations import PARQUET, VIEW, declare_version, make_service_name, open_store
 from llmops.data.features.examples import read_offline
 from llmops.data.features.online import OnlineTokens, read_online
 from llmops.frame import artifacts
@@ -89,7 +89,7 @@ def test_feasts_own_command_fills_the_online_store(tmp_path: Path, make: Any, mo
 def test_a_version_serves_by_a_service_of_its_own(tmp_path: Path, make: Any) -> None:
     _, out = make.artifact(tmp_path)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    name = service_name("support-bot", "v1")
+    name = make_service_name("support-bot", "v1")
     assert name == "support_bot_v1"
     place = tmp_path / "registry" / "support-bot" / "versions" / "v1" / "features"
     built = tmp_path / "artifacts" / "release" / "r1" / "features"
@@ -102,7 +102,7 @@ def test_a_version_serves_by_a_service_of_its_own(tmp_path: Path, make: Any) -> 
     assert str(tmp_path) not in (place / "feature_store.yaml").read_text()
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before  # an artifact stays as it is
     with pytest.raises(ArtifactError, match="support_bot_v2.*support_bot_v1"):
-        OnlineTokens(place, service_name("support-bot", "v2"))
+        OnlineTokens(place, make_service_name("support-bot", "v2"))
 
 
 @pytest.mark.parametrize(("linked", "disk"), [("registry", "disks/big/data"), ("feast", "home/disks/big/data")])
@@ -183,4 +183,4 @@ def test_a_changed_declaration_is_another_artifact_and_none_is_named(tmp_path: P
     (repo / "views.py").write_text((repo / "views.py").read_text().replace("timedelta(0)", "timedelta(days=7)"))
     assert plan("features", config, "2026-01-31", inputs).path != before
     with pytest.raises(ConfigError, match="feature_store.yaml"):
-        declarations.repository_hash(Features(repo=tmp_path))
+        declarations.hash_repository(Features(repo=tmp_path))

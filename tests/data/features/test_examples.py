@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llmops.data.features import examples
 from llmops.data.features.columns import MAPPED_SCHEMA
-from llmops.data.features.examples import Rows, mapped_path, read_examples, read_offline, token_counts
+from llmops.data.features.examples import Rows, count_tokens, get_mapped_path, read_examples, read_offline
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import Example, read_rows, write_rows
@@ -33,7 +33,7 @@ def test_tokens_are_mapped_and_not_held(tmp_path: Path) -> None:
     del ids, tokens
     before = pa.total_allocated_bytes()
     rows = Rows(Dataset.from_file(str(path)).remove_columns("event_timestamp").rename_column("input_id", "id"), Tokens)
-    assert token_counts(rows) == [length] * many
+    assert count_tokens(rows) == [length] * many
     for n in random.Random(0).sample(range(many), many // 8):
         assert rows[n].token_ids[0] == n * length
     for start in range(0, many, 1000):
@@ -47,12 +47,12 @@ def test_the_mapped_rows_are_those_of_feasts_file_in_its_order(tmp_path: Path, m
     found = read_offline(out, "train")
     assert [(t.id, t.token_ids) for t in found] == [(row["input_id"], row["token_ids"]) for row in known]
     assert found[-1] == list(found)[-1] and found[2:4] == [found[2], found[3]]
-    assert token_counts(found) == token_counts(list(found)) == [len(t.token_ids) for t in found]
+    assert count_tokens(found) == count_tokens(list(found)) == [len(t.token_ids) for t in found]
 
 
 def test_feast_is_asked_for_every_row_part_by_part(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, out = make.artifact(tmp_path)
-    monkeypatch.setattr(examples, "ASKED", 3)
+    monkeypatch.setattr(examples, "REQUEST_ROWS", 3)
     assert [t.id for t in read_offline(out, "train")] == [f"id{n}" for n in range(8)]
     table = pq.read_table(out / "features.parquet")
     pq.write_table(table.filter(pa.array([n != 6 for n in range(8)])), out / "features.parquet")
@@ -69,7 +69,7 @@ def test_reading_writes_nothing_anywhere(tmp_path: Path, make: Any, monkeypatch:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     tokens, rows = read_offline(out, "train"), read_examples(tmp_path / "annotate" / "train.parquet")
-    assert [t.id for t in tokens] == [e.id for e in rows] and mapped_path(out, "train").is_file()
+    assert [t.id for t in tokens] == [e.id for e in rows] and get_mapped_path(out, "train").is_file()
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 

@@ -75,7 +75,7 @@ def test_what_only_an_artifact_that_goes_has_put_there_goes_with_it(made: tuple[
     assert all(read_online(small, ids))
     removal.finish(config)
     assert [bool(found) for found in read_online(small, ids)] == [True] * 4 + [False] * 4
-    assert artifacts.is_gone(large) and not removal.found_trash(config)
+    assert artifacts.is_gone(large) and not removal.find_trash(config)
     removal.remove(small, "2026-02-01T00:00:00+00:00")
     removal.finish(config)
     assert not any(id.encode() in held(features, home) for id in ids)
@@ -94,7 +94,7 @@ def test_later_intervals_replace_another_base_does_not(made: tuple[Features, Pat
 def test_what_is_forgotten_is_gone_from_all_the_bytes(made: tuple[Features, Path], tmp_path: Path, make: Any) -> None:
     config, out = made
     _, other = make.artifact(tmp_path, key="bbbbbbbbbbbbbbbb", max_tokens=99, online=config.online)
-    projects = {declarations.settings_of(artifact).project for artifact in (out, other)}
+    projects = {declarations.read_settings(artifact).project for artifact in (out, other)}
     assert len(projects) == 2, "tokens that were cut elsewhere do not mix"
     reader = OnlineTokens(out)  # forgetting waits for nobody who reads
     victim = reader.read(["id6"])[0]
@@ -165,4 +165,4 @@ def test_wrong_places_and_written_passwords_are_refused(field: str, value: str) 
 
 def test_a_redis_url_in_feasts_words(tmp_path: Path) -> None:
     url, expected = "rediss://user:${P}@host/2", "host:6379,db=2,username=user,password=${P},ssl=true"
-    assert declarations._online(Features(online=url), tmp_path)["connection_string"] == expected
+    assert declarations._make_online(Features(online=url), tmp_path)["connection_string"] == expected

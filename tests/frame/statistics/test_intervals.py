@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llmops.frame.statistics.intervals import interval, mean, sample, summary
+from llmops.frame.statistics.intervals import interval, mean, resample, summarize
 
 
 def test_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -26,16 +26,16 @@ def test_wordings_of_one_topic_are_no_more_evidence_than_the_topic() -> None:
 
 def test_differences_are_paired() -> None:
     noise = np.random.default_rng(0).uniform(0, 1, 40)
-    drawn = sample({"a": mean(list(noise)), "b": mean(list(noise - 0.01))}, [str(i) for i in range(40)], 500, 0)
-    found = summary(drawn["a"] - drawn["b"], 0.95)
+    drawn = resample({"a": mean(list(noise)), "b": mean(list(noise - 0.01))}, [str(i) for i in range(40)], 500, 0)
+    found = summarize(drawn["a"] - drawn["b"], 0.95)
     assert found == {"mean": 0.01, "low": 0.01, "high": 0.01}
 
 
 def test_items_without_a_value_do_not_count_and_rows_select() -> None:
-    drawn = sample({"x": mean([None, 0.2, 0.4])}, ["a", "b", "c"], 200, 0)["x"]
-    assert summary(drawn, 0.95)["mean"] == 0.3
-    assert summary(sample({"x": mean([9.0, 0.2, 0.4])}, ["a", "b", "c"], 200, 0, [1, 2])["x"], 0.95)["mean"] == 0.3
-    assert np.isnan(sample({"x": mean([None, None])}, ["a", "b"], 100, 0)["x"][0])
+    drawn = resample({"x": mean([None, 0.2, 0.4])}, ["a", "b", "c"], 200, 0)["x"]
+    assert summarize(drawn, 0.95)["mean"] == 0.3
+    assert summarize(resample({"x": mean([9.0, 0.2, 0.4])}, ["a", "b", "c"], 200, 0, [1, 2])["x"], 0.95)["mean"] == 0.3
+    assert np.isnan(resample({"x": mean([None, None])}, ["a", "b"], 100, 0)["x"][0])
 
 
 def test_many_topics_are_drawn_in_chunks() -> None:

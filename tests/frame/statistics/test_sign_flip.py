@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmops.frame.statistics import sign_flip
-from llmops.frame.statistics.sign_flip import bounds, by_topic, detectable, smallest_level
+from llmops.frame.statistics.sign_flip import bounds, detectable_effect, smallest_level, sum_by_topic
 
 UNEQUAL = [1] * 10 + [3] * 10 + [8] * 6 + [30, 60, 90]
 
@@ -39,7 +39,7 @@ def test_of_equal_systems_no_more_pass_than_the_level_says() -> None:
 
 
 def test_values_that_are_all_the_same_leave_no_doubt() -> None:
-    low, high = bounds(*by_topic(np.full((40, 1), 0.1), [f"t{n // 3}" for n in range(40)]), 0.025)
+    low, high = bounds(*sum_by_topic(np.full((40, 1), 0.1), [f"t{n // 3}" for n in range(40)]), 0.025)
     assert low == high == 0.1
 
 
@@ -67,5 +67,5 @@ def test_a_difference_that_is_said_to_be_found_with_80_per_cent_is() -> None:
     rng, sizes = np.random.default_rng(6), np.array(UNEQUAL, dtype=float)
     sums = rng.normal(size=(29, 400)) * np.sqrt(sizes + 0.3 * sizes**2)[:, None]
     low, _ = bounds(sums, sizes, 0.002)
-    told = np.median(detectable(sums, sizes, low))
+    told = np.median(detectable_effect(sums, sizes, low))
     assert 0.68 <= np.mean(low + told > 0) <= 0.92

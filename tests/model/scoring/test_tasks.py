@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from llmops.frame.statistics.intervals import mean, sample
+from llmops.frame.statistics.intervals import mean, resample
 from llmops.model.scoring.metrics import names, only_label
 from llmops.model.scoring.tasks import TASKS
 
@@ -13,7 +13,7 @@ KNOWN = ["billing", "delivery", "late delivery"]
 
 
 def observed(measure: object, items: int) -> float:
-    return float(sample({"x": measure}, [str(i) for i in range(items)], 100, 0)["x"][0])  # type: ignore[dict-item]
+    return float(resample({"x": measure}, [str(i) for i in range(items)], 100, 0)["x"][0])  # type: ignore[dict-item]
 
 
 def test_a_label_is_read_only_where_there_is_one() -> None:

@@ -194,7 +194,7 @@ def test_a_trial_whose_last_verdict_is_an_error_until_it_ends(config: Config) ->
     registry.decide("v2", "canary", "error", by="run 1", why="an earlier trial", numbers={"trial": "2025"})
     registry.start_canary("v2", 0.5)
     assert conditions.check_trial_error(Sources(config, None), NOW) == []
-    trial = rollout.going_on(registry, "canary").started
+    trial = rollout.get_running(registry, "canary").started
     registry.decide("v2", "canary", "error", by="run 1", why="counts are lost", numbers={"trial": trial})
     (found,) = conditions.check_trial_error(Sources(config, None), NOW)
     assert found.subject == "v2" and "counts are lost" in found.message and "trial_error" in raised(config)

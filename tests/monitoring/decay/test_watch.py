@@ -19,7 +19,7 @@ from llmops.frame.records import write_table
 from llmops.monitoring.decay.items import read_fixed_items, read_fresh_items
 from llmops.monitoring.decay.measure import Measurement, measure
 from llmops.monitoring.decay.watch import LEAST_FRESH, watch_decay
-from llmops.release.registry.aliases import Change, move
+from llmops.release.registry.aliases import AliasChange, move
 from llmops.release.registry.registry import registry_of
 from llmops.state.database import database_of
 from tests.release.conftest import put_version
@@ -46,7 +46,7 @@ def config(tmp_path):
     ]
     write_table(path / "answers.parquet", pa.Table.from_pylist(rows))
     with database_of(config).change() as connection:
-        move(connection, config.release.name, {"champion": "v1"}, Change("promote", "", "a test", "set"))
+        move(connection, config.release.name, {"champion": "v1"}, AliasChange("promote", "", "a test", "set"))
     return config
 
 

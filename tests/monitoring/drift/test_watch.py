@@ -21,7 +21,7 @@ from llmops.monitoring.drift.features import extract_features
 from llmops.monitoring.drift.lexicon import read_lexicon
 from llmops.monitoring.drift.reference import NoReferenceError, reference_of
 from llmops.monitoring.drift.watch import watch_drift
-from llmops.release.registry.aliases import Change, move
+from llmops.release.registry.aliases import AliasChange, move
 from llmops.release.registry.registry import registry_of
 from llmops.state.database import database_of
 from serving.observe.drift import read_drift
@@ -50,7 +50,7 @@ class Shop:
         path = put_version(self.config, created=DAY.isoformat())
         (path / "lineage.json").write_text(json.dumps({"dataset": {"artifact": "annotate/abc"}, "stages": []}))
         with database_of(self.config).change() as connection:
-            move(connection, self.config.release.name, {"champion": "v1"}, Change("promote", "", "a test", "set"))
+            move(connection, self.config.release.name, {"champion": "v1"}, AliasChange("promote", "", "a test", "set"))
         self.lexicon = read_lexicon(self.train)
 
     def ask(self, day, counts, keep=False, seed=0, version="v1"):

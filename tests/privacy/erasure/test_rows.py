@@ -68,22 +68,22 @@ def files(config: Config) -> dict[str, bytes]:
 def test_the_rows_leave_the_repository_and_all_else_stays(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config.home.mkdir()
     before, subject = files(config), Subject(MAIL)
-    assert list(rows.in_repository(config, subject, ())) == [DAYS[1]]
+    assert list(rows.find_in_repository(config, subject, ())) == [DAYS[1]]
 
     def dying(self: repository._Partition, name: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(repository._Partition, "remove", dying)
-        rows.take_out(config, [DAYS[1]], subject, ())
-    rows.take_out(config, [DAYS[1]], subject, ())
+        rows.remove_from_repository(config, [DAYS[1]], subject, ())
+    rows.remove_from_repository(config, [DAYS[1]], subject, ())
     after = files(config)
     parts = sorted(name for name in after if DAYS[1] in name and name.endswith(".parquet"))
     texts = [text for name in parts for text in pq.read_table(pa.BufferReader(after[name]))["text"].to_pylist()]
     assert texts == ["text 1 0", "text 2 0", "text 2 1"]
     assert {n: d for n, d in after.items() if DAYS[0] in n} == {n: d for n, d in before.items() if DAYS[0] in n}
-    assert not rows.in_repository(config, subject, ())
-    rows.take_out(config, [DAYS[1]], subject, ())
+    assert not rows.find_in_repository(config, subject, ())
+    rows.remove_from_repository(config, [DAYS[1]], subject, ())
     assert files(config) == after
 
 
@@ -94,7 +94,7 @@ def test_a_partition_that_is_all_theirs_is_empty_and_parts_without_a_manifest_go
         repository.upload(tmp_path / "documents.parquet", config.collect.repository, day)
     (tmp_path / "repository" / "documents" / f"interval={DAYS[0]}" / repository.MANIFEST).unlink()  # a killed upload
     for _ in range(2):  # and again after a break
-        rows.take_out(config, [DAYS[1]], Subject(MAIL), ())
+        rows.remove_from_repository(config, [DAYS[1]], Subject(MAIL), ())
         assert [name.rpartition("/")[2] for name in files(config)] == [repository.MANIFEST]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmops.frame.errors import LlmopsError
-from llmops.privacy.erasure.search import names
-from llmops.privacy.erasure.subject import MARK, Subject, without_numbers
+from llmops.privacy.erasure.search import is_naming
+from llmops.privacy.erasure.subject import MARK, Subject, remove_numbers
 
 MAIL = "ana@example.org"
 
@@ -41,7 +41,7 @@ MAIL = "ana@example.org"
 )
 def test_named(identifier: str, text: str) -> None:
     subject = Subject(identifier)
-    assert subject.named_in(text) and subject.hide([{text: f"{text}!"}, 1]) == [{MARK: MARK}, 1]
+    assert subject.is_named_in(text) and subject.hide([{text: f"{text}!"}, 1]) == [{MARK: MARK}, 1]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_named(identifier: str, text: str) -> None:
     ],
 )
 def test_another(identifier: str, text: str) -> None:
-    assert not Subject(identifier).named_in(text)
+    assert not Subject(identifier).is_named_in(text)
     assert Subject(identifier).hide(text) == text
 
 
@@ -72,10 +72,10 @@ def test_too_little_to_name_anybody() -> None:
 
 
 def test_a_file_may_be_named_after_the_person() -> None:
-    assert Subject("Ana Li").named_in_location("chats/ana_li.json.gz")
-    assert Subject(MAIL).named_in_location(f"chats/{MAIL}.txt")
-    assert Subject(MAIL).named_in_location(f"{MAIL}/1.txt")
-    assert not Subject("Ana Li").named_in_location("chats/diana_li.json")
+    assert Subject("Ana Li").is_named_in_location("chats/ana_li.json.gz")
+    assert Subject(MAIL).is_named_in_location(f"chats/{MAIL}.txt")
+    assert Subject(MAIL).is_named_in_location(f"{MAIL}/1.txt")
+    assert not Subject("Ana Li").is_named_in_location("chats/diana_li.json")
 
 
 def test_it_hides_the_person_and_nothing_else() -> None:
@@ -88,7 +88,7 @@ def test_it_hides_the_person_and_nothing_else() -> None:
 
 
 def test_it_leaves_the_numbers_of_json_alone() -> None:
-    assert without_numbers('{"rows": 104, "says": "104"}') == '{"rows": 0, "says": "104"}'  # a count is nobody's
+    assert remove_numbers('{"rows": 104, "says": "104"}') == '{"rows": 0, "says": "104"}'  # a count is nobody's
     subject = Subject("122")
     lines = '{"at": "customer 122", "n": 122}\n{"n": [122, 1.5]}\ncustomer\n122 and 122\n'
     hidden = f'{{"at": "{MARK}", "n": 122}}\n{{"n": [122, 1.5]}}\ncustomer\n{MARK}\n'
@@ -103,7 +103,7 @@ def test_a_count_in_a_record_or_an_event_or_a_database_is_nobodys(tmp_path: Path
         with closing(sqlite3.connect(files[2])) as database, database:
             database.execute("CREATE TABLE events (document TEXT)")
             database.execute("INSERT INTO events VALUES (?)", [json.dumps({"rows": value})])
-        assert [names(file, Subject("122")) for file in files] == [named] * 3
+        assert [is_naming(file, Subject("122")) for file in files] == [named] * 3
 
 
 def test_a_name_over_two_lines_and_files_named_after_them_are_found(tmp_path: Path) -> None:
@@ -111,6 +111,6 @@ def test_a_name_over_two_lines_and_files_named_after_them_are_found(tmp_path: Pa
     assert subject.hide_lines("one\nof Ana\nLi two\n") == f"one\n{MARK}\n{MARK}\n"
     (tmp_path / "a.log").write_text("one\nof Ana\nLi two\n")
     (tmp_path / "a.bin2").write_bytes(b"\0" * 9 + b" Ana  Li \0")
-    assert names(tmp_path / "a.log", subject) and names(tmp_path / "a.bin2", subject)
+    assert is_naming(tmp_path / "a.log", subject) and is_naming(tmp_path / "a.bin2", subject)
     assert subject.hide_lines("Die STRASSE von JÖRG\n") == "Die STRASSE von JÖRG\n"
     assert Subject("Jörg Groß").hide_lines("Von JÖRG GROSS.\nIst groß.\n") == f"{MARK}\nIst groß.\n"

@@ -58,7 +58,7 @@ def stand_in(name: str) -> types.ModuleType:
 def release(config: Any, inputs: Mapping[str, Any]) -> None:
     """Publish through the real registry: every version beats the champion, unless its day is even."""
     registry = Registry(config.registry, config.name, database_at(inputs["database"]))
-    known = lineage.records(inputs["govern"])
+    known = lineage.read_records(inputs["govern"])
     interval, champion = known["train"].interval, inputs.get("champion")
     status = "promoted" if champion is None or int(interval[-2:]) % 2 else "rejected"
     against, compress = champion.name if champion else "base", inputs["compress"].name

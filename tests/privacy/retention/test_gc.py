@@ -20,7 +20,7 @@ from llmops.pipeline import pipeline
 from llmops.privacy.erasure.forget import forget
 from llmops.privacy.retention import disk, plan, removal
 from llmops.privacy.retention.gc import gc
-from llmops.release.lineage import lineage_text
+from llmops.release.lineage import format_lineage
 from llmops.release.registry.aliases import CANARY
 from llmops.state.tables import erasures
 
@@ -53,7 +53,7 @@ def test_a_home_is_bounded_over_many_daily_runs_and_all_records_stay(tmp_path: P
     for number in range(14):
         site.run(number)
         clean(site, number)
-        sizes.append(disk.usage(site.config)["total"])
+        sizes.append(disk.measure_usage(site.config)["total"])
     assert max(sizes) < 12 * 3 * WEIGHTS and max(sizes[10:]) < max(sizes[4:10]) * 1.3
     assert max(site.data().values()) <= 7 and len(list(site.config.artifacts.glob("*/*/gone.json"))) > 70
     for govern in (site.config.artifacts / "govern").glob("[!.]*"):  # every release ever made is told to its sources
@@ -64,24 +64,24 @@ def test_a_home_is_bounded_over_many_daily_runs_and_all_records_stay(tmp_path: P
 
 def test_a_dry_run_changes_nothing_and_tells_what_then_happens(lived: Site) -> None:
     before, told = tree(lived.home), clean(lived, dry_run=True)
-    assert tree(lived.home) == before and told.frees > 5 * WEIGHTS
+    assert tree(lived.home) == before and told.freed_bytes > 5 * WEIGHTS
     items, champion = {item.name: item for item in told.items}, lived.registry.get("champion")
     compress = items[f"compress/{champion.compress}"]  # a version links to its weights: each counts half of them
     assert compress.size < WEIGHTS <= compress.size + items[champion.name].size
     size = du(lived.home)
     done = clean(lived)
-    assert done.frees == told.frees
+    assert done.freed_bytes == told.freed_bytes
     assert [item.as_json() for item in done.items] == [item.as_json() for item in told.items]
     freed = size - du(lived.home)  # beside what is counted: weights with another name, folders, an event
-    assert done.frees * 0.8 < freed < done.frees * 1.2
-    assert clean(lived).going == []
+    assert done.freed_bytes * 0.8 < freed < done.freed_bytes * 1.2
+    assert clean(lived).removals == []
     with Spool(lived.config.events) as spool:
         (event,) = [e for e in spool.read("test", 1000)[1] if e["event.dataset"] == "llmops.retention"]
-    assert event["llmops.retention.freed"] == done.frees and event["llmops.retention.versions"]
+    assert event["llmops.retention.freed"] == done.freed_bytes and event["llmops.retention.versions"]
 
 
 def test_one_damaged_record_or_version_stays_and_the_rest_goes(lived: Site, caplog: pytest.LogCaptureFixture) -> None:
-    going = clean(lived, dry_run=True).going
+    going = clean(lived, dry_run=True).removals
     damaged = next(item for item in going if item.name.startswith("train/"))
     (damaged.paths[0] / artifacts.RECORD).write_text("{")
     (lived.registry.get("v1").path / "version.json").write_text("{")
@@ -123,7 +123,7 @@ def test_the_newest_day_is_done_already_and_an_old_one_is_made_again(lived: Site
     old = lived.run(2)
     assert old["collect"] == gone and artifacts.is_done(gone) and not (gone / artifacts.GONE).exists()
     assert artifacts.verify(gone) == [] and artifacts.read_record(gone).removed == ""
-    assert lived.registry.get("v3").servable.is_dir() and not lived.registry.get("v3").removed  # its model is back
+    assert lived.registry.get("v3").servable.is_dir() and not lived.registry.get("v3").removed_at  # its model is back
 
 
 def read_day(path: Path) -> str:
@@ -134,7 +134,7 @@ def test_a_version_without_its_model_is_told_about_and_not_served(lived: Site, c
     clean(lived)
     registry, home = lived.registry, ["--set", f"home={lived.home}"]
     version = registry.get("v3")
-    assert version.removed and {p.name for p in version.path.iterdir()} == {
+    assert version.removed_at and {p.name for p in version.path.iterdir()} == {
         "README.md", "version.json", "lineage.json", "decision.json", "gone.json",
     }  # fmt: skip
     for move in (lambda: registry.promote("v3"), lambda: registry.start_canary("v3", 0.1)):
@@ -143,7 +143,7 @@ def test_a_version_without_its_model_is_told_about_and_not_served(lived: Site, c
     before = registry.aliases()
     assert registry.rollback().name == before["previous"] and registry.rollback().name == before["champion"]
     assert registry.promote("v10", override="still there").name == "v10"
-    text = lineage_text(version, lived.config.artifacts)
+    text = format_lineage(version, lived.config.artifacts)
     assert "model removed on 20" in text and text.count("data removed on 20") >= 10
     assert cli.main(["models", "list", *home]) == 0 and cli.main(["lineage", "v3", *home, "--json"]) == 0
     listed, _, told = capsys.readouterr().out.partition("{")
@@ -218,7 +218,7 @@ def test_beside_a_running_stage_or_a_begun_erasure_nothing_is_removed(lived: Sit
     with artifacts.locked(lived.config.artifacts, shared=True):
         assert cli.main(["gc", "--set", f"home={lived.home}"]) == os.EX_TEMPFAIL
         assert cli.main(["gc", "--dry-run", "--set", f"home={lived.home}"]) == 0
-    with lived.registry.changing() as connection:
+    with lived.registry.transaction() as connection:
         values = {"subject": "x", "begun": "2026-01-01", "ended": "", "plan": {"by": "admin"}}
         connection.execute(sa.insert(erasures).values(values))
     with pytest.raises(LlmopsError, match="erasure 1, begun at 2026-01-01 by admin, was interrupted"):
@@ -253,7 +253,7 @@ def test_a_stage_that_begins_meanwhile_waits_and_finds_its_inputs(lived: Site, m
 def test_what_a_run_uses_again_is_new_again(lived: Site) -> None:
     """A configuration of last month comes back: its artifacts are not old any more."""
     old = {read_day(p): p for p in (lived.config.artifacts / "train").glob("[!.]*")}["2026-01-02"]
-    assert f"train/{old.name}" in {item.name for item in clean(lived, dry_run=True).going}
+    assert f"train/{old.name}" in {item.name for item in clean(lived, dry_run=True).removals}
     day, done = "2026-01-02", dict[str, Path]()
     for name in pipeline.STAGES:
         done[name] = pipeline.run_stage(name, lived.config, day, done)  # now, in the eyes of the disk
@@ -267,7 +267,7 @@ def test_what_is_begun_again_before_a_killed_removal_is_finished_gets_no_old_rec
     path.mkdir()
     (path / "checkpoint").write_text("x")
     removal.finish(lived.config)
-    assert os.listdir(path) == ["checkpoint"] and not removal.found_trash(lived.config)
+    assert os.listdir(path) == ["checkpoint"] and not removal.find_trash(lived.config)
 
 
 def test_unfinished_work_and_logs_stay_while_they_are_new(lived: Site) -> None:
@@ -292,7 +292,7 @@ def test_a_person_is_forgotten_in_what_is_left_and_nothing_that_is_gone_holds_th
         clean(lived)
     kept = "2026-01-10@example.org"
     receipt = forget(lived.config, kept).receipt
-    assert receipt.remaining == [] and receipt.documents == 1 and not removal.found_trash(lived.config)
+    assert receipt.remaining == [] and receipt.documents == 1 and not removal.find_trash(lived.config)
     clean(lived)
     assert not any(person.encode() in body for _, body in tree(lived.home).values())
     with pytest.raises(LlmopsError, match="Nothing in"):
@@ -304,7 +304,7 @@ def test_status_tells_what_is_gone_and_what_takes_the_room(lived: Site, capsys: 
     told = ["status", "--set", f"home={lived.home}"]
     assert cli.main(told) == 0
     text = capsys.readouterr().out
-    assert "only the records are left; their data was removed, the last on 20" in text
+    assert "more was removed, the last on 20" in text
     assert all(word in text for word in ("On the disk:", "train", "registry", "extracts", "online store", "free"))
     assert cli.main([*told, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

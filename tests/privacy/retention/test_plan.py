@@ -37,10 +37,10 @@ def homes(draw: st.DrawFn) -> dict[str, Artifact]:
 @given(homes(), st.integers(1, 4), st.integers(0, 31), st.data())
 def test_what_is_kept_has_its_reasons(found: dict[str, Artifact], runs: int, since: int, data: st.DataObject) -> None:
     since *= DAY_S
-    newest = plan.newest(found, runs, since)
-    kept = plan.with_inputs(newest, newest, found)
+    newest = plan.keep_recent(found, runs, since)
+    kept = plan.keep_inputs(newest, newest, found)
     refs = data.draw(st.lists(st.sampled_from(sorted(found)), max_size=3)) if found else []
-    served = plan.with_rows_of(kept, "bot v1", refs, found)
+    served = plan.keep_rows(kept, "bot v1", refs, found)
     assert {ref for ref, artifact in found.items() if artifact.used >= since} <= newest.keys()
     for stage in STAGES:
         used = sorted((a.used for r, a in found.items() if r.startswith(f"{stage}/")), reverse=True)
@@ -70,5 +70,5 @@ def test_served_undecided_and_newest_versions_stay_with_those_they_are_compared_
         )
         for n in range(1, 11)
     ]  # fmt: skip
-    kept = plan.versions(known, {"champion": "v5", "canary": "v9"}, 1)
+    kept = plan.keep_versions(known, {"champion": "v5", "canary": "v9"}, 1)
     assert kept.keys() == {"v1", "v5", "v3", "v9", "v2", "v10"}

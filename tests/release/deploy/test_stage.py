@@ -18,7 +18,7 @@ from llmops.frame.clock import SYSTEM_CLOCK, Clock
 from llmops.frame.errors import DeployError, NotServedError
 from llmops.frame.records import Passage
 from llmops.release.deploy import stage as deploy
-from llmops.release.registry.indexes import served_index
+from llmops.release.registry.indexes import find_served_index
 from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
 from tests.clock import FakeClock
@@ -83,7 +83,7 @@ def test_an_index_that_makes_answers_worse_waits_if_it_only_adds_passages(
         deploy.run(Deploy(), **given)
         told = {"model": "bot", "version": "v1", "outcome": "rejected", "documents": {"outcome": outcome}}
         (release / "decision.json").write_text(json.dumps(told))
-    now = served_index(model)
+    now = find_served_index(model)
     assert now and now.name == served and deploy.is_current(Deploy(), **given)
     written = json.loads((tmp_path / "out" / "deployment.json").read_text())
     assert written == {"state": "no champion", **({"index": "held back"} if served != ids else {})}

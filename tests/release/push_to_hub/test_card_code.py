@@ -81,7 +81,8 @@ def publish(registry: Registry, form: str, full: Path, base: Path, adapter: Path
     known = lineage("org/tiny", "main")
 
     def documents(version: Any) -> dict[str, str]:
-        section = card.how_to_load(version, known, card.has_chat_template(servable), file=card.gguf_file(servable))
+        chat, file = card.has_chat_template(servable), card.find_gguf_file(servable)
+        section = card.render_loading(version, known, chat, file=file)
         return {"README.md": f"# bot\n\n## Intended use\n\n{section}", "lineage.json": json.dumps(known)}
 
     return registry.publish(facts, {"servable": servable, "adapter": adapter}, documents, by="gate", why="test")
@@ -168,12 +169,12 @@ def test_the_adapter_of_the_packaged_base_is_loaded_on_what_it_was_trained_on(tm
     convert_gguf(gguf, version / "servable")
     write_adapter(version / "servable", version / "adapter")
     known = lineage(entry.model, f"{entry.package}==0.1.2/{entry.file}")
-    *_, ask, adapter = blocks(card.how_to_load(UNPUBLISHED, known, chat=True))
+    *_, ask, adapter = blocks(card.render_loading(UNPUBLISHED, known, chat=True))
     (answer,) = execute([(version, adapter + ask.replace("96", "8"))], tmp_path)
     assert answer
 
 
 def test_an_adapter_of_a_local_folder_has_no_code_that_could_not_run() -> None:
     known = lineage("ours", "local")
-    section = card.how_to_load(UNPUBLISHED, known, chat=True, repo="me/bot")
+    section = card.render_loading(UNPUBLISHED, known, chat=True, repo="me/bot")
     assert len(blocks(section)) == 2 and "`ours`" in section

@@ -197,7 +197,7 @@ def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay(registry: 
         bring(registry, root)
     hub.restore(held)
     for receipt in (1, 2):
-        registry.mark("v1", {"time": "2026-02-01", "examples": 1, "receipt": receipt}, lambda card, _: card)
+        registry.record_erasure("v1", {"time": "2026-02-01", "examples": 1, "receipt": receipt}, lambda card, _: card)
         assert bring(registry, root)["equal"] and list(hub.repos[REPO].files("main")) == ["version.json"]
 
 

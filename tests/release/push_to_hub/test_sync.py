@@ -13,7 +13,7 @@ import pytest
 from llmops.config import PushToHub
 from llmops.events.spool import Spool
 from llmops.frame.errors import LlmopsError, RegistryError
-from llmops.release.card import marked
+from llmops.release.card import write_erasures
 from llmops.release.push_to_hub import sync
 from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
@@ -89,7 +89,7 @@ def test_main_follows_a_rollback_and_an_erasure(registry: Registry, tmp_path: Pa
     assert push()["pushed"] == ["main"]
     assert repo.files("main") == expected(registry, "v1") and repo.tags == tags
     registry.rollback()
-    registry.mark("v3", {"time": "2026-02-01T00:00:00+00:00", "examples": 2, "receipt": 1}, marked)
+    registry.record_erasure("v3", {"time": "2026-02-01T00:00:00+00:00", "examples": 2, "receipt": 1}, write_erasures)
     assert push()["pushed"] == ["v3.x", "main"]
     assert repo.files("main") == expected(registry, "v3") and repo.tags == tags
     assert b"## Erasure" in repo.files("main")["README.md"] and b"## Erasure" not in repo.files("v3")["README.md"]

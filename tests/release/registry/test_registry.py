@@ -52,18 +52,18 @@ def test_a_candidate_whose_opponent_lost_its_model_meets_todays_champion(registr
     for n, against in enumerate(("base", "v1", "v2"), 1):
         add(registry, f"t{n}", against=against)
     versions = registry.folder / "versions"
-    assert registry.opponent("t2") == versions / "v1"
+    assert registry.find_opponent("t2") == versions / "v1"
     assert registry.retire("v1", TREES, tmp_path / "trash", by="test", why="old")
-    assert registry.get("v1").removed and not registry.get("v1").servable.exists()
-    assert registry.opponent("t2") == versions / "v3"
+    assert registry.get("v1").removed_at and not registry.get("v1").servable.exists()
+    assert registry.find_opponent("t2") == versions / "v3"
     assert registry.retire("v2", TREES, tmp_path / "trash 2", by="test", why="old") is False  # `previous`
-    assert registry.opponent("t3") == versions / "v2" and registry.opponent("t1") is None
+    assert registry.find_opponent("t3") == versions / "v2" and registry.find_opponent("t1") is None
     registry.promote("v2")
-    assert registry.opponent("t2") == versions / "v1"  # never itself
+    assert registry.find_opponent("t2") == versions / "v1"  # never itself
     (versions / "v3" / "gone.json").write_text('{"removed": "2026-01-31"}')  # killed before the model was taken
-    assert registry.get("v3").removed == ""
+    assert registry.get("v3").removed_at == ""
     add(registry, "t1")  # published again, it has its model
-    assert registry.get("v1").servable.is_dir() and not registry.get("v1").removed
+    assert registry.get("v1").servable.is_dir() and not registry.get("v1").removed_at
     assert [row.action for row in audited(registry) if row.target == "v1"].count("retire") == 1
 
 
@@ -75,7 +75,7 @@ def audited(registry: Registry) -> list[Any]:
 def test_promotion_and_rollback_move_all_aliases_and_a_rerun_undoes_neither(registry: Registry) -> None:
     version = add(registry, "t1")
     assert registry.champion() == registry.get("champion") == registry.get("v1") == version
-    assert (version.adapter / "weights.bin").read_text() == "adapter of t1"
+    assert (version.path / "adapter" / "weights.bin").read_text() == "adapter of t1"
     registry.promote("v1")  # it is the champion already
     assert registry.aliases() == {"candidate": "v1", "champion": "v1"} and len(registry.history()) == 1
     add(registry, "t2", "promoted", "v1")
@@ -97,7 +97,7 @@ def test_a_promotion_over_a_champion_of_yesterday_does_not_count(registry: Regis
     late = add(registry, "t3", "promoted", "v1")
     assert (late.status, late.compared_with) == ("inconclusive", "")
     assert registry.aliases() == {"candidate": "v3", "champion": "v2", "previous": "v1"}
-    assert registry.opponent("t3") == registry.get("v2").path  # it must be compared again, with today's
+    assert registry.find_opponent("t3") == registry.get("v2").path  # it must be compared again, with today's
     assert add(registry, "t3", "promoted", "v2").status == "promoted"
     assert registry.aliases()["champion"] == "v3"
 
@@ -115,15 +115,15 @@ def test_a_champion_that_comes_while_a_version_is_built_counts_and_is_told(two: 
 
 def test_the_opponent_of_decided_training_stays_what_it_was(registry: Registry) -> None:
     add(registry, "t1")
-    assert registry.opponent("t1") is None  # the base model, though v1 is champion now
-    assert registry.opponent("t2") == registry.get("v1").path
+    assert registry.find_opponent("t1") is None  # the base model, though v1 is champion now
+    assert registry.find_opponent("t2") == registry.get("v1").path
     add(registry, "t2", "promoted", "v1")
     for _ in range(2):
-        assert registry.opponent("t2") == registry.get("v1").path
-        assert registry.opponent("t1") is None
+        assert registry.find_opponent("t2") == registry.get("v1").path
+        assert registry.find_opponent("t1") is None
         registry.rollback()  # a day without change compares nothing anew, whichever version answers
     registry.get("v1").path.rename(registry.folder / "gone")
-    assert registry.opponent("t2") == registry.folder / "versions" / "v1"
+    assert registry.find_opponent("t2") == registry.folder / "versions" / "v1"
 
 
 @pytest.mark.parametrize(("owner", "step"), [(Path, "rename"), (Registry, "_move")])
@@ -134,7 +134,7 @@ def test_a_crash_is_mended_by_the_rerun(registry: Registry, monkeypatch: Patch, 
         add(registry, "t2", "promoted", "v1")
     assert [v.name for v in registry.versions()] == (["v1"] if owner is Path else ["v1", "v2"])
     assert registry.aliases() == {"candidate": "v1", "champion": "v1"}
-    assert registry.opponent("t2") == registry.get("v1").path
+    assert registry.find_opponent("t2") == registry.get("v1").path
     assert add(registry, "t2", "promoted", "v1").name == "v2"
     assert registry.aliases() == {"candidate": "v2", "champion": "v2", "previous": "v1"}
     assert sorted(p.name for p in (registry.folder / "versions").iterdir()) == ["v1", "v2"]
@@ -186,14 +186,14 @@ def test_starting_what_is_there_changes_nothing_and_another_share_is_another_tri
         with pytest.raises(RegistryError, match=says):
             two.start_canary(version, share)
     first = two.start_canary("v2", 0.1)
-    assert two.served() == (two.get("v1"), two.get("canary"), first) and first.version == "v2"
+    assert two.read_served() == (two.get("v1"), two.get("canary"), first) and first.version == "v2"
     changes = len(two.history())
     assert two.start_canary("v2", 0.1) == first and len(two.history()) == changes
     second = two.start_canary("v2", 0.2)
     assert second.started > first.started
     add(two, "t4", "rejected", "v1")
     assert two.stop_canary(trial=first.started) is None and two.canary() == second
-    assert two.ended(first.started)["aliases"]["canary"]["share"] == 0.2 and two.ended(second.started) == {}
+    assert two.find_end(first.started)["aliases"]["canary"]["share"] == 0.2 and two.find_end(second.started) == {}
     with pytest.raises(RegistryError, match="over"):
         two.promote("v2", trial=first.started)
     assert two.promote("v2", trial=second.started, override="nobody needs this reason").name == "v2"

@@ -98,7 +98,7 @@ def test_a_store_that_hangs_is_not_waited_for(ask, inputs, shared_site):
 def test_the_prompt_comes_from_feasts_online_store_which_is_open_before_anybody_asks(site):
     make = runpy.run_path(str(Path(__file__).parents[2] / "data" / "features" / "conftest.py"))
     _, features = make["artifact"](site.config.home)
-    name = declarations.service_name("support-bot", "v1")
+    name = declarations.make_service_name("support-bot", "v1")
     place = site.config.release.registry / "support-bot" / "versions" / "v1" / "features"
     declarations.declare_version(features, name, {}, place, place)
     mapped = [Dataset.from_file(str(path)) for path in sorted(features.glob("*.arrow"))]

@@ -13,9 +13,9 @@ import pytest
 
 from llmops.frame.errors import StateUnavailable
 from llmops.release import rollout, trials
-from llmops.release.figures import Figures
+from llmops.release.counts import SideCounts
 from llmops.release.registry.aliases import Canary
-from llmops.release.trials import Sides
+from llmops.release.trials import TrialCounts
 from llmops.release.verdict import Rules
 from serving.engines.base import EngineRequest, Question, TokenIds
 from serving.engines.echo import EchoEngine, EchoRow
@@ -42,15 +42,15 @@ def still(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return clock
 
 
-def side(asked: int, name: str = "canary") -> Figures:
+def side(asked: int, name: str = "canary") -> SideCounts:
     """Figures of as many callers as requests."""
-    made = Figures()
+    made = SideCounts()
     for n in range(asked):
         made.add(f"{name} {n}", 1.0, 5, 5)
     return made
 
 
-def requests(sides: Sides) -> int:
+def requests(sides: TrialCounts) -> int:
     return sides.canary.requests + sides.champion.requests
 
 
@@ -271,7 +271,7 @@ async def test_one_replica_pulls_for_all_and_their_counts_are_added(world: Any, 
         for models in (one, two):
             for n in range(20):
                 await world.ask(models, str(n))
-        await world.until(lambda: requests(trials.counted(world.registry, trial)) == 40)
+        await world.until(lambda: requests(trials.read_counts(world.registry, trial)) == 40)
         async with world.load(one, lambda n: "bad"):
             await world.until(lambda: two.canary is None and one.canary is None)
         assert [len(world.engines[name]) for name in ("v1", "v2")] == [2, 2]
@@ -304,7 +304,7 @@ async def test_while_the_database_is_away_the_app_serves_and_goes_on_with_its_ow
             await world.ask(models, str(n))
         assert models.canary and "registry" in models.explain()
         away.clear()
-        await world.until(lambda: requests(trials.counted(world.registry, trial)) == 40)
+        await world.until(lambda: requests(trials.read_counts(world.registry, trial)) == 40)
         away.add("change")  # what it has can be read, as on a full disk
         async with world.load(models, lambda n: "bad") as result:
             await world.until(lambda: models.canary is None)

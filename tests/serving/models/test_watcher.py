@@ -80,7 +80,7 @@ async def test_an_engine_that_dies_again_and_again_is_started_more_and_more_rare
 ) -> None:
     async def report(*load: Any) -> None: ...
 
-    clock, version = FakeClock(), world.registry.served()[0]
+    clock, version = FakeClock(), world.registry.read_served()[0]
     monkeypatch.setattr(loader, "time", SimpleNamespace(monotonic=clock.monotonic))
     loading, engines = loader.Loader(world.engine, report), world.engines.setdefault("v1", [])
 

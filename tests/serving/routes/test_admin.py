@@ -53,11 +53,11 @@ def test_what_makes_no_sense_is_refused(shared_site: Any, shared_client: TestCli
 
 def test_an_admin_ends_a_trial_with_a_decision(site: Any, client: TestClient) -> None:
     start(site, client, 0.5)
-    registry, sides = registry_of(site.config), trials.Sides()
+    registry, sides = registry_of(site.config), trials.TrialCounts()
     for n in range(1000):
         sides.canary.add(f"a {n % 50}", 1.0, 5, 5)
         sides.champion.add(f"b {n % 50}", 1.0, 5, 5)
-    trials.write(registry, registry.canary(), "another replica", sides)
+    trials.write_counts(registry, registry.canary(), "another replica", sides)
     done = client.post("/admin/canary", json={"conclude": True}, headers=site.headers("admin")).json()
     assert (done["decision"]["outcome"], done["canary"], done["aliases"]["champion"]) == ("no_regression", None, "v2")
 

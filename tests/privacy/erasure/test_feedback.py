@@ -12,7 +12,7 @@ from llmops.events.events import build
 from llmops.events.sinks.base import Rejection
 from llmops.events.sinks.local import LocalStore
 from llmops.events.spool import Spool
-from llmops.privacy.erasure import said
+from llmops.privacy.erasure import feedback
 from llmops.privacy.erasure.forget import forget
 from llmops.privacy.erasure.subject import Subject
 from llmops.state.database import database_of
@@ -26,7 +26,7 @@ def test_what_a_sink_refused_is_erased_too(tmp_path: Path) -> None:
         numbers, events = spool.read("elasticsearch")
         letters = [Rejection(str(event["event.id"]), "400", event) for event in events]
         spool.ack("elasticsearch", numbers[-1], letters)
-    said.forget_events(tmp_path / "spool.db", Subject("Bo Ek"), {HERS})
+    feedback.forget_events(tmp_path / "spool.db", Subject("Bo Ek"), {HERS})
     with Spool(tmp_path) as spool:
         assert [letter.document["llmops.key.prefix"] for _, letter in spool.read_rejected()] == [HIS]
     assert HERS.encode() not in (tmp_path / "spool.db").read_bytes()
