@@ -23,8 +23,8 @@ Estimate = Mapping[str, Any]  #: {"mean": …, "low": …, "high": …}; perplex
 _ERASURE = re.compile(r"^## Erasure\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _LOADING = re.compile(r"^## How to load\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _ERASED = (
-    "These examples were removed from the data after this version was trained, because a person asked to be forgotten.\n"
-    "Its weights still hold what it learned from them. It cannot become the champion again. A version that is trained\n"
+    "These examples were removed from the data after this version was trained, as a person asked to be forgotten. Its\n"
+    "weights still hold what it learned from them. It cannot become the champion again. A version that is trained\n"
     "without them takes its place if it is no worse."
 )
 
