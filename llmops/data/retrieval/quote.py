@@ -54,6 +54,6 @@ def _shared(words: dict[str, float], found: Sequence[_Sentence]) -> list[float]:
         rows = ((n, " ".join(terms_of(sentence.read))) for n, sentence in enumerate(found))
         database.executemany("INSERT INTO read (rowid, text) VALUES (?, ?)", rows)
         for word, weight in words.items():
-            for (n,) in database.execute("SELECT rowid FROM read WHERE read MATCH ?", (word,)):
+            for (n,) in database.execute("SELECT rowid FROM read WHERE read MATCH ?", (f'"{word}"',)):
                 shares[n] += weight / whole
     return shares

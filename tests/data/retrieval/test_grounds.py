@@ -48,7 +48,7 @@ def test_a_quote_is_the_sentences_with_the_questions_rare_words_in_the_order_of_
     parcels = "Fine. Good. Parcels to islands travel by boat. Well. The boat leaves on Mondays. So."
     index = made(tmp_path, "All is well. Boats are slow. We like it.", parcels, "Other.")
     config = Grounding(answer="quote", passages=2)
-    found = look_up(index, "Does the boat with parcels leave on Monday?", config, 500)
+    found = look_up(index, "Does the boat with Ann's parcels leave on Monday?", config, 500)
     boats = "Parcels to islands travel by boat. … The boat leaves on Mondays.\n\nBoats are slow."
     assert found.hits[0].passage.text == parcels and found.quote == f"Fine. … {boats}"
     assert look_up(index, "Zebras?", config, 500).quote == "" == look_up(index, "Boats?", Grounding(), 500).quote
