@@ -207,7 +207,7 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
 def idle(home: Path, index: str = "i1", train: str = "t1", **models: float) -> Any:
     """Decide where nothing was trained: the candidate is the base."""
     shutil.rmtree(home / "artifacts", ignore_errors=True)
-    champion = registry_in(home).opponent(f"c-{train}")
+    champion = registry_in(home).find_opponent(f"c-{train}")
     scores = {"base": 0.4, "base_closed_book": 0.2, "candidate": 0.4, **models}
     inputs = chain(home, train, champion.name if champion else "", index=index, **scores)
     for stage in ("train", "compress"):
@@ -221,7 +221,9 @@ def test_where_nothing_was_trained_the_base_with_documents_is_the_candidate(tmp_
     first, registry = idle(tmp_path), registry_in(tmp_path)
     assert (first["version"], first["outcome"], first["opponent"]) == ("v1", "promoted", "base")
     version = registry.get("champion")
-    assert (version.name, version.dataset, version.compress) == ("v1", "", "c-t1") and not version.adapter.exists()
+    assert (version.name, version.dataset, version.compress) == ("v1", "", "c-t1") and not (
+        version.path / "adapter"
+    ).exists()
     assert (version.servable / "model.bin").read_text() == "servable t1"
     assert "nothing was trained" in (version.path / "README.md").read_text()
     told = idle(tmp_path, "i2")  # its decision stands: no attempt
@@ -230,7 +232,7 @@ def test_where_nothing_was_trained_the_base_with_documents_is_the_candidate(tmp_
     assert next_release(tmp_path, "t2", candidate=0.7)["version"] == "v2"
     told = idle(tmp_path, "i3", "t3", champion=0.3)  # another base, which is better than the champion
     assert (told["version"], told["opponent"], registry.aliases()["champion"]) == ("v3", "v2", "v3")
-    assert not registry.get("v3").dataset and not registry.get("v3").adapter.exists()
+    assert not registry.get("v3").dataset and not (registry.get("v3").path / "adapter").exists()
 
 
 def test_a_base_that_documents_do_not_help_is_no_version_where_nothing_was_trained(tmp_path: Path) -> None:
