@@ -28,6 +28,13 @@ class PromptTooLong(PromptRefused):
     """The prompt and its answer do not fit the model's context."""
 
 
+class SchemaRefused(PromptRefused):
+    """The engine does not follow the JSON schema."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"response_format: {reason}.")
+
+
 class QueueFull(LlmopsError):
     """Too many requests wait already."""
 

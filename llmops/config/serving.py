@@ -15,7 +15,7 @@ class Serving(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; default: only this machine.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
-    max_new_tokens: int = Field(256, ge=1, description="Most tokens one request may ask for.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens; a request for more is cut there.")
     max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, and longest context, in characters.")
     max_queue: int = Field(64, ge=1, description="Requests waiting before new ones get 429.")
     max_batch: int = Field(16, ge=1, description="Most requests that are answered together.")

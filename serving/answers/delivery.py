@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Callable, MutableMapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request
@@ -22,7 +23,7 @@ from serving.models.stream import GuardedStream
 from serving.observe.exchange import ServedAnswer
 
 
-async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
+async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncGenerator[Chunk]:
     """Yield the chunks of an answer's stream. Cancel the stream if it is not read to its end.
 
     Before the last chunk, the request's event has the version, tokens, finish reason, the guard's verdict, and the
@@ -78,6 +79,22 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
             _note_start(request, stream, answer)
         if last and not last.finish_reason:
             _note_usage(event, last)
+
+
+async def deliver_all(request: Request, streams: Sequence[GuardedStream], timeout_s: float) -> AsyncGenerator[Chunk]:
+    """Yield the chunks of several answers, which are computed together, one answer after the other; see `deliver`.
+
+    The request's id has no mark, because it would change in the stream if both sides of a trial answered.
+    """
+    request.state.marks = {""}
+    try:
+        for stream in streams:
+            async with aclosing(deliver(request, stream, timeout_s)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+    finally:
+        for stream in streams:
+            stream.cancel()
 
 
 async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:

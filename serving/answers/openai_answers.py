@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request
 
 from serving.admission.dependencies import AppParts, reserve
-from serving.answers.delivery import deliver, deliver_whole
+from serving.answers.delivery import deliver, deliver_all, deliver_whole
 from serving.answers.grounded import Grounds, refuse
 from serving.answers.openai_schemas import (
     AssistantMessage,
@@ -43,12 +43,10 @@ async def respond(
     takes over if a canary fails. The answers rest on the passages of `grounds`, if there are any.
 
     Raises:
-        PromptRefused: if several answers are to be streamed.
+        PromptRefused: if there are `stream_options` without a stream.
         Other errors: those of `Models.generate` and of `deliver`.
     """
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
-    if body.stream and len(requests) > 1:
-        raise PromptRefused("Only one answer can be streamed at a time: send one prompt, and no n.")
     if body.stream_options and not body.stream:
         raise PromptRefused("stream_options are only accepted with stream: true.")
     event = request.state.event
@@ -66,10 +64,12 @@ async def respond(
                 stream = app.models.generate(engine_request, caller=caller, side=side, caller_prompt=plain.prompt)
                 streams.append(stream)
         event["llmops.model.version"] = streams[0].version.name
-        reply = OpenAIReply(request, name, streams[0], chat, body.n or 1, grounds)
+        reply = OpenAIReply(request, name, streams, chat, body.n or 1, grounds)
         if body.stream:
             reply.with_usage = bool(body.stream_options and body.stream_options.include_usage)
-            return await start_event_stream(request, deliver(request, streams[0], timeout_s), reply.render)
+            several = len(streams) > 1  # the other streams would cost each piece of a single one time
+            chunks = deliver_all(request, streams, timeout_s) if several else deliver(request, streams[0], timeout_s)
+            return await start_event_stream(request, chunks, reply.render, len(streams))
         for stream in streams:
             answers.append(await deliver_whole(request, stream, timeout_s))
     except BaseException:
@@ -86,13 +86,14 @@ class OpenAIReply:
 
     request: Request
     name: str  #: the model's name
-    stream: GuardedStream  #: the stream of the first answer, for the version
+    streams: list[GuardedStream]  #: the streams of the answers, for the version
     chat: bool
     n: int = 1  #: answers to each prompt
     grounds: Grounds | None = None
     with_usage: bool = False  #: True if a stream ends with its usage
     created: int = field(default_factory=lambda: int(time.time()))
-    _started: bool = False
+    _started: bool = False  #: True if the present answer of a stream has begun
+    _last: list[Chunk] = field(default_factory=list)  #: the last chunks of a stream's complete answers
 
     def make_completion(self, answers: list[Answer]) -> Completion:
         """Return the complete reply."""
@@ -105,19 +106,23 @@ class OpenAIReply:
     def render(self, chunk: Chunk) -> str:
         """Return a chunk as server-sent events.
 
-        The last chunk has the sources. After it come the usage, if requested, and `[DONE]`.
+        The last chunk of an answer has the sources. After all answers come the usage, if requested, and `[DONE]`.
         """
         delta: dict[str, Any] = {"delta": {"content": chunk.text}} if self.chat else {"text": chunk.text}
         if self.chat and not self._started:
             delta["delta"] = {"role": "assistant", "content": chunk.text}
-        self._started = True
-        choices = [{"index": 0, **delta, "logprobs": None, "finish_reason": chunk.finish_reason}]
+        self._started = not chunk.finish_reason
+        choices = [{"index": len(self._last), **delta, "logprobs": None, "finish_reason": chunk.finish_reason}]
         grounds = self.grounds if chunk.finish_reason else None
         sources = [source.model_dump() for source in grounds.sources] if grounds else None
         events = [self._format_chunk(choices, None, sources)]
-        if chunk.finish_reason and self.with_usage:
-            events.append(self._format_chunk([], _count_usage([chunk]).model_dump()))
-        return "".join([*events, *(["data: [DONE]\n\n"] if chunk.finish_reason else [])])
+        if chunk.finish_reason:
+            self._last.append(chunk)
+            if len(self._last) == len(self.streams):
+                if self.with_usage:
+                    events.append(self._format_chunk([], _count_usage(self._last, self.n).model_dump()))
+                events.append("data: [DONE]\n\n")
+        return "".join(events)
 
     def _format_chunk(
         self, choices: list[dict[str, Any]], usage: dict[str, Any] | None, sources: list[dict[str, Any]] | None = None
@@ -128,7 +133,7 @@ class OpenAIReply:
         return format_event({**self._list_common_fields(), "object": kind, "choices": choices, **more})
 
     def _list_common_fields(self) -> dict[str, Any]:
-        version = self.stream.version.name  # final after the first chunk
+        version = self.streams[0].version.name  # final after the first chunk
         model = f"{self.name}:{version}"
         return {"id": self.request.state.id, "created": self.created, "model": model, "system_fingerprint": version}
 

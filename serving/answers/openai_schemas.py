@@ -6,13 +6,14 @@ not change the answer are accepted and ignored.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from llmops.data.retrieval.minilm import NAME, WINDOW
-from serving.answers.schemas import GROUND, Sampling, Sources, Str
+from serving.answers.schemas import GROUND, MOST_TOKENS, Sampling, Sources, Str
+from serving.answers.structured import ResponseFormat
 from serving.engines.base import FinishReason
 
 MOST_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
@@ -32,11 +33,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "parallel_tool_calls": (True, False),
     "prediction": (),
     "presence_penalty": (0,),
-    "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
     "tools": ([],),
+    "tool_choice": ("none", "auto"),
     "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
@@ -58,7 +58,7 @@ class OpenAIRequest(Sampling):
     model_config = ConfigDict(extra="forbid")
 
     model: Str = Field(description="Name in the registry, or `name:v3` for one version, if it is loaded.")
-    max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="Longest answer, in tokens.")
     n: int | None = Field(None, ge=1, le=MOST_ANSWERS, description="Answers to each prompt; default 1.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -69,17 +69,21 @@ class OpenAIRequest(Sampling):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
+    reasoning_effort: Any = None
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        for name in NEUTRAL.keys() & body.keys():
-            value = body[name]
+        unsupported = [name for name in NEUTRAL if name not in cls.model_fields]
+        if body.get("tool_choice") == "none":
+            body = {name: value for name, value in body.items() if name != "tools"}
+        for name in unsupported:
+            value = body.get(name)
             if value is not None and not any(_is_equal(value, neutral) for neutral in NEUTRAL[name]):
                 raise PydanticCustomError("unsupported", "{name} is not supported; leave it out", {"name": name})
-        return {name: value for name, value in body.items() if name not in NEUTRAL}
+        return {name: value for name, value in body.items() if name not in unsupported}
 
 
 class TextPart(BaseModel):
@@ -97,25 +101,33 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Str | list[TextPart]
+    content: Str | list[TextPart] | None = None
     name: Any = Field(None, description="Accepted and ignored.")
     refusal: None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    provider_specific_fields: Any = Field(None, description="LiteLLM's; accepted and ignored.")
 
     @property
     def text(self) -> str:
         """Return the text of all parts."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Self:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("content is missing; only an assistant's may be null")
+        return self
 
 
 class ChatRequest(OpenAIRequest):
     """A conversation that the model continues."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of max_tokens.")
+    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="The newer name of max_tokens.")
+    response_format: ResponseFormat | None = None
     ground: bool | None = Field(None, description=GROUND)
 
 

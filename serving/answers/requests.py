@@ -18,11 +18,15 @@ from serving.errors import PromptRefused
 LEAST_TEMPERATURE = 1e-4
 
 
-def make_engine_request(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> EngineRequest:
-    """Return the request to an engine for one answer; without a temperature it is greedy.
+def make_engine_request(
+    prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving, schema: str = ""
+) -> EngineRequest:
+    """Return the request to an engine for one answer, of at most `limits.max_new_tokens`.
+
+    Without a temperature it is greedy. With a `schema`, the answer follows it.
 
     Raises:
-        PromptRefused: if the prompt is empty or too long, or `max_new_tokens` is above the limit.
+        PromptRefused: if the prompt is empty or too long.
     """
     limited = _list_limited_parts(prompt)
     for name, part, unit in limited:
@@ -31,12 +35,11 @@ def make_engine_request(prompt: Prompt, max_new_tokens: int, sampling: Sampling,
     name, part, _ = limited[0]
     if not part or (isinstance(part, str) and not part.strip()):
         raise PromptRefused(f"The {name} is empty.")
-    if max_new_tokens > limits.max_new_tokens:
-        raise PromptRefused(f"{max_new_tokens} new tokens are requested; at most {limits.max_new_tokens} are allowed.")
     stop = (sampling.stop,) if isinstance(sampling.stop, str) else tuple(sampling.stop or ())
     temperature = sampling.temperature or 0.0
-    temperature = temperature if temperature >= LEAST_TEMPERATURE else 0.0
-    return EngineRequest(prompt, max_new_tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop)
+    temperature = temperature if temperature >= LEAST_TEMPERATURE and sampling.top_p != 0 else 0.0
+    tokens = min(max_new_tokens, limits.max_new_tokens)
+    return EngineRequest(prompt, tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop, schema)
 
 
 def repeat_request(request: EngineRequest, n: int) -> list[EngineRequest]:

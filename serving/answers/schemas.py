@@ -16,6 +16,7 @@ def _check_text(value: str) -> str:
     return value
 
 
+MOST_TOKENS = 2**31 - 1  #: highest length that may be asked for; answers end at `serving.max_new_tokens`
 Str = Annotated[str, AfterValidator(_check_text)]
 #: the description of `ground`
 GROUND = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
@@ -26,7 +27,9 @@ class Sampling(BaseModel):
     """The settings of an answer's sampling and end."""
 
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default: greedy, always the same answer.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample from the likeliest tokens of this probability.")
+    top_p: float | None = Field(
+        None, ge=0, le=1, description="Sample from the likeliest tokens of this probability; 0: greedy."
+    )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Makes sampling repeatable.")
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
         None, description="The answer ends before the first of these."
@@ -44,8 +47,10 @@ class GenerateRequest(Sampling):
     input_id: Str | None = Field(
         None, min_length=1, max_length=200, description="Instead of a prompt: an example of the online feature store."
     )
-    max_new_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens; default 50.")
-    max_length: int | None = Field(None, ge=1, description="Another name of max_new_tokens; give only one of both.")
+    max_new_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="Longest answer, in tokens; default 50.")
+    max_length: int | None = Field(
+        None, ge=1, le=MOST_TOKENS, description="Another name of max_new_tokens; give only one of both."
+    )
     context: Str = Field("", description="Text that the answer should rest on.")
     ground: bool | None = Field(None, description=GROUND)
     stream: bool = Field(False, description="Send the answer piece by piece, as server-sent events.")

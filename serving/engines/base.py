@@ -67,6 +67,7 @@ class EngineRequest:
     top_p: float = 1.0  #: sample from the likeliest tokens that together have this probability
     seed: int | None = None  #: makes sampling repeatable
     stop: tuple[str, ...] = ()  #: the answer ends before the first of these
+    schema: str = ""  #: the JSON schema that the answer follows, as JSON; empty: the answer is free text
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmops.frame.errors import ArtifactError
+from llmops.model.gguf.grammars import GrammarError
 from llmops.model.gguf.process import Worker, run_requests
 from llmops.model.gguf.worker import FILE, Precision, is_gguf
 from serving.engines.answer_row import WARM_UP, AnswerRow
 from serving.engines.base import EngineRequest, EngineStats
 from serving.engines.stepping import Job, SteppingEngine
+from serving.errors import SchemaRefused
 
 if TYPE_CHECKING:
     from llmops.model.base.folder import Folder
@@ -40,6 +42,8 @@ class OpenvinoEngine(SteppingEngine[AnswerRow]):
         threads: threads that compute; 0: one per core that this container may use.
         precision: see `llmops.model.gguf.worker.PRECISIONS`.
     """
+
+    follows_schemas = True
 
     def __init__(
         self,
@@ -83,7 +87,7 @@ class OpenvinoEngine(SteppingEngine[AnswerRow]):
         model, worker = cast("Folder", self._model), cast("Worker", self._worker)
         row = AnswerRow(job, model)
         settings = _format_settings(job.request, model.repetition_penalty)
-        row.request_id = worker.start_request(row.prompt, model.ends, settings)
+        row.request_id = worker.start_request(row.prompt, model.ends, settings, job.request.schema)
         return row
 
     def _step(self, rows: list[AnswerRow]) -> None:
@@ -93,7 +97,7 @@ class OpenvinoEngine(SteppingEngine[AnswerRow]):
                 row.finished = output.ended
                 if output.error:
                     row.done = True
-                    row.job.stream.push(RuntimeError(f"OpenVINO refuses this request: {output.error}"))
+                    row.job.stream.push(_make_error(output.error))
                 else:
                     row.push_tokens(output.ids)
 
@@ -105,6 +109,13 @@ class OpenvinoEngine(SteppingEngine[AnswerRow]):
         self._model = None
         if self._worker:
             self._worker.close()
+
+
+def _make_error(message: str) -> Exception:
+    kind, _, reason = message.partition(": ")
+    if kind == GrammarError.__name__:
+        return SchemaRefused(f"the engine does not take this schema ({reason})")
+    return RuntimeError(f"OpenVINO refuses this request: {message}")
 
 
 def _format_settings(request: EngineRequest, repetition_penalty: float) -> dict[str, Any]:

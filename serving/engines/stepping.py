@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 
 from llmops.frame.errors import LlmopsError
 from serving.engines.base import EngineRequest, EngineStats, Stream
-from serving.errors import EngineDied, QueueFull
+from serving.errors import EngineDied, QueueFull, SchemaRefused
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class SteppingEngine(ABC, Generic[R]):
         max_queue: requests that may wait while the batch is full.
         max_batch: most requests that are answered together.
     """
+
+    follows_schemas = False  #: True if answers can follow a JSON schema
 
     def __init__(self, max_queue: int, max_batch: int) -> None:
         self._max_queue, self._max_batch = max_queue, max_batch
@@ -96,6 +98,11 @@ class SteppingEngine(ABC, Generic[R]):
         """See `Engine`."""
         job = Job(request)
         job.stream = Stream(partial(self._cancel, job))
+        if request.schema and not self.follows_schemas:
+            job.stream.push(
+                SchemaRefused("this model's engine follows no JSON schema; the engines `openvino` and `vllm` do")
+            )
+            return job.stream
         with self._changed:
             if self._error or self._closed:
                 job.stream.push(EngineDied())

@@ -26,7 +26,7 @@ from llmops.model.gguf.worker import is_gguf
 from serving.engines.answer_row import WARM_UP, AnswerRow
 from serving.engines.base import EngineStats
 from serving.engines.stepping import Job, SteppingEngine
-from serving.errors import EngineDied
+from serving.errors import EngineDied, SchemaRefused
 
 if TYPE_CHECKING:
     from llmops.model.base.folder import Folder
@@ -49,6 +49,8 @@ class VllmEngine(SteppingEngine[AnswerRow]):
 
     The arguments are those of `OpenvinoEngine`; `options` are further ones of vLLM's `AsyncEngineArgs`.
     """
+
+    follows_schemas = True
 
     def __init__(
         self,
@@ -161,12 +163,16 @@ class VllmEngine(SteppingEngine[AnswerRow]):
         except EngineDeadError:
             self._outputs.put((request_id, [], True, EngineDied()))
         except Exception as error:
+            if row.job.request.schema and isinstance(
+                error, ValueError
+            ):  # of vLLM's checks, before the engine's process
+                error = SchemaRefused(f"the engine does not take this schema ({error})")
             self._outputs.put((request_id, [], True, error))
 
 
 def _make_parameters(row: AnswerRow) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     request = row.job.request
     return SamplingParams(
@@ -178,4 +184,5 @@ def _make_parameters(row: AnswerRow) -> Any:
         repetition_penalty=row.model.repetition_penalty,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
+        structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema else None,
     )

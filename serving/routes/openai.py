@@ -57,9 +57,15 @@ async def chat_completions(
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
     note_request(request, body, tokens, [Chat(turns)])
-    requests = repeat_request(make_engine_request(Chat(turns), tokens, body, limits), body.n or 1)
+    schema = body.response_format.schema_text if body.response_format else ""
+    if schema:
+        digest = app.digests.digest_text(schema)
+        request.state.event.update({"gen_ai.output.type": "json", "llmops.schema.digest": digest})
+    if schema and body.ground:
+        raise PromptRefused("An answer from the documents is text: leave ground or response_format out.")
+    requests = repeat_request(make_engine_request(Chat(turns), tokens, body, limits, schema), body.n or 1)
     side = await provide_side(app, key, choose_side(app, body.model, side))
-    grounds = await find_grounds(request, app, body.ground, requests[0])
+    grounds = None if schema else await find_grounds(request, app, body.ground, requests[0])
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True, grounds=grounds)
 
 
@@ -100,7 +106,7 @@ async def embeddings(request: Request, app: AppPartsDep, key: LimitedDep, body: 
 
 @router.get("/models")
 def models(app: AppPartsDep, key: KeyDep) -> ModelList:
-    """List the models that can be named in a request: the model, and each loaded version of it."""
+    """List the models that can be named in a request: the model, its aliases, and each loaded version of it."""
     return ModelList(data=_list_cards(app))
 
 
@@ -138,8 +144,10 @@ def _split_prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> lis
 
 
 def _list_cards(app: AppParts) -> list[ModelCard]:
-    name, versions = app.config.release.name, [one.version for one in app.models.loaded]
-    ids = [(name, version) for version in versions[:1]] + [(f"{name}:{version.name}", version) for version in versions]
+    name, loaded = app.config.release.name, app.models.loaded
+    sides = [(f"{name}:{app.models.name_side(one)}", one.version) for one in loaded]
+    ids = [(name, one.version) for one in loaded[:1]]
+    ids += sides + [(f"{name}:{one.version.name}", one.version) for one in loaded]
     return [ModelCard(id=id, created=_parse_seconds(version.created)) for id, version in ids]
 
 

@@ -20,6 +20,8 @@ KEPT = [
     ("The password is ", "hunter2x", 0),
     ("Log in with api_key=", "s3cret9value", 0),
     ("Your card is ", "4111 1111 1111 1111", 0),
+    ('{"card":"', "4111111111111111", 0),
+    ('{"password": "', "hunter2x", 0),
     ("Pay to ", "DE89 3704 0044 0532 0130 00", 2),
     ("Here: ", "<script>alert(1)</script>", 0),
     ("Here: ", '<a href="javascript:alert(1)">', 0),

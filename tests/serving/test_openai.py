@@ -121,17 +121,65 @@ def test_if_one_of_several_prompts_fails_the_others_are_given_up(site, ours):
     site.until(lambda: site.engines["v1"].stats().running == 0)
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
 def test_what_changes_nothing_is_taken(ours):
     more = {"n": 1, "user": "u", "metadata": {"a": "b"}, "store": False, "logprobs": False, "presence_penalty": 0}
-    neutral = {"frequency_penalty": 0.0, "response_format": {"type": "text"}, "tool_choice": "none"}
+    neutral = {"frequency_penalty": 0.0, "response_format": {"type": "text"}, "reasoning_effort": "low"}
     assert chat(ours, **more, **neutral, service_tier="auto", temperature=0, top_p=1, seed=1, stop=None).choices
+    for tools in (
+        {"tools": [], "tool_choice": "auto"},
+        {"tool_choice": "none"},
+        {"tools": [TOOL], "tool_choice": "none"},
+    ):
+        assert chat(ours, **tools).choices
+    silent = {"role": "assistant", "content": None}
+    assert chat(ours, messages=[*HELLO, silent, *HELLO]).choices[0].message.content == "one two three"
+
+
+def test_the_event_of_an_answer_in_json_tells_its_schema(site, ours):
+    for schema in ({"const": 1}, {"const": 1, "title": "x"}, {"const": 2}):
+        with pytest.raises(openai.BadRequestError, match="follows no JSON schema"):
+            chat(ours, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    first, same, other = [event["llmops.schema.digest"] for event in site.events()]
+    assert first == same != other and {event["gen_ai.output.type"] for event in site.events()} == {"json"}
+
+
+def test_a_length_above_the_limit_is_cut_there_and_a_top_p_of_0_is_greedy(site, ours, monkeypatch):
+    asks = []
+    generate = EchoEngine.generate
+    monkeypatch.setattr(EchoEngine, "generate", lambda self, ask: asks.append(ask) or generate(self, ask))
+    for name in ("max_tokens", "max_completion_tokens"):
+        answer = chat(ours, messages=[{"role": "user", "content": "w " * 25}], top_p=0, temperature=1, **{name: 10_000})
+        assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (20, "length")
+    assert {(ask.max_new_tokens, ask.temperature, ask.top_p) for ask in asks} == {(20, 0.0, 1.0)}
+
+
+def test_several_answers_are_streamed_one_after_the_other(site, ours):
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = chat(ours, n=2, **usage)
+    first, second = ([one for one in chunks if one.choices[0].index == number] for number in (0, 1))
+    for answer in (first, second):
+        assert "".join(one.choices[0].delta.content for one in answer) == "one two three"
+        assert answer[0].choices[0].delta.role == "assistant" and answer[-1].choices[0].finish_reason == "stop"
+    assert chunks == first + second and (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 6)
+    *chunks, last = complete(ours, prompt=["a", "b b"], n=2, **usage)
+    assert [one.choices[0].text for one in chunks if one.choices[0].index == 3] == ["b", " b"]
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 6)
+    answers = [event["gen_ai.response.finish_reasons"] for event in site.events()]
+    assert sorted(answers, key=len) == [["stop"] * 2, ["stop"] * 4]
+    with pytest.raises(openai.APIError, match="server failed"):
+        list(complete(ours, prompt=["a", "good bad", "c"], stream=True))
+    site.until(lambda: site.engines["v1"].stats().running == 0)
 
 
 @pytest.mark.parametrize(
     "more",
     [
-        {"n": 0}, {"n": 2, "stream": True}, {"logprobs": True}, {"presence_penalty": 0.5},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]}, {"response_format": {"type": "json_object"}},
+        {"n": 0}, {"logprobs": True}, {"presence_penalty": 0.5}, {"tools": [TOOL]}, {"max_tokens": 2**31},
+        {"tools": [TOOL], "tool_choice": "required"}, {"response_format": {"type": "json_object"}},
+        {"messages": [{"role": "user", "content": None}]}, {"response_format": {"type": "json_object"}, "stream": True},
         {"modalities": ["text", "audio"]}, {"extra_body": {"guided_json": {}}},
         {"max_tokens": 2, "max_completion_tokens": 2}, {"temperature": 2.5}, {"messages": []},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -170,16 +218,17 @@ def test_all_messages_of_a_conversation_together_have_a_limit_and_so_has_their_n
 def test_what_is_not_done_with_texts_is_refused(ours):
     for more in (
         {"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 2}, {"prompt": []}, {"prompt": [""]},
-        {"prompt": ["x"] * 7, "n": 3}, {"prompt": ["a", "b"], "stream": True},
+        {"prompt": ["x"] * 7, "n": 3}, {"extra_body": {"response_format": {"type": "json_object"}}},
     ):  # fmt: skip
         with pytest.raises(openai.BadRequestError):
             complete(ours, **more)
 
 
 def test_models_are_listed_one_version_can_be_named_and_one_that_is_not_there_is_not_found(ours):
-    assert [model.id for model in ours.models.list()] == ["support-bot", "support-bot:v1"]
-    assert ours.models.retrieve("support-bot:v1").id == "support-bot:v1"
-    assert chat(ours, model="support-bot:v1").model == "support-bot:v1"
+    named = ["support-bot", "support-bot:champion", "support-bot:v1"]
+    assert [model.id for model in ours.models.list()] == named
+    for name in named:
+        assert ours.models.retrieve(name).id == name and chat(ours, model=name).model == "support-bot:v1"
     with pytest.raises(openai.NotFoundError):
         ours.models.retrieve("gpt-4")
     for model in ("gpt-4", "support-bot:v2", "support-bot:", "", "support-bot:v1:x"):

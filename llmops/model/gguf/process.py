@@ -55,18 +55,25 @@ class Worker:
         if error := self._read_message():
             raise self.make_error(error)
 
-    def start_request(self, ids: Sequence[int], ends: Iterable[int], settings: Mapping[str, Any]) -> int:
-        """Start a request, and return its id. `ends` are the tokens that end its answer.
+    def start_request(
+        self, ids: Sequence[int], ends: Iterable[int], settings: Mapping[str, Any], schema: str = ""
+    ) -> int:
+        """Start a request, and return its id.
 
-        The settings are further arguments of `openvino_genai.GenerationConfig`.
+        Args:
+            ids: the prompt.
+            ends: the tokens that end the answer.
+            settings: further arguments of `openvino_genai.GenerationConfig`.
+            schema: the JSON schema that the answer follows. For one that cannot be compiled, the request's only output
+                is an error that begins with `GrammarError`.
         """
         request_id = next(self._request_ids)
-        self._send(request_id, [*ids], {**settings, "stop_token_ids": set(ends)})
+        self._send(request_id, [*ids], {**settings, "stop_token_ids": set(ends)}, schema)
         return request_id
 
     def cancel_request(self, request_id: int) -> None:
         """Cancel a request. `receive` may still return a few of its tokens."""
-        self._send(request_id, None, {})
+        self._send(request_id, None, {}, "")
 
     def receive(self) -> list[tuple[int, StepOutput]]:
         """Return the output of at least one step, in order, each with the id of its request.

@@ -6,9 +6,9 @@
 step holds Python's lock until it is computed, tenths of a second for the prompts of 16 requests. An app in the same
 process could not answer meanwhile. A damaged file that crashes OpenVINO's reader ends only this process.
 
-The message `(request id, token ids, settings)` starts a request, `(request id, None, {})` cancels it. The process's
-first message is the reason why the model cannot be loaded, or empty. After each step it sends request id →
-`StepOutput`.
+The message `(request id, token ids, settings, JSON schema or "")` starts a request, and `(request id, None, {}, "")`
+cancels it. The process's first message is the reason why the model cannot be loaded, or empty. After each step it sends
+request id → `StepOutput`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from math import ceil
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llmops.frame import machine
+from llmops.model.gguf.grammars import Grammars
 
 if TYPE_CHECKING:
     from openvino_genai import ContinuousBatchingPipeline, GenerationHandle
@@ -111,33 +113,37 @@ def _make_writable(file: Path) -> Iterator[Path]:
 
 
 class Requests:
-    """The requests of a pipeline, by their ids."""
+    """The requests of a pipeline, by their ids. `open` opens the pipeline.
 
-    def __init__(self, pipeline: ContinuousBatchingPipeline) -> None:
-        self._pipeline, self._handles = pipeline, dict[int, Any]()
-        self._refused: dict[int, StepOutput] = {}
-        self._cancelled = False  # True if a request was cancelled since the last step; a step frees its blocks
+    Nothing but opening the pipeline again frees compiled schemas. If a new schema finds no room, no request starts
+    until those that run have ended and the pipeline is open again.
+    """
+
+    def __init__(self, open: Callable[[], ContinuousBatchingPipeline]) -> None:
+        self._open, self._handles = open, dict[int, Any]()
+        self._waiting: dict[int, tuple[Sequence[int], Mapping[str, Any], str]] = {}
+        self._load()
 
     @property
     def running(self) -> bool:
         """Return True if there is something to compute or to send."""
-        return bool(self._handles or self._refused)
+        return bool(self._handles or self._waiting)
 
-    def handle_message(self, request_id: int, ids: Sequence[int] | None, settings: Mapping[str, Any]) -> None:
-        """Start a request, or cancel it."""
-        if ids is None:
-            if handle := self._handles.pop(request_id, None):
-                handle.cancel()
-                self._cancelled = True
-            return
-        try:
-            self._handles[request_id] = self._start(request_id, ids, settings)
-        except Exception as error:
-            self._refused[request_id] = StepOutput([], [], True, f"{type(error).__name__}: {error}")
+    def handle_message(
+        self, request_id: int, ids: Sequence[int] | None, settings: Mapping[str, Any], schema: str
+    ) -> None:
+        """Let a request start in the next step, or cancel it."""
+        if ids is not None:
+            self._waiting[request_id] = ids, settings, schema
+        elif handle := self._handles.pop(request_id, None):
+            handle.cancel()
+            self._cancelled = True
+        else:
+            self._waiting.pop(request_id, None)
 
     def step(self) -> dict[int, StepOutput]:
         """Compute a step, and return its output by request id."""
-        outputs, self._refused = self._refused, {}
+        outputs = self._start_waiting()
         if self._handles:
             self._compute()
         for request_id, handle in list(self._handles.items()):
@@ -148,15 +154,47 @@ class Requests:
                 outputs[request_id] = output
         return outputs
 
-    def _start(self, request_id: int, ids: Sequence[int], settings: Mapping[str, Any]) -> GenerationHandle:
+    def _start_waiting(self) -> dict[int, StepOutput]:
+        """Start requests up to the first one with a schema, so that others do not wait while several are compiled."""
+        refused: dict[int, StepOutput] = {}
+        while self._waiting:
+            request_id, (ids, settings, schema) = next(iter(self._waiting.items()))
+            if schema and not self._grammars.has_room(schema):
+                if self._handles:
+                    break
+                self._reopen()
+            del self._waiting[request_id]
+            try:
+                self._handles[request_id] = self._start(request_id, ids, settings, schema)
+            except Exception as error:
+                refused[request_id] = StepOutput([], [], True, f"{type(error).__name__}: {error}")
+            if schema:
+                break
+        return refused
+
+    def _load(self) -> None:
+        self._pipeline = self._open()
+        self._grammars = Grammars(self._pipeline.get_tokenizer())
+        self._cancelled = False  # True if a request was cancelled since the last step; a step frees its blocks
+
+    def _reopen(self) -> None:
+        self._compute()  # OpenVINO reports cancelled requests that no step has removed
+        del self._pipeline, self._grammars  # before another one is in memory
+        try:
+            self._load()
+        except Exception as error:
+            sys.exit(f"The model cannot be opened again, to free the JSON schemas of answers: {error}")
+
+    def _start(self, request_id: int, ids: Sequence[int], settings: Mapping[str, Any], schema: str) -> GenerationHandle:
         import numpy as np
         import openvino
         from openvino_genai import GenerationConfig
 
         if self._cancelled:
             self._compute()
+        structure = {"structured_output_config": self._grammars.compile(schema)} if schema else {}
         tensor = openvino.Tensor(np.array([ids], dtype=np.int64))
-        return self._pipeline.add_request(request_id, tensor, GenerationConfig(**settings))
+        return self._pipeline.add_request(request_id, tensor, GenerationConfig(**settings, **structure))
 
     def _compute(self) -> None:
         self._cancelled = False
@@ -182,7 +220,7 @@ def main(descriptor: str, folder: str, settings: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     pipe = Connection(int(descriptor))
     try:
-        requests = Requests(open_pipeline(Path(folder), **json.loads(settings)))
+        requests = Requests(partial(open_pipeline, Path(folder), **json.loads(settings)))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
         return

@@ -135,9 +135,9 @@ reached = []
 WATCHED = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "subprocess.Popen", "os.fork", "os.posix_spawn")
 sys.addaudithook(lambda event, given: reached.append(event) if event in WATCHED else None)
 from llmops.model.gguf.worker import Requests, open_pipeline
-requests, ids = Requests(open_pipeline(Path(sys.argv[1]), batch=2, tokens=64, threads=1)), []
+requests, ids = Requests(lambda: open_pipeline(Path(sys.argv[1]), batch=2, tokens=64, threads=1)), []
 import openvino
-requests.handle_message(1, [1, 2, 3], {"max_new_tokens": 8})
+requests.handle_message(1, [1, 2, 3], {"max_new_tokens": 8}, '{"const": "a b c d e f g h i j k l"}')
 while requests.running:
     ids += requests.step().get(1, ([],))[0]
 print(ids, reached)

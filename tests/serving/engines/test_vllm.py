@@ -110,6 +110,15 @@ async def test_pieces_add_up_to_the_answer_and_a_stop_string_ends_it(engine):
     assert stopped.text == text[: text.index(stop)].strip()
 
 
+def test_an_answer_follows_a_schema_and_a_bad_one_is_refused_alone(engine):
+    schema = '{"enum":["a","b \\"c\\"",3]}'
+    asked = [EngineRequest(Question("Which?"), 30, 1.0, seed=seed, schema=schema) for seed in range(4)]
+    assert {json.loads(whole(engine, one).text) for one in asked} <= {"a", 'b "c"', 3}
+    with pytest.raises(PromptRefused, match="response_format"):
+        whole(engine, EngineRequest(Question("Which?"), 30, schema='{"type":"banana"}'))
+    assert whole(engine, EngineRequest(Question("Which?"), FEW)).output_tokens <= FEW
+
+
 def test_a_seed_repeats_a_sample_and_a_prompt_that_does_not_fit_is_refused_with_both_counts(engine):
     requests = [EngineRequest(Question("Where?"), 12, temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 1, 2)]
     one, same, other = [whole(engine, request).text for request in requests]

@@ -1,0 +1,157 @@
+"""`response_format`: the JSON schemas that answers can follow.
+
+An engine compiles a schema to a grammar, and other answers wait meanwhile. So only keywords are accepted that engines
+enforce and compile soon: OpenVINO ignores `multipleOf`, and takes 12 ms for each character of a `maxLength`. With all
+that the bounds below allow, a schema takes 0.3 s on one core.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Set
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MOST_CHARS = 8000  #: characters of a schema without descriptions
+MOST_DEPTH = 16
+MOST_PROPERTIES = 100  #: properties and definitions in all
+MOST_SCHEMAS = 1000  #: schemas in a schema, which bounds the time of their check, too
+MOST_BOUNDS = 20  #: `minItems` and `maxItems` in all
+ANY_OBJECT = '{"type":"object"}'
+FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+
+_NOTES = {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"}
+_RANGES = {"minItems": (0, 100), "maxItems": (0, 100)} | dict.fromkeys(
+    ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), (-(10**9), 10**9)
+)
+#: keyword → the only keywords that engines do not ignore beside it
+_ALONE = {"$ref": {"$defs"}, "anyOf": {"$defs"}, "enum": {"$defs", "type"}, "const": {"$defs", "type"}}
+#: types of a value of `enum` or `const`
+_TYPES = {str: {"string"}, bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, type(None): {"null"}}
+_SCHEMAS = {"items", "additionalProperties", "properties", "$defs", "anyOf"}  #: keywords whose values have schemas
+_KEYWORDS = {*_RANGES, *_ALONE, *_SCHEMAS, "type", "required", "format"}
+
+
+def clean_schema(schema: dict[str, Any]) -> str:
+    """Return a JSON schema as JSON without descriptions. Values of a wrong type are left for the engine to refuse.
+
+    Raises:
+        ValueError: if engines do not enforce it, or it takes too long to compile; with the place and the reason.
+    """
+    definitions = schema["$defs"] if isinstance(schema.get("$defs"), dict) else {}
+    cleaned = _clean(schema, "", 0, Counter(), {f"#/$defs/{name}" for name in definitions})
+    try:
+        TopologicalSorter({f"#/$defs/{name}": _list_direct_refs(one) for name, one in definitions.items()}).prepare()
+    except CycleError as error:
+        raise ValueError(f"{error.args[1][0]} contains itself outside of objects and arrays") from None
+    text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text.encode()  # raises ValueError for half of a surrogate pair
+    _limit("characters without descriptions", len(text), MOST_CHARS)
+    return text
+
+
+def _clean(schema: Any, place: str, depth: int, counts: Counter[str], refs: Set[str]) -> Any:
+    _require(depth <= MOST_DEPTH, f"{place[:100]}… is nested more than {MOST_DEPTH} deep")
+    counts["schemas"] += 1
+    _limit("schemas", counts["schemas"], MOST_SCHEMAS)
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: value for name, value in schema.items() if name not in _NOTES}
+    counts["bounds"] += len(kept.keys() & {"minItems", "maxItems"})
+    _limit("minItems and maxItems", counts["bounds"], MOST_BOUNDS)
+    for name, value in kept.items():
+        at = f"{place}.{name}".removeprefix(".")
+        _check_keyword(name, value, kept, at, refs)
+        if name in ("properties", "$defs") and isinstance(value, dict):
+            counts["named"] += len(value)
+            _limit("properties", counts["named"], MOST_PROPERTIES)
+            kept[name] = {key: _clean(below, f"{at}.{key}", depth + 1, counts, refs) for key, below in value.items()}
+        elif name == "anyOf" and isinstance(value, list):
+            kept[name] = [_clean(below, f"{at}.{n}", depth + 1, counts, refs) for n, below in enumerate(value)]
+        elif name in _SCHEMAS:
+            kept[name] = _clean(value, at, depth + 1, counts, refs)
+    if kept.keys() & {"minItems", "maxItems"}:
+        kept.setdefault("items", {})  # OpenVINO refuses or ignores both without it
+    return kept
+
+
+def _check_keyword(name: str, value: Any, beside: dict[str, Any], place: str, refs: Set[str]) -> None:
+    _require(name in _KEYWORDS, f"{place} is not supported")
+    ignored = beside.keys() - {name} - _ALONE.get(name, beside.keys())
+    _require(not ignored, f"{place} is not supported beside {', '.join(sorted(ignored))}")
+    if name in _RANGES:
+        least, most = _RANGES[name]
+        _require(type(value) is int and least <= value <= most, f"{place} must be a whole number, {least} to {most}")
+        _require("Items" in name or beside.get("type") == "integer", f"{place} is only supported for the type integer")
+    elif name in ("enum", "const"):
+        values = value if name == "enum" and isinstance(value, list) else [value]
+        kinds = {type(one) for one in values}
+        _require(kinds <= _TYPES.keys(), f"{place} is only supported with texts, numbers, true, false and null")
+        large = any(type(one) is int and abs(one) >= 2**63 for one in values)
+        _require(not large, f"{place} is only supported with whole numbers of 64 bits")
+        types = beside.get("type", [])  # engines ignore it here
+        types = types if isinstance(types, list) else [types]
+        fit = all(any(one in types for one in _TYPES[kind]) for kind in kinds)
+        _require("type" not in beside or fit, f"{place} must have values of the type beside it")
+    elif name == "required" and isinstance(value, list):
+        known = properties if isinstance(properties := beside.get("properties"), dict) else {}
+        names = all(isinstance(one, str) and one in known for one in value)
+        _require(names and len(value) <= len(known), f"{place} must name properties")
+    elif name == "format":
+        _require(value in FORMATS, f"{place} must be one of {', '.join(FORMATS)}")
+        _require(beside.get("type") == "string", f"{place} is only supported for the type string")
+    elif name == "$ref":
+        _require(isinstance(value, str) and value in refs, f"{place} must be #/$defs/… of the whole schema")
+    elif name in ("type", "anyOf"):
+        _require(value != [], f"{place} must not be empty")
+    elif name == "additionalProperties":
+        _require(value is False or not beside.get("properties"), f"{place} must be false beside properties")
+
+
+def _list_direct_refs(schema: Any) -> list[str]:
+    """Return the references of a cleaned schema that are not inside of an object or array."""
+    if not isinstance(schema, dict):
+        return []
+    alternatives = schema.get("anyOf")
+    below = alternatives if isinstance(alternatives, list) else []
+    return [*([schema["$ref"]] if "$ref" in schema else []), *(ref for one in below for ref in _list_direct_refs(one))]
+
+
+def _limit(name: str, count: int, most: int) -> None:
+    _require(count <= most, f"it has {count} {name}; at most {most} are supported")
+
+
+def _require(holds: object, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+class JsonSchema(BaseModel):
+    """A schema. Its `name`, `description` and `strict` are ignored: an answer always follows it."""
+
+    schema_: Annotated[dict[str, Any], AfterValidator(clean_schema)] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """The form of an answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @property
+    def schema_text(self) -> str:
+        """Return the schema that the answer follows, as JSON; empty for text."""
+        if self.json_schema:
+            return str(self.json_schema.schema_)  # a string since its validation
+        return "" if self.type == "text" else ANY_OBJECT
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to the type json_schema")
+        return self
