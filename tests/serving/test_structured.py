@@ -306,7 +306,8 @@ def test_openais_client_parses_answers_whole_and_streamed(client: openai.OpenAI)
         (formatted({"type": "banana"}), None),
         ({"type": "json_schema"}, "response_format"),
         ({"type": "grammar"}, "response_format.type"),
-        ({"type": "text", "json_schema": {"name": "x"}}, "response_format"),
+        ({"type": "text", "json_schema": {"name": "x", "schema": {}}}, "response_format"),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, "response_format.json_schema.schema"),
     ],
 )
 def test_a_format_that_is_not_followed_is_refused_and_others_are_answered(
