@@ -114,6 +114,6 @@ class Grounding(Section):
     elasticsearch: Annotated[str, Unhashed()] = Field(
         "",
         pattern="^(llmops-passages-[a-z0-9-]+)?$",
-        description="The server of `monitoring.elasticsearch_url` searches the served index, in an index of its own whose "
-        "name begins so, such as `llmops-passages-shop`. Empty: its files are searched.",
+        description="The server of `monitoring.elasticsearch_url` searches the served index, in an index of its own "
+        "whose name begins so, such as `llmops-passages-shop`. Empty: its files are searched.",
     )

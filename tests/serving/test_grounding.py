@@ -230,10 +230,11 @@ def test_an_elasticsearch_that_never_answers_is_asked_once_and_nobody_waits_for_
 ) -> None:
     clock, hangs, asked = FakeClock(), Event(), list[str]()
 
-    def answer(method: str, path: str, headers: Mapping[str, str], sent: bytes) -> Answer:
+    def answer(method: str, path: str, sent_headers: Mapping[str, str], sent: bytes) -> Answer:
         asked.append(path)
         hangs.wait(60)
-        return 200, {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}, b'{"hits": {"hits": []}}'
+        headers = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
+        return 200, headers, b'{"term_vectors": {}}'
 
     monkeypatch.setattr(elasticsearch, "SEARCH_S", 0.05)
     monkeypatch.setattr("serving.app.Documents", partial(Documents, clock=clock))

@@ -7,16 +7,17 @@ vectors are found among numbers of 8 bits, and ranked in full precision.
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmops.config import SearchServer
-from llmops.data.retrieval.files import Near, count_passages, open_database, open_vectors, read_passages
+from llmops.data.retrieval.files import Near, count_passages, open_database, open_vectors, rarest, read_passages
 from llmops.data.retrieval.minilm import DIMENSIONS, Vectors
 from llmops.data.retrieval.terms import stems_of
 from llmops.events.elasticsearch_client import LOGINS, client_of, login_of
@@ -45,15 +46,10 @@ class ElasticsearchStore:
     """The index of an artifact. See `FileStore`; keys are ids of passages."""
 
     def __init__(
-        self,
-        server: SearchServer,
-        artifact: Path,
-        has_vectors: bool,
-        environ: Mapping[str, str] = os.environ,
-        clock: Clock = SYSTEM_CLOCK,
+        self, server: SearchServer, artifact: Path, has_vectors: bool, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._server, self._name, self.has_vectors, self._clock = server, _name(server, artifact), has_vectors, clock
-        self._client = client_of(server.url, login_of(environ, "ELASTICSEARCH_SEARCH_", *LOGINS), server.ca_file)
+        self._client = client_of(server.url, login_of(os.environ, "ELASTICSEARCH_SEARCH_", *LOGINS), server.ca_file)
         self._left = 0.0  #: seconds for further requests of a search
 
     def begin(self) -> None:
@@ -61,22 +57,17 @@ class ElasticsearchStore:
         self._left = SEARCH_S
 
     def by_words(self, words: Sequence[str], most: int) -> list[str]:
-        """Return the keys of the passages that have some of these words, the best by BM25 first."""
-        phrases = [{"match_phrase": {"words": stems}} for stems in dict.fromkeys(stems_of(words)) if stems]
+        """See `FileStore`; the words are those of `FileStore.by_words`, with the same weights."""
+        counts, passages = self._count_stems(list(filter(None, stems_of(words))))
+        weights = {one: _weight(counts[one], passages) for one in rarest(counts)}
+        phrases = [{"match_phrase": {"words": {"query": one, "boost": weight}}} for one, weight in weights.items()]
         return [key for key, _ in self._search(most, query={"bool": {"should": phrases}})] if phrases else []
 
     def count_words(self, words: Sequence[str]) -> tuple[dict[str, int], int]:
-        """Return how many passages have each word, or the rarest of its stems, and how many passages there are."""
+        """See `FileStore`."""
         stems = dict(zip(words, stems_of(words), strict=True))
-        asked = {"doc": {"words": " ".join(stems.values())}, "term_statistics": True, "positions": False}
-        if not (known := self._ask("termvectors", **asked)["term_vectors"].get("words")):
-            return dict.fromkeys(words, 0), 0
-        count = known["terms"]
-        counts = {
-            word: min((count.get(stem, {}).get("doc_freq", 0) for stem in several.split()), default=0)
-            for word, several in stems.items()
-        }
-        return counts, known["field_statistics"]["doc_count"]
+        counts, passages = self._count_stems(list(filter(None, stems.values())))
+        return {word: counts.get(stem, 0) for word, stem in stems.items()}, passages
 
     def by_vector(self, vector: Vectors, most: int) -> Near:
         """See `FileStore`; those of the passages that the graph leads to are compared."""
@@ -97,6 +88,15 @@ class ElasticsearchStore:
         """Close the connections."""
         self._client.close()
 
+    def _count_stems(self, stems: Sequence[str]) -> tuple[dict[str, int], int]:
+        """Return how many passages have the rarest of the stems that each text has, and how many passages there are."""
+        asked = {"doc": {"words": " ".join(stems)}, "term_statistics": True, "positions": False}
+        if not (known := self._ask("termvectors", **asked)["term_vectors"].get("words")):
+            return {}, 0
+        count = known["terms"]
+        counts = {one: min(count.get(stem, {}).get("doc_freq", 0) for stem in one.split()) for one in stems}
+        return counts, known["field_statistics"]["doc_count"]
+
     def _search(self, most: int, **query: Any) -> list[tuple[str, float]]:
         query |= {"size": most, "source": False, "track_total_hits": False, "allow_partial_search_results": False}
         return [(hit["_id"], hit["_score"]) for hit in self._ask("search", **query)["hits"]["hits"]]
@@ -113,7 +113,7 @@ class ElasticsearchStore:
 
 
 def load(server: SearchServer, owner: str, artifact: Path) -> None:
-    """Load a finished index that has passages, unless all of it is there. Nobody searches it before it is served.
+    """Load a finished index, unless all of its passages are there. Nobody searches it before its files are served.
 
     Args:
         server: to load it into.
@@ -124,15 +124,15 @@ def load(server: SearchServer, owner: str, artifact: Path) -> None:
         ConfigError: if the server refuses it, or has an index of that name by another owner.
         TransientError: if the server does not answer, or does not keep all passages.
     """
+    name, passages = _name(server, artifact), _passages(artifact)
     with _loading(server) as client:
-        if not _passages(artifact) or _is_whole(client, server, owner, artifact):
+        if not passages or _counts(client, server, [owner]).get(name) == passages:
             return
-        name = _name(server, artifact)
         client.options(ignore_status=404).indices.delete(index=name)  # there if a run was killed while it loaded
         client.indices.create(index=name, mappings={**_MAPPINGS, "_meta": {"owner": owner}})
         _load(client, name, artifact)
         client.indices.refresh(index=name)
-        if not _is_whole(client, server, owner, artifact):
+        if _counts(client, server, [owner]).get(name) != passages:
             raise TransientError(f"Elasticsearch at {server.url} has lost passages of {name} while it was loaded.")
 
 
@@ -140,16 +140,24 @@ def keep_only(server: SearchServer, owners: Collection[str], artifact: Path | No
     """Delete all indices of these owners but that of an artifact. For errors see `load`."""
     kept = _name(server, artifact) if artifact else ""
     with _loading(server) as client:
-        if old := [name for name in _owned(client, server, owners) if name != kept]:
+        if old := [name for name in _counts(client, server, owners) if name != kept]:
             client.indices.delete(index=old, ignore_unavailable=True)
 
 
 def is_served(server: SearchServer, owner: str, artifact: Path | None) -> bool:
     """Return whether `load` and `keep_only` would change nothing."""
+    wanted = {_name(server, artifact): passages} if artifact and (passages := _passages(artifact)) else {}
     with _loading(server) as client:
-        if not (artifact and _passages(artifact)):
-            return not _owned(client, server, [owner])
-        return len(_owned(client, server, [owner])) == 1 and _is_whole(client, server, owner, artifact)
+        return _counts(client, server, [owner]) == wanted
+
+
+def _weight(count: int, passages: int) -> float:
+    """Return what makes the weight of a word that of FTS5: Lucene adds one, so that common words count more.
+
+    By Lucene's own, of all words, 84 % of a FAQ's five best passages are those of the files, instead of 98 %.
+    """
+    odds = (passages - count + 0.5) / (count + 0.5)
+    return max(math.log(odds), 1e-6) / math.log1p(odds)
 
 
 def _load(client: Any, name: str, artifact: Path) -> None:
@@ -183,37 +191,28 @@ def _passages(artifact: Path) -> int:
     return int(artifacts.read_record(artifact).metrics.get("passages", 0))
 
 
-def _is_whole(client: Any, server: SearchServer, owner: str, artifact: Path) -> bool:
-    """Return whether the server has all passages, in an index that `load` has made."""
-    name = _name(server, artifact)
-    if _owned(client, server, [owner]).get(name) != owner:
-        return False
-    stats = client.indices.stats(index=name, metric="docs")
-    return bool(stats["_all"]["primaries"]["docs"]["count"] == _passages(artifact))
-
-
-def _owned(client: Any, server: SearchServer, owners: Collection[str]) -> dict[str, str | None]:
-    """Return the indices of these owners. One without an owner was made by the server, while another was loaded.
+def _counts(client: Any, server: SearchServer, owners: Collection[str]) -> dict[str, int]:
+    """Return how many passages each index of these owners has; none if a bulk request has made it, without mappings.
 
     Raises:
         ConfigError: if one is somebody else's.
     """
     found = client.indices.get_mapping(index=f"{server.name}-*", expand_wildcards="all")
     ours = re.compile(re.escape(server.name) + r"-[0-9a-f]{16}\.[0-9a-f]{16}")
-    owned = {
-        name: said["mappings"].get("_meta", {}).get("owner") for name, said in found.items() if ours.fullmatch(name)
-    }
+    owned = {name: one["mappings"].get("_meta", {}).get("owner") for name, one in found.items() if ours.fullmatch(name)}
     if foreign := [name for name, owner in owned.items() if owner not in (None, *owners)]:
         raise ConfigError(
             f"{foreign[0]} in Elasticsearch at {server.url} is of another model or home. Set another "
             "grounding.elasticsearch; or delete the index there, if nobody uses it any more."
         )
-    return owned
+    stats = client.indices.stats(index=list(owned), metric="docs")["indices"] if owned else {}
+    whole = stats.keys() & {name for name, owner in owned.items() if owner}
+    return {name: stats[name]["primaries"]["docs"]["count"] if name in whole else 0 for name in owned}
 
 
 @contextmanager
-def _loading(server: SearchServer, environ: Mapping[str, str] = os.environ) -> Iterator[Any]:
-    login = login_of(environ, "ELASTICSEARCH_PASSAGES_", "ELASTICSEARCH_")
+def _loading(server: SearchServer) -> Iterator[Any]:
+    login = login_of(os.environ, "ELASTICSEARCH_PASSAGES_", "ELASTICSEARCH_")
     with _reported(server), closing(client_of(server.url, login, server.ca_file, LOAD_S)) as client:
         yield client
 

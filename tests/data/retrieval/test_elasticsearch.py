@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -193,7 +194,8 @@ def test_deploy_serves_it_there_and_fails_if_it_cannot(server: SearchServer, ind
     served = find_served_index(model)
     assert served and served.name == first.name
     deploy.run(Deploy(), **given, index=second)
-    assert elasticsearch.is_served(server, owner_of(model), second) and deploy.is_current(Deploy(), **given, index=second)
+    assert deploy.is_current(Deploy(), **given, index=second)
+    assert elasticsearch.is_served(server, owner_of(model), second)
 
 
 def erasing(home: Path, server: SearchServer) -> tuple[Config, str]:
@@ -221,24 +223,33 @@ def test_an_erasure_deletes_it(server: SearchServer, indexed: Made, tmp_path: Pa
 
 def test_an_erasure_ends_and_names_the_index_where_the_server_is_gone(tmp_path: Path) -> None:
     config, _ = erasing(tmp_path / "home", SearchServer("http://127.0.0.1:9", "llmops-passages-gone"))
-    (remaining,) = forget(config, "ana.li@example.org").receipt.remaining
-    assert remaining.startswith("llmops-passages-gone-* in Elasticsearch") and "127.0.0.1:9 does not answer" in remaining
+    (left,) = forget(config, "ana.li@example.org").receipt.remaining
+    assert left.startswith("llmops-passages-gone-* in Elasticsearch") and "127.0.0.1:9 does not answer" in left
     assert find_interrupted(config, Subject("ana.li@example.org")) is None, "stages may run"
     with pytest.raises(ValueError, match=r"monitoring\.elasticsearch_url"):
         Config.model_validate({"grounding": {"elasticsearch": "llmops-passages-gone"}})
 
 
 JSON = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
-FOUND = {"hits": {"hits": [{"_id": "a", "_score": 1.0}]}}
+KNOWN = {"terms": {"kettl": {"doc_freq": 1}}, "field_statistics": {"doc_count": 3}}
+ANSWERS = {
+    "_termvectors": {"term_vectors": {"words": KNOWN}},
+    "_search": {"hits": {"hits": [{"_id": "a", "_score": 1.0}]}},
+    "_mget": {"docs": []},
+}
+
+
+def kind_of(path: str) -> str:
+    return urlsplit(path).path.rpartition("/")[2]
 
 
 def test_all_requests_of_a_search_have_one_time_limit(indexed: Made) -> None:
     clock, asked = FakeClock(), list[str]()
 
     def answer(method: str, path: str, headers: Mapping[str, str], sent: bytes) -> Answer:
-        asked.append(path)
-        clock.advance(1.5)
-        return 200, dict(JSON), json.dumps(FOUND if "_search" in path else {"docs": []}).encode()
+        asked.append(kind_of(path))
+        clock.advance(0.9)
+        return 200, dict(JSON), json.dumps(ANSWERS[asked[-1]]).encode()
 
     with served(answer) as url:
         place = SearchServer(url, "llmops-passages-slow"), indexed("A kettle."), False
@@ -249,18 +260,17 @@ def test_all_requests_of_a_search_have_one_time_limit(indexed: Made) -> None:
                 assert store.by_words(["kettle"], 5) == ["a"] and list(store.read(["a"])) == []
                 with pytest.raises(TransientError, match="within 2 s"):
                     store.count_words(["kettle"])
-    assert len(asked) == 4
+    assert asked == [*ANSWERS] * 2
 
 
 @pytest.mark.parametrize("part", ["_search", "_mget"])
 def test_a_part_of_the_passages_is_no_answer(indexed: Made, part: str) -> None:
+    failed = {"docs": [{"_id": "a", "error": {"type": "no_shard_available_action_exception"}}]}
+
     def answer(method: str, path: str, headers: Mapping[str, str], sent: bytes) -> Answer:
-        if "_mget" in path:
-            failed = {"_id": "a", "error": {"type": "no_shard_available_action_exception"}}
-            return 200, dict(JSON), json.dumps({"docs": [failed]}).encode()
         if part == "_search" and "allow_partial_search_results=false" in path:
             return 503, dict(JSON), b'{"error": {"type": "search_phase_execution_exception"}}'
-        return 200, dict(JSON), json.dumps(FOUND).encode()
+        return 200, dict(JSON), json.dumps((ANSWERS | {"_mget": failed})[kind_of(path)]).encode()
 
     with served(answer) as url:
         server = SearchServer(url, "llmops-passages-partial")
