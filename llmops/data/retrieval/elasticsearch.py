@@ -45,9 +45,7 @@ _MAPPINGS = {
 class ElasticsearchStore:
     """The index of an artifact. See `FileStore`; keys are ids of passages."""
 
-    def __init__(
-        self, server: SearchServer, artifact: Path, has_vectors: bool, clock: Clock = SYSTEM_CLOCK
-    ) -> None:
+    def __init__(self, server: SearchServer, artifact: Path, has_vectors: bool, clock: Clock = SYSTEM_CLOCK) -> None:
         self._server, self._name, self.has_vectors, self._clock = server, _name(server, artifact), has_vectors, clock
         self._client = client_of(server.url, login_of(os.environ, "ELASTICSEARCH_SEARCH_", *LOGINS), server.ca_file)
         self._left = 0.0  #: seconds for further requests of a search
