@@ -301,10 +301,10 @@ def elastic(folder: Path, questions: Sequence[str], all_of_them: bool) -> dict[s
     from events import elasticsearch
 
     from llmops.config import SearchServer
-    from llmops.data.retrieval.elasticsearch import serve
+    from llmops.data.retrieval.elasticsearch import load
 
     with elasticsearch(folder.with_suffix(".log")) as running:
-        serve(server := SearchServer(running.url, "llmops-passages-benchmark"), folder)
+        load(server := SearchServer(running.url, "llmops-passages-benchmark"), "benchmark", folder)
         return ours(folder, questions, all_of_them, server)
 
 

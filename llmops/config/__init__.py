@@ -126,8 +126,8 @@ class Config(Section):
     @property
     def search_server(self) -> SearchServer | None:
         """Return the Elasticsearch that searches the served index; None: its files are searched."""
-        alias, monitoring = self.grounding.elasticsearch, self.monitoring
-        return SearchServer(monitoring.elasticsearch_url, alias, monitoring.ca_file) if alias else None
+        name, monitoring = self.grounding.elasticsearch, self.monitoring
+        return SearchServer(monitoring.elasticsearch_url, name, monitoring.ca_file) if name else None
 
     @property
     def artifacts(self) -> Path:

@@ -82,10 +82,10 @@ class Serving(Section):
 
 
 class SearchServer(NamedTuple):
-    """An Elasticsearch that searches the served index by its alias; credentials come from the environment."""
+    """An Elasticsearch that searches the served index; credentials come from the environment."""
 
     url: str
-    alias: str
+    name: str  #: the beginning of the names of its indices
     ca_file: Path | None = None
 
 
@@ -114,6 +114,6 @@ class Grounding(Section):
     elasticsearch: Annotated[str, Unhashed()] = Field(
         "",
         pattern="^(llmops-passages-[a-z0-9-]+)?$",
-        description="Alias by which the server of `monitoring.elasticsearch_url` searches the served index, such as "
-        "`llmops-passages-shop`. Empty: its files are searched.",
+        description="The server of `monitoring.elasticsearch_url` searches the served index, in an index of its own "
+        "whose name begins so, such as `llmops-passages-shop`. Empty: its files are searched.",
     )

@@ -15,12 +15,14 @@ from llmops.config import Grounding, SearchServer, Serving
 from llmops.data.retrieval.grounds import Found, look_up
 from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.search import Index, open_index
-from llmops.frame.errors import ArtifactError
+from llmops.frame.clock import SYSTEM_CLOCK, Clock
+from llmops.frame.errors import ArtifactError, TransientError
 from llmops.release.registry.indexes import find_served_index
 from serving.errors import DocumentsDown, NoEmbeddings, QueueFull, TimedOut
 
 log = logging.getLogger(__name__)
 
+REST_S = 5.0  #: after Elasticsearch has not answered, nobody waits for it so long
 PIECE = 8  #: texts that are embedded before the next question is looked up; they take a quarter of a second at most
 
 
@@ -32,12 +34,21 @@ class Documents:
         config: the least likeness of a passage to a question, and the number of passages.
         serving: how many questions may wait, for how long, and the threads that compute a question's vector.
         server: the Elasticsearch that searches the index; None: its files are searched.
+        clock: the clock of `REST_S`.
     """
 
-    def __init__(self, model: Path, config: Grounding, serving: Serving, server: SearchServer | None = None) -> None:
-        self._model, self._config, self._serving, self._server = model, config, serving, server
+    def __init__(
+        self,
+        model: Path,
+        config: Grounding,
+        serving: Serving,
+        server: SearchServer | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._model, self._config, self._serving, self._server, self._clock = model, config, serving, server, clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="documents")
         self._waiting = 0
+        self._failure = ("", 0.0)  #: of Elasticsearch, and until when it counts
         self._logged_error = ""  #: the last error of a search; the same error is logged once
         self._opened: tuple[Path, int] | None = None  #: folder and modification time, because a folder may be replaced
         self._index: Index | None = None
@@ -59,6 +70,7 @@ class Documents:
             TimedOut: if the search takes more than `serving.timeout_s`.
         """
         async with self._admitted("The documents were not searched"):
+            self._check_failure()
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
 
     async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
@@ -108,8 +120,18 @@ class Documents:
         return index.embedder.embed(texts), index.embedder.count_tokens(texts)
 
     def _look_up(self, question: str, room: int) -> Found | None:
+        self._check_failure()  # of the questions before, which have waited, too
         index = self._follow_index()
-        return look_up(index, question, self._config, room) if index else None
+        try:
+            return look_up(index, question, self._config, room) if index else None
+        except TransientError as error:
+            self._failure = str(error), self._clock.monotonic() + REST_S
+            raise
+
+    def _check_failure(self) -> None:
+        error, until = self._failure
+        if self._clock.monotonic() < until:
+            raise TransientError(error)
 
     def _follow_index(self) -> Index | None:
         folder = find_served_index(self._model)

@@ -202,6 +202,11 @@ def test_databases_are_reached_from_inside_only_and_elasticsearch_by_those_with_
         environment = SERVICES[name]["environment"]
         assert environment["ELASTICSEARCH_USER"] == "llmops_writer" and "ELASTIC_PASSWORD" not in environment
         assert environment.get("ELASTICSEARCH_READER_USER") == reader
+    made = SERVICES["elk-init"]["environment"]
+    for name, part in (("serving", "SEARCH"), ("airflow-worker", "PASSAGES")):  # and these search and load passages
+        login = [SERVICES[name]["environment"].get(f"ELASTICSEARCH_{part}_{what}") for what in ("USER", "PASSWORD")]
+        assert login == [f"llmops_{part.lower()}", made[f"ELASTICSEARCH_{part}_PASSWORD"]]
+    assert "ELASTICSEARCH_PASSAGES_USER" not in SERVICES["serving"]["environment"]
 
 
 def test_with_elk_the_events_of_the_example_as_it_stands_go_to_elasticsearch(tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -26,6 +27,9 @@ from llmops.frame.records import Passage, content_id
 from llmops.release.registry.indexes import find_served_index, serve_index
 from serving.engines import echo
 from serving.engines.base import Chat, Prompt
+from serving.models.documents import REST_S, Documents
+from tests.clock import FakeClock
+from tests.served import Answer, served
 
 IBAN = "DE89 3704 0044 0532 0130 00"
 DELIVERY = "Delivery takes three to five days."
@@ -196,18 +200,18 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     assert find_served_index(shop.model) is None, "not two"
 
 
+def searched_at(url: str) -> dict[str, Any]:
+    """Return the sections of a configuration by which an Elasticsearch searches the documents."""
+    grounding = Grounding(enabled=True, elasticsearch="llmops-passages-app")
+    return {"grounding": grounding, "monitoring": Monitoring(elasticsearch_url=url)}
+
+
 def test_elasticsearch_answers_by_configuration_and_without_it_the_model_does(
     shop: Shop, event_server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    changed = {"elasticsearch": "llmops-passages-app"}
-    shop.site.config = shop.site.config.model_copy(
-        update={
-            "grounding": Grounding(enabled=True, **changed),
-            "monitoring": Monitoring(elasticsearch_url=event_server),
-        }
-    )
+    shop.site.config = shop.site.config.model_copy(update=searched_at(event_server))
     assert (server := shop.site.config.search_server) and (folder := find_served_index(shop.model))
-    elasticsearch.serve(server, folder)
+    elasticsearch.load(server, "ours", folder)
     (folder / "index.db").unlink()
     with shop.site.client() as client:
         shop.site.ready(client)
@@ -215,10 +219,40 @@ def test_elasticsearch_answers_by_configuration_and_without_it_the_model_does(
         answer, sources = there.post("generate", HOW_LONG)
         assert (answer, sources[0]["id"]) == (f"Shipping: {DELIVERY}", "p0")
         assert there.post("chat", CHESS, earlier=False) == (REFUSAL, [])
-        elasticsearch.serve(server, None)
+        elasticsearch.keep_only(server, ["ours"], None)
         assert there.post("generate", HOW_LONG) == (HOW_LONG, None)
         assert there.refused(ground=True) == (503, "documents_down")
         assert "llmops run deploy" in caplog.text and HOW_LONG not in caplog.text
+
+
+def test_an_elasticsearch_that_never_answers_is_asked_once_and_nobody_waits_for_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, hangs, asked = FakeClock(), Event(), list[str]()
+
+    def answer(method: str, path: str, sent_headers: Mapping[str, str], sent: bytes) -> Answer:
+        asked.append(path)
+        hangs.wait(60)
+        headers = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
+        return 200, headers, b'{"term_vectors": {}}'
+
+    monkeypatch.setattr(elasticsearch, "SEARCH_S", 0.05)
+    monkeypatch.setattr("serving.app.Documents", partial(Documents, clock=clock))
+    with served(answer) as url:
+        shop.site.config = shop.site.config.model_copy(update=searched_at(url))
+        with shop.site.client() as client:
+            shop.site.ready(client)
+            there = Shop(shop.site, client)
+            for times in (1, 2):
+                for _ in range(3):
+                    assert there.post("generate", HOW_LONG) == (HOW_LONG, None)
+                    assert there.refused(ground=True) == (503, "documents_down")
+                assert len(asked) == times
+                clock.advance(REST_S)
+            monkeypatch.setattr(elasticsearch, "SEARCH_S", 30.0)
+            hangs.set()
+            assert there.post("generate", HOW_LONG) == (REFUSAL, []), "it finds nothing, but answers"
+    assert caplog.text.count("does not answer") <= 4 and HOW_LONG not in caplog.text
 
 
 # --- vectors

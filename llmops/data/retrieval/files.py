@@ -49,6 +49,9 @@ class FileStore:
         self._database, self._vectors = database, vectors
         self.has_vectors = vectors is not None
 
+    def begin(self) -> None:
+        """Begin a search, which files do not limit."""
+
     def by_words(self, words: Sequence[str], most: int) -> list[int]:
         """Return the keys of the passages that have the rarest of these words, the best by BM25 first."""
         if not (kept := rarest(self._count(words, MOST_RANKED))):

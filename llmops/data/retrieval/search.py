@@ -91,6 +91,7 @@ class Index:
         compares = self.has_vectors and (way == "dense" or (way == "fused" and _is_latin(question)))
         try:
             with self._lock:
+                self._store.begin()
                 computed = self.embedder.start([question]) if compares else None
                 ranked = () if way == "dense" else self._store.by_words(words, most)
                 if computed:
@@ -100,7 +101,10 @@ class Index:
             raise ArtifactError(f"The index cannot be searched ({error}). {_REMEDY}") from error
 
     def weigh_words(self, question: str) -> dict[str, float]:
-        """Return the words of a question with their rarity: the logarithm of passages for each passage that has it."""
+        """Return the words of a question with their rarity: the logarithm of passages for each passage that has it.
+
+        It belongs to the search before: Elasticsearch has one time limit for both.
+        """
         with self._lock:
             counts, passages = self._store.count_words(_words_of(question))
         return {word: math.log((passages + 1) / (count + 0.5)) for word, count in counts.items()}
@@ -165,7 +169,7 @@ def open_index(folder: Path, threads: int = 0, server: SearchServer | None = Non
     """
     model = read_record(folder).metrics.get("model")
     if server:
-        return Index(ElasticsearchStore(server, bool(model)), threads)
+        return Index(ElasticsearchStore(server, folder, bool(model)), threads)
     try:
         number = count_passages(database := open_database(folder))
     except sqlite3.Error as error:

@@ -21,7 +21,7 @@ from llmops.frame.errors import ConfigError, LlmopsError
 from llmops.monitoring.elk.server import RefusedError, Server
 
 STREAMS, TEXT_STREAMS = "logs-llmops.*-*", "logs-llmops.text-"  #: all our data streams; prefix of those with texts
-WRITER, READER, PASSAGES = "llmops_writer", "llmops_reader", "llmops_passages"
+WRITER, READER, PASSAGES, SEARCH = "llmops_writer", "llmops_reader", "llmops_passages", "llmops_search"  #: users
 FIELDS, EVENTS, TEXTS = "llmops-fields", "llmops-events", "llmops-texts"  #: templates, and their files
 Outcome = Literal["done", "unchanged", "newer", "cannot"]
 KIBANA = "Kibana's data view and dashboards"
@@ -84,10 +84,9 @@ def _steps(config: Monitoring, environ: Mapping[str, str]) -> Iterator[tuple[str
     yield "retention of data streams", partial(_set_retention, server, config)
     for name, role in read_yaml("roles").items():
         yield f"role {name}", partial(document, "role", name, role)
-    roles = {"ELASTICSEARCH_WRITER_PASSWORD": (WRITER, PASSAGES), "ELASTICSEARCH_READER_PASSWORD": (READER,)}
-    for variable, (user, *more) in roles.items():
-        if environ.get(variable):
-            body = {"password": environ[variable], "roles": [user, *more], "metadata": {"managed_by": "llmops"}}
+    for user in (WRITER, READER, PASSAGES, SEARCH):
+        if password := environ.get(f"ELASTICSEARCH_{user.removeprefix('llmops_').upper()}_PASSWORD"):
+            body = {"password": password, "roles": [user], "metadata": {"managed_by": "llmops"}}
             yield f"user {user}", partial(user_put, user, body)
     if password := environ.get("KIBANA_SYSTEM_PASSWORD"):
         yield "user kibana_system", partial(user_put, "kibana_system/_password", {"password": password})

@@ -36,6 +36,7 @@ from llmops.privacy.erasure.subject import Subject
 from llmops.privacy.retention import removal
 from llmops.privacy.retention.removal import lock_home
 from llmops.release.card import write_erasures
+from llmops.release.registry.indexes import OWNER, owner_of
 from llmops.release.registry.registry import Registry
 from llmops.state.database import Database, database_of
 
@@ -43,6 +44,7 @@ _UNREACHED = [
     "the sources themselves, and backups and copies of any of this",
     "weights of the models trained on the rows",
     "events in the spools of other machines, and where Elasticsearch, Logstash or OTLP keep them, with users' names",
+    "passages in Elasticsearch by an earlier `grounding.elasticsearch` or on an earlier server, and snapshots there",
     "the Hub and its cache on this machine: weights, tags, history, and `main` of the data set until the next push",
     "work files that killed cleanings left at `clean.work`: delete them while nothing runs",
     "earlier versions of objects in the repository's store, and backups that the server of the online store made",
@@ -61,7 +63,7 @@ class Receipt:
     versions: list[dict[str, Any]]  #: that were trained on the rows: model, version, aliases, examples
     searched: list[str]
     unreached: list[str]  #: data that cannot be searched from here
-    remaining: list[str]  #: files and databases that still name the person
+    remaining: list[str]  #: files and databases that still name the person, and an index that could not be deleted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,8 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
         if dry_run:
             return Erasure(receipt=_make_receipt(config, plan, 0, []), documents=plan.documents)
         _carry_out(config, plan, subject, number)
-        receipt = _make_receipt(config, plan, number, _search_again(config, plan, subject))
+        remaining = [*_search_again(config, plan, subject), *_delete_from_elasticsearch(config)]
+        receipt = _make_receipt(config, plan, number, remaining)
         _emit_erasure(config, receipt, by)
         plans.end(database, number, asdict(receipt), by)
     return Erasure(receipt=receipt, documents=plan.documents)
@@ -122,8 +125,6 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject, number: int)
         if path.is_dir():
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
-    if config.search_server:
-        elasticsearch.serve(config.search_server, None)
     for path in filter(Path.exists, map(Path, plan.answers)):
         _remove_answers(path, plan.examples, subject)
     records = [path for path in config.artifacts.glob(f"*/*/{GONE}") if search.is_naming(path, subject)]
@@ -169,6 +170,18 @@ def _search_again(config: Config, plan: ErasurePlan, subject: Subject) -> list[s
     remaining += [f"repository, interval {one}" for one in rows.find_in_repository(config, subject, plan.ids)]
     database = database_of(config)
     return [*remaining, database.name] if search.is_state_naming(database, subject) else remaining
+
+
+def _delete_from_elasticsearch(config: Config) -> list[str]:
+    """Delete the served passages there, as the last step: without an answer, the rest of the erasure is done."""
+    owners = [owner_of(path.parent) for path in config.registry.glob(f"*/{OWNER}")]
+    if not (config.search_server and owners):
+        return []
+    try:
+        elasticsearch.keep_only(config.search_server, owners, None)
+    except LlmopsError as error:
+        return [f"{config.search_server.name}-* in Elasticsearch, until `llmops run deploy` has deleted it: {error}"]
+    return []
 
 
 def _make_receipt(config: Config, plan: ErasurePlan, number: int, remaining: list[str]) -> Receipt:

@@ -28,7 +28,7 @@ from llmops.data.retrieval.files import only_adds
 from llmops.frame.artifacts import locked, write_json
 from llmops.frame.clock import SYSTEM_CLOCK, Clock
 from llmops.frame.errors import DeployError, NotServedError
-from llmops.release.registry.indexes import find_served_index, is_served, serve_index
+from llmops.release.registry.indexes import OWNER, find_served_index, is_served, make_owner, owner_of, serve_index
 from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
 
@@ -67,11 +67,15 @@ def run(
     held = {"index": "held back"} if _is_held_back(decision, registry / model, index) else {}
     if held:
         log.warning("%s is not served: the champion's answers from it are not shown to be as good", index.name)
-    with locked(registry / model / "elasticsearch"):  # another run would delete the index that this one loads
-        if search_server:
-            elasticsearch.serve(search_server, find_served_index(registry / model) if held else index)
+    with locked(registry / model / OWNER):  # another run would delete the index that this one loads
+        served = find_served_index(registry / model) if held else index
+        owner = make_owner(registry / model) if search_server else ""
+        if search_server and served:
+            elasticsearch.load(search_server, owner, served)
         if not held:
             serve_index(registry / model, index)
+        if search_server:
+            elasticsearch.keep_only(search_server, [owner], served)
     champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
         log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
@@ -99,7 +103,7 @@ def is_current(
     model = registry / str(decision["model"])
     if not (is_served(model, index) or _is_held_back(decision, model, index)):
         return False
-    return search_server is None or elasticsearch.is_served(search_server, find_served_index(model))
+    return search_server is None or elasticsearch.is_served(search_server, owner_of(model), find_served_index(model))
 
 
 def prove(

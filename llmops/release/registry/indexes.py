@@ -5,11 +5,14 @@ The folder is that of a finished artifact of `index`, in hard links. There is on
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from pathlib import Path
 
 from llmops.frame import artifacts
 from llmops.release.registry.version import build_partial
+
+OWNER = "elasticsearch"  #: file in a model's folder; other models and homes have other marks, so that none takes theirs
 
 
 def find_served_index(model: Path) -> Path | None:
@@ -54,6 +57,18 @@ def serve_index(model: Path, artifact: Path) -> None:
                 shutil.rmtree(path)
         if partial:
             partial.rename(new)
+
+
+def owner_of(model: Path) -> str:
+    """Return the random mark of a model's indices in Elasticsearch; empty before its first. See `OWNER`."""
+    return file.read_text(encoding="utf-8") if (file := model / OWNER).exists() else ""
+
+
+def make_owner(model: Path) -> str:
+    """Return `owner_of`, which is made if it is missing. One process at a time may call it."""
+    if not owner_of(model):
+        artifacts.write_whole(model / OWNER, secrets.token_hex(8).encode())
+    return owner_of(model)
 
 
 def _has_passages(artifact: Path) -> bool:

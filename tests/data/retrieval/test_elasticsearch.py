@@ -3,10 +3,13 @@
 import csv
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -15,18 +18,23 @@ from llmops.config import Config, Deploy, Index, SearchServer
 from llmops.data.index import stage
 from llmops.data.retrieval import elasticsearch
 from llmops.data.retrieval.search import open_index
+from llmops.events.elasticsearch_client import client_of
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.errors import ConfigError, TransientError
 from llmops.frame.records import Document, content_id, write_rows
 from llmops.privacy.erasure.forget import forget
+from llmops.privacy.erasure.plan import find_interrupted
+from llmops.privacy.erasure.subject import Subject
 from llmops.release.deploy import stage as deploy
-from llmops.release.registry.indexes import find_served_index
+from llmops.release.registry.indexes import find_served_index, make_owner, owner_of
 from llmops.release.registry.registry import registry_of
+from tests.clock import FakeClock
 from tests.conftest import shared
+from tests.served import Answer, served
 
 ALIKE = 0.95  #: least share of the five best passages that are the same, on average; docs/grounding.md states it
-NUMBERS = itertools.count()
+NUMBERS, OURS = itertools.count(), "ours"
 Made = Callable[..., Path]
 
 
@@ -54,10 +62,15 @@ def indexed(tmp_path: Path) -> Made:
     return run
 
 
-def indices(server: SearchServer) -> dict[str, list[str]]:
-    """Return all indices with passages, and their aliases."""
-    found = httpx.get(f"{server.url}/llmops-passages-*/_alias").json()
-    return {name: list(said["aliases"]) for name, said in found.items()}
+def serve(server: SearchServer, folder: Path, owner: str = OURS) -> None:
+    """Load an index as `deploy` does, and delete all others of its owner."""
+    elasticsearch.load(server, owner, folder)
+    elasticsearch.keep_only(server, [owner], folder)
+
+
+def indices(server: SearchServer) -> set[str]:
+    """Return the names of all indices with passages."""
+    return set(httpx.get(f"{server.url}/llmops-passages-*/_alias").json())
 
 
 def faq() -> tuple[dict[str, str], list[str]]:
@@ -74,7 +87,7 @@ def faq() -> tuple[dict[str, str], list[str]]:
 def test_both_places_find_the_same(server: SearchServer, indexed: Made) -> None:
     answers, asked = faq()
     folder = indexed(answers=answers, model="all-MiniLM-L6-v2")
-    elasticsearch.serve(server, folder)
+    serve(server, folder)
     found = dict[str, list[float]](bm25=[], dense=[], fused=[])
     with open_index(folder, 1) as files, open_index(folder, 1, server) as there:
         for question in asked:
@@ -102,47 +115,61 @@ def test_both_places_find_the_same(server: SearchServer, indexed: Made) -> None:
 )
 def test_any_question_can_be_asked(server: SearchServer, indexed: Made, question: str, number: int) -> None:
     folder = indexed("Don't open the kettle.", "T, and a Don.", "请勿打开茶壶。")
-    elasticsearch.serve(server, folder)
+    serve(server, folder)
     with open_index(folder) as files, open_index(folder, server=server) as there:
         texts = [[hit.passage.text for hit in one.search(question)] for one in (files, there)]
     assert texts[0] == texts[1] and len(texts[0]) == number
 
 
-def test_the_alias_changes_at_once_and_what_it_named_is_gone(server: SearchServer, indexed: Made) -> None:
+def test_each_artifact_has_an_index_of_its_own_and_nobody_elses_is_deleted(server: SearchServer, indexed: Made) -> None:
     first, second, empty = indexed("An old kettle."), indexed("A new kettle."), indexed()
-    other = server._replace(alias=f"{server.alias}-2")
-    elasticsearch.serve(other, first)
+    longer = server._replace(name=f"{server.name}-old")
+    serve(longer, first, "theirs")
     kept = indices(server)
-    elasticsearch.serve(server, first)
-    with open_index(first, server=server) as index:
-        assert [hit.passage.text for hit in index.search("kettle")] == ["An old kettle."]
-        (before,) = indices(server).keys() - kept.keys()
-        httpx.put(f"{server.url}/{elasticsearch._name(server, second)}").raise_for_status()  # a run was killed
-        assert not elasticsearch.is_served(server, first)
-        elasticsearch.serve(server, second)
-        assert [hit.passage.text for hit in index.search("kettle")] == ["A new kettle."], "and whoever reads goes on"
-    now = {name: aliases for name, aliases in indices(server).items() if name not in kept}
-    assert list(now.values()) == [[server.alias]] and before not in now and second.name in next(iter(now))
-    assert elasticsearch.is_served(server, second) and not elasticsearch.is_served(server, None)
-    elasticsearch.serve(server, empty)
-    assert indices(server) == kept and elasticsearch.is_served(server, None) and elasticsearch.is_served(server, empty)
-    elasticsearch.serve(other, None)
+    serve(server, first)
+    httpx.put(f"{server.url}/{elasticsearch._name(server, second)}").raise_for_status()  # a run was killed
+    assert elasticsearch.is_served(server, OURS, first) is False, "another one is left"
+    elasticsearch.load(server, OURS, second)
+    for folder, text in ((first, "An old kettle."), (second, "A new kettle.")):
+        with open_index(folder, server=server) as index:
+            assert [hit.passage.text for hit in index.search("kettle")] == [text]
+    for change in (lambda: serve(server, first, "theirs"), lambda: elasticsearch.keep_only(server, ["theirs"], None)):
+        with pytest.raises(ConfigError, match=r"another model or home.* grounding\.elasticsearch"):
+            change()
+    elasticsearch.keep_only(server, [OURS, "theirs"], second)
+    (ours,) = indices(server) - kept
+    assert second.name in ours and elasticsearch.is_served(server, OURS, second)
+    (found,) = httpx.get(f"{server.url}/{ours}/_search").json()["hits"]["hits"]
+    httpx.delete(f"{server.url}/{ours}/_doc/{found['_id']}?refresh=true").raise_for_status()
+    assert not elasticsearch.is_served(server, OURS, second)
+    serve(server, second)
+    assert elasticsearch.is_served(server, OURS, second) and not elasticsearch.is_served(server, OURS, None)
+    serve(server, empty)
+    assert indices(server) == kept and all(elasticsearch.is_served(server, OURS, one) for one in (None, empty))
 
 
 def test_an_index_that_cannot_be_loaded_leaves_the_old_one(
     server: SearchServer, indexed: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = indexed("An old kettle."), indexed("A secret kettle.")
-    elasticsearch.serve(server, first)
+    first, second, load = indexed("An old kettle."), indexed("A secret kettle."), elasticsearch._load
+    serve(server, first)
+
+    def vanishing(client: Any, name: str, artifact: Path) -> None:
+        httpx.delete(f"{server.url}/{name}").raise_for_status()
+        load(client, name, artifact)
+
+    with monkeypatch.context() as patch, pytest.raises(TransientError, match="lost passages"):
+        patch.setattr(elasticsearch, "_load", vanishing)  # a bulk request makes a missing index, without mappings
+        elasticsearch.load(server, OURS, second)
     monkeypatch.setattr(elasticsearch, "_MAPPINGS", {"dynamic": "strict"})
     with pytest.raises(ConfigError, match="strict_dynamic_mapping") as error:
-        elasticsearch.serve(server, second)
+        elasticsearch.load(server, OURS, second)
     assert "secret" not in str(error.value)
     with open_index(first, server=server) as index:
         assert [hit.passage.text for hit in index.search("kettle")] == ["An old kettle."]
-    elasticsearch.serve(server, None)
-    with open_index(first, server=server) as index, pytest.raises(ConfigError, match="404 .*run deploy"):
-        index.search("kettle")
+        elasticsearch.keep_only(server, [OURS], None)
+        with pytest.raises(ConfigError, match="404 .*run deploy"):
+            index.search("kettle")
 
 
 def test_deploy_serves_it_there_and_fails_if_it_cannot(server: SearchServer, indexed: Made, tmp_path: Path) -> None:
@@ -157,29 +184,117 @@ def test_deploy_serves_it_there_and_fails_if_it_cannot(server: SearchServer, ind
     assert not deploy.is_current(Deploy(), **given, index=first), "it was served by its files"
     (release / "decision.json").write_text(json.dumps({**said, "documents": {"outcome": "rejected"}}))
     deploy.run(Deploy(), **given, index=second)
-    assert elasticsearch.is_served(server, first), "the new one is held back"
+    model = tmp_path / "registry" / "bot"
+    assert elasticsearch.is_served(server, owner_of(model), first), "the new one is held back"
     assert deploy.is_current(Deploy(), **given, index=second)
     (release / "decision.json").write_text(json.dumps(said))
     gone = server._replace(url="http://127.0.0.1:9")
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 does not answer"):
         deploy.run(Deploy(), **{**given, "search_server": gone}, index=second)
-    served = find_served_index(tmp_path / "registry" / "bot")
+    served = find_served_index(model)
     assert served and served.name == first.name
     deploy.run(Deploy(), **given, index=second)
-    assert elasticsearch.is_served(server, second) and deploy.is_current(Deploy(), **given, index=second)
+    assert deploy.is_current(Deploy(), **given, index=second)
+    assert elasticsearch.is_served(server, owner_of(model), second)
+
+
+def erasing(home: Path, server: SearchServer) -> tuple[Config, str]:
+    """Return a home in which a log names a person, and the owner of its index."""
+    sections = {"grounding": {"elasticsearch": server.name}, "monitoring": {"elasticsearch_url": server.url}}
+    config = Config.model_validate({"home": home, **sections})
+    (config.home / "logs").mkdir(parents=True)
+    (config.home / "logs" / "serving.log").write_text("key of ana.li@example.org\n")
+    (model := registry_of(config).folder).mkdir(parents=True)
+    assert config.search_server == server
+    return config, make_owner(model)
 
 
 def test_an_erasure_deletes_it(server: SearchServer, indexed: Made, tmp_path: Path) -> None:
-    elasticsearch.serve(server, indexed("Ana Li bought a kettle."))
-    sections = {"grounding": {"elasticsearch": server.alias}, "monitoring": {"elasticsearch_url": server.url}}
-    config = Config.model_validate({"home": tmp_path / "home", **sections})
-    (config.home / "logs").mkdir(parents=True)
-    (config.home / "logs" / "serving.log").write_text("key of ana.li@example.org\n")
-    registry_of(config).folder.mkdir(parents=True)
-    assert config.search_server == server
+    config, owner = erasing(tmp_path / "home", server)
+    serve(server, indexed("Ana Li bought a kettle."), owner)
     forget(config, "ana.li@example.org", dry_run=True)
-    assert not elasticsearch.is_served(server, None)
-    forget(config, "ana.li@example.org")
-    assert elasticsearch.is_served(server, None)
+    assert not elasticsearch.is_served(server, owner, None)
+    assert forget(config, "ana.li@example.org").receipt.remaining == []
+    assert elasticsearch.is_served(server, owner, None)
+
+
+# --- without a real server
+
+
+def test_an_erasure_ends_and_names_the_index_where_the_server_is_gone(tmp_path: Path) -> None:
+    config, _ = erasing(tmp_path / "home", SearchServer("http://127.0.0.1:9", "llmops-passages-gone"))
+    (left,) = forget(config, "ana.li@example.org").receipt.remaining
+    assert left.startswith("llmops-passages-gone-* in Elasticsearch") and "127.0.0.1:9 does not answer" in left
+    assert find_interrupted(config, Subject("ana.li@example.org")) is None, "stages may run"
     with pytest.raises(ValueError, match=r"monitoring\.elasticsearch_url"):
-        Config.model_validate({**sections, "monitoring": {}})
+        Config.model_validate({"grounding": {"elasticsearch": "llmops-passages-gone"}})
+
+
+JSON = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
+KNOWN = {"terms": {"kettl": {"doc_freq": 1}}, "field_statistics": {"doc_count": 3}}
+ANSWERS = {
+    "_termvectors": {"term_vectors": {"words": KNOWN}},
+    "_search": {"hits": {"hits": [{"_id": "a", "_score": 1.0}]}},
+    "_mget": {"docs": []},
+}
+
+
+def kind_of(path: str) -> str:
+    return urlsplit(path).path.rpartition("/")[2]
+
+
+def test_all_requests_of_a_search_have_one_time_limit(indexed: Made) -> None:
+    clock, asked = FakeClock(), list[str]()
+
+    def answer(method: str, path: str, headers: Mapping[str, str], sent: bytes) -> Answer:
+        asked.append(kind_of(path))
+        clock.advance(0.9)
+        return 200, dict(JSON), json.dumps(ANSWERS[asked[-1]]).encode()
+
+    with served(answer) as url:
+        place = SearchServer(url, "llmops-passages-slow"), indexed("A kettle."), False
+        with closing(elasticsearch.ElasticsearchStore(*place, clock=clock)) as store:
+            for _ in range(2):
+                store.begin()
+                clock.advance(9)  # the model of the vectors is loaded, say
+                assert store.by_words(["kettle"], 5) == ["a"] and list(store.read(["a"])) == []
+                with pytest.raises(TransientError, match="within 2 s"):
+                    store.count_words(["kettle"])
+    assert asked == [*ANSWERS] * 2
+
+
+@pytest.mark.parametrize("part", ["_search", "_mget"])
+def test_a_part_of_the_passages_is_no_answer(indexed: Made, part: str) -> None:
+    failed = {"docs": [{"_id": "a", "error": {"type": "no_shard_available_action_exception"}}]}
+
+    def answer(method: str, path: str, headers: Mapping[str, str], sent: bytes) -> Answer:
+        if part == "_search" and "allow_partial_search_results=false" in path:
+            return 503, dict(JSON), b'{"error": {"type": "search_phase_execution_exception"}}'
+        return 200, dict(JSON), json.dumps((ANSWERS | {"_mget": failed})[kind_of(path)]).encode()
+
+    with served(answer) as url:
+        server = SearchServer(url, "llmops-passages-partial")
+        with open_index(indexed("A kettle."), server=server) as index, pytest.raises(TransientError) as error:
+            index.search("kettle")
+    assert ("503" in str(error.value)) == (part == "_search")
+
+
+@pytest.mark.parametrize(("refusals", "error"), [(5, None), (6, TransientError)])
+def test_a_busy_server_gets_passages_again_and_later(
+    indexed: Made, monkeypatch: pytest.MonkeyPatch, refusals: int, error: type[Exception] | None
+) -> None:
+    slept, statuses = list[float](), [429] * refusals + [201]
+
+    def answer(method: str, path: str, headers: Mapping[str, str], sent: bytes) -> Answer:
+        status = statuses.pop(0)
+        item = {"status": status} | ({"error": {"type": "rejected"}} if status == 429 else {})
+        return 200, dict(JSON), json.dumps({"errors": status == 429, "items": [{"create": item}]}).encode()
+
+    monkeypatch.setattr("elasticsearch.helpers.actions.time", SimpleNamespace(sleep=slept.append))
+    with (
+        served(answer) as url,
+        closing(client_of(url, {})) as client,
+        pytest.raises(error) if error else nullcontext(),
+    ):
+        elasticsearch._load(client, "llmops-passages-busy", indexed("A kettle."))
+    assert slept == [2, 4, 8, 16, 32]

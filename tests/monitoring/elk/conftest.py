@@ -11,12 +11,13 @@ import httpx
 import pytest
 
 from llmops.config import Monitoring
-from llmops.monitoring.elk.setup import PASSAGES, READER, WRITER
+from llmops.monitoring.elk.setup import PASSAGES, READER, SEARCH, WRITER
 from tests.clock import wait_until
 from tests.conftest import find_free_port, shared
 
 ADMIN = {"ELASTIC_USERNAME": "boss", "ELASTIC_PASSWORD": "secret-boss"}
-WRITES, READS, LOADS = (WRITER, "secret-writer"), (READER, "secret-reader"), (PASSAGES, "secret-loader")
+WRITES, READS = (WRITER, "secret-writer"), (READER, "secret-reader")
+LOADS, SEARCHES = (PASSAGES, "secret-loader"), (SEARCH, "secret-search")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     roles = Path(__file__).parents[3] / "llmops" / "monitoring" / "elk" / "roles.yaml"
     command = [str(shared("elasticsearch/start")), "--port", str(port), "--roles", str(roles)]
     command += ["--user", ":".join([*ADMIN.values(), "superuser"])]
-    command += [word for name, password in (WRITES, READS, LOADS) for word in ("--user", f"{name}:{password}:{name}")]
+    for name, password in (WRITES, READS, LOADS, SEARCHES):
+        command += ["--user", f"{name}:{password}:{name}"]
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:

@@ -28,7 +28,7 @@ from llmops.monitoring.elk.setup import STREAMS
 from serving.observe.dashboard import read_dashboard
 from tests.serving.test_grounding import indexed
 
-from .conftest import ADMIN, LOADS, READS, WRITES
+from .conftest import ADMIN, LOADS, READS, SEARCHES, WRITES
 from .known import DAY, known
 from .test_files import LONGEST
 
@@ -187,25 +187,29 @@ def test_passages_are_loaded_by_one_user_and_searched_by_another(
     secured_server: str, filled: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def become(loader: tuple[str, str], reader: tuple[str, str]) -> None:
-        for part, (name, password) in (("", loader), ("READER_", reader)):
+        for part, (name, password) in (("", WRITES), ("READER_", READS), ("PASSAGES_", loader), ("SEARCH_", reader)):
             monkeypatch.setenv(f"ELASTICSEARCH_{part}USER", name)
             monkeypatch.setenv(f"ELASTICSEARCH_{part}PASSWORD", password)
 
     server, folder = SearchServer(secured_server, "llmops-passages-roles"), indexed(tmp_path, "A kettle.")
-    for loader in (READS, WRITES, (LOADS[0], "wrong!")):
-        become(loader, READS)
+    for loader in (READS, WRITES, SEARCHES, (LOADS[0], "wrong!")):
+        become(loader, SEARCHES)
         with pytest.raises(ConfigError, match="llmops_passages") as error:
-            elasticsearch.serve(server, folder)
+            elasticsearch.load(server, "ours", folder)
         assert "secret" not in str(error.value) and "wrong!" not in str(error.value)
-    become(LOADS, READS)
-    elasticsearch.serve(server, folder)
+    become(LOADS, SEARCHES)
+    elasticsearch.load(server, "ours", folder)
     with open_index(folder, server=server) as index:
         assert [hit.passage.text for hit in index.search("kettle")] == ["A kettle."]
-    become(LOADS, WRITES)
-    with open_index(folder, server=server) as index, pytest.raises(ConfigError, match="403"):
-        index.search("kettle")
-    assert httpx.get(f"{secured_server}/logs-llmops.sink-default/_search", auth=LOADS).status_code == 403
-    elasticsearch.serve(server, None)
+    for reader in (WRITES, READS):
+        become(LOADS, reader)
+        with open_index(folder, server=server) as index, pytest.raises(ConfigError, match="403"):
+            index.search("kettle")
+    for user in (LOADS, SEARCHES):
+        assert httpx.get(f"{secured_server}/logs-llmops.sink-default/_search", auth=user).status_code == 403
+    assert httpx.delete(f"{secured_server}/llmops-passages-roles-*", auth=SEARCHES).status_code == 403
+    assert elasticsearch.is_served(server, "ours", folder)
+    elasticsearch.keep_only(server, ["ours"], None)
 
 
 # --- panels

@@ -16,13 +16,15 @@ from elasticsearch import Elasticsearch
 
 from llmops.config import Monitoring
 from llmops.monitoring.elk import setup
-from llmops.monitoring.elk.setup import FIELDS, PASSAGES, READER, WRITER, read_yaml
+from llmops.monitoring.elk.setup import FIELDS, PASSAGES, READER, SEARCH, WRITER, read_yaml
 from tests.served import Answer, served
 
 ENVIRON = {
     "ELASTIC_PASSWORD": "secret-boss",
     "ELASTICSEARCH_WRITER_PASSWORD": "secret-writer",
     "ELASTICSEARCH_READER_PASSWORD": "secret-reader",
+    "ELASTICSEARCH_PASSAGES_PASSWORD": "secret-loader",
+    "ELASTICSEARCH_SEARCH_PASSWORD": "secret-search",
     "KIBANA_SYSTEM_PASSWORD": "secret-kibana",
 }
 Asked = tuple[str, str, Any]
@@ -93,14 +95,14 @@ def test_a_full_server_takes_everything_and_what_others_changed_is_put_right(con
     for _ in range(2):
         steps = list(setup.setup(config, ENVIRON))
         assert {one.outcome for one in steps} == {"done"} and "secret-" not in repr(steps)
-        assert full.passwords == {WRITER: "secret-writer", READER: "secret-reader", "kibana_system": "secret-kibana"}
+        ours = {WRITER: "secret-writer", READER: "secret-reader", PASSAGES: "secret-loader", SEARCH: "secret-search"}
+        assert full.passwords == ours | {"kibana_system": "secret-kibana"}
         assert {s: said["data_retention"] for s, said in full.lifecycles.items()} == {
             "logs-llmops.serving-default": "90d",
             "logs-llmops.text-default": "30d",
         }
         assert full.kept[f"/_security/role/{WRITER}"] == read_yaml("roles")[WRITER]
-        users = {name: full.kept[f"/_security/user/{name}"]["roles"] for name in (WRITER, READER)}
-        assert users == {WRITER: [WRITER, PASSAGES], READER: [READER]}
+        assert {name: full.kept[f"/_security/user/{name}"]["roles"] for name in ours} == {name: [name] for name in ours}
         full.passwords[WRITER] = "somebody else's"
         full.kept[f"/_security/role/{WRITER}"]["indices"][0]["privileges"] = ["read"]
         full.kept[f"/_security/user/{READER}"]["roles"] = ["superuser"]
