@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+
 from llmops.config import Grounding
 from llmops.data.retrieval.grounds import (
     JUDGED,
@@ -105,7 +106,7 @@ def _add(
 def _shorten(
     example: Example, hits: Sequence[Hit], needed: Collection[str], fits: Callable[[Example], bool]
 ) -> Example:
-    """Return an example with as many of these passages as fit; the last ones go, those with needed texts after others."""
+    """Return an example with the passages that fit: the last ones go first, those with needed texts after the others."""
     given = list(hits)
     while len(given) > 1 and not fits(replace(example, context=joined(given))):
         given.remove(next((hit for hit in reversed(given) if hit.passage.text not in needed), given[-1]))

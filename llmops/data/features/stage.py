@@ -184,7 +184,7 @@ def _usable(
             view.append((example, tokens))
             prompts.append(prompt)
             counts.ids.add(example.id)
-            counts.outcomes[outcome] += 1
+            counts.outcomes[outcome] += retrieval is not None
             counts.truncated += cut and outcome == UNCHANGED
     trained = view
     if retrieval:

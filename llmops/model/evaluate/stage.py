@@ -95,7 +95,7 @@ def run(
     shutil.rmtree(scratch, ignore_errors=True)
     if grounds:
         for name in folders:
-            grounds.columns |= _refused(name, answered[name].answers, grounds)
+            grounds.columns.update(_refused(name, answered[name].answers, grounds))
             grounds.columns[f"grounded_{name}"] = _grounded(answered[name].answers, grounds)
     topics = [item.group for item in items]
     whole = figures(answered, topics, config, whole=True)
