@@ -106,7 +106,7 @@ def _add(
 def _shorten(
     example: Example, hits: Sequence[Hit], needed: Collection[str], fits: Callable[[Example], bool]
 ) -> Example:
-    """Return an example with the passages that fit: the last ones go first, those with needed texts after the others."""
+    """Return an example with the passages that fit: the last ones go first, those with needed texts last."""
     given = list(hits)
     while len(given) > 1 and not fits(replace(example, context=joined(given))):
         given.remove(next((hit for hit in reversed(given) if hit.passage.text not in needed), given[-1]))
