@@ -44,7 +44,7 @@ from llmops.data.text.sentences import cut, sentences  # noqa: E402
 from llmops.frame.records import Example, content_id, write_rows  # noqa: E402
 from llmops.frame.statistics.intervals import interval  # noqa: E402
 from llmops.frame.statistics.rates import wilson  # noqa: E402
-from llmops.frame.statistics.sign_flip import bounds, by_topic  # noqa: E402
+from llmops.frame.statistics.sign_flip import bounds, sum_by_topic  # noqa: E402
 from llmops.model.base.answering import answer, open_model  # noqa: E402
 from llmops.model.base.load import free_memory, load_tokenizer  # noqa: E402
 from llmops.model.gguf.worker import is_gguf  # noqa: E402
@@ -202,7 +202,7 @@ def figures(
     for arm in answers:
         if arm != best:
             better = f1[best] - f1[arm]
-            low, high = bounds(*by_topic(better[:, None], topics), 0.025)
+            low, high = bounds(*sum_by_topic(better[:, None], topics), 0.025)
             figure = {"F1": float(better.mean()), "low": float(low[0]), "high": float(high[0])}
             arms[f"{best}, minus {arm.partition(': ')[2]}"] = figure
     return arms
