@@ -21,7 +21,7 @@ from llmops.data.features.stage import run
 from llmops.data.retrieval.files import write_passages
 from llmops.data.retrieval.grounds import REFUSAL, look_up
 from llmops.data.retrieval.own import OwnPassages
-from llmops.data.retrieval.search import open_index
+from llmops.data.retrieval.search import Index, open_index
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.records import Example, Passage, content_id
@@ -73,14 +73,18 @@ def grounded_of(index: Path, make: Any, count: int, **given: Any) -> list[Exampl
     return [one for one, _ in added_to(index, make, count, **given)]
 
 
-def test_the_context_is_what_serving_gives_and_sometimes_lacks_the_right_passage(index: Path, make: Any) -> None:
+def test_the_context_is_what_serving_gives_and_sometimes_lacks_the_right_passage(
+    index: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, embed = list[int](), Index.embed
+    monkeypatch.setattr(Index, "embed", lambda self, asked: together.append(len(asked)) or embed(self, asked))
     asked = {"question": "How long does delivery take?", "answer": "Three days.", "position": "row 1"}
     found = grounded_of(index, make, 200, **asked)
     without = [one for one in found if one.answer == REFUSAL]
     assert {one.context for one in without} == {f"{TEXTS['row 2']}\n{HEADED}"} and 8 <= len(without) <= 35
     with open_index(index) as opened:
         served = look_up(opened, asked["question"], CONFIG, CONFIG.room).context
-    assert {one.context for one in found if one.answer != REFUSAL} == {served}
+    assert {one.context for one in found if one.answer != REFUSAL} == {served} and together == [200]
 
 
 @pytest.mark.parametrize("question", ["How long does delivery take?", "Until when are vouchers valid for delivery?"])
