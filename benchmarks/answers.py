@@ -20,6 +20,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,17 +33,18 @@ from contenders import BASE, MODELS, prepare  # noqa: E402
 from report import finish, parser  # noqa: E402
 from retrieval import Topic, bank, covid, indexed, shop  # noqa: E402
 
-from llmops.config import Grounding, Serving, Train  # noqa: E402
-from llmops.data.features.grounded import documents_of_test, with_passages  # noqa: E402
+from llmops.config import Features, Grounding, Serving, Train  # noqa: E402
+from llmops.data.features.grounded import NOT_HELD, Retrieval, add_passages  # noqa: E402
 from llmops.data.features.tokenize import tokenize_all  # noqa: E402
-from llmops.data.retrieval.grounds import REFUSAL, look_up  # noqa: E402
+from llmops.data.retrieval.grounds import REFUSAL, look_up, refuses  # noqa: E402
+from llmops.data.retrieval.own import OwnPassages  # noqa: E402
 from llmops.data.retrieval.search import Index, open_index  # noqa: E402
 from llmops.data.text.comparable import comparable  # noqa: E402
 from llmops.data.text.sentences import cut, sentences  # noqa: E402
 from llmops.frame.records import Example, content_id, write_rows  # noqa: E402
 from llmops.frame.statistics.intervals import interval  # noqa: E402
 from llmops.frame.statistics.rates import wilson  # noqa: E402
-from llmops.frame.statistics.sign_flip import bounds, by_topic  # noqa: E402
+from llmops.frame.statistics.sign_flip import bounds, sum_by_topic  # noqa: E402
 from llmops.model.base.answering import answer, open_model  # noqa: E402
 from llmops.model.base.load import free_memory, load_tokenizer  # noqa: E402
 from llmops.model.gguf.worker import is_gguf  # noqa: E402
@@ -51,11 +53,12 @@ from llmops.model.scoring.metrics import token_f1  # noqa: E402
 from llmops.model.training.fit import fit  # noqa: E402
 from llmops.model.training.merge import save_merged  # noqa: E402
 from llmops.model.training.qlora import Hyperparameters, trainable  # noqa: E402
+from llmops.prompts import training_ids  # noqa: E402
 
 FOUND = Hyperparameters(learning_rate=1e-3, rank=16, batch=4)
 EPOCHS = {"shop": 2.0, "covid": 0.5}
 LONGEST, SENTENCES = 700, 2  #: characters of an answer that trains or is asked for, and how many of its sentences count
-TOKENS, STRANGE = 96, 200
+TOKENS, STRANGE, TRAINED_TOKENS = 96, 200, Features().max_tokens
 CONFIG = Grounding(enabled=True)
 UNTUNED, TUNED, QUOTED = "untuned", "tuned", "quoted"
 MEMORY, PASSAGES = "from memory", "from passages"
@@ -77,16 +80,16 @@ def main() -> None:
     made = parser(__file__, __doc__, "half of the training")
     made.add_argument("--data", type=Path, help="folder with covid_faq.csv, covid_paraphrases.csv, banking77_test.csv")
     made.add_argument("--work", type=Path, help="folder that keeps the trained models, and uses those that are there")
-    told = made.parse_args()
+    options = made.parse_args()
     prepare()
     arms: dict[str, dict[str, float]] = {}
     with contextlib.ExitStack() as stack:
-        work = told.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        strange = bank(told.data)[:STRANGE] if told.data else []
-        for name, topics in (("shop", shop()), ("covid", covid(told.data) if told.data else [])):
+        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        strange = bank(options.data)[:STRANGE] if options.data else []
+        for name, topics in (("shop", shop()), ("covid", covid(options.data) if options.data else [])):
             if topics:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                found = replace(FOUND, epochs=EPOCHS[name] / (2 if told.quick else 1))
+                found = replace(FOUND, epochs=EPOCHS[name] / (2 if options.quick else 1))
                 train, grounded, asked = prepared(topics, strange, folder)
                 models = {
                     (UNTUNED, MEMORY): MODELS / "f16",
@@ -95,7 +98,7 @@ def main() -> None:
                     (TUNED, PASSAGES): trained(grounded, found, work / f"{name}-passages"),
                 }
                 arms |= figures(name, models, asked, work / f"{name}.json")
-    finish(told, arms, {}, packages=("torch", "peft", "bitsandbytes", "openvino-genai"))
+    finish(options, arms, {}, packages=("torch", "peft", "bitsandbytes", "openvino-genai"))
 
 
 def prepared(
@@ -106,11 +109,17 @@ def prepared(
     indexed(topics, folder / "index", questions=True)
     for name, some in (("train", train), ("validation", []), ("test", test)):
         write_rows(folder / f"{name}.parquet", some, Example)
-    with open_index(folder / "index") as index:
-        tested = documents_of_test(folder / "index", folder)
-        given = (index, folder / "index", folder, frozenset(), tested, CONFIG, Serving().max_context)
-        grounded = [*with_passages(train, *given)]
-        return train, grounded, [*looked_up(test, index, strange)]
+    tokenizer = load_tokenizer(BASE)
+    with open_index(folder / "index") as index, contextlib.closing(OwnPassages(folder / "index", folder)) as own:
+        tested = {document for one in test for document in own.documents(one)}
+
+        def fits(one: Example) -> bool:
+            return len(training_ids(tokenizer, one.question, one.answer, one.context)[0]) <= TRAINED_TOKENS
+
+        grounded = [*add_passages(train, Retrieval(index, own, tested, (), CONFIG, Serving().max_context, fits))]
+        print(f"  prompts: {dict(Counter(outcome for _, outcome in grounded))}", file=sys.stderr, flush=True)
+        kept = [one for one, outcome in grounded if outcome != NOT_HELD]
+        return train, kept, [*looked_up(test, index, strange)]
 
 
 def split(topics: Sequence[Topic]) -> tuple[list[Example], list[Example]]:
@@ -150,7 +159,7 @@ def trained(examples: Sequence[Example], found: Hyperparameters, folder: Path) -
     """Train an adapter as the stage `train` does, and return the merged model as it is served."""
     if not is_gguf(folder / "f16"):
         tokenizer, config = load_tokenizer(BASE), Train()
-        tokens = [one for one, _ in tokenize_all(tokenizer, examples, 512) if one]
+        tokens = [one for one, _ in tokenize_all(tokenizer, examples, TRAINED_TOKENS) if one]
         print(f"  {folder.name}: {len(tokens)} examples, {sum(len(one.token_ids) for one in tokens):,} tokens …",
               file=sys.stderr, flush=True)  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,20 +178,20 @@ def figures(
     name: str, models: Mapping[tuple[str, str], Path], asked: Sequence[Asked], kept: Path
 ) -> dict[str, dict[str, float]]:
     """Ask every model, and return its figures and how much better the tuned one is that reads passages."""
-    said = {f"{name}: {QUOTED}": [one.quote for one in asked]}
+    answers = {f"{name}: {QUOTED}": [one.quote for one in asked]}
     for (model, way), folder in models.items():
         print(f"  {name}: {model}, {way} …", file=sys.stderr, flush=True)
-        said[f"{name}: {model}, {way}"] = replies(folder, asked, way == PASSAGES)
+        answers[f"{name}: {model}, {way}"] = replies(folder, asked, way == PASSAGES)
     kept.write_text(
         json.dumps(
-            [asdict(one) | {arm: some[n] for arm, some in said.items()} for n, one in enumerate(asked)], indent=1
+            [asdict(one) | {arm: some[n] for arm, some in answers.items()} for n, one in enumerate(asked)], indent=1
         )
     )
     known = [n for n, one in enumerate(asked) if one.answer]
     topics = [asked[n].topic for n in known]
     best, arms = f"{name}: {TUNED}, {PASSAGES}", dict[str, dict[str, float]]()
-    f1 = {arm: np.array([token_f1(some[n], asked[n].answer) for n in known]) for arm, some in said.items()}
-    for arm, some in said.items():
+    f1 = {arm: np.array([token_f1(some[n], asked[n].answer) for n in known]) for arm, some in answers.items()}
+    for arm, some in answers.items():
         one = interval(f1[arm].tolist(), 2_000, 0.95, 0, topics)
         arms[arm] = {"F1": one["mean"], "low": one["low"], "high": one["high"]}
         for label, strange in (("wrongly", False), ("rightly", True)):
@@ -190,10 +199,10 @@ def figures(
             if refused:
                 rate = wilson(sum(refused), len(refused))
                 arms[arm] |= {f"{label} refused": rate.rate, f"{label}, low": rate.low, f"{label}, high": rate.high}
-    for arm in said:
+    for arm in answers:
         if arm != best:
             better = f1[best] - f1[arm]
-            low, high = bounds(*by_topic(better[:, None], topics), 0.025)
+            low, high = bounds(*sum_by_topic(better[:, None], topics), 0.025)
             figure = {"F1": float(better.mean()), "low": float(low[0]), "high": float(high[0])}
             arms[f"{best}, minus {arm.partition(': ')[2]}"] = figure
     return arms
@@ -206,11 +215,6 @@ def replies(folder: Path, asked: Sequence[Asked], grounded: bool) -> list[str]:
     found = iter(answer(model, [(one.question, one.context if grounded else "") for one in todo], TOKENS))
     model.close()
     return [REFUSAL if grounded and not one.context else next(found) for one in asked]
-
-
-def refuses(text: str) -> bool:
-    """Return whether an answer is the refusal."""
-    return comparable(text, closing=False) == comparable(REFUSAL, closing=False)
 
 
 if __name__ == "__main__":

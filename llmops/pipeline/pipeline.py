@@ -64,10 +64,12 @@ STAGES: dict[str, Stage] = {
     "features": Stage(
         "llmops.data.features.stage",
         ("annotate", "select", "index"),
+        read_once=("index",),  # else every new document would train a new model
         trains=True,
         declarations=True,
-        grounded=sameness.GROUNDED,
+        grounded={**sameness.GROUNDED, "grounding": sameness.unread_by_features},
         libraries=("transformers", "tokenizers"),
+        compute=True,
         aside=("dropped.parquet", "registry.db"),  # Feast's registry has timestamps
         read=("examples", "tokens", "truncated"),
     ),
@@ -217,7 +219,7 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
     for source, path in paths.items():
         sameness.check_done(name, source, path)
     contents = {source: artifacts.read_record(path).content for source, path in paths.items()}
-    refs = dict(contents)
+    refs = {source: content for source, content in contents.items() if source not in stage.read_once}
     if stage.champion and (champion := sameness.champion(config, paths["compress"].name)):
         paths["champion"] = champion
         refs["champion"] = artifacts.ref(champion)

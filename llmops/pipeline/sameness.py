@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.config import Annotate, Clean, Collect, Config, Index, Section, Serving, Tune
+from llmops.config import Annotate, Clean, Collect, Config, Features, Index, Section, Serving, Tune
 from llmops.frame import artifacts, machine
 from llmops.frame.artifacts import Record
 from llmops.frame.code_version import library_version
@@ -31,6 +31,7 @@ class Stage:
     champion: bool = False  #: also reads the champion's version folder, if there is one
     #: other sections, as in `sections`, that it gets with the input `index` only if `grounding.enabled`
     grounded: Mapping[str, Callable[[Any], tuple[str, ...]]] | None = None
+    read_once: tuple[str, ...] = ()  #: inputs that it reads when it is made; their changes alone do not make it again
     trains: bool = False  #: does nothing if `annotate` has no training examples
     paths: tuple[str, ...] = ()  #: paths of the configuration, and its database; they do not influence the result
     libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch the GPU counts, too
@@ -223,6 +224,11 @@ def useless_to_index(index: Index) -> tuple[str, ...]:
 def unread_by_index(index: Index) -> tuple[str, ...]:
     """Return the fields of `collect` that indexing has no use for: all but the sources."""
     return tuple(name for name in Collect.model_fields if name != "sources")
+
+
+def unread_by_features(features: Features) -> tuple[str, ...]:
+    """Return the fields of `grounding` that training prompts do not depend on."""
+    return ("likeness", "answer")
 
 
 #: further sections of a stage that answers from the documents, see `Stage.grounded`

@@ -26,7 +26,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.config import Release
-from llmops.frame.artifacts import Record
+from llmops.frame.artifacts import SKIPPED, Record
 from llmops.release.lineage import list_weights
 from llmops.state import audit
 from llmops.state.tables import attempts as table
@@ -101,13 +101,14 @@ def hash_identity(known: Mapping[str, Record], config: Release, selection: Mappi
     """Return a hash (16 hex digits) of all inputs of a candidate and its judgement, except seeds.
 
     The inputs are data, base model, settings, code, libraries and the GPU, from the records behind the release and
-    `selection.json`. Of documents it tells only whether there were some.
+    `selection.json`. Of documents it tells which ones are in training prompts, and whether there were some in the test.
     """
     records = [(stage, known[stage]) for stage in _MADE_BY if stage in known]
     made = [(stage, _select_settings(one), one.code, one.environment) for stage, one in records]
     data = {name: known["annotate"].files.get(name, "") for name in _DATA}
     asked = known["evaluate"].inputs.get("index") and known["index"].metrics.get("passages")
-    return _hash([made, data, *_list_judging_inputs(known, config, selection), *(["documents"] if asked else [])])
+    judged = _list_judging_inputs(known, config, selection)
+    return _hash([made, data, *judged, *(["documents"] if asked else []), *_list_prompts(known.get("features"))])
 
 
 def hash_untrained_identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
@@ -140,6 +141,13 @@ def record_attempt(connection: sa.Connection, model: str, chance: Chance, attemp
 def _list_judging_inputs(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> list[Any]:
     base = [selection["model"], selection["revision"], list_weights(selection, known["select"])]
     return [base, config.model_dump(mode="json", include=_JUDGED_BY)]
+
+
+def _list_prompts(features: Record | None) -> list[Any]:
+    """Return what decides the passages in training prompts; empty without any."""
+    if not features or SKIPPED in features.metrics or "index" not in features.contents:
+        return []
+    return [features.contents["index"], features.config["grounding"], features.config["serving"]]
 
 
 def _select_settings(record: Record) -> Any:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import types
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ def test_incomplete_is_rebuilt_and_resumable_goes_on(stages: Path, monkeypatch: 
 
 
 def test_stages_that_train_do_nothing_without_training_examples(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (stages / "first_stage.py").write_text(FIRST.replace('"n": 1', '"train": 0'))
+    (stages / "idle_stage.py").write_text(FIRST.replace('"n": 1', '"train": 0'))
+    monkeypatch.setitem(pipeline.STAGES, "first", Stage("idle_stage", interval=True))
     run_stage("first", settings(stages / "home"), DAY)
     for name, source in (("second", "first"), ("third", "second")):
         monkeypatch.setitem(pipeline.STAGES, name, Stage("second_stage", (source,), trains=True))
@@ -210,12 +211,13 @@ def test_another_section_counts_where_a_stage_reads_it(stages: Path, monkeypatch
 def test_a_stage_reads_index_and_settings_of_grounding_only_if_they_are_used(name: str) -> None:
     stage = STAGES[name]
 
-    def read(enabled: bool, **serving: int) -> tuple[bool, dict[str, Any]]:
-        config = Config(grounding={"enabled": enabled, "passages": 2}, serving=serving)
+    def read(enabled: bool, likeness: float = 0.4, **serving: int) -> tuple[bool, dict[str, Any]]:
+        config = Config(grounding={"enabled": enabled, "passages": 2, "likeness": likeness}, serving=serving)
         return "index" in sameness.inputs(stage, config), sameness.hashed(stage, config, name)
 
     assert read(False) == (False, getattr(Config(), name).hashed()) and read(True)[0]
     assert read(True)[1]["grounding"]["passages"] == 2
+    assert (read(True, likeness=0.5) == read(True)) == (name == "features")  # training prompts have no threshold
     assert read(True)[1]["collect"] == {"sources": []}
     assert read(True, max_queue=3) == read(True) != read(True, max_context=512)
     annotate, on = STAGES["annotate"], Config(grounding={"enabled": True})
@@ -355,6 +357,15 @@ def test_a_day_without_news_makes_nothing_behind_collect(days: Path, caplog: pyt
     assert made_on(ran(days, "04")) == "04 04 04 04 04 04"
     assert made_on(ran(days, "05")) == "05 01 01 01 01 01"  # as it was
     assert made_on(ran(days, "06")) == "06 06 06 06 01 06"  # what training does not see: its model goes on
+
+
+def test_what_is_read_once_makes_nothing_again_until_something_else_changes(days: Path) -> None:
+    """New documents alone train nothing: an example has the passages of the index of the last training."""
+    pipeline.STAGES["annotate"] = replace(pipeline.STAGES["annotate"], read_once=("clean",))
+    assert made_on(ran(days, "01")) == "01 01 01 01 01 01" and made_on(ran(days, "04")) == "04 04 01 01 01 01"
+    pipeline.STAGES["annotate"] = replace(pipeline.STAGES["annotate"], read_once=())
+    assert made_on(ran(days, "04")) == "04 04 04 04 04 04"
+    assert STAGES["features"].read_once == ("index",)
 
 
 def test_the_plan_finds_what_a_run_would(days: Path) -> None:

@@ -120,6 +120,10 @@ def records(**changed: Any) -> dict[str, Record]:
     tune = {"trials": 2, "seed": changed.get("seed", 0), "train": {"rank": 8, "seed": changed.get("seed", 0)}}
     return {
         "annotate": record("annotate", {"seed": 0}, data),
+        "features": replace(
+            record("features", changed.get("documents", {})),
+            contents={"index": changed.get("prompts", "6")} if "documents" in changed else {},
+        ),
         "select": record("select", {}, {"base/model.safetensors": changed.get("weights", "3")}),
         "tune": record("tune", tune),
         "train": record("train", {"rank": changed.get("rank", 8), "seed": changed.get("seed", 0)}),
@@ -143,12 +147,16 @@ def test_seeds_make_no_other_candidate_and_everything_else_does() -> None:
     for changed in (*other, {"environment": {"torch": "2.14"}}):
         assert ledger.hash_identity(records(**changed), Release(), base) != own, changed
     assert ledger.hash_identity(records(), Release(min_effect=0.5), base) != own
-    with_documents = [
+    sections = [
         {"grounding": {"passages": n}, "serving": {"max_context": n}, "collect": {"sources": [n]}} for n in (1, 2)
     ]
+    one, two = (records(documents=documents) for documents in sections)
     for identity in (ledger.hash_identity, ledger.hash_untrained_identity):
-        one, two = (identity(records(documents=sections), Release(), base) for sections in with_documents)
-        assert one == two != identity(records(), Release(), base)
+        later = two | {"features": one["features"]}  # the documents changed after the training
+        same, other = (identity(known, Release(), base) for known in (later, records()))
+        assert identity(one, Release(), base) == same != other
+    for trained in (two, records(documents=sections[0], prompts="7")):
+        assert ledger.hash_identity(trained, Release(), base) != ledger.hash_identity(one, Release(), base)
     for of_base in ({"model": "n"}, {"revision": "s"}, {"weights": {"m.safetensors": "9"}}):
         assert ledger.hash_identity(records(), Release(), {**base, **of_base}) != own, of_base
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from llmops.config import Grounding
-from llmops.data.features.examples import read_examples
 from llmops.data.retrieval.grounds import (
     JUDGED,
     LEAST_ROOM,
@@ -25,79 +23,91 @@ from llmops.data.retrieval.grounds import (
     room_of,
     size_of,
 )
-from llmops.data.retrieval.own import nearest_to, own_passages, said
+from llmops.data.retrieval.own import OwnPassages, find_holding, measure_held
 from llmops.data.retrieval.search import Hit, Index
 from llmops.data.text.comparable import comparable
 from llmops.frame.records import Example, Passage
 
 REFUSED = 10  #: one of so many examples loses its right passages, and is answered by the refusal
+LEAST_HELD = 0.6  #: share of an answer's content words that the passages of its prompt have
+
+#: outcomes of an example: with its right passages, without them, as it was, and not to be trained on
+GROUNDED, REFUSING, UNCHANGED, NOT_HELD = "grounded", "refused", "unchanged", "not_in_passages"
 
 
-def documents_of_test(index: Path, annotate: Path) -> set[str]:
-    """Return the documents that answer the test. Their passages are no distractors in training."""
-    found = own_passages(index, annotate, read_examples(annotate / "test.parquet"))
-    return {passage.document for some in found.values() for passage in some}
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """The documents, and how serving finds passages for a prompt."""
+
+    index: Index
+    own: OwnPassages
+    tested: Collection[str]  #: documents that answer the test; their passages are left out unless they are right
+    sent: Collection[str]  #: sources whose contexts callers send
+    config: Grounding
+    window: int  #: tokens of a prompt and its answer in serving
+    fits: Callable[[Example], bool]  #: whether an example is short enough to be trained on
 
 
-def with_passages(
-    examples: Sequence[Example],
-    index: Index,
-    folder: Path,
-    annotate: Path,
-    sent: frozenset[str],
-    tested: Collection[str],
-    config: Grounding,
-    window: int,
-) -> Iterator[Example]:
+def add_passages(examples: Sequence[Example], retrieval: Retrieval) -> Iterator[tuple[Example, str]]:
     """Yield the examples with the passages that serving would find for their questions.
 
-    The passages of the documents that have an example's answer are the right ones. If retrieval misses the one with the
-    answer, it takes a place among the others. It does so, too, if it is found because its heading is the question word
-    for word, and half of these examples have no headings: a model that has only learned to copy from below the same
-    words cannot answer other wordings.
+    The passages of an example's own documents are the right ones. If retrieval misses those that hold the answer, they
+    take a place among the others. They do so, too, if the question is the heading of one word for word, and half of
+    these examples have no headings: a model that has only learned to copy from below the same words cannot answer
+    other wordings. If there is too little room, other passages give way first.
 
-    An example stays as it is if no such document is indexed, if its prompt leaves no room, or if its source is one of
-    `sent`, whose contexts callers send.
-
-    Args:
-        examples: for training or validation.
-        index: of the documents.
-        folder: its artifact.
-        annotate: the artifact with the examples.
-        sent: sources.
-        tested: documents whose passages are left out unless they are right, see `documents_of_test`.
-        config: how many passages are taken.
-        window: tokens of a prompt and its answer in serving.
+    An example is unchanged if none of its documents is indexed, if its prompt leaves no room, or if callers send its
+    context.
     """
-    own = own_passages(folder, annotate, examples)
-    for example in examples:
-        right = own[said(example)]
-        room = room_of(window, size_of(example.answer) // TOKEN_BYTES, example.question)
-        looked_up = right and room >= LEAST_ROOM and not (example.context and example.source in sent)
-        fitting = config.model_copy(update={"room": min(room, config.room)})
-        yield _grounded(example, right, index, tested, fitting) if looked_up else example
+    vectors = retrieval.index.embed([example.question for example in examples])
+    for example, vector in zip(examples, vectors, strict=True):
+        right = retrieval.own.passages(example)
+        room = room_of(retrieval.window, size_of(example.answer) // TOKEN_BYTES, example.question)
+        if not right or room < LEAST_ROOM or (example.context and example.source in retrieval.sent):
+            yield example, UNCHANGED
+            continue
+        config = retrieval.config
+        all_found = {"passages": max(JUDGED, config.passages), "room": sys.maxsize, "likeness": 0, "answer": "model"}
+        found = look_up(retrieval.index, example.question, config.model_copy(update=all_found), sys.maxsize, vector)
+        yield _add(example, right, found.hits, min(room, config.room), retrieval)
 
 
-def _grounded(
-    example: Example, right: Sequence[Passage], index: Index, tested: Collection[str], config: Grounding
-) -> Example:
-    wide = config.model_copy(update={"passages": JUDGED, "room": sys.maxsize, "likeness": 0})
-    nearest, texts, drawn = nearest_to(example.answer, right), {one.text for one in right}, random.Random(example.id)
-    hits = [
-        hit
-        for hit in look_up(index, example.question, wide, sys.maxsize).hits
-        if hit.passage.text in texts or hit.passage.document not in tested
-    ]
-    others = [hit for hit in hits if hit.passage.text not in texts]
+def _add(
+    example: Example, right: Sequence[Passage], found: Sequence[Hit], room: int, retrieval: Retrieval
+) -> tuple[Example, str]:
+    most, drawn = retrieval.config.passages, random.Random(example.id)
+    own, texts = {*retrieval.own.documents(example)}, {passage.text for passage in right}
+
+    def is_right(hit: Hit) -> bool:
+        return hit.passage.document in own or hit.passage.text in texts
+
+    hits = [hit for hit in found if is_right(hit) or hit.passage.document not in retrieval.tested]
+    others = [hit for hit in hits if not is_right(hit)]
     if others and drawn.randrange(REFUSED) == 0:
-        return replace(example, context=joined(fit(others[: config.passages], config.room)), answer=REFUSAL)
-    given = fit(hits[: config.passages], config.room)
+        return _shorten(replace(example, answer=REFUSAL), fit(others[:most], room), (), retrieval.fits), REFUSING
+    holding = [Hit(passage, 0.0, None, None, None) for passage in find_holding(example.answer, right)]
+    needed = {hit.passage.text for hit in holding}
+    given = fit(hits[:most], room)
     asked = comparable(example.question, closing=False)
     verbatim = any(comparable(hit.passage.headings, closing=False).endswith(asked) for hit in given)
-    if verbatim or all(hit.passage.text != nearest.text for hit in given):
-        rest = [hit for hit in hits if hit.passage.text != nearest.text]
-        first, *given = fit([Hit(nearest, 0.0, None, None, None), *rest][: config.passages], config.room)
-        given.insert(drawn.randint(0, len(given)), first)
+    if verbatim or not needed <= {hit.passage.text for hit in given}:
+        kept = fit([*holding, *(hit for hit in hits if hit.passage.text not in needed)][:most], room)
+        rest, order = kept[len(holding) :], [passage.id for passage in right]
+        at = drawn.randint(0, len(rest))
+        rest[at:at] = sorted(kept[: len(holding)], key=lambda hit: order.index(hit.passage.id))
+        given = rest
     if verbatim and drawn.randrange(2):
         given = [replace(hit, passage=replace(hit.passage, headings="")) for hit in given]
+    grounded = _shorten(example, given, needed, retrieval.fits)
+    held = retrieval.fits(grounded) and measure_held(example.answer, grounded.context) >= LEAST_HELD
+    return (grounded, GROUNDED) if held else (example, NOT_HELD)
+
+
+def _shorten(
+    example: Example, hits: Sequence[Hit], needed: Collection[str], fits: Callable[[Example], bool]
+) -> Example:
+    """Return an example with the passages that fit: the last ones go first, those with needed texts last."""
+    given = list(hits)
+    while len(given) > 1 and not fits(replace(example, context=joined(given))):
+        given.remove(next((hit for hit in reversed(given) if hit.passage.text not in needed), given[-1]))
     return replace(example, context=joined(given))

@@ -12,10 +12,9 @@ ways).
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,12 @@ from llmops.config import Collect, Features, Grounding, Serving
 from llmops.data.features import declarations
 from llmops.data.features.columns import MAPPED_SCHEMA, VIEW_SCHEMA, make_columns
 from llmops.data.features.declarations import PARQUET
-from llmops.data.features.examples import get_mapped_path
-from llmops.data.features.grounded import documents_of_test, with_passages
+from llmops.data.features.examples import get_mapped_path, read_examples
+from llmops.data.features.grounded import LEAST_HELD, NOT_HELD, UNCHANGED, Retrieval, add_passages
 from llmops.data.features.online import write_online
 from llmops.data.features.tokenize import Tokens, tokenize_all
 from llmops.data.retrieval.grounds import sources_with_contexts
+from llmops.data.retrieval.own import OwnPassages
 from llmops.data.retrieval.search import open_index
 from llmops.frame.artifacts import read_record
 from llmops.frame.errors import ArtifactError
@@ -40,7 +40,7 @@ from llmops.prompts import training_ids
 
 log = logging.getLogger(__name__)
 
-_Ground = Callable[[Sequence[Example]], Iterable[Example]]
+Tokenised = Sequence[tuple[Example, Tokens]]
 
 _UNGROUNDED, _SERVING, _COLLECT = Grounding(), Serving(), Collect()
 
@@ -62,40 +62,36 @@ def run(
 ) -> Mapping[str, Any]:
     """Tokenise all splits into `features.parquet` and an Arrow file each, declare them to Feast, write them online.
 
-    With an index, examples for training and validation get the contexts that retrieval gives. Unusable examples go to
-    `dropped.parquet` with the reason.
+    With an index, examples for training and validation have the passages that retrieval gives in their Arrow file; in
+    Feast, and so online, they have their own contexts. Unusable examples go to `dropped.parquet` with the reason.
 
     Raises:
         ArtifactError: if no training example is left, or Feast refuses the declarations.
     """
     tokenizer = AutoTokenizer.from_pretrained(base_path(select))
-    counts = _Counts()
+    counts, most = _Counts(), config.max_tokens
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         feast = stack.enter_context(pq.ParquetWriter(out / PARQUET, VIEW_SCHEMA, compression="zstd"))
-        ground: _Ground = iter
-        grounds = ""
-        if index and (record := read_record(index)).metrics.get("passages"):
-            grounds = record.content
-            opened, sent = stack.enter_context(open_index(index)), sources_with_contexts(collect)
-            ground = partial(
-                with_passages,
-                index=opened,
-                folder=index,
-                annotate=annotate,
-                sent=sent,
-                tested=documents_of_test(index, annotate),
+        retrieval: Retrieval | None = None
+        if index and read_record(index).metrics.get("passages"):
+            own = stack.enter_context(closing(OwnPassages(index, annotate)))
+            retrieval = Retrieval(
+                index=stack.enter_context(open_index(index)),
+                own=own,
+                tested={one for item in read_examples(annotate / "test.parquet") for one in own.documents(item)},
+                sent=sources_with_contexts(collect),
                 config=grounding,
                 window=serving.max_context,
+                fits=lambda one: len(training_ids(tokenizer, one.question, one.answer, one.context)[0]) <= most,
             )
         for split in SPLITS:
-            examples = _chunks(annotate / f"{split}.parquet")
-            if split != "test":  # evaluate looks up the questions of the test itself
-                examples = ([*ground(some)] for some in examples)
+            given = retrieval if split != "test" else None  # evaluate looks up the questions of the test itself
+            chunks = _chunks(annotate / f"{split}.parquet")
             with pa.ipc.new_stream(get_mapped_path(out, split), MAPPED_SCHEMA) as mapped:
-                for rows in _row_groups(tokenizer, examples, config.max_tokens, counts):
-                    feast.write_table(rows.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
-                    mapped.write_table(rows.select(MAPPED_SCHEMA.names))
+                for view, trained in _row_groups(tokenizer, chunks, given, most, counts):
+                    feast.write_table(view.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
+                    mapped.write_table(trained.select(MAPPED_SCHEMA.names))
     write_rows(out / "dropped.parquet", counts.dropped, Dropped)
     if not counts.tokens["train"]:
         raise ArtifactError(
@@ -103,7 +99,7 @@ def run(
             f"{len(counts.dropped)} were dropped, see {out / 'dropped.parquet'}; raise features.max_tokens (now "
             f"{config.max_tokens})."
         )
-    store = declarations.declare(config, name_project(config, tokenizer, select, grounds), out)
+    store = declarations.declare(config, name_project(config, tokenizer, select), out)
     write_online(config, store, pq.ParquetFile(out / PARQUET).iter_batches(config.online_batch))
     log.info("wrote %d examples to the online store", len(counts.ids))
     return {
@@ -112,18 +108,14 @@ def run(
         "longest": counts.longest,
         "truncated": counts.truncated,
         "dropped": dict(Counter(d.rule for d in counts.dropped)),
+        **({"prompts": dict(counts.outcomes)} if retrieval else {}),
     }
 
 
-def name_project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path, grounds: str = "") -> str:
-    """Return Feast's project. Its name depends on what decides the tokens of an example, so that they never mix.
-
-    That is the prompt format, the model, and the content of the index whose passages are in the prompts, `grounds`: if
-    the artifact is erased, no row online keeps a passage because another artifact has the same example.
-    """
+def name_project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
+    """Return the name of Feast's project: one for each prompt format and model, so that their tokens never mix."""
     probe = json.dumps(training_ids(tokenizer, "question", "answer", "context"))
-    parts = (select.name, str(config.max_tokens), declarations.hash_repository(config), probe, grounds)
-    return f"llmops_{content_id(*parts)}"
+    return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.hash_repository(config), probe)}"
 
 
 @dataclass(slots=True)
@@ -131,21 +123,34 @@ class _Counts:
     ids: set[str] = field(default_factory=set)
     dropped: list[Dropped] = field(default_factory=list)
     tokens: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
     longest: int = 0
     truncated: int = 0
 
 
 def _row_groups(
-    tokenizer: PreTrainedTokenizerBase, examples: Iterable[list[Example]], max_tokens: int, counts: _Counts
-) -> Iterator[pa.Table]:
-    waiting: list[pa.Table] = []
-    for some in examples:
-        waiting.append(make_columns(_usable(tokenizer, some, max_tokens, counts)))
-        if sum(table.num_rows for table in waiting) >= ROW_GROUP:
-            yield pa.concat_tables(waiting).combine_chunks()
+    tokenizer: PreTrainedTokenizerBase,
+    chunks: Iterable[list[Example]],
+    retrieval: Retrieval | None,
+    max_tokens: int,
+    counts: _Counts,
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield rows for Feast's view and the same rows for training, which differ if there is retrieval."""
+    waiting: list[tuple[pa.Table, pa.Table]] = []
+    for examples in chunks:
+        view, trained = _usable(tokenizer, examples, retrieval, max_tokens, counts)
+        table = make_columns(view)
+        waiting.append((table, table if trained is view else make_columns(trained)))
+        if sum(table.num_rows for table, _ in waiting) >= ROW_GROUP:
+            yield _join(waiting)
             waiting.clear()
     if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+        yield _join(waiting)
+
+
+def _join(tables: Sequence[tuple[pa.Table, pa.Table]]) -> tuple[pa.Table, pa.Table]:
+    view, trained = (pa.concat_tables(some).combine_chunks() for some in zip(*tables, strict=True))
+    return view, trained
 
 
 def _chunks(path: Path) -> Iterator[list[Example]]:
@@ -156,22 +161,39 @@ def _chunks(path: Path) -> Iterator[list[Example]]:
 
 
 def _usable(
-    tokenizer: PreTrainedTokenizerBase, examples: list[Example], max_tokens: int, counts: _Counts
-) -> list[tuple[Example, Tokens]]:
-    rows = []
-    for example, (tokens, cut) in zip(examples, tokenize_all(tokenizer, examples, max_tokens), strict=True):
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+    retrieval: Retrieval | None,
+    max_tokens: int,
+    counts: _Counts,
+) -> tuple[Tokenised, Tokenised]:
+    """Return rows for Feast's view, and rows for training: the same, unless there is retrieval."""
+    view, prompts = list[tuple[Example, Tokens]](), list[Example]()
+    found = tokenize_all(tokenizer, examples, max_tokens)
+    added = add_passages(examples, retrieval) if retrieval else ((example, UNCHANGED) for example in examples)
+    for example, (tokens, cut), (prompt, outcome) in zip(examples, found, added, strict=True):
         if tokens is None:
             detail = f"question and answer alone are longer than features.max_tokens, {max_tokens}"
             counts.dropped.append(_drop(example, "too_long", detail))
         elif example.id in counts.ids:
             counts.dropped.append(_drop(example, "duplicate", f"the id {example.id} is taken by another example"))
+        elif outcome == NOT_HELD:
+            detail = f"the passages that fit into its prompt have less than {LEAST_HELD:.0%} of its answer's words"
+            counts.dropped.append(_drop(example, outcome, detail))
         else:
-            rows.append((example, tokens))
+            view.append((example, tokens))
+            prompts.append(prompt)
             counts.ids.add(example.id)
-            counts.tokens[example.split] += len(tokens.token_ids)
-            counts.longest = max(counts.longest, len(tokens.token_ids))
-            counts.truncated += cut
-    return rows
+            counts.outcomes[outcome] += retrieval is not None
+            counts.truncated += cut and outcome == UNCHANGED
+    trained = view
+    if retrieval:
+        found = tokenize_all(tokenizer, prompts, max_tokens)
+        trained = [(prompt, tokens) for prompt, (tokens, _) in zip(prompts, found, strict=True) if tokens]
+    for example, tokens in trained:
+        counts.tokens[example.split] += len(tokens.token_ids)
+        counts.longest = max(counts.longest, len(tokens.token_ids))
+    return view, trained
 
 
 def _drop(example: Example, rule: str, detail: str) -> Dropped:

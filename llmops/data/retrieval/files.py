@@ -6,7 +6,7 @@ A passage has the same number in both, from 0. The database keeps the words with
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from itertools import islice
@@ -108,6 +108,7 @@ def write_passages(folder: Path, passages: Iterable[Passage]) -> int:
             words = [" ".join(terms_of(text)) for text in (passage.headings, passage.text)]
             database.execute("INSERT INTO words (rowid, headings, text) VALUES (?, ?, ?)", (number, *words))
         database.execute("INSERT INTO words (words) VALUES ('optimize')")
+        database.execute("CREATE INDEX by_document ON passages (document)")
         database.execute("COMMIT")
     return number + 1
 
@@ -135,12 +136,12 @@ def read_passages(database: sqlite3.Connection, numbers: Iterable[int]) -> Itera
             yield number, Passage(**dict(zip(_COLUMNS, row, strict=True)))
 
 
-def passages_of(folder: Path, documents: Collection[str]) -> Iterator[Passage]:
-    """Yield the passages of some documents, by their ids, in the order of the index; all passages are looked at."""
-    with closing(open_database(folder)) as database:
-        rows = database.execute("SELECT number, document FROM passages ORDER BY number")
-        numbers = [number for number, document in rows if document in documents]
-        yield from (passage for _, passage in read_passages(database, numbers))
+def passages_of(database: sqlite3.Connection, documents: Iterable[str]) -> Iterator[Passage]:
+    """Yield the passages of some documents, by their ids, in the order of each document."""
+    query = f"SELECT {', '.join(_COLUMNS)} FROM passages WHERE document = ? ORDER BY number"
+    for document in documents:
+        for row in database.execute(query, (document,)):
+            yield Passage(**dict(zip(_COLUMNS, row, strict=True)))
 
 
 def read_texts(database: sqlite3.Connection) -> Iterator[list[tuple[str, str]]]:

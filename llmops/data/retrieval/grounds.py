@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmops.config import Collect, Grounding
+from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.quote import quote
 from llmops.data.retrieval.search import Hit, Index
+from llmops.data.text.comparable import comparable
 from llmops.data.text.sentences import within
 
 REFUSAL = "I can't answer that from the documents."  #: the answer if no passage is good enough
@@ -37,7 +39,7 @@ class Found:
     quote: str = ""  #: the answer, if it is one without the model
 
 
-def look_up(index: Index, question: str, config: Grounding, room: int) -> Found:
+def look_up(index: Index, question: str, config: Grounding, room: int, vector: Vectors | None = None) -> Found:
     """Return the passages that a model is to answer from.
 
     They are good enough if the nearest has a likeness of `grounding.likeness`; that one comes first. If no vectors were
@@ -48,11 +50,12 @@ def look_up(index: Index, question: str, config: Grounding, room: int) -> Found:
         question: as it was asked.
         config: how many passages are taken, and which are good enough.
         room: bytes that the prompt has left for passages, see `room_of`.
+        vector: of the question, see `Index.embed`.
 
     Raises:
         ArtifactError: if the index is damaged, or the package of the vectors' model is not installed.
     """
-    hits = index.search(question, max(JUDGED, config.passages))
+    hits = index.search(question, max(JUDGED, config.passages), vector=vector)
     nearest = max(hits, key=lambda hit: -1.0 if hit.likeness is None else hit.likeness, default=None)
     likeness = nearest.likeness if nearest else None
     if nearest and likeness is not None:
@@ -88,6 +91,11 @@ def joined(hits: Sequence[Hit]) -> str:
 def sources_with_contexts(config: Collect) -> frozenset[str]:
     """Return the sources whose contexts callers send; the contexts of all others are paths of headings."""
     return frozenset(source.name for source in config.sources if source.kind in _SENT)
+
+
+def refuses(answer: str) -> bool:
+    """Return whether an answer is the refusal."""
+    return comparable(answer, closing=False) == comparable(REFUSAL, closing=False)
 
 
 def source_of(hit: Hit) -> dict[str, Any]:

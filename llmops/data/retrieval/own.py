@@ -8,52 +8,76 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from llmops.data.retrieval.files import passages_of
+from llmops.data.retrieval.files import open_database, passages_of
 from llmops.data.retrieval.terms import terms_of
 from llmops.data.text.comparable import comparable
 from llmops.frame.records import Example, Passage, content_id
 
-Said = tuple[str, str]  #: the topic of an example, and its answer
+MOST_DOCUMENTS = 20  #: of an answer that many documents give, its own first
+LEAST_ADDED = 0.1  #: share of an answer's words that a further passage has and the ones before have not
 
 _SPLITS = ("train", "validation", "test")
 _PLACE = ("source", "location", "position")
 
 
-def own_passages(index: Path, annotate: Path, examples: Sequence[Example]) -> defaultdict[Said, list[Passage]]:
-    """Return topic and answer → passages of the documents of all examples that have both.
+class OwnPassages:
+    """The passages of an example's own documents: those of all examples with its topic and its answer.
 
     So the other wording of a question has the passages of the document that answers it.
 
     Args:
         index: the artifact with the documents.
-        annotate: the artifact with the examples of all splits.
-        examples: whose passages are wanted.
+        annotate: the artifact with the examples of all splits, which are read once.
     """
-    wanted = set(map(said, examples))
-    documents = defaultdict[str, set[Said]](set)
-    for split in _SPLITS:
-        file = pq.ParquetFile(annotate / f"{split}.parquet")
-        for batch in file.iter_batches(columns=["group", "answer", *_PLACE]):
-            for row in batch.to_pylist():
-                if (key := _said(row["group"], row["answer"])) in wanted:
-                    documents[content_id(*(row[name] for name in _PLACE))].add(key)
-    found = defaultdict[Said, list[Passage]](list)
-    for passage in passages_of(index, documents):
-        for key in documents[passage.document]:
-            found[key].append(passage)
+
+    def __init__(self, index: Path, annotate: Path) -> None:
+        self._documents = defaultdict[str, list[str]](list)
+        for split in _SPLITS:
+            file = pq.ParquetFile(annotate / f"{split}.parquet")
+            for batch in file.iter_batches(columns=["group", "answer", *_PLACE]):
+                for row in batch.to_pylist():
+                    document = content_id(*(row[name] for name in _PLACE))
+                    self._documents[_key_of(row["group"], row["answer"])].append(document)
+        self._database = open_database(index)
+
+    def documents(self, example: Example) -> list[str]:
+        """Return the documents of an example, its own first; some may not be indexed."""
+        own = content_id(*(getattr(example, name) for name in _PLACE))
+        return list(dict.fromkeys([own, *self._documents[_key_of(example.group, example.answer)]]))
+
+    def passages(self, example: Example) -> list[Passage]:
+        """Return the passages of an example's first documents, in their order."""
+        return [*passages_of(self._database, self.documents(example)[:MOST_DOCUMENTS])]
+
+    def close(self) -> None:
+        """Close the index."""
+        self._database.close()
+
+
+def find_holding(answer: str, passages: Sequence[Passage]) -> list[Passage]:
+    """Return the passages that hold an answer: the one with most of its words, then those that add words to it."""
+    words, found = _content_words(answer), list[Passage]()
+    terms, missing = [{*terms_of(passage.text)} for passage in passages], words
+    while len(found) < len(passages):
+        best = max(range(len(passages)), key=lambda n: len(missing & terms[n]))
+        if found and len(missing & terms[best]) <= LEAST_ADDED * len(words):
+            break
+        found.append(passages[best])
+        missing = missing - terms[best]
     return found
 
 
-def said(example: Example) -> Said:
-    """Return the key of an example in `own_passages`."""
-    return _said(example.group, example.answer)
+def measure_held(answer: str, text: str) -> float:
+    """Return the share of an answer's content words that a text has; 1 if it has none."""
+    words = _content_words(answer)
+    return len(words.intersection(terms_of(text))) / len(words) if words else 1.0
 
 
-def nearest_to(answer: str, passages: Sequence[Passage]) -> Passage:
-    """Return the passage that has most words of an answer."""
-    words = {*terms_of(answer)}
-    return max(passages, key=lambda passage: len(words.intersection(terms_of(passage.text))))
+def _content_words(text: str) -> set[str]:
+    """Return the words with more than three letters, which mean something by themselves; all if there are none."""
+    words = {*terms_of(text)}
+    return {word for word in words if len(word) > 3} or words
 
 
-def _said(topic: str, answer: str) -> Said:
-    return topic, comparable(answer)  # a page breaks lines where a chat has spaces
+def _key_of(topic: str, answer: str) -> str:
+    return content_id(topic, comparable(answer))  # a page breaks lines where a chat has spaces

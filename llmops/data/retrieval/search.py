@@ -22,6 +22,7 @@ from llmops.config import SearchServer
 from llmops.data.retrieval.elasticsearch import ElasticsearchStore
 from llmops.data.retrieval.embedder import Embedder
 from llmops.data.retrieval.files import FileStore, Likeness, Near, count_passages, open_database, open_vectors
+from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.terms import terms_of
 from llmops.frame.artifacts import read_record
 from llmops.frame.errors import ArtifactError, LlmopsError
@@ -63,7 +64,11 @@ class Index:
         """Return whether passages are also found by their meaning."""
         return self._store.has_vectors
 
-    def search(self, question: str, k: int = 5, way: Way = "fused") -> list[Hit]:
+    def embed(self, questions: Sequence[str]) -> Sequence[Vectors | None]:
+        """Return the vectors of questions for `search`, computed together; None if the index has no vectors."""
+        return list(self.embedder.embed(questions)) if self.has_vectors else [None] * len(questions)
+
+    def search(self, question: str, k: int = 5, way: Way = "fused", vector: Vectors | None = None) -> list[Hit]:
         """Return the best passages for a question, the best first; none for a question without words.
 
         A text that several pages have is returned once.
@@ -73,6 +78,7 @@ class Index:
             k: most passages that are returned; 1 to `MOST_HITS`.
             way: how they are ranked. Without vectors, and for a question in a script that their model hardly knows,
                 `fused` ranks by words alone.
+            vector: of the question, from `embed`; None: it is computed.
 
         Raises:
             LlmopsError: for another `k`; for `dense`, if the index has no vectors.
@@ -92,10 +98,11 @@ class Index:
         try:
             with self._lock:
                 self._store.begin()
-                computed = self.embedder.start([question]) if compares else None
+                computed = self.embedder.start([question]) if compares and vector is None else None
                 ranked = () if way == "dense" else self._store.by_words(words, most)
-                if computed:
-                    near = self._store.by_vector(computed.result()[0], most)
+                vector = computed.result()[0] if computed else vector
+                if compares and vector is not None:
+                    near = self._store.by_vector(vector, most)
                 return list(islice(self._hits(ranked, *near), k))
         except sqlite3.Error as error:
             raise ArtifactError(f"The index cannot be searched ({error}). {_REMEDY}") from error

@@ -6,6 +6,7 @@ A context that a caller would send stays. A path of headings is none: a question
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from llmops.data.retrieval.grounds import (
     sources_with_contexts,
     text_of,
 )
-from llmops.data.retrieval.own import nearest_to, own_passages, said
+from llmops.data.retrieval.own import OwnPassages, find_holding
 from llmops.data.retrieval.search import Hit, open_index
 from llmops.frame.records import Example, Passage
 from llmops.model.scoring.answered import Asked
@@ -66,18 +67,18 @@ def ground_test(
     found, right = list(items), list(items)
     columns: Columns = {name: [None] * len(items) for name in (*FOUND, WRONG, RIGHT)}
     quotes: dict[int, str] = {}
-    with open_index(index) as opened:
-        own = own_passages(index, annotate, items)
+    with open_index(index) as opened, closing(OwnPassages(index, annotate)) as own:
         for n, item in enumerate(items):
             room = room_of(window, max_new_tokens, item.question)
             if (item.context and item.source in sent) or room < LEAST_ROOM:
                 continue
-            given, theirs = look_up(opened, item.question, quoting, room), own[said(item)]
+            given, theirs = look_up(opened, item.question, quoting, room), own.passages(item)
             found[n] = right[n] = replace(item, context=given.context or item.context)
             quotes[n] = given.quote
             columns[WRONG if theirs else RIGHT][n] = float(not given.hits)
             if theirs:
-                right[n] = replace(item, context=text_of(Hit(nearest_to(item.answer, theirs), 0, None, None, None)))
+                nearest, *_ = find_holding(item.answer, theirs)
+                right[n] = replace(item, context=text_of(Hit(nearest, 0, None, None, None)))
                 rank = _rank(opened.search(item.question, JUDGED), theirs)
                 for name, value in zip(FOUND, (rank == 1, 1 <= rank <= 5, 1 / rank if rank else 0), strict=True):
                     columns[name][n] = float(value)

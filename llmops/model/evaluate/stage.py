@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from llmops.config import Collect, Evaluate, Grounding, Serving
 from llmops.data.features.examples import read_examples
+from llmops.data.retrieval.grounds import refuses
 from llmops.frame.artifacts import is_skipped, read_record, ref, write_json
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import CLOSED_BOOK, Example, base_path, write_table
@@ -30,7 +31,7 @@ from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import convert_to_gguf
 from llmops.model.scoring.answered import Answered, Asked, answer_test, deterministic
 from llmops.model.scoring.grounded import groundedness
-from llmops.model.scoring.tasks import TASKS
+from llmops.model.scoring.tasks import TASKS, Columns
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,9 @@ def run(
             log.info("%s: answered %d items", name, len(items))
     shutil.rmtree(scratch, ignore_errors=True)
     if grounds:
-        grounds.columns.update({f"grounded_{name}": _grounded(answered[name].answers, grounds) for name in folders})
+        for name in folders:
+            grounds.columns.update(_refused(name, answered[name].answers, grounds))
+            grounds.columns[f"grounded_{name}"] = _grounded(answered[name].answers, grounds)
     topics = [item.group for item in items]
     whole = figures(answered, topics, config, whole=True)
     beside = {name: whole["models"].pop(name) for name in answered if name not in folders}
@@ -121,6 +124,17 @@ def run(
         f"{name}_{metric}": figure["mean"]
         for name, found in (*whole["models"].items(), ("retrieval", retrieval))
         for metric, figure in found.items()
+    }
+
+
+def _refused(name: str, answers: Sequence[str], grounds: GroundedTest) -> Columns:
+    """Return which answers are refusals, be it by the retrieval or by the model."""
+    return {
+        f"{kind}_{name}": [
+            None if value is None else float(refuses(answer))
+            for value, answer in zip(grounds.columns[kind], answers, strict=True)
+        ]
+        for kind in (WRONG, RIGHT)
     }
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
 from llmops.config import Features, Grounding
+from llmops.data.features import declarations
 from llmops.data.features.examples import read_offline
-from llmops.data.features.grounded import documents_of_test, with_passages
+from llmops.data.features.grounded import GROUNDED, NOT_HELD, REFUSING, UNCHANGED, Retrieval, add_passages
 from llmops.data.features.online import read_online
 from llmops.data.features.stage import run
 from llmops.data.retrieval.files import write_passages
 from llmops.data.retrieval.grounds import REFUSAL, look_up
-from llmops.data.retrieval.search import open_index
+from llmops.data.retrieval.own import OwnPassages
+from llmops.data.retrieval.search import Index, open_index
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.records import Example, Passage, content_id
@@ -37,11 +42,11 @@ def index(tmp_path: Path) -> Path:
 
 
 def indexed(folder: Path, texts: dict[str, str]) -> Path:
-    """Make an index that is searched by words alone."""
+    """Make an index that is searched by words alone; of `4.1` and `4.2`, `4` is the document."""
     folder.mkdir(parents=True)
     rows = []
     for position, text in texts.items():
-        at = {"source": "pages", "location": "help.html", "position": position}
+        at = {"source": "pages", "location": "help.html", "position": position.partition(".")[0]}
         headings = HEADED.partition(": ")[0] if position == "row 3" else ""
         rows.append(Passage(id=position, document=content_id(*at.values()), headings=headings, text=text, **at))
     metrics = {"passages": write_passages(folder, rows), "model": ""}
@@ -49,23 +54,37 @@ def indexed(folder: Path, texts: dict[str, str]) -> Path:
     return folder
 
 
-def grounded_of(index: Path, make: Any, count: int, window: int = 2048, **given: Any) -> list[Example]:
+def added_to(
+    index: Path, make: Any, count: int, window: int = 2048, words: int = 999, config: Grounding = CONFIG, **given: Any
+) -> list[tuple[Example, str]]:
+    """Add passages to `count` examples, which may have so many `words`."""
     at = {"source": "pages", "location": "help.html", "context": "Shop › Help", **given}
     made = [make.example(n, group="topic", **at) for n in range(count)]
     annotate = make.annotate(index.parents[1], train=made)
-    with open_index(index) as opened:
-        tested = documents_of_test(index, annotate)
-        return list(with_passages(made, opened, index, annotate, frozenset({"faq"}), tested, CONFIG, window))
+
+    def fits(one: Example) -> bool:
+        return len(f"{one.question} {one.answer} {one.context}".split()) <= words
+
+    with open_index(index) as opened, closing(OwnPassages(index, annotate)) as own:
+        return list(add_passages(made, Retrieval(opened, own, (), {"faq"}, config, window, fits)))
 
 
-def test_the_context_is_what_serving_gives_and_sometimes_lacks_the_right_passage(index: Path, make: Any) -> None:
+def grounded_of(index: Path, make: Any, count: int, **given: Any) -> list[Example]:
+    return [one for one, _ in added_to(index, make, count, **given)]
+
+
+def test_the_context_is_what_serving_gives_and_sometimes_lacks_the_right_passage(
+    index: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, embed = list[int](), Index.embed
+    monkeypatch.setattr(Index, "embed", lambda self, asked: together.append(len(asked)) or embed(self, asked))
     asked = {"question": "How long does delivery take?", "answer": "Three days.", "position": "row 1"}
     found = grounded_of(index, make, 200, **asked)
     without = [one for one in found if one.answer == REFUSAL]
     assert {one.context for one in without} == {f"{TEXTS['row 2']}\n{HEADED}"} and 8 <= len(without) <= 35
     with open_index(index) as opened:
         served = look_up(opened, asked["question"], CONFIG, CONFIG.room).context
-    assert {one.context for one in found if one.answer != REFUSAL} == {served}
+    assert {one.context for one in found if one.answer != REFUSAL} == {served} and together == [200]
 
 
 @pytest.mark.parametrize("question", ["How long does delivery take?", "Until when are vouchers valid for delivery?"])
@@ -80,6 +99,37 @@ def test_the_right_passage_stands_anywhere_if_it_is_missed_or_headed_by_the_ques
     )
 
 
+def test_passages_that_hold_the_answer_stay_and_the_others_give_way(tmp_path: Path, make: Any) -> None:
+    parts = {"4.1": "Tents weigh four kilos.", "4.2": "Boots weigh nothing.", "4.3": "Their pegs weigh more."}
+    index = indexed(tmp_path / "index" / "i1", {"row 1": "What does a tent weigh? Tent, tent, weigh.", **parts})
+    asked = {"question": "What does a tent weigh?", "position": "4", "config": Grounding(passages=3)}
+
+    def contexts(words: int, **given: Any) -> set[tuple[str, str]]:
+        return {(one.context, made) for one, made in added_to(index, make, 60, words=words, **asked, **given)}
+
+    long = {"answer": "Tents weigh four kilos. Their pegs weigh more."}
+    other, first, _, last = (TEXT for TEXT in ("What does a tent weigh? Tent, tent, weigh.", *parts.values()))
+    right = f"{first}\n{last}"
+    assert contexts(99, **long) == {
+        (f"{other}\n{right}", GROUNDED), (f"{right}\n{other}", GROUNDED), (other, REFUSING)
+    }  # fmt: skip
+    assert contexts(21, **long) == {(right, GROUNDED), (other, REFUSING)}
+    assert contexts(20, **long) == {("Shop › Help", NOT_HELD), (other, REFUSING)}  # one of the two would not be enough
+    assert contexts(14, answer=first) == {(first, GROUNDED), (other, REFUSING)}
+    assert contexts(12, answer=first) == {("Shop › Help", NOT_HELD), (other, REFUSING)}
+    assert contexts(99, answer="Feathers, mostly.") == {("Shop › Help", NOT_HELD), (other, REFUSING)}
+
+
+def test_an_examples_own_document_comes_first_and_none_is_looked_for_in_all_passages(index: Path, make: Any) -> None:
+    said = {"group": "topic", "answer": "Three days.", "source": "pages", "location": "help.html"}
+    rows = [make.example(n, position=position, **said) for n, position in enumerate(("row 2", "row 1", "row 8"))]
+    with closing(OwnPassages(index, make.annotate(index.parents[1], train=rows))) as own:
+        assert [one.id for one in own.passages(rows[1])] == ["row 1", "row 2"]
+        plan = "EXPLAIN QUERY PLAN SELECT * FROM passages WHERE document = ? ORDER BY number"
+        ((*_, how),) = own._database.execute(plan, ("d",))
+    assert "by_document" in how
+
+
 def test_the_stage_grounds_all_but_the_test_and_no_passage_answers_the_test(
     index: Path, make: Any, tmp_path: Path
 ) -> None:
@@ -88,16 +138,24 @@ def test_the_stage_grounds_all_but_the_test_and_no_passage_answers_the_test(
     train = [make.example(1, position="row 1", **known, **place)]
     other = make.example(2, "validation", question="Until when does it take?", **known)  # the rewording of row 1
     test = [make.example(9, "test", answer="In May.", position="row 3", **place)]
-    words = tuple({*re.findall(r"\w+|[^\w\s]+", f"{[*TEXTS.values()]} {HEADED} {other} [Context] [Question]")})
-    given = {"annotate": make.annotate(tmp_path / "annotate", train=train, validation=[other], test=test)}
-    given |= {"select": make.select(tmp_path / "select", words)}
-    for out, some in (
-        ("features", index),
-        ("later", indexed(tmp_path / "index" / "i2", {"row 1": "It takes a week."})),
-    ):
-        run(Features(store=tmp_path / "feast"), **given, index=some, out=tmp_path / out, grounding=CONFIG)
-    assert read_online(tmp_path / "features", ["id2"]) == [*read_offline(tmp_path / "features", "validation")]
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "select" / "base")
+    held = make.example(3, position="row 2", source="pages", location="help.html", answer="Nobody said so.")
+    words = tuple({*re.findall(r"\w+|[^\w\s]+", f"{[*TEXTS.values()]} {HEADED} {other} {held} [Context] [Question]")})
+    given = {"annotate": make.annotate(tmp_path / "annotate", train=[*train, held], validation=[other], test=test)}
+    given |= {"select": make.select(tmp_path / "select", words), "grounding": CONFIG}
+    config, tokenizer = Features(store=tmp_path / "feast"), AutoTokenizer.from_pretrained(tmp_path / "select" / "base")
+    empty = indexed(tmp_path / "index" / "i2", {})
+    indexes = {"features": index, "off": empty}
+    found = {name: run(config, **given, index=some, out=tmp_path / name) for name, some in indexes.items()}
+    assert found["off"].keys() == found["features"].keys() - {"prompts"}
+    assert found["features"]["prompts"] == {GROUNDED: 2, UNCHANGED: 0} and found["features"]["dropped"] == {NOT_HELD: 1}
+    rows = [pq.read_table(tmp_path / name / "features.parquet").to_pylist() for name in found]
+    assert rows[0] == [row for row in rows[1] if row["input_id"] != held.id]  # no passage in Feast
+    (asked,) = read_online(tmp_path / "features", [other.id])
+    assert asked and asked.token_ids == training_ids(tokenizer, other.question, other.answer, other.context)[0]
+    probe = json.dumps(training_ids(tokenizer, "question", "answer", "context"))
+    parts = "select", str(config.max_tokens), declarations.hash_repository(config), probe
+    for name in found:  # a project of its own for each index would be a copy of the online rows
+        assert declarations.open_store(tmp_path / name).project == f"llmops_{content_id(*parts)}"
     for split, item, contexts in (
         ("validation", other, [f"{TEXTS['row 1']}\n{TEXTS['row 2']}", f"{TEXTS['row 2']}\n{TEXTS['row 1']}"]),
         ("test", test[0], [""]),

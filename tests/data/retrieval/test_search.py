@@ -69,6 +69,14 @@ def test_both_ranks_count_and_the_vector_twice(tmp_path: Path) -> None:
     assert [hit.likeness for hit in index.search("чайник kettle что это такое")] == [None, None]
 
 
+def test_a_question_that_was_embedded_with_others_is_not_embedded_again(tmp_path: Path) -> None:
+    index = made(tmp_path, "kettle kettle", "a lamp", "a kettle and a lamp", directions=(3, 1, 2))
+    hits, vectors = index.search("kettle"), np.linspace((1, 0), (0, 1), DIMENSIONS, dtype=np.float32).T
+    index.__dict__["embedder"] = SimpleNamespace(embed=lambda texts: vectors[: len(texts)])
+    near, far = index.embed(["kettle", "lamp"])
+    assert index.search("kettle", vector=near) == hits != index.search("kettle", vector=far)
+
+
 def test_a_text_of_several_pages_is_found_once_but_a_few_words_under_each_heading(tmp_path: Path) -> None:
     costs = ("Jacket | It costs 90 euros.", "Boots | It costs 90 euros.", "Boots | It costs 90 euros.")
     index = made(tmp_path, LONG, f"The manual | {LONG.upper()}", *costs)

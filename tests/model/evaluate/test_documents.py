@@ -73,6 +73,9 @@ def test_models_read_what_retrieval_gives_and_refusals_need_no_model(made: dict[
     }
     said = [one, "In May vouchers end.", "Zebras?", OWN, REFUSAL]
     assert evaluate._grounded(said, test) == [1, 0, None, None, None]  # May is not in the passage that was found
+    refusing = ["I can't answer that from the documents", *said[1:]]
+    refused = {"wrongly_refused_base": [1, 0, None, None, 1], "rightly_refused_base": [None, None, 0, None, None]}
+    assert evaluate._refused("base", refusing, test) == refused
     full = ground_test(**made, **given, config=Grounding(), window=250)
     assert full.system.items == ITEMS and not full.system.known  # no room for passages
 
@@ -115,7 +118,8 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
         assert document["retrieval"]["index"] == "index/i1" and found["retrieval_recall_at_1"] == 0.3333
         assert (document["retrieval"]["looked_up"], document["retrieval"]["not_indexed"]) == (4, 1)
         assert document["slices"]["source"][0]["retrieval"]["recall_at_1"]["mean"] == 0  # of faq
-        assert {f"grounded_{name}" for name in document["models"]} <= document["retrieval"]["figures"].keys()
+        shares = {f"{what}_{name}" for what in ("grounded", "wrongly_refused") for name in document["models"]}
+        assert shares <= document["retrieval"]["figures"].keys()
         assert "index/i1" in (out / "report.html").read_text()
         rows = pq.read_table(out / "answers.parquet").to_pylist()
         assert {row["model"] for row in rows} == {*document["models"], *document["beside"]}
