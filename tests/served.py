@@ -40,7 +40,9 @@ def served(answer: Callable[[str, str, Mapping[str, str], bytes], Answer]) -> It
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:  # a test that fails would leave a thread that no process ends with
+        server.shutdown()
+        server.server_close()
+        thread.join()
