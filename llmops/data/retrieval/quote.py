@@ -11,8 +11,10 @@ from typing import NamedTuple
 from llmops.data.retrieval.search import Hit, Index
 from llmops.data.retrieval.terms import TOKENIZER, terms_of
 from llmops.data.text.sentences import spans
+from llmops.frame.records import Passage
 
 QUOTED = 4  #: sentences that are chosen
+LEAST = 2  #: sentences of a passage: the one that follows often says what is meant
 BY_WORDS = 0.6  #: weight of the words that question and sentence share, beside that of their likeness
 
 _ITEM = re.compile(r"(?:[-*•–]|\d+[.)])\s")
@@ -42,16 +44,17 @@ def quote(index: Index, question: str, hits: Sequence[Hit]) -> str:
         for n, alike in enumerate(vectors[1:] @ vectors[0]):
             scores[n] = BY_WORDS * scores[n] + float(alike) + (hits[found[n].passage].likeness or 0)
     best = sorted(range(len(found)), key=scores.__getitem__, reverse=True)[:QUOTED]
-    runs: dict[int, list[_Sentence]] = {}
+    runs = list[tuple[Passage, list[_Sentence]]]()
     for rank in sorted({found[n].passage for n in best}):
         chosen = [n for n in best if found[n].passage == rank]
-        runs[rank] = _whole([one for one in found if one.passage == rank], found[min(chosen)], found[max(chosen)])
-    return "\n\n".join(
-        f"{passage.headings}:\n{text}" if passage.headings and (run[0].listed or len(runs) > 1) else text
-        for rank, run in runs.items()
-        for passage in [hits[rank].passage]
-        for text in [passage.text[run[0].start : run[-1].end].strip()]
-    )
+        sentences = [one for one in found if one.passage == rank]
+        runs.append((hits[rank].passage, _whole(sentences, found[min(chosen)], found[max(chosen)])))
+    parts = []
+    for passage, run in runs:
+        text = passage.text[run[0].start : run[-1].end].strip()
+        above = passage.headings if run[0].listed or len(runs) > 1 else ""
+        parts.append(f"{above}:\n{text}" if above else text)
+    return "\n\n".join(parts)
 
 
 def _sentences(rank: int, hit: Hit) -> list[_Sentence]:
@@ -67,10 +70,11 @@ def _sentences(rank: int, hit: Hit) -> list[_Sentence]:
 
 
 def _whole(passage: Sequence[_Sentence], first: _Sentence, last: _Sentence) -> list[_Sentence]:
-    """Return the sentences from the first to the last one, with all of a list and with what stands around a colon."""
+    """Return the sentences from the first to the last one, two at least, with all of a list and around a colon."""
     start, end = passage.index(first), passage.index(last) + 1
     while start and (passage[start].listed or passage[start - 1].leads):
         start -= 1
+    end = min(len(passage), max(end, start + LEAST))
     while end < len(passage) and (passage[end].listed or passage[end - 1].leads):
         end += 1
     return list(passage[start:end])
