@@ -31,7 +31,7 @@ class _Sentence(NamedTuple):
 
 
 def quote(index: Index, question: str, hits: Sequence[Hit]) -> str:
-    """Return the part of each passage that answers a question, without gaps: from the first chosen sentence to the last.
+    """Return the part of each passage that answers a question, from the first chosen sentence to the last.
 
     A sentence counts by its likeness to the question, that of its passage, and the share of the question's words that
     it has, the rare ones more. Lists are quoted whole, with the sentence before them, and so is what follows a colon.
