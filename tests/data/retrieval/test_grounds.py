@@ -62,7 +62,7 @@ def test_a_quote_is_one_run_of_each_passage_around_the_sentences_with_the_questi
         ("Fine. Not these.\n- Car. Loud.\n- boat.\nGood.", "- boat.", "Not these.\n- Car. Loud.\n- boat."),
         ("Fine. Do:\n1. Go.\n   Sit.\n2. Row.\nGood.", "Sit.", "Do:\n1. Go.\n   Sit.\n2. Row."),
         ("Fine. Run:\n\nrow --now\n\nGood.", "row --now", "Run:\n\nrow --now"),
-        ("Fine. To row: 1. Sit. 2. Go.", "To row: 1.", "To row: 1. Sit. 2. Go."),
+        ("Fine. To row: 1. Sit. 2. Go.", "Sit.", "To row: 1. Sit. 2. Go."),
         ("News 2.1 | - raft\n- boat\n\nGood.", "- boat", "News 2.1:\n- raft\n- boat"),
         ("News 2.1 | Fine. By boat.", "By boat.", "By boat."),
     ],
