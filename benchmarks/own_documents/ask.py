@@ -4,8 +4,9 @@
     llmops serve --config benchmarks/own_documents/config.yaml
     LLMOPS_API_KEY=… python benchmarks/own_documents/ask.py quote    # or model, by the app's `grounding.answer`
 
-The columns `right` are written by hand: 1 if the answer is right and its page is named. Of a question that the pages do
-not answer, 1 if it was refused. A verdict is kept while its answer stays the same.
+The columns `right` are written by hand: 1 if the answer is right and its page is named, `doubtful` if a part is missing
+or misleads, 0 if it is wrong. Of a question that the pages do not answer, 1 if it was refused. A verdict is kept while
+its answer stays the same.
 """
 
 from __future__ import annotations

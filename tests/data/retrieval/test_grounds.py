@@ -44,20 +44,35 @@ def test_the_passage_that_is_good_enough_is_in_the_prompt_and_dense_text_takes_m
     assert room_of(300, 100, "é 12") == 2 * (300 - 100 - 128) - 9
 
 
-def test_a_quote_is_the_sentences_with_the_questions_rare_words_in_the_order_of_the_passages(tmp_path: Path) -> None:
-    parcels = "Fine. Good. Parcels to islands travel by boat. Well. The boat leaves on Mondays. So."
-    index = made(tmp_path, "All is well. Boats are slow. We like it.", parcels, "Other.")
+def test_a_quote_is_one_run_of_each_passage_around_the_sentences_with_the_questions_rare_words(tmp_path: Path) -> None:
+    parcels = "Good. Parcels to islands travel by boat. Well. The boat leaves on Mondays. Fine. So."
+    index = made(tmp_path, "Lakes | All is well. Boats are slow. We like it.", parcels, "Other.")
     config = Grounding(answer="quote", passages=2)
     found = look_up(index, "Does the boat with Ann's parcels leave on Monday?", config, 500)
-    boats = "Parcels to islands travel by boat. … The boat leaves on Mondays.\n\nBoats are slow."
-    assert found.hits[0].passage.text == parcels and found.quote == f"Fine. … {boats}"
+    assert found.hits[0].passage.text == parcels
+    assert found.quote == f"{parcels[:-10]}\n\nLakes:\nBoats are slow. We like it."
     assert look_up(index, "Zebras?", config, 500).quote == "" == look_up(index, "Boats?", Grounding(), 500).quote
 
 
-def test_a_quote_is_the_sentences_that_are_most_like_the_question(tmp_path: Path) -> None:
-    index = made(tmp_path, "Numbers | One. Two. Three. Four. Five. Six.", directions=[0])
-    near = {"What?", "Numbers: Two.", "Numbers: Four.", "Numbers: Five.", "Numbers: Six."}
+@pytest.mark.parametrize(
+    ("passage", "like_the_question", "quoted"),
+    [
+        ("Fine. By boat. Not on Mondays. So.", "By boat.", "By boat. Not on Mondays."),
+        ("Fine. Ships:\n- boat\n- raft.\nGood.", "Ships:", "Ships:\n- boat\n- raft."),
+        ("Fine. Not these.\n- Car. Loud.\n- boat.\nGood.", "- boat.", "Not these.\n- Car. Loud.\n- boat."),
+        ("Fine. Do:\n1. Go.\n   Sit.\n2. Row.\nGood.", "Sit.", "Do:\n1. Go.\n   Sit.\n2. Row."),
+        ("Fine. Run:\n\nrow --now\n\nGood.", "row --now", "Run:\n\nrow --now"),
+        ("Fine. To row: 1. Sit. 2. Go.", "Sit.", "To row: 1. Sit. 2. Go."),
+        ("News 2.1 | - raft\n- boat\n\nGood.", "- boat", "News 2.1:\n- raft\n- boat"),
+        ("News 2.1 | Fine. By boat.", "By boat.", "By boat."),
+    ],
+)  # fmt: skip
+def test_a_quote_brings_what_belongs_to_the_sentence_that_is_most_like_the_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passage: str, like_the_question: str, quoted: str
+) -> None:
+    monkeypatch.setattr("llmops.data.retrieval.quote.QUOTED", 1)
+    index = made(tmp_path, passage, directions=[0])
     index.embedder.__dict__["embed"] = lambda texts: np.eye(2, dtype=np.float32)[
-        [int(text not in near) for text in texts]
+        [int(text != "What?" and not text.endswith(like_the_question)) for text in texts]
     ]
-    assert look_up(index, "What?", Grounding(answer="quote"), 500).quote == "Two. … Four. Five. Six."
+    assert look_up(index, "What?", Grounding(answer="quote"), 500).quote == quoted
