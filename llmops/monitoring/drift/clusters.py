@@ -22,7 +22,7 @@ from llmops.monitoring.drift.comparisons import stability_index
 
 Rows = NDArray[np.floating]
 
-MEAN_SIZES = 25, 125  #: requests of a cluster, both sets together; the clustering that says more counts
+MEAN_SIZES = 25, 125  #: requests of a cluster, both sets together, in either clustering
 PERMUTATIONS = 999
 BUCKETS = 2**14  #: hash buckets of words, and of pieces of words; time and memory grow with them
 DIMENSIONS = 128  #: dimensions that the n-grams of both sets are reduced to (latent semantic analysis)
@@ -31,8 +31,8 @@ DIMENSIONS = 128  #: dimensions that the n-grams of both sets are reduced to (la
 class Separation(NamedTuple):
     """The result of the test."""
 
-    statistic: float  #: chi-square of the clusters' shares, in standard deviations from its mean over permutations
-    effect: float  #: the population stability index of the clusters, minus chance
+    statistic: float  #: sum over both clusterings of chi-square, in standard deviations from its mean by chance
+    effect: float  #: the population stability index of the clustering with the larger chi-square, minus chance
     p_value: float
     unlike: list[int]  #: rows of the window, those of the most grown clusters first
 
@@ -59,16 +59,16 @@ def separate(reference: Rows, window: Rows, seed: int = 0) -> Separation | None:
         clustering = MiniBatchKMeans(max(2, count // size), n_init=1, random_state=seed)
         labels[order] = clustering.fit_predict(rows[order])
     scores = np.stack([_score(labels, sides) for labels in clusterings])
-    highest = scores.max(axis=0)
-    if not highest.any():
+    sums = scores.sum(axis=0)
+    if not sums.any():
         return None
-    p_value = (1 + int((highest[1:] >= highest[0] - 1e-9).sum())) / (1 + PERMUTATIONS)
+    p_value = (1 + int((sums[1:] >= sums[0] - 1e-9).sum())) / (1 + PERMUTATIONS)
     labels = clusterings[scores[:, 0].argmax()]
     before, now = (np.bincount(labels[side], minlength=labels.max() + 1) for side in (~in_window, in_window))
     expected = (before + now) * len(window) / count
     growth = (now - expected) / np.sqrt(np.maximum(expected, 1e-9))
     unlike = np.argsort(-growth[labels[in_window]], kind="stable").tolist()
-    return Separation(float(highest[0]), stability_index(before, now), p_value, unlike)
+    return Separation(float(sums[0]), stability_index(before, now), p_value, unlike)
 
 
 def _score(labels: NDArray[np.int64], sides: Rows) -> Rows:
