@@ -22,7 +22,7 @@ from llmops.monitoring.drift.comparisons import stability_index
 
 Rows = NDArray[np.floating]
 
-MEAN_SIZES = 25, 125  #: requests of a cluster, both sets together, in either clustering
+MEAN_SIZES = 25, 125  #: requests of a cluster, both sets together; a clustering of each size
 PERMUTATIONS = 999
 BUCKETS = 2**14  #: hash buckets of words, and of pieces of words; time and memory grow with them
 DIMENSIONS = 128  #: dimensions that the n-grams of both sets are reduced to (latent semantic analysis)
@@ -75,7 +75,7 @@ def _score(labels: NDArray[np.int64], sides: Rows) -> Rows:
     """Return chi-square of the clusters' shares for each column of `sides`, in standard deviations from its mean."""
     members = sparse.csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))))
     expected = np.bincount(labels)[:, None] * sides[:, 0].mean()
-    values = ((members @ sides - expected) ** 2 / np.maximum(expected, 1e-9)).sum(axis=0)
+    values: Rows = ((members @ sides - expected) ** 2 / np.maximum(expected, 1e-9)).sum(axis=0)
     spread = float(values.std())
     return (values - values.mean()) / spread if spread > 1e-9 else np.zeros_like(values)
 
