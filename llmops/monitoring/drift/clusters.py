@@ -22,7 +22,7 @@ from llmops.monitoring.drift.comparisons import stability_index
 
 Rows = NDArray[np.floating]
 
-MEAN_SIZES = 25, 125  #: requests of a cluster, both sets together; the clustering that says more counts
+MEAN_SIZES = 25, 125  #: requests of a cluster, both sets together; a clustering of each size
 PERMUTATIONS = 999
 BUCKETS = 2**14  #: hash buckets of words, and of pieces of words; time and memory grow with them
 DIMENSIONS = 128  #: dimensions that the n-grams of both sets are reduced to (latent semantic analysis)
@@ -31,8 +31,8 @@ DIMENSIONS = 128  #: dimensions that the n-grams of both sets are reduced to (la
 class Separation(NamedTuple):
     """The result of the test."""
 
-    statistic: float  #: chi-square of the clusters' shares, in standard deviations from its mean over permutations
-    effect: float  #: the population stability index of the clusters, minus chance
+    statistic: float  #: sum over both clusterings of chi-square, in standard deviations from its mean by chance
+    effect: float  #: the population stability index of the clustering with the larger chi-square, minus chance
     p_value: float
     unlike: list[int]  #: rows of the window, those of the most grown clusters first
 
@@ -40,7 +40,7 @@ class Separation(NamedTuple):
 def separate(reference: Rows, window: Rows, seed: int = 0) -> Separation | None:
     """Cluster two sets of rows together, and compare how many of each set the clusters have.
 
-    Return None if the rows are too few for two clusters, or all equal.
+    Return None if a set has fewer rows than a small cluster, or all rows are equal.
 
     Args:
         reference: a row per request, of length about 1.
@@ -49,34 +49,33 @@ def separate(reference: Rows, window: Rows, seed: int = 0) -> Separation | None:
     """
     rows = np.concatenate([reference, window])
     count, in_window = len(rows), np.arange(len(rows)) >= len(reference)
-    if count < 2 * MEAN_SIZES[0]:
+    if min(len(reference), len(window)) < MEAN_SIZES[0]:
         return None
     rng = np.random.default_rng(seed)
     order = rng.permutation(count)  # otherwise the clustering would depend on the sets
     sides = np.stack([in_window, *(rng.permutation(in_window) for _ in range(PERMUTATIONS))], axis=1).astype(np.float64)
-    labels = np.empty((len(MEAN_SIZES), count), np.int64)
-    tables, scores = [], []
-    for number, size in enumerate(MEAN_SIZES):
+    clusterings = np.empty((len(MEAN_SIZES), count), np.int64)
+    for labels, size in zip(clusterings, MEAN_SIZES, strict=True):
         clustering = MiniBatchKMeans(max(2, count // size), n_init=1, random_state=seed)
-        labels[number, order] = clustering.fit_predict(rows[order])
-        counts = sparse.csr_array((np.ones(count), (labels[number], np.arange(count)))) @ sides
-        expected = np.bincount(labels[number])[:, None] * len(window) / count
-        tables.append((counts[:, 0], expected[:, 0]))
-        scores.append(_standardize(((counts - expected) ** 2 / np.maximum(expected, 1e-9)).sum(axis=0)))
-    highest = np.max(scores, axis=0)
-    if not highest.any():
+        labels[order] = clustering.fit_predict(rows[order])
+    scores = np.stack([_score(labels, sides) for labels in clusterings])
+    sums = scores.sum(axis=0)
+    if not sums.any():
         return None
-    p_value = (1 + int((highest[1:] >= highest[0] - 1e-9).sum())) / (1 + PERMUTATIONS)
-    best = int(np.argmax([score[0] for score in scores]))
-    now, expected_now = tables[best]
-    growth = (now - expected_now) / np.sqrt(np.maximum(expected_now, 1e-9))
-    unlike = np.argsort(-growth[labels[best, in_window]], kind="stable").tolist()
-    before = np.bincount(labels[best, ~in_window], minlength=len(now))
-    return Separation(float(highest[0]), stability_index(before, now.astype(np.int64)), p_value, unlike)
+    p_value = (1 + int((sums[1:] >= sums[0] - 1e-9).sum())) / (1 + PERMUTATIONS)
+    labels = clusterings[scores[:, 0].argmax()]
+    before, now = (np.bincount(labels[side], minlength=labels.max() + 1) for side in (~in_window, in_window))
+    expected = (before + now) * len(window) / count
+    growth = (now - expected) / np.sqrt(np.maximum(expected, 1e-9))
+    unlike = np.argsort(-growth[labels[in_window]], kind="stable").tolist()
+    return Separation(float(sums[0]), stability_index(before, now), p_value, unlike)
 
 
-def _standardize(values: Rows) -> Rows:
-    """Return values less their mean, in standard deviations; 0 if all are equal."""
+def _score(labels: NDArray[np.int64], sides: Rows) -> Rows:
+    """Return chi-square of the clusters' shares for each column of `sides`, in standard deviations from its mean."""
+    members = sparse.csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))))
+    expected = np.bincount(labels)[:, None] * sides[:, 0].mean()
+    values: Rows = ((members @ sides - expected) ** 2 / np.maximum(expected, 1e-9)).sum(axis=0)
     spread = float(values.std())
     return (values - values.mean()) / spread if spread > 1e-9 else np.zeros_like(values)
 
