@@ -105,7 +105,7 @@ class RequestAllowance:
             LimitExceeded: if the key may not use so many now.
         """
         if self._limits.tokens:
-            self._answers = len(requests)
+            self._answers = sum(request.max_new_tokens > 0 for request in requests)  # embeddings have none
             self._reserved = min(sum(bound_tokens(request) for request in requests), self._limits.tokens)
             await self._take(self._reserved)
 
@@ -113,10 +113,12 @@ class RequestAllowance:
         """Replace the reservation by the used tokens in the event, after the end of the answer.
 
         If the event has none, a request that failed with an `error` of the app used none. If the caller left or the
-        time ran out, the number is unknown, and the reservation stays.
+        time ran out, the number is unknown, and the reservation stays; so it is for several answers of which the event
+        has not all, because they are computed together.
         """
         used = self._sum_used_tokens()
-        if self._use.taken and self._reserved and (used or not (error is None or isinstance(error, _CALLER_LEFT))):
+        known = used and (self._answers <= 1 or self._have_all_ended())
+        if self._use.taken and self._reserved and (known or not (error is None or isinstance(error, _CALLER_LEFT))):
             self._limiter.settle(self.key, self._request, used)
             self._use = replace(self._use, tokens=self._use.tokens - self._reserved + used)
             self._reserved = used
@@ -125,7 +127,7 @@ class RequestAllowance:
         """Return the response headers about the limits, with OpenAI's names."""
         headers: dict[str, str] = {}
         used = self._use.tokens
-        if self._answers and len(self._event.get("gen_ai.response.finish_reasons", ())) >= self._answers:
+        if self._answers and self._have_all_ended():
             used += self._sum_used_tokens() - self._reserved
         for unit, limit, count in (
             ("requests", self._limits.requests, self._use.requests),
@@ -143,6 +145,9 @@ class RequestAllowance:
         use = self._use = await self._limiter.take(self.key, self._request, tokens)
         if not use.taken:
             raise LimitExceeded(_describe_refusal(self._limits, use, tokens), use.wait_s)
+
+    def _have_all_ended(self) -> bool:
+        return len(self._event.get("gen_ai.response.finish_reasons", ())) >= self._answers
 
     def _sum_used_tokens(self) -> int:
         return int(sum(self._event.get(f"gen_ai.usage.{name}", 0) for name in ("input_tokens", "output_tokens")))

@@ -82,7 +82,11 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
 
 
 async def deliver_all(request: Request, streams: Sequence[GuardedStream], timeout_s: float) -> AsyncGenerator[Chunk]:
-    """Yield the chunks of several answers, which are computed together, one answer after the other; see `deliver`."""
+    """Yield the chunks of several answers, which are computed together, one answer after the other; see `deliver`.
+
+    The request's id has no mark, because it would change in the stream if both sides of a trial answered.
+    """
+    request.state.marks = {""}
     try:
         for stream in streams:
             async with aclosing(deliver(request, stream, timeout_s)) as chunks:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Set
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from serving.answers.schemas import Str
-
 MOST_CHARS = 8000  #: characters of a schema without descriptions
 MOST_DEPTH = 16
 MOST_PROPERTIES = 100  #: properties and definitions in all
+MOST_SCHEMAS = 1000  #: schemas in a schema, which bounds the time of their check, too
 MOST_BOUNDS = 20  #: `minItems` and `maxItems` in all
 ANY_OBJECT = '{"type":"object"}'
 FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
@@ -28,6 +29,8 @@ _RANGES = {"minItems": (0, 100), "maxItems": (0, 100)} | dict.fromkeys(
 )
 #: keyword → the only keywords that engines do not ignore beside it
 _ALONE = {"$ref": {"$defs"}, "anyOf": {"$defs"}, "enum": {"$defs", "type"}, "const": {"$defs", "type"}}
+#: types of a value of `enum` or `const`
+_TYPES = {str: {"string"}, bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, type(None): {"null"}}
 _SCHEMAS = {"items", "additionalProperties", "properties", "$defs", "anyOf"}  #: keywords whose values have schemas
 _KEYWORDS = {*_RANGES, *_ALONE, *_SCHEMAS, "type", "required", "format"}
 
@@ -38,40 +41,44 @@ def clean_schema(schema: dict[str, Any]) -> str:
     Raises:
         ValueError: if engines do not enforce it, or it takes too long to compile; with the place and the reason.
     """
-    counts = Counter[str]()
-    text = json.dumps(_clean(schema, "", 0, counts), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    definitions = schema["$defs"] if isinstance(schema.get("$defs"), dict) else {}
+    cleaned = _clean(schema, "", 0, Counter(), {f"#/$defs/{name}" for name in definitions})
+    try:
+        TopologicalSorter({f"#/$defs/{name}": _list_direct_refs(one) for name, one in definitions.items()}).prepare()
+    except CycleError as error:
+        raise ValueError(f"{error.args[1][0]} contains itself outside of objects and arrays") from None
+    text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     text.encode()  # raises ValueError for half of a surrogate pair
-    for name, count, most in (
-        ("characters without descriptions", len(text), MOST_CHARS),
-        ("properties", counts["named"], MOST_PROPERTIES),
-        ("minItems and maxItems", counts["minItems"] + counts["maxItems"], MOST_BOUNDS),
-    ):
-        _require(count <= most, f"it has {count} {name}; at most {most} are supported")
+    _limit("characters without descriptions", len(text), MOST_CHARS)
     return text
 
 
-def _clean(schema: Any, place: str, depth: int, counts: Counter[str]) -> Any:
+def _clean(schema: Any, place: str, depth: int, counts: Counter[str], refs: Set[str]) -> Any:
     _require(depth <= MOST_DEPTH, f"{place[:100]}… is nested more than {MOST_DEPTH} deep")
+    counts["schemas"] += 1
+    _limit("schemas", counts["schemas"], MOST_SCHEMAS)
     if not isinstance(schema, dict):
         return schema
     kept = {name: value for name, value in schema.items() if name not in _NOTES}
-    counts.update(kept.keys())
+    counts["bounds"] += len(kept.keys() & {"minItems", "maxItems"})
+    _limit("minItems and maxItems", counts["bounds"], MOST_BOUNDS)
     for name, value in kept.items():
         at = f"{place}.{name}".removeprefix(".")
-        _check_keyword(name, value, kept, at)
+        _check_keyword(name, value, kept, at, refs)
         if name in ("properties", "$defs") and isinstance(value, dict):
             counts["named"] += len(value)
-            kept[name] = {key: _clean(below, f"{at}.{key}", depth + 1, counts) for key, below in value.items()}
+            _limit("properties", counts["named"], MOST_PROPERTIES)
+            kept[name] = {key: _clean(below, f"{at}.{key}", depth + 1, counts, refs) for key, below in value.items()}
         elif name == "anyOf" and isinstance(value, list):
-            kept[name] = [_clean(below, f"{at}.{n}", depth + 1, counts) for n, below in enumerate(value)]
+            kept[name] = [_clean(below, f"{at}.{n}", depth + 1, counts, refs) for n, below in enumerate(value)]
         elif name in _SCHEMAS:
-            kept[name] = _clean(value, at, depth + 1, counts)
+            kept[name] = _clean(value, at, depth + 1, counts, refs)
     if kept.keys() & {"minItems", "maxItems"}:
         kept.setdefault("items", {})  # OpenVINO refuses or ignores both without it
     return kept
 
 
-def _check_keyword(name: str, value: Any, beside: dict[str, Any], place: str) -> None:
+def _check_keyword(name: str, value: Any, beside: dict[str, Any], place: str, refs: Set[str]) -> None:
     _require(name in _KEYWORDS, f"{place} is not supported")
     ignored = beside.keys() - {name} - _ALONE.get(name, beside.keys())
     _require(not ignored, f"{place} is not supported beside {', '.join(sorted(ignored))}")
@@ -80,15 +87,41 @@ def _check_keyword(name: str, value: Any, beside: dict[str, Any], place: str) ->
         _require(type(value) is int and least <= value <= most, f"{place} must be a whole number, {least} to {most}")
         _require("Items" in name or beside.get("type") == "integer", f"{place} is only supported for the type integer")
     elif name in ("enum", "const"):
-        nested = any(isinstance(one, dict | list) for one in (value if isinstance(value, list) else [value]))
-        _require(not nested, f"{place} is only supported with texts, numbers, true, false and null")
+        values = value if name == "enum" and isinstance(value, list) else [value]
+        kinds = {type(one) for one in values}
+        _require(kinds <= _TYPES.keys(), f"{place} is only supported with texts, numbers, true, false and null")
+        large = any(type(one) is int and abs(one) >= 2**63 for one in values)
+        _require(not large, f"{place} is only supported with whole numbers of 64 bits")
+        types = beside.get("type", [])  # engines ignore it here
+        types = types if isinstance(types, list) else [types]
+        fit = all(any(one in types for one in _TYPES[kind]) for kind in kinds)
+        _require("type" not in beside or fit, f"{place} must have values of the type beside it")
     elif name == "required" and isinstance(value, list):
-        known = list(properties) if isinstance(properties := beside.get("properties"), dict) else []
-        _require(len(value) <= len(known) and all(one in known for one in value), f"{place} must name properties")
+        known = properties if isinstance(properties := beside.get("properties"), dict) else {}
+        names = all(isinstance(one, str) and one in known for one in value)
+        _require(names and len(value) <= len(known), f"{place} must name properties")
     elif name == "format":
         _require(value in FORMATS, f"{place} must be one of {', '.join(FORMATS)}")
+        _require(beside.get("type") == "string", f"{place} is only supported for the type string")
+    elif name == "$ref":
+        _require(isinstance(value, str) and value in refs, f"{place} must be #/$defs/… of the whole schema")
+    elif name in ("type", "anyOf"):
+        _require(value != [], f"{place} must not be empty")
     elif name == "additionalProperties":
         _require(value is False or not beside.get("properties"), f"{place} must be false beside properties")
+
+
+def _list_direct_refs(schema: Any) -> list[str]:
+    """Return the references of a cleaned schema that are not inside of an object or array."""
+    if not isinstance(schema, dict):
+        return []
+    alternatives = schema.get("anyOf")
+    below = alternatives if isinstance(alternatives, list) else []
+    return [*([schema["$ref"]] if "$ref" in schema else []), *(ref for one in below for ref in _list_direct_refs(one))]
+
+
+def _limit(name: str, count: int, most: int) -> None:
+    _require(count <= most, f"it has {count} {name}; at most {most} are supported")
 
 
 def _require(holds: object, message: str) -> None:
@@ -97,16 +130,9 @@ def _require(holds: object, message: str) -> None:
 
 
 class JsonSchema(BaseModel):
-    """A schema with its name."""
+    """A schema. Its `name`, `description` and `strict` are ignored: an answer always follows it."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Str = Field("", max_length=64)
-    schema_: Annotated[dict[str, Any], AfterValidator(clean_schema)] | None = Field(
-        None, alias="schema", description="Default: any object."
-    )
-    description: Any = Field(None, description="Accepted and ignored.")
-    strict: Any = Field(None, description="Accepted; the answer always follows the schema.")
+    schema_: Annotated[dict[str, Any], AfterValidator(clean_schema)] = Field(alias="schema")
 
 
 class ResponseFormat(BaseModel):
@@ -120,9 +146,9 @@ class ResponseFormat(BaseModel):
     @property
     def schema_text(self) -> str:
         """Return the schema that the answer follows, as JSON; empty for text."""
-        if self.type == "text":
-            return ""
-        return str((self.json_schema and self.json_schema.schema_) or ANY_OBJECT)  # a string since its validation
+        if self.json_schema:
+            return str(self.json_schema.schema_)  # a string since its validation
+        return "" if self.type == "text" else ANY_OBJECT
 
     @model_validator(mode="after")
     def _check_schema(self) -> Self:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmops.frame.errors import ArtifactError
-from llmops.model.gguf.grammars import GrammarError, GrammarsFull
+from llmops.model.gguf.grammars import GrammarError
 from llmops.model.gguf.process import Worker, run_requests
 from llmops.model.gguf.worker import FILE, Precision, is_gguf
 from serving.engines.answer_row import WARM_UP, AnswerRow
 from serving.engines.base import EngineRequest, EngineStats
 from serving.engines.stepping import Job, SteppingEngine
-from serving.errors import LimitExceeded, SchemaRefused
+from serving.errors import SchemaRefused
 
 if TYPE_CHECKING:
     from llmops.model.base.folder import Folder
@@ -115,8 +115,6 @@ def _make_error(message: str) -> Exception:
     kind, _, reason = message.partition(": ")
     if kind == GrammarError.__name__:
         return SchemaRefused(f"the engine does not take this schema ({reason})")
-    if kind == GrammarsFull.__name__:
-        return LimitExceeded("Too many different schemas were sent; those sent before are still followed.", 5.0)
     return RuntimeError(f"OpenVINO refuses this request: {message}")
 
 

@@ -40,7 +40,7 @@ _REQUEST_FIELDS = (
     "llmops.queue",
     "llmops.time",
 )
-_ENGINE_FIELDS = ("gen_ai.operation.", "gen_ai.request.", "llmops.model.")
+_ENGINE_FIELDS = ("gen_ai.operation.", "gen_ai.request.", "gen_ai.output.", "llmops.model.")
 _GUARD_FIELDS = ("llmops.guard.",)
 
 _propagator = TraceContextTextMapPropagator()

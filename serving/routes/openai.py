@@ -58,6 +58,9 @@ async def chat_completions(
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
     note_request(request, body, tokens, [Chat(turns)])
     schema = body.response_format.schema_text if body.response_format else ""
+    if schema:
+        digest = app.digests.digest_text(schema)
+        request.state.event.update({"gen_ai.output.type": "json", "llmops.schema.digest": digest})
     if schema and body.ground:
         raise PromptRefused("An answer from the documents is text: leave ground or response_format out.")
     requests = repeat_request(make_engine_request(Chat(turns), tokens, body, limits, schema), body.n or 1)

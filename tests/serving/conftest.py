@@ -95,10 +95,11 @@ class Site:
     @contextmanager
     def live(self, engine_for: Callable[[Any], Any] | None = None) -> Iterator[str]:
         """The app behind a real uvicorn on a free port, ready to answer; gives its URL."""
-        server = uvicorn.Server(uvicorn.Config(self.app(engine_for), port=0, log_level="warning"))
+        app = self.app(engine_for)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        self.until(lambda: server.started and self.engines and all(e.stats().alive for e in self.engines.values()))
+        self.until(lambda: server.started and app.state.parts.models.champion)
         try:
             yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         finally:

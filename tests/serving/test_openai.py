@@ -138,6 +138,14 @@ def test_what_changes_nothing_is_taken(ours):
     assert chat(ours, messages=[*HELLO, silent, *HELLO]).choices[0].message.content == "one two three"
 
 
+def test_the_event_of_an_answer_in_json_tells_its_schema(site, ours):
+    for schema in ({"const": 1}, {"const": 1, "title": "x"}, {"const": 2}):
+        with pytest.raises(openai.BadRequestError, match="follows no JSON schema"):
+            chat(ours, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    first, same, other = [event["llmops.schema.digest"] for event in site.events()]
+    assert first == same != other and {event["gen_ai.output.type"] for event in site.events()} == {"json"}
+
+
 def test_a_length_above_the_limit_is_cut_there_and_a_top_p_of_0_is_greedy(site, ours, monkeypatch):
     asks = []
     generate = EchoEngine.generate

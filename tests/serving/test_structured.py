@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import openai
 import pydantic
@@ -14,7 +14,14 @@ from langchain_openai import ChatOpenAI
 
 from llmops.model.gguf import grammars, worker
 from llmops.model.gguf.write import write_folder
-from serving.answers.structured import MOST_CHARS, MOST_DEPTH, MOST_PROPERTIES, ResponseFormat, clean_schema
+from serving.answers.structured import (
+    MOST_CHARS,
+    MOST_DEPTH,
+    MOST_PROPERTIES,
+    MOST_SCHEMAS,
+    ResponseFormat,
+    clean_schema,
+)
 from serving.engines.base import EngineRequest, Question
 from serving.engines.openvino import OpenvinoEngine
 from serving.errors import PromptRefused
@@ -33,6 +40,12 @@ class Card(pydantic.BaseModel):
     """A card whose number the prompt does not have."""
 
     number: Literal["4111 1111 1111 1111"]
+
+
+class Tree(pydantic.BaseModel):
+    """A tree of trees."""
+
+    below: "Tree | None"
 
 
 #: schemas that only the engine refuses → a part of its reason
@@ -81,6 +94,14 @@ async def test_answers_follow_their_schema_and_change_no_other_answer(engine: Op
 
 
 @pytest.mark.anyio
+async def test_a_schema_may_refer_to_itself(engine: OpenvinoEngine) -> None:
+    schema = clean_schema(Tree.model_json_schema())
+    answers = [await engine.generate(asked(schema, seed=seed)).collect() for seed in range(8)]
+    trees = [Tree.model_validate_json(answer.text) for answer in answers if answer.finish_reason == "stop"]
+    assert any(tree.below for tree in trees)
+
+
+@pytest.mark.anyio
 async def test_a_schema_that_is_not_compiled_is_refused_alone(engine: OpenvinoEngine) -> None:
     plain = EngineRequest(Question("Who?"), 40)
     alone = await engine.generate(plain).collect()
@@ -92,23 +113,47 @@ async def test_a_schema_that_is_not_compiled_is_refused_alone(engine: OpenvinoEn
     assert await other.collect() == alone and engine.stats().alive
 
 
-def test_schemas_have_room_until_the_pipeline_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    from openvino_genai import GenerationStatus
+def test_a_schema_that_finds_no_room_waits_for_the_running_requests_and_others_wait_behind_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "ROOM", 30)
+    opened: list[Any] = []
 
-    opened: list[int] = []
-    handle = SimpleNamespace(get_status=lambda: GenerationStatus.FINISHED, can_read=lambda: False)
-    pipeline = SimpleNamespace(get_tokenizer=object, add_request=lambda *given: handle, step=lambda: None)
-    monkeypatch.setattr(grammars, "_open_constant", lambda tokenizer: SimpleNamespace(generate=lambda *given: None))
-    monkeypatch.setattr(grammars, "ROOM", 60)
-    requests = worker.Requests(lambda: opened.append(1) or cast("Any", pipeline))  # type: ignore[func-returns-value]
-    for number in range(8):
-        requests.handle_message(number, [60, 61], {"max_new_tokens": 2}, json.dumps({"enum": [f"value {number}"]}))
-        requests.free_schemas()
-    assert len(opened) == 1  # the requests run
-    assert [output.error for output in requests.step().values() if output.error] == ["GrammarsFull: "] * 3
-    requests.free_schemas()
-    requests.handle_message(9, [60, 61], {"max_new_tokens": 2}, '{"enum": ["value 7"]}')
-    assert len(opened) == 2 and [output.error for output in requests.step().values()] == [""]
+    def open_pipeline() -> Any:
+        opened.append(worker.open_pipeline(folder, batch=4, tokens=64, threads=1))
+        return opened[-1]
+
+    requests, ended = worker.Requests(open_pipeline), dict[int, tuple[str, int]]()
+    settings = {"max_new_tokens": 40}
+
+    def step() -> None:
+        for request_id, output in requests.step().items():
+            ids[request_id] = ids.get(request_id, []) + output.ids
+            if output.ended:
+                ended[request_id] = output.error or opened[0].get_tokenizer().decode(ids[request_id]), len(opened)
+
+    ids: dict[int, list[int]] = {}
+    requests.handle_message(0, [60, 61], {**settings, "ignore_eos": True}, "")
+    requests.handle_message(1, [60, 61], settings, '{"const":"first"}')
+    step()
+    for request_id, schema in ((2, '{"const":"second"}'), (3, '{"const":"first"}'), (4, ""), (5, '{"const":"left"}')):
+        requests.handle_message(request_id, [60, 61], settings, schema)
+    requests.handle_message(5, None, {}, "")
+    while requests.running:
+        step()
+    assert {request_id: count for request_id, (_, count) in ended.items()} == {0: 1, 1: 1, 2: 2, 3: 3, 4: 3}
+    assert [ended[request_id][0].strip() for request_id in (1, 2, 3)] == ['"first"', '"second"', '"first"']
+
+
+def test_a_pipeline_that_cannot_be_opened_again_ends_its_process_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipelines = [SimpleNamespace(get_tokenizer=object, step=lambda: None)]
+    monkeypatch.setattr(grammars, "ROOM", 0)
+    requests = worker.Requests(lambda: pipelines.pop() if pipelines else open("/nowhere"))  # noqa: PTH123, SIM115
+    requests.handle_message(1, [60], {}, '{"const":"x"}')
+    with pytest.raises(SystemExit, match="cannot be opened again.*/nowhere"):
+        requests.step()
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -122,12 +167,42 @@ def with_properties(n: int) -> dict[str, Any]:
 REF = {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}
 
 
+def defining(a: Any, **more: Any) -> dict[str, Any]:
+    return {"$defs": {"a": a, **more}, "$ref": "#/$defs/a"}
+
+
+class Words(str):
+    """A text that counts its comparisons."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Words.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_large_schema_is_refused_before_its_parts_are_checked_and_names_are_looked_up() -> None:
+    names = [Words(f"a{number}") for number in range(MOST_PROPERTIES)]
+    clean_schema({"type": "object", "required": names, "properties": {Words(name): {} for name in names}})
+    assert Words.compared <= 5 * MOST_PROPERTIES
+    unsupported = {"pattern": "x"}
+    for large, reason in (
+        ({"type": "object", "properties": dict.fromkeys(map(str, range(10_000)), unsupported)}, "10000 properties"),
+        ({"anyOf": [{}] * MOST_SCHEMAS + [unsupported]}, "1001 schemas"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            clean_schema(large)
+
+
 @pytest.mark.parametrize(
     ("schema", "left"),
     [
         ({}, {}),
         ({"title": "x", "description": "y" * 10**5, "const": None}, {"const": None}),
         ({"$defs": {"a": {"type": "null", "default": 1}}, **REF}, {"$defs": {"a": {"type": "null"}}, **REF}),
+        (defining({"$ref": "#/$defs/b"}, b={"const": 1}), defining({"$ref": "#/$defs/b"}, b={"const": 1})),
+        ({"type": ["number", "null"], "enum": [1, 1.5, None]}, {"type": ["number", "null"], "enum": [1, 1.5, None]}),
         ({"type": "array", "minItems": 1}, {"type": "array", "minItems": 1, "items": {}}),
         ({"type": "object", "additionalProperties": {"title": "x"}}, {"type": "object", "additionalProperties": {}}),
         (nested(MOST_DEPTH), nested(MOST_DEPTH)),
@@ -154,6 +229,19 @@ def test_a_schema_that_engines_enforce_is_left_as_it_is_without_descriptions(sch
         ({"type": "object", "properties": {"a": {}}, "additionalProperties": True}, "must be false beside properties"),
         ({"enum": [{"a": 1}]}, "enum is only supported"),
         ({"type": "string", "format": "regex"}, "format must be one of"),
+        ({"format": "date"}, "format is only supported for the type string"),
+        ({"type": ["string", "integer"], "format": "date"}, "format is only supported for the type string"),
+        ({"type": []}, "type must not be empty"),
+        ({"anyOf": []}, "anyOf must not be empty"),
+        ({"type": "integer", "enum": [1, "a"]}, "enum must have values of the type beside it"),
+        ({"type": ["string", "null"], "const": True}, "const must have values of the type beside it"),
+        ({"const": 2**63}, "const is only supported with"),
+        ({"$ref": "#/$defs/a"}, "$ref must be #/$defs/"),
+        (defining({"type": "array", "items": {"$ref": "#/$defs/b"}}), "$defs.a.items.$ref must be #/$defs/"),
+        ({"$ref": "https://example.com"}, "$ref must be #/$defs/"),
+        ({"$ref": []}, "$ref must be #/$defs/"),
+        (defining({"$ref": "#/$defs/a"}), "#/$defs/a contains itself outside of objects and arrays"),
+        (defining({"$ref": "#/$defs/b"}, b={"anyOf": [{"anyOf": [{"$ref": "#/$defs/a"}]}]}), "contains itself outside"),
         ({"const": "\ud800"}, "surrogates"),
         ({"const": float("nan")}, "JSON"),
         (nested(MOST_DEPTH + 1), "deep"),
@@ -218,7 +306,8 @@ def test_openais_client_parses_answers_whole_and_streamed(client: openai.OpenAI)
         (formatted({"type": "banana"}), None),
         ({"type": "json_schema"}, "response_format"),
         ({"type": "grammar"}, "response_format.type"),
-        ({"type": "text", "json_schema": {"name": "x"}}, "response_format"),
+        ({"type": "text", "json_schema": {"name": "x", "schema": {}}}, "response_format"),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, "response_format.json_schema.schema"),
     ],
 )
 def test_a_format_that_is_not_followed_is_refused_and_others_are_answered(

@@ -15,19 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from openvino_genai import LLMPipeline, StructuredOutputConfig, Tokenizer
 
-#: Characters of compiled schemas after which the pipeline is opened again as soon as it is idle. Each takes 0.15 kB of
-#: memory as a rule, and 5 kB at worst. With twice as many, no new schema is compiled.
-ROOM = 50_000
+#: Most characters of compiled schemas. Each takes 0.15 kB of memory as a rule, and 5 kB at worst.
+ROOM = 100_000
 
 _SOURCE = re.compile(r"\A.*\.(?:cc|cpp|hpp):\d+:\s*", re.DOTALL)  #: place in OpenVINO's source, before its message
 
 
 class GrammarError(Exception):
     """OpenVINO cannot compile this schema."""
-
-
-class GrammarsFull(Exception):
-    """There is no room for another schema until the pipeline is idle for a moment."""
 
 
 class Grammars:
@@ -37,17 +32,15 @@ class Grammars:
         self._tokenizer, self._compiled = tokenizer, set[str]()
         self._compiler: LLMPipeline | None = None
 
-    @property
-    def crowded(self) -> bool:
-        """Return True if the pipeline should be opened again, without these schemas."""
-        return self._count() > ROOM
+    def has_room(self, schema: str) -> bool:
+        """Return True if a schema is compiled or may be. If not, only another tokenizer has room."""
+        return schema in self._compiled or sum(map(len, self._compiled)) + len(schema) <= ROOM
 
     def compile(self, schema: str) -> StructuredOutputConfig:
         """Return the setting of a request whose answer follows a schema.
 
         Raises:
             GrammarError: with OpenVINO's reason.
-            GrammarsFull: if there is no room for it now.
         """
         import numpy as np
         import openvino
@@ -55,8 +48,6 @@ class Grammars:
 
         config = StructuredOutputConfig(json_schema=schema)
         if schema not in self._compiled:
-            if self._count() + len(schema) > 2 * ROOM:
-                raise GrammarsFull
             self._compiler = self._compiler or _open_constant(self._tokenizer)
             try:
                 self._compiler.generate(
@@ -67,9 +58,6 @@ class Grammars:
                 raise GrammarError(_SOURCE.sub("", str(error)).strip()) from error
             self._compiled.add(schema)
         return config
-
-    def _count(self) -> int:
-        return sum(map(len, self._compiled))
 
 
 def _open_constant(tokenizer: Tokenizer) -> LLMPipeline:

@@ -65,7 +65,7 @@ class Worker:
             ends: the tokens that end the answer.
             settings: further arguments of `openvino_genai.GenerationConfig`.
             schema: the JSON schema that the answer follows. For one that cannot be compiled, the request's only output
-                is an error that begins with `GrammarError` or `GrammarsFull`.
+                is an error that begins with `GrammarError`.
         """
         request_id = next(self._request_ids)
         self._send(request_id, [*ids], {**settings, "stop_token_ids": set(ends)}, schema)

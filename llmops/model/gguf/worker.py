@@ -113,35 +113,37 @@ def _make_writable(file: Path) -> Iterator[Path]:
 
 
 class Requests:
-    """The requests of a pipeline, by their ids. `open` opens the pipeline."""
+    """The requests of a pipeline, by their ids. `open` opens the pipeline.
+
+    Nothing but opening the pipeline again frees compiled schemas. If a new schema finds no room, no request starts
+    until those that run have ended and the pipeline is open again.
+    """
 
     def __init__(self, open: Callable[[], ContinuousBatchingPipeline]) -> None:
         self._open, self._handles = open, dict[int, Any]()
-        self._refused: dict[int, StepOutput] = {}
+        self._waiting: dict[int, tuple[Sequence[int], Mapping[str, Any], str]] = {}
         self._load()
 
     @property
     def running(self) -> bool:
         """Return True if there is something to compute or to send."""
-        return bool(self._handles or self._refused)
+        return bool(self._handles or self._waiting)
 
     def handle_message(
         self, request_id: int, ids: Sequence[int] | None, settings: Mapping[str, Any], schema: str
     ) -> None:
-        """Start a request, or cancel it."""
-        if ids is None:
-            if handle := self._handles.pop(request_id, None):
-                handle.cancel()
-                self._cancelled = True
-            return
-        try:
-            self._handles[request_id] = self._start(request_id, ids, settings, schema)
-        except Exception as error:
-            self._refused[request_id] = StepOutput([], [], True, f"{type(error).__name__}: {error}")
+        """Let a request start in the next step, or cancel it."""
+        if ids is not None:
+            self._waiting[request_id] = ids, settings, schema
+        elif handle := self._handles.pop(request_id, None):
+            handle.cancel()
+            self._cancelled = True
+        else:
+            self._waiting.pop(request_id, None)
 
     def step(self) -> dict[int, StepOutput]:
         """Compute a step, and return its output by request id."""
-        outputs, self._refused = self._refused, {}
+        outputs = self._start_waiting()
         if self._handles:
             self._compute()
         for request_id, handle in list(self._handles.items()):
@@ -152,17 +154,36 @@ class Requests:
                 outputs[request_id] = output
         return outputs
 
-    def free_schemas(self) -> None:
-        """If there are many compiled schemas and nothing to do, open the pipeline again; nothing else frees them."""
-        if not self.running and self._grammars.crowded:
-            self._compute()  # OpenVINO reports cancelled requests that no step has removed
-            del self._pipeline, self._grammars  # before another one is in memory
-            self._load()
+    def _start_waiting(self) -> dict[int, StepOutput]:
+        """Start requests up to the first one with a schema, so that others do not wait while several are compiled."""
+        refused: dict[int, StepOutput] = {}
+        while self._waiting:
+            request_id, (ids, settings, schema) = next(iter(self._waiting.items()))
+            if schema and not self._grammars.has_room(schema):
+                if self._handles:
+                    break
+                self._reopen()
+            del self._waiting[request_id]
+            try:
+                self._handles[request_id] = self._start(request_id, ids, settings, schema)
+            except Exception as error:
+                refused[request_id] = StepOutput([], [], True, f"{type(error).__name__}: {error}")
+            if schema:
+                break
+        return refused
 
     def _load(self) -> None:
         self._pipeline = self._open()
         self._grammars = Grammars(self._pipeline.get_tokenizer())
         self._cancelled = False  # True if a request was cancelled since the last step; a step frees its blocks
+
+    def _reopen(self) -> None:
+        self._compute()  # OpenVINO reports cancelled requests that no step has removed
+        del self._pipeline, self._grammars  # before another one is in memory
+        try:
+            self._load()
+        except Exception as error:
+            sys.exit(f"The model cannot be opened again, to free the JSON schemas of answers: {error}")
 
     def _start(self, request_id: int, ids: Sequence[int], settings: Mapping[str, Any], schema: str) -> GenerationHandle:
         import numpy as np
@@ -207,12 +228,8 @@ def main(descriptor: str, folder: str, settings: str) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             while not requests.running or pipe.poll():
-                message = pipe.recv()
-                requests.handle_message(*message)
-                if message[3]:
-                    break  # compile one schema in a step, so that the other requests go on
+                requests.handle_message(*pipe.recv())
             pipe.send(requests.step())
-            requests.free_schemas()
     os._exit(0)  # an ordinary exit would destroy the pipeline, which then reports cancelled requests as leaks
 
 

@@ -319,7 +319,7 @@ def test_the_event_tells_and_the_repository_loses_the_rows(built: Path, erased: 
     assert before - manifest["rows"] == 4
 
 
-@pytest.mark.parametrize("step", ["said.forget_events", "removal.finish", "forget_extract", "_hide_in_state"])
+@pytest.mark.parametrize("step", ["feedback.forget_events", "removal.finish", "forget_extract", "_hide_in_state"])
 def test_a_kill_is_mended_by_repeating(site: Path, erased: Erased, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     config = at(site)
 
@@ -334,7 +334,7 @@ def test_a_kill_is_mended_by_repeating(site: Path, erased: Erased, monkeypatch: 
             where, _, name = step.rpartition(".")
             patch.setattr(getattr(forgetting, where) if where else forgetting, name, dying)
         forget(config, MAIL, by="admin")
-    if step == "said.forget_events":  # the disk may be full, the keys are not used any more, and what goes by itself
+    if step == "feedback.forget_events":  # a full disk, unused keys, and what goes by itself
         assert artifacts.is_gone(config.artifacts / "evaluate" / "e1") and keys_of(config).list() == ()
         shutil.rmtree(config.collect.cache)
         registry_of(config).get("v1").path.joinpath("answers.parquet").unlink()

@@ -187,22 +187,29 @@ async def test_one_that_may_use_more_than_the_whole_limit_gets_in_alone(
 
 
 @pytest.mark.parametrize(
-    ("error", "used", "left"),
+    ("error", "used", "answers", "left"),
     [
-        (None, 30, 970),  # the answer's tokens
-        (None, 0, 700),  # nobody knows: as reserved
-        (ClientLeft(""), 0, 700),
-        (ClientLeft(""), 12, 988),
-        (RuntimeError(""), 0, 1000),
+        (None, 30, 1, 970),  # the answer's tokens
+        (None, 0, 1, 700),  # nobody knows: as reserved
+        (ClientLeft(""), 0, 1, 700),
+        (ClientLeft(""), 12, 1, 988),
+        (ClientLeft(""), 12, 2, 400),  # nobody knows those of the second answer, which is computed, too
+        (None, 12, 2, 400),
+        (None, 12, 0, 988),
+        (RuntimeError(""), 0, 1, 1000),
+        (RuntimeError(""), 12, 2, 988),
     ],
 )
-async def test_what_stays_in_the_window_afterwards(error: Exception | None, used: int, left: int) -> None:
+async def test_what_stays_in_the_window_afterwards(error: Exception | None, used: int, answers: int, left: int) -> None:
     limiter = limiter_of()
     one, event = allowance(limiter, key(0, 1000))
     await one.enter()
-    await one.reserve([EngineRequest(TokenIds((1,) * 100), 200)])
+    answer, embedding = (EngineRequest(TokenIds((1,) * 100), tokens) for tokens in (200, 0))
+    await one.reserve([answer] * answers or [embedding] * 2)
     if used:
-        event["gen_ai.usage.output_tokens"] = used
+        event.update(
+            {"gen_ai.usage.output_tokens": used, "gen_ai.response.finish_reasons": ["stop"] if answers else []}
+        )
     one.settle(error)
     await asyncio.sleep(0)
     assert 1000 - (await limiter.take(key(0, 1000), "r1", 0)).tokens == left

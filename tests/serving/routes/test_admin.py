@@ -1,12 +1,15 @@
 """Canaries over HTTP: started and stopped by an admin, asked for by a header, and told about."""
 
-from typing import Any
+import json
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 
 from llmops.release import trials
 from llmops.release.registry.registry import registry_of
+from serving.engines.base import EngineRequest, Stream
+from serving.errors import QueueFull
 
 CHAT = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
 
@@ -62,6 +65,24 @@ def test_an_admin_ends_a_trial_with_a_decision(site: Any, client: TestClient) ->
     assert (done["decision"]["outcome"], done["canary"], done["aliases"]["champion"]) == ("no_regression", None, "v2")
 
 
+def test_a_stream_of_several_answers_has_one_id_also_if_both_sides_answer(
+    site: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(site, client)
+    answers = iter([site.engines["v2"].generate])
+
+    def generate_once(request: EngineRequest) -> Stream:
+        if generate := next(answers, None):
+            return cast("Stream", generate(request))
+        raise QueueFull(1, 1)
+
+    monkeypatch.setattr(site.engines["v2"], "generate", generate_once)
+    body = {**CHAT, "n": 2, "stream": True}
+    lines = client.post("/v1/chat/completions", json=body, headers=site.headers()).text.splitlines()
+    ids = {json.loads(line.removeprefix("data: "))["id"] for line in lines if line.startswith("data: {")}
+    assert ids == {site.events()[-1]["http.request.id"]}
+
+
 def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> None:
     assert side(site, client, "canary").status_code == 404
     start(site, client, 0.001)
@@ -70,7 +91,7 @@ def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> N
     headers = {**site.headers(), "X-LLMOps-Side": "canary"}
     assert client.post("/v1/chat/completions", json=CHAT, headers=headers).json()["model"] == "support-bot:v2"
     listed = {card["id"] for card in client.get("/v1/models", headers=headers).json()["data"]}
-    assert listed == {"support-bot", "support-bot:v1", "support-bot:v2"}
+    assert listed == {"support-bot", *(f"support-bot:{one}" for one in ("champion", "canary", "v1", "v2"))}
     assert side(site, client, "nonsense").status_code == 404
     told = [event["llmops.canary.side"] for event in site.events() if event["event.outcome"] == "success"]
     assert told == ["canary", "champion", "canary", "champion", "canary"]
