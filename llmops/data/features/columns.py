@@ -31,21 +31,24 @@ MAPPED_SCHEMA = pa.schema(
         pa.field("prompt_tokens", pa.int32()),
     ]
 )
+#: columns of `make_columns` that `{split}.arrow` has, in its order
+MAPPED_COLUMNS = ["input_id", "event_timestamp", "trained_ids", "prompt_tokens"]
 
 
-def make_columns(rows: Sequence[tuple[Example, Tokens]]) -> pa.Table:
-    """Return the rows with all columns of both files."""
-    token_ids = pa.array([tokens.token_ids for _, tokens in rows], TOKENS)
+def make_columns(rows: Sequence[tuple[Example, Tokens, Tokens]]) -> pa.Table:
+    """Return the rows with all columns of both files, made of examples, their tokens, and those for training."""
+    token_ids = pa.array([tokens.token_ids for _, tokens, _ in rows], TOKENS)
     ones = pa.array(np.ones(len(token_ids.values), np.int32))
-    times = pa.array([_get_time(example) for example, _ in rows], VIEW_SCHEMA.field("event_timestamp").type)
+    times = pa.array([_get_time(example) for example, *_ in rows], VIEW_SCHEMA.field("event_timestamp").type)
     return pa.table(
         {
-            "input_id": pa.array([example.id for example, _ in rows], pa.string()),
+            "input_id": pa.array([example.id for example, *_ in rows], pa.string()),
             "event_timestamp": times,
             "token_ids": token_ids,
             "attention_mask": pa.ListArray.from_arrays(token_ids.offsets, ones),
-            "meta": pa.array([_format_meta(example, tokens) for example, tokens in rows], pa.string()),
-            "prompt_tokens": pa.array([tokens.prompt_tokens for _, tokens in rows], pa.int32()),
+            "meta": pa.array([_format_meta(example, tokens) for example, tokens, _ in rows], pa.string()),
+            "trained_ids": pa.array([trained.token_ids for *_, trained in rows], TOKENS),
+            "prompt_tokens": pa.array([trained.prompt_tokens for *_, trained in rows], pa.int32()),
         }
     )
 

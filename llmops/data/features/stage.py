@@ -12,7 +12,7 @@ ways).
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llmops.config import Collect, Features, Grounding, Serving
 from llmops.data.features import declarations
-from llmops.data.features.columns import MAPPED_SCHEMA, VIEW_SCHEMA, make_columns
+from llmops.data.features.columns import MAPPED_COLUMNS, MAPPED_SCHEMA, VIEW_SCHEMA, make_columns
 from llmops.data.features.declarations import PARQUET
 from llmops.data.features.examples import get_mapped_path, read_examples
 from llmops.data.features.grounded import LEAST_HELD, NOT_HELD, UNCHANGED, Retrieval, add_passages
@@ -39,8 +39,6 @@ from llmops.frame.records import Dropped, Example, base_path, content_id, write_
 from llmops.prompts import training_ids
 
 log = logging.getLogger(__name__)
-
-Tokenised = Sequence[tuple[Example, Tokens]]
 
 _UNGROUNDED, _SERVING, _COLLECT = Grounding(), Serving(), Collect()
 
@@ -89,9 +87,9 @@ def run(
             given = retrieval if split != "test" else None  # evaluate looks up the questions of the test itself
             chunks = _chunks(annotate / f"{split}.parquet")
             with pa.ipc.new_stream(get_mapped_path(out, split), MAPPED_SCHEMA) as mapped:
-                for view, trained in _row_groups(tokenizer, chunks, given, most, counts):
-                    feast.write_table(view.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
-                    mapped.write_table(trained.select(MAPPED_SCHEMA.names))
+                for rows in _row_groups(tokenizer, chunks, given, most, counts):
+                    feast.write_table(rows.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
+                    mapped.write_table(rows.select(MAPPED_COLUMNS).rename_columns(MAPPED_SCHEMA.names))
     write_rows(out / "dropped.parquet", counts.dropped, Dropped)
     if not counts.tokens["train"]:
         raise ArtifactError(
@@ -134,23 +132,15 @@ def _row_groups(
     retrieval: Retrieval | None,
     max_tokens: int,
     counts: _Counts,
-) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield rows for Feast's view and the same rows for training, which differ if there is retrieval."""
-    waiting: list[tuple[pa.Table, pa.Table]] = []
+) -> Iterator[pa.Table]:
+    waiting: list[pa.Table] = []
     for examples in chunks:
-        view, trained = _usable(tokenizer, examples, retrieval, max_tokens, counts)
-        table = make_columns(view)
-        waiting.append((table, table if trained is view else make_columns(trained)))
-        if sum(table.num_rows for table, _ in waiting) >= ROW_GROUP:
-            yield _join(waiting)
+        waiting.append(make_columns(_usable(tokenizer, examples, retrieval, max_tokens, counts)))
+        if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+            yield pa.concat_tables(waiting).combine_chunks()
             waiting.clear()
     if waiting:
-        yield _join(waiting)
-
-
-def _join(tables: Sequence[tuple[pa.Table, pa.Table]]) -> tuple[pa.Table, pa.Table]:
-    view, trained = (pa.concat_tables(some).combine_chunks() for some in zip(*tables, strict=True))
-    return view, trained
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _chunks(path: Path) -> Iterator[list[Example]]:
@@ -166,13 +156,14 @@ def _usable(
     retrieval: Retrieval | None,
     max_tokens: int,
     counts: _Counts,
-) -> tuple[Tokenised, Tokenised]:
-    """Return rows for Feast's view, and rows for training: the same, unless there is retrieval."""
-    view, prompts = list[tuple[Example, Tokens]](), list[Example]()
+) -> list[tuple[Example, Tokens, Tokens]]:
+    """Return the examples with their tokens, and those for training: the same, unless there is retrieval."""
+    rows = list[tuple[Example, Tokens, Tokens]]()
+    added = [*add_passages(examples, retrieval)] if retrieval else [(example, UNCHANGED) for example in examples]
     found = tokenize_all(tokenizer, examples, max_tokens)
-    added = add_passages(examples, retrieval) if retrieval else ((example, UNCHANGED) for example in examples)
-    for example, (tokens, cut), (prompt, outcome) in zip(examples, found, added, strict=True):
-        if tokens is None:
+    trained = tokenize_all(tokenizer, [prompt for prompt, _ in added], max_tokens) if retrieval else found
+    for example, (_, outcome), (plain, _), (tokens, cut) in zip(examples, added, found, trained, strict=True):
+        if plain is None or tokens is None:
             detail = f"question and answer alone are longer than features.max_tokens, {max_tokens}"
             counts.dropped.append(_drop(example, "too_long", detail))
         elif example.id in counts.ids:
@@ -181,19 +172,13 @@ def _usable(
             detail = f"the passages that fit into its prompt have less than {LEAST_HELD:.0%} of its answer's words"
             counts.dropped.append(_drop(example, outcome, detail))
         else:
-            view.append((example, tokens))
-            prompts.append(prompt)
+            rows.append((example, plain, tokens))
             counts.ids.add(example.id)
             counts.outcomes[outcome] += retrieval is not None
-            counts.truncated += cut and outcome == UNCHANGED
-    trained = view
-    if retrieval:
-        found = tokenize_all(tokenizer, prompts, max_tokens)
-        trained = [(prompt, tokens) for prompt, (tokens, _) in zip(prompts, found, strict=True) if tokens]
-    for example, tokens in trained:
-        counts.tokens[example.split] += len(tokens.token_ids)
-        counts.longest = max(counts.longest, len(tokens.token_ids))
-    return view, trained
+            counts.tokens[example.split] += len(tokens.token_ids)
+            counts.longest = max(counts.longest, len(tokens.token_ids))
+            counts.truncated += cut
+    return rows
 
 
 def _drop(example: Example, rule: str, detail: str) -> Dropped:
