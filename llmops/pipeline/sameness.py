@@ -31,7 +31,8 @@ class Stage:
     champion: bool = False  #: also reads the champion's version folder, if there is one
     #: other sections, as in `sections`, that it gets with the input `index` only if `grounding.enabled`
     grounded: Mapping[str, Callable[[Any], tuple[str, ...]]] | None = None
-    read_once: tuple[str, ...] = ()  #: inputs that it reads when it is made; their changes alone do not make it again
+    #: inputs and other sections that it reads when it is made; their changes alone do not make it again
+    read_once: tuple[str, ...] = ()
     trains: bool = False  #: does nothing if `annotate` has no training examples
     paths: tuple[str, ...] = ()  #: paths of the configuration, and its database; they do not influence the result
     libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch the GPU counts, too
@@ -203,7 +204,7 @@ def sections(stage: Stage, config: Config, name: str) -> dict[str, Section]:
 def hashed(stage: Stage, config: Config, name: str) -> dict[str, Any]:
     """Return the configuration values that influence a stage's result, as JSON values."""
     own, *others = sections(stage, config, name).items()
-    return own[1].hashed() | {name: other.hashed() for name, other in others}
+    return own[1].hashed() | {name: other.hashed() for name, other in others if name not in stage.read_once}
 
 
 def useless_to_a_search(tune: Tune) -> tuple[str, ...]:
