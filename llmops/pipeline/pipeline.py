@@ -69,7 +69,6 @@ STAGES: dict[str, Stage] = {
         declarations=True,
         grounded={**sameness.GROUNDED, "grounding": sameness.unread_by_features},
         libraries=("transformers", "tokenizers"),
-        compute=True,
         aside=("dropped.parquet", "registry.db"),  # Feast's registry has timestamps
         read=("examples", "tokens", "truncated"),
     ),

@@ -225,6 +225,8 @@ def test_a_stage_reads_index_and_settings_of_grounding_only_if_they_are_used(nam
     annotate, on = STAGES["annotate"], Config(grounding={"enabled": True})
     assert [sameness.inputs(annotate, config) for config in (Config(), on)] == [("clean",), ("clean", "index")]
     assert sameness.hashed(annotate, on, "annotate") == Config().annotate.hashed()
+    assert [sameness.computes(stage, config) for config in (Config(), on)] == [name == "evaluate", True]
+    assert not sameness.computes(annotate, on)
 
 
 def test_the_libraries_and_the_gpu_that_compute_decide_its_name(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
