@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from llmops.config import Features, Grounding
 from llmops.data.features import declarations
 from llmops.data.features.examples import read_offline
-from llmops.data.features.grounded import GROUNDED, NOT_HELD, REFUSING, UNCHANGED, Retrieval, add_passages
+from llmops.data.features.grounded import GROUNDED, NOT_HELD, REFUSING, Retrieval, add_passages
 from llmops.data.features.online import read_online
 from llmops.data.features.stage import run
 from llmops.data.retrieval.files import write_passages
