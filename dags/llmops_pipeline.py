@@ -109,7 +109,7 @@ def llmops_pipeline() -> None:
     config = load_settings()
     artifacts: dict[str, str] = {}
     for name, spec in STAGES.items():
-        where = {"pool": POOL} if spec.compute else {}
+        where = {"pool": POOL} if sameness.computes(spec, config) else {}
         outlets = [AssetAlias(ASSETS[name])] if name in ASSETS else []
         task_of = stage.override(task_id=name, outlets=outlets, **where)
         artifacts[name] = task_of(name, {i: artifacts[i] for i in sameness.inputs(spec, config)})

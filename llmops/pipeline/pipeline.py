@@ -64,12 +64,11 @@ STAGES: dict[str, Stage] = {
     "features": Stage(
         "llmops.data.features.stage",
         ("annotate", "select", "index"),
-        read_once=("index",),  # else every new document would train a new model
+        read_once=("index", "collect"),  # else every new document or source of documents would train a new model
         trains=True,
         declarations=True,
         grounded={**sameness.GROUNDED, "grounding": sameness.unread_by_features},
         libraries=("transformers", "tokenizers"),
-        compute=True,
         aside=("dropped.parquet", "registry.db"),  # Feast's registry has timestamps
         read=("examples", "tokens", "truncated"),
     ),

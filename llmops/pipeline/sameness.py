@@ -31,11 +31,12 @@ class Stage:
     champion: bool = False  #: also reads the champion's version folder, if there is one
     #: other sections, as in `sections`, that it gets with the input `index` only if `grounding.enabled`
     grounded: Mapping[str, Callable[[Any], tuple[str, ...]]] | None = None
-    read_once: tuple[str, ...] = ()  #: inputs that it reads when it is made; their changes alone do not make it again
+    #: inputs and other sections that it reads when it is made; their changes alone do not make it again
+    read_once: tuple[str, ...] = ()
     trains: bool = False  #: does nothing if `annotate` has no training examples
     paths: tuple[str, ...] = ()  #: paths of the configuration, and its database; they do not influence the result
     libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch the GPU counts, too
-    compute: bool = False  #: needs the accelerator or all cores; only one such stage runs at a time
+    compute: bool = False  #: always needs the accelerator or all cores; only one such stage runs at a time
     resumable: bool = False  #: continues from the files of an interrupted run
     outside: bool = False  #: its result lives outside the artifact; `is_current` tells if it is still there
     aside: tuple[str, ...] = ()  #: patterns of its files that no other stage reads: measured times, dropped rows
@@ -67,6 +68,11 @@ def inputs(stage: Stage, config: Config) -> tuple[str, ...]:
     """Return the stages whose artifacts a stage reads with this configuration."""
     grounded = config.grounding.enabled or stage.grounded is None
     return tuple(name for name in stage.inputs if grounded or name != "index")
+
+
+def computes(stage: Stage, config: Config) -> bool:
+    """Return whether a stage needs the accelerator or all cores: those that look passages up embed questions."""
+    return stage.compute or bool(stage.grounded and config.grounding.enabled)
 
 
 def environment(libraries: Sequence[str]) -> dict[str, str]:
@@ -203,7 +209,7 @@ def sections(stage: Stage, config: Config, name: str) -> dict[str, Section]:
 def hashed(stage: Stage, config: Config, name: str) -> dict[str, Any]:
     """Return the configuration values that influence a stage's result, as JSON values."""
     own, *others = sections(stage, config, name).items()
-    return own[1].hashed() | {name: other.hashed() for name, other in others}
+    return own[1].hashed() | {name: other.hashed() for name, other in others if name not in stage.read_once}
 
 
 def useless_to_a_search(tune: Tune) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ canary = DagBag(dag_folder=sys.argv[1] + "/llmops_canary.py").dags["llmops_canar
 os.environ["LLMOPS_GROUNDING__ENABLED"] = "true"
 grounded = DagBag(dag_folder=sys.argv[1] + "/llmops_pipeline.py").dags["llmops_pipeline"]
 found["waits"] = sorted(grounded.get_task("evaluate").upstream_task_ids)
+found["embeds"] = grounded.get_task("features").pool
 os.environ["LLMOPS_RETENTION__DAILY"] = "false"
 try:
     gc = bag.dags["llmops_pipeline"].get_task("gc").python_callable()
@@ -165,7 +166,7 @@ def test_a_batch_runs_only_when_triggered_with_its_files_and_goes_on_when_it_was
 def test_what_computes_waits_in_the_pool_and_every_failure_is_told(found: Any) -> None:
     pools = found["dags"]["llmops_pipeline"]["pools"]
     waiting = {name for name, pool in pools.items() if pool == POOL}
-    assert waiting == {n for n, s in STAGES.items() if s.compute}
+    assert waiting == {n for n, s in STAGES.items() if s.compute} and found["embeds"] == POOL
     assert {n for n, s in STAGES.items() if "torch" in s.libraries} <= waiting  # whatever loads a model
     assert found["dags"]["llmops_batch"]["pools"] == {"answer": POOL}
     reviewing = found["dags"]["llm_governance_review"]["pools"]

@@ -211,18 +211,22 @@ def test_another_section_counts_where_a_stage_reads_it(stages: Path, monkeypatch
 def test_a_stage_reads_index_and_settings_of_grounding_only_if_they_are_used(name: str) -> None:
     stage = STAGES[name]
 
-    def read(enabled: bool, likeness: float = 0.4, **serving: int) -> tuple[bool, dict[str, Any]]:
-        config = Config(grounding={"enabled": enabled, "passages": 2, "likeness": likeness}, serving=serving)
+    def read(enabled: bool, likeness: float = 0.4, sources: Any = (), **serving: int) -> tuple[bool, dict[str, Any]]:
+        grounding = {"enabled": enabled, "passages": 2, "likeness": likeness}
+        config = Config(grounding=grounding, serving=serving, collect={"sources": sources})
         return "index" in sameness.inputs(stage, config), sameness.hashed(stage, config, name)
 
     assert read(False) == (False, getattr(Config(), name).hashed()) and read(True)[0]
     assert read(True)[1]["grounding"]["passages"] == 2
     assert (read(True, likeness=0.5) == read(True)) == (name == "features")  # training prompts have no threshold
-    assert read(True)[1]["collect"] == {"sources": []}
+    pages = {"name": "pages", "kind": "html", "location": "pages", "licence": "CC0-1.0", "owner": "docs"}
+    assert (read(True, sources=[pages]) == read(True)) == (name == "features")  # a new source alone trains nothing
     assert read(True, max_queue=3) == read(True) != read(True, max_context=512)
     annotate, on = STAGES["annotate"], Config(grounding={"enabled": True})
     assert [sameness.inputs(annotate, config) for config in (Config(), on)] == [("clean",), ("clean", "index")]
     assert sameness.hashed(annotate, on, "annotate") == Config().annotate.hashed()
+    assert [sameness.computes(stage, config) for config in (Config(), on)] == [name == "evaluate", True]
+    assert not sameness.computes(annotate, on)
 
 
 def test_the_libraries_and_the_gpu_that_compute_decide_its_name(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +369,7 @@ def test_what_is_read_once_makes_nothing_again_until_something_else_changes(days
     assert made_on(ran(days, "01")) == "01 01 01 01 01 01" and made_on(ran(days, "04")) == "04 04 01 01 01 01"
     pipeline.STAGES["annotate"] = replace(pipeline.STAGES["annotate"], read_once=())
     assert made_on(ran(days, "04")) == "04 04 04 04 04 04"
-    assert STAGES["features"].read_once == ("index",)
+    assert STAGES["features"].read_once == ("index", "collect")
 
 
 def test_the_plan_finds_what_a_run_would(days: Path) -> None:

@@ -61,9 +61,9 @@ def add_passages(examples: Sequence[Example], retrieval: Retrieval) -> Iterator[
     """
     vectors = retrieval.index.embed([example.question for example in examples])
     for example, vector in zip(examples, vectors, strict=True):
-        right = retrieval.own.passages(example)
         room = room_of(retrieval.window, size_of(example.answer) // TOKEN_BYTES, example.question)
-        if not right or room < LEAST_ROOM or (example.context and example.source in retrieval.sent):
+        is_sent = example.context and example.source in retrieval.sent
+        if is_sent or room < LEAST_ROOM or not (right := retrieval.own.passages(example)):
             yield example, UNCHANGED
             continue
         config = retrieval.config
@@ -84,7 +84,9 @@ def _add(
     hits = [hit for hit in found if is_right(hit) or hit.passage.document not in retrieval.tested]
     others = [hit for hit in hits if not is_right(hit)]
     if others and drawn.randrange(REFUSED) == 0:
-        return _shorten(replace(example, answer=REFUSAL), fit(others[:most], room), (), retrieval.fits), REFUSING
+        refused = _shorten(replace(example, answer=REFUSAL), fit(others[:most], room), (), retrieval.fits)
+        if retrieval.fits(refused) and measure_held(example.answer, refused.context) < LEAST_HELD:
+            return refused, REFUSING
     holding = [Hit(passage, 0.0, None, None, None) for passage in find_holding(example.answer, right)]
     needed = {hit.passage.text for hit in holding}
     given = fit(hits[:most], room)

@@ -174,7 +174,8 @@ def _usable(
         else:
             rows.append((example, plain, tokens))
             counts.ids.add(example.id)
-            counts.outcomes[outcome] += retrieval is not None
+            if retrieval:
+                counts.outcomes[outcome] += 1
             counts.tokens[example.split] += len(tokens.token_ids)
             counts.longest = max(counts.longest, len(tokens.token_ids))
             counts.truncated += cut

@@ -31,17 +31,18 @@ class OwnPassages:
     """
 
     def __init__(self, index: Path, annotate: Path) -> None:
-        self._documents = defaultdict[str, list[str]](list)
+        self._documents = defaultdict[str, dict[str, None]](dict)
         for split in _SPLITS:
             file = pq.ParquetFile(annotate / f"{split}.parquet")
             for batch in file.iter_batches(columns=["group", "answer", *_PLACE]):
                 for row in batch.to_pylist():
-                    document = content_id(*(row[name] for name in _PLACE))
-                    self._documents[_key_of(row["group"], row["answer"])].append(document)
+                    documents = self._documents[_key_of(row["group"], row["answer"])]
+                    if len(documents) < MOST_DOCUMENTS:
+                        documents[content_id(*(row[name] for name in _PLACE))] = None
         self._database = open_database(index)
 
     def documents(self, example: Example) -> list[str]:
-        """Return the documents of an example, its own first; some may not be indexed."""
+        """Return the first documents of an example, its own before others; some may not be indexed."""
         own = content_id(*(getattr(example, name) for name in _PLACE))
         return list(dict.fromkeys([own, *self._documents[_key_of(example.group, example.answer)]]))
 
