@@ -227,9 +227,9 @@ def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path, *, made_
     if not sizes[TRAIN] and made_up is not None:
         if sizes[TEST] < config.min_test_items:
             raise LlmopsError(
-                f"The sources give only {sizes[TEST] - made_up} test items and the indexed passages {made_up} more, but "
-                f"annotate.min_test_items is {config.min_test_items}: raise annotate.test ({config.test}), add sources, "
-                f"or lower min_test_items. The dropped examples, with reasons: {out / 'dropped.parquet'}."
+                f"The sources give only {sizes[TEST] - made_up} test items and the indexed passages {made_up} more, "
+                f"but annotate.min_test_items is {config.min_test_items}: raise annotate.test ({config.test}), add "
+                f"sources, or lower min_test_items. The dropped examples, with reasons: {out / 'dropped.parquet'}."
             )
         return
     if not sizes[TRAIN]:
