@@ -84,7 +84,7 @@ def find_decided(registry: Registry, candidate: GateCandidate, compress: Path) -
     """Return the version whose decision stands if nothing was trained; None if the base has to be judged.
 
     Other documents make another test, and so another compress artifact of the same base. Its version is the champion,
-    or one that was judged against the champion by the same settings.
+    or one that was judged against the champion by the same settings and code.
     """
     if champion := registry.champion():
         made_from = compress.parent / champion.compress  # no artifact, if it was released beside a trained model
