@@ -29,7 +29,7 @@ from llmops.release.registry.indexes import find_served_index
 from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version, read_version
 from llmops.release.registry.view import BASE
-from llmops.release.untrained import make_untrained, make_untrained_challenger
+from llmops.release.untrained import find_decided, make_untrained, make_untrained_challenger
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def run(
 
     The decision is also an event in the folder `events`. The opponent is that of the artifact `evaluate`: the champion
     at that time, else the base model. If nothing was trained, the base with documents is the candidate; if it is the
-    champion already, its decision stands.
+    champion already, or was judged against it, its decision stands.
 
     Raises:
         ArtifactError: if the answers are not of the same items, or `champion` is not the evaluated opponent.
@@ -158,9 +158,10 @@ def run(
         bundle = make_base()
     elif idle:
         bundle = make_untrained_challenger(bundle, compress=compress, evaluate=evaluate)
-    share, version = config.canary_share if config.canary else 0.0, serving
-    if idle and serving and serving.compress == compress.name:  # its decision stands
-        decision = GateDecision.from_json(_read_json(serving.path / "decision.json"))
+    share = config.canary_share if config.canary else 0.0
+    version = find_decided(registry, candidate, compress) if idle else None
+    if version:
+        decision = GateDecision.from_json(_read_json(version.path / "decision.json"))
     else:
         version, decision = publish(bundle, config, registry, make_files, share)
     published = [(version, decision)]

@@ -17,13 +17,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llmops.config import Release
-from llmops.frame.artifacts import Record, is_skipped
+from llmops.frame.artifacts import Record, is_done, is_gone, is_skipped, read_record
 from llmops.frame.records import CLOSED_BOOK, base_path, write_table
-from llmops.model.base.hashes import model_files
+from llmops.model.base.hashes import copy_model
 from llmops.model.gguf.worker import is_gguf
 from llmops.release import ledger
 from llmops.release.gate import Scores
-from llmops.release.judgement import Bundle
+from llmops.release.judgement import Bundle, GateCandidate
+from llmops.release.registry.registry import Registry
+from llmops.release.registry.version import Version
 from llmops.release.registry.view import BASE
 
 _OF_CANDIDATE = ("annotate", "features", "tune", "train", "compress", "govern")  #: stages
@@ -78,6 +80,25 @@ def make_untrained_challenger(base: Bundle, *, compress: Path, evaluate: Path) -
     return replace(base, facts=facts, trees=lambda: trees, records=_drop_training(base.records))
 
 
+def find_decided(registry: Registry, candidate: GateCandidate, compress: Path) -> Version | None:
+    """Return the version whose decision stands if nothing was trained; None if the base has to be judged.
+
+    Other documents make another test, and so another compress artifact of the same base. Its version is the champion,
+    or one that was judged against the champion by the same settings and code.
+    """
+    if champion := registry.champion():
+        made_from = compress.parent / champion.compress  # no artifact, if it was released beside a trained model
+        is_known = is_done(made_from) or is_gone(made_from)
+        if is_known and read_record(made_from).content == read_record(compress).content:
+            return champion
+    if candidate.opponent_erased:
+        return None
+    with registry.database.read() as connection:
+        judged = {a.version for a in ledger.read(connection, registry.name) if a.identity == candidate.identity}
+    found = (v for v in registry.versions() if v.name in judged and v.compared_with == candidate.opponent)
+    return next(found, None)
+
+
 def _drop_training(known: Mapping[str, Record]) -> dict[str, Record]:
     return {stage: record for stage, record in known.items() if stage not in _OF_CANDIDATE}
 
@@ -100,9 +121,7 @@ def _write_trees(base: Path, gguf: bool, answers: Path, out: Path) -> dict[str, 
 
         write_folder(base, trees["servable"], "f16")
     else:
-        trees["servable"].mkdir()
-        for file in (*model_files(base), *base.glob("*.gguf")):
-            shutil.copyfile(file, trees["servable"] / file.name)
+        copy_model(base, trees["servable"])
     table = pq.read_table(answers, filters=[("model", "in", [BASE, CLOSED_BOOK])])
     names = ["candidate" if name == BASE else BASE for name in table["model"].to_pylist()]
     write_table(trees["answers.parquet"], table.set_column(table.column_names.index("model"), "model", [names]))

@@ -102,3 +102,4 @@ def test_documents_without_questions_are_answered_from_and_a_deleted_one_is_not_
     (pages / "HACKING.md").unlink()
     assert run()["release"] != stages["release"]
     assert ask()["version"] == "v1" and "HACKING.md" not in ask()["pages"]
+    assert [path.name for path in (tmp_path / "home/registry/manual/versions").glob("v*")] == ["v1"]

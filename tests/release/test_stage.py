@@ -107,7 +107,7 @@ def chain(
         files = {f"{split}.parquet": [row for row in (example("1"), *more) if row.split == split] for split in splits}
         finish(home, "annotate", rows, {"clean": "clean/k1"}, files)
     inputs = {"annotate": f"annotate/{rows}", "select": "select/s1", "train": f"train/{train}"}
-    servable = {"servable/model.bin": f"servable {train}", "compression.json": {"chosen": "nf4"}}
+    servable = {"servable/model.bin": f"servable {known['config']['made']}", "compression.json": {"chosen": "nf4"}}
     finish(home, "compress", f"c-{train}", inputs, servable, metrics={"chosen": "nf4"})
     inputs |= {"compress": f"compress/c-{train}", "evaluate": f"evaluate/e-{train}", "govern": f"govern/g-{train}"}
     figures = {
@@ -206,7 +206,6 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
 
 def idle(home: Path, index: str = "i1", train: str = "t1", **models: float) -> Any:
     """Decide where nothing was trained: the candidate is the base."""
-    shutil.rmtree(home / "artifacts", ignore_errors=True)
     champion = registry_in(home).find_opponent(f"c-{train}")
     scores = {"base": 0.4, "base_closed_book": 0.2, "candidate": 0.4, **models}
     inputs = chain(home, train, champion.name if champion else "", index=index, **scores)
@@ -226,18 +225,23 @@ def test_where_nothing_was_trained_the_base_with_documents_is_the_candidate(tmp_
     ).exists()
     assert (version.servable / "model.bin").read_text() == "servable t1"
     assert "nothing was trained" in (version.path / "README.md").read_text()
-    told = idle(tmp_path, "i2")  # its decision stands: no attempt
+    told = idle(tmp_path, "i2", "t1-2", champion=0.4)  # another test of the same base: its decision stands, no attempt
     assert (told["version"], told["index"], told["documents"]["outcome"]) == ("v1", "index/i1", "promoted")
     assert [(a.version, a.outcome) for a in ledger_of(tmp_path)] == [("v1", "promoted")]
     assert next_release(tmp_path, "t2", candidate=0.7)["version"] == "v2"
-    told = idle(tmp_path, "i3", "t3", champion=0.3)  # another base, which is better than the champion
-    assert (told["version"], told["opponent"], registry.aliases()["champion"]) == ("v3", "v2", "v3")
-    assert not registry.get("v3").dataset and not (registry.get("v3").path / "adapter").exists()
+    for train, index in (("t3", "i3"), ("t3-2", "i4")):  # another base, which is worse than the champion
+        told = idle(tmp_path, index, train, champion=0.7)
+        assert (told["version"], told["outcome"], told["index"]) == ("v3", "rejected", "index/i3")
+    assert [attempt.version for attempt in ledger_of(tmp_path)] == ["v1", "v2", "v3"]
+    told = idle(tmp_path, "i5", "t4", champion=0.3)  # and one that is better
+    assert (told["version"], told["opponent"], registry.aliases()["champion"]) == ("v4", "v2", "v4")
+    assert not registry.get("v4").dataset and not (registry.get("v4").path / "adapter").exists()
 
 
 def test_a_base_that_documents_do_not_help_is_no_version_where_nothing_was_trained(tmp_path: Path) -> None:
     told = idle(tmp_path, base_closed_book=0.4)
     assert (told["version"], told["outcome"], told["aliases"]) == ("base", "rejected", {})
+    shutil.rmtree(tmp_path / "artifacts")
     idle(tmp_path, base_closed_book=0.4)
     assert registry_in(tmp_path).versions() == [] and len(ledger_of(tmp_path)) == 1
 

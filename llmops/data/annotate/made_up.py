@@ -8,8 +8,9 @@ in the split ledger, because the same passages give the same questions.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
+import sqlite3
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import polars as pl
 
 from llmops.data.annotate.past import TEST
 from llmops.data.annotate.quality import broken_rule
-from llmops.data.retrieval.files import count_passages, open_database, read_passages
+from llmops.data.retrieval.files import open_database, read_passages
 from llmops.data.retrieval.terms import terms_of
 from llmops.data.text.headings import BETWEEN, names_task
 from llmops.data.text.sentences import sentences
@@ -26,6 +27,7 @@ from llmops.frame.records import Example, Passage, content_id
 
 ASKED = 5  #: words of a sentence that are asked about: with fewer, more questions are refused (docs/grounding.md)
 SHORTEST, LONGEST = 6, 40  #: words of a sentence
+SAMPLED = 10_000  #: passages that show how rare a word is; others are read only until there are questions enough
 
 
 def only_questions(items: pl.DataFrame, work: WorkTables) -> pl.DataFrame:
@@ -44,33 +46,46 @@ def make_up(index: Path, most: int, seed: int) -> list[Example]:
         seed: of the choice of passages.
     """
     with closing(open_database(index)) as database:
-        passages = [passage for _, passage in read_passages(database, range(count_passages(database)))]
-    rarity = _rarity(passages)
-    passages.sort(key=lambda passage: content_id(str(seed), passage.id))
-    made = {example.id: example for passage in passages if (example := _example(passage, rarity))}
-    before = Counter[str]()
-    ranks = dict[str, int]()
-    for example in made.values():
-        ranks[example.id] = before[example.group]
-        before[example.group] += 1
-    return sorted(made.values(), key=lambda example: ranks[example.id])[: max(0, most)]
+        rows = database.execute("SELECT number, id, document FROM passages").fetchall()
+        rows.sort(key=lambda row: content_id(str(seed), row[1]))
+        rarity = _rarity(database, [number for number, _, _ in rows[:SAMPLED]])
+        numbers = defaultdict[str, list[int]](list)
+        for number, _, document in rows:
+            numbers[document].append(number)
+        documents = deque(_examples(database, some, rarity) for some in numbers.values())
+        made = dict[str, Example]()
+        while documents and len(made) < most:
+            if (example := next(documents[0], None)) is None:
+                documents.popleft()
+            elif example.id not in made:
+                made[example.id] = example
+                documents.rotate(-1)
+    return list(made.values())
 
 
-def _rarity(passages: list[Passage]) -> dict[str, float]:
-    counts = Counter(term for passage in passages for term in {*terms_of(passage.text)})
-    return {term: math.log(len(passages) / count) for term, count in counts.items()}
+def _rarity(database: sqlite3.Connection, numbers: Sequence[int]) -> Callable[[str], float]:
+    counts = Counter(term for _, passage in read_passages(database, numbers) for term in {*terms_of(passage.text)})
+    return lambda term: math.log(len(numbers) / (counts[term] or 1))
 
 
-def _example(passage: Passage, rarity: Mapping[str, float]) -> Example | None:
+def _examples(
+    database: sqlite3.Connection, numbers: Sequence[int], rarity: Callable[[str], float]
+) -> Iterator[Example]:
+    for _, passage in read_passages(database, numbers):
+        if example := _example(passage, rarity):
+            yield example
+
+
+def _example(passage: Passage, rarity: Callable[[str], float]) -> Example | None:
     """Return a question about the sentence that has the most rare words; None if no sentence is fit."""
     terms = {text: list(dict.fromkeys(terms_of(text))) for text in sentences(passage.text)}
     fit = [text for text, some in terms.items() if SHORTEST <= len(some) <= LONGEST and "|" not in text]
     if not fit:
         return None
-    answer = max(fit, key=lambda text: sum(rarity[term] for term in terms[text]))
+    answer = max(fit, key=lambda text: sum(map(rarity, terms[text])))
     heading = (passage.headings or passage.title).split(BETWEEN)[-1].rstrip("?!.: ")
     words = [term for term in terms[answer] if not term.isdigit() and term not in terms_of(heading)]
-    rare = sorted(words, key=lambda term: -rarity[term])[:ASKED]
+    rare = sorted(words, key=rarity, reverse=True)[:ASKED]
     question = ": ".join(filter(None, (heading, ", ".join(word for word in words if word in rare)))) + "?"
     if broken_rule(question, answer):
         return None

@@ -51,8 +51,8 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
     and `train.txt` (the annotated text). The same documents, in any order, and the same ledger give the same bytes. The
     new entries are written to the ledger last.
 
-    If an index is given and there are too few examples to train and to test, nothing is to be trained: there is only a
-    test, of its questions so far and of others that are made from passages (see `made_up`).
+    If an index is given and there are too few test items, or none to train on, nothing is to be trained: there is only
+    a test, of its questions so far and of others that are made from passages (see `made_up`).
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
@@ -71,17 +71,19 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
         rules = {row["rule"]: row["n"] for row in work.rows(_RULES)}
         log.info("annotate: %s; dropped %s; redacted %s", dict(sizes), rules or "nothing", counts(work) or "nothing")
         made_up: list[Example] = []
-        few = sizes[TEST] < config.min_test_items and sizes.total() < 2 * config.min_test_items
-        if index and (few or not sizes[TRAIN]):
+        if index and (sizes[TEST] < config.min_test_items or not sizes[TRAIN]):
             items = only_questions(items.filter(pl.col("split") == TEST), work)
             made_up = make_up(index, config.min_test_items - len(items), config.seed)
             log.info(
-                "annotate: %d examples are too few to train; %d test questions are made from passages",
+                "annotate: %d test items of %d examples are too few to judge a trained model (annotate.min_test_items: "
+                "%d), so nothing is trained; %d test questions are made from passages",
+                sizes[TEST],
                 sizes.total(),
+                config.min_test_items,
                 len(made_up),
             )
             sizes = Counter({TEST: len(items) + len(made_up)})
-        _check_sizes(sizes, config, out, documents=index is not None)
+        _check_sizes(sizes, config, out, made_up=len(made_up) if index else None)
         for split in (TRAIN, VALIDATION, TEST):
             tables = (frame.to_arrow() for frame in examples(items, work, split))
             more = [pa.Table.from_pylist(list(map(asdict, made_up)), schema(Example))] if split == TEST else []
@@ -220,14 +222,14 @@ def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
                 text.write(prompts.annotated(question, answer, context) + "\n")
 
 
-def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path, *, documents: bool) -> None:
+def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path, *, made_up: int | None) -> None:
     without = "With grounding.enabled documents are enough: nothing is trained then. "
-    if not sizes[TRAIN] and documents:
+    if not sizes[TRAIN] and made_up is not None:
         if sizes[TEST] < config.min_test_items:
             raise LlmopsError(
-                f"No example is left to train on, and from the indexed passages only {sizes[TEST]} test questions can "
-                f"be made, but annotate.min_test_items is {config.min_test_items}: add sources, or lower it. The "
-                f"dropped examples, with reasons: {out / 'dropped.parquet'}."
+                f"The sources give only {sizes[TEST] - made_up} test items and the indexed passages {made_up} more, "
+                f"but annotate.min_test_items is {config.min_test_items}: raise annotate.test ({config.test}), add "
+                f"sources, or lower min_test_items. The dropped examples, with reasons: {out / 'dropped.parquet'}."
             )
         return
     if not sizes[TRAIN]:

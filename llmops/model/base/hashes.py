@@ -3,6 +3,7 @@
 Sixteen gigabytes take half a minute, so every file is hashed once and remembered.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def model_files(found: Path) -> list[Path]:
         return [found]
     patterns = FILES if any(found.glob("*.safetensors")) else (*FILES, "*.bin")
     return sorted({file for pattern in patterns for file in found.glob(pattern)})
+
+
+def copy_model(found: Path, out: Path) -> None:
+    """Copy a model's files into a new folder, without links: they may be a user's, or the Hub cache's."""
+    out.mkdir()
+    for file in (*model_files(found), *found.glob("*.gguf")):
+        shutil.copyfile(file, out / file.name)
 
 
 def _checked(file: Path) -> str:

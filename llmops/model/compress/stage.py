@@ -28,6 +28,7 @@ from llmops.frame.records import Example, base_path
 from llmops.frame.statistics import intervals
 from llmops.frame.statistics.intervals import Interval
 from llmops.model.base.answering import answer, open_model
+from llmops.model.base.hashes import copy_model
 from llmops.model.compress import variants
 from llmops.model.compress.report import write_report
 from llmops.model.compress.speed import Speed, measure
@@ -99,7 +100,11 @@ def _serve_base(config: Compress, base: Path, out: Path) -> dict[str, Any]:
     material, scratch = Material(config, base, str(base), base, []), out / "variants"
     shutil.rmtree(out / "servable", ignore_errors=True)
     scratch.mkdir(exist_ok=True)
-    shutil.copytree(variants.make(material.full, material, scratch), out / "servable", copy_function=link)
+    made = variants.make(material.full, material, scratch)
+    if made == base:
+        copy_model(base, out / "servable")
+    else:
+        made.rename(out / "servable")
     shutil.rmtree(scratch)
     return {"chosen": material.full, SKIPPED: "nothing was trained"}
 

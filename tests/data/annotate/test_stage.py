@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -13,9 +14,10 @@ import pytest
 from llmops import prompts
 from llmops.config import Annotate, Template
 from llmops.data import worktables
+from llmops.data.annotate import made_up
 from llmops.data.annotate import stage as annotate
 from llmops.data.annotate.candidates import TABLES
-from llmops.data.retrieval.files import write_passages
+from llmops.data.retrieval.files import read_passages, write_passages
 from llmops.frame.errors import LlmopsError
 from llmops.frame.records import Document, Dropped, Example, Finding, Passage, content_id, read_rows, schema, write_rows
 
@@ -304,6 +306,26 @@ def test_tables_larger_than_memory_are_sorted_and_leave_none(tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_passages_are_read_until_there_are_questions_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*["Short."] * 9, *(f"Parcels to the island of Isla{n} travel by boat on Mondays." for n in range(81))]
+    place = {"source": "pages", "location": "a.html", "position": ""}
+    passages = [Passage(id=f"p{n}", document=f"d{n % 9}", text=text, **place) for n, text in enumerate(texts)]
+    write_passages(tmp_path, passages)
+    read = list[int]()
+    monkeypatch.setattr(made_up, "SAMPLED", 5)
+    monkeypatch.setattr(made_up, "read_passages", lambda database, numbers: read_passages(database, noted(numbers)))
+
+    def noted(numbers: Iterable[int]) -> Iterator[int]:
+        for number in numbers:
+            read.append(number)
+            yield number
+
+    made = made_up.make_up(tmp_path, 12, 0)
+    assert len(made) == len({example.id for example in made}) == 12 and len(read) <= 5 + 12 + 9
+    assert len({example.group for example in made[:9]}) == 9  # one of each document before a second
+    assert len(made_up.make_up(tmp_path, 100, 0)) == 81
+
+
 def test_documents_without_enough_questions_are_tested_with_made_up_ones_and_nothing_is_trained(tmp_path: Path) -> None:
     entries = list[Any]()
     told: Any = SimpleNamespace(interval="", entries=list, trained=list, write=lambda new: entries.extend(new))
@@ -318,8 +340,8 @@ def test_documents_without_enough_questions_are_tested_with_made_up_ones_and_not
     asked = [document(row=n, question=f"What is question {n}?", answer=f"Answer {n}.") for n in range(12)]
     tasks = [document(row=n, question=f"Setting the clock {n}", answer=f"Do {n}.") for n in range(12, 16)]
 
-    def made(least: int) -> tuple[dict[str, Any], list[Example]]:
-        config = Annotate(redact=(), min_test_items=least, test=0.5)
+    def made(least: int, share: float = 0.5) -> tuple[dict[str, Any], list[Example]]:
+        config = Annotate(redact=(), min_test_items=least, test=share)
         write(tmp_path, [*asked, *tasks, document(row=99, text="Only text.")])
         metrics = annotate.run(config, clean=tmp_path / "clean", out=tmp_path / "out", ledger=told, index=index)
         assert not read_rows(tmp_path / "out" / "train.parquet", Example)
@@ -336,7 +358,10 @@ def test_documents_without_enough_questions_are_tested_with_made_up_ones_and_not
     for row in ours:
         assert row.answer.startswith("Parcels to the island") and row.question.startswith("Delivery: ")
         assert row.answer.split()[5].lower() in row.question and row.location == "a.html"
-    with pytest.raises(LlmopsError, match="from the indexed passages only"):
+    with pytest.raises(LlmopsError, match=rf"give only {len(real)} test items and the indexed passages 12 more"):
         made(40)
+    asked += [document(row=n, question=f"What is question {n}?", answer=f"Answer {n}.") for n in range(100, 130)]
+    metrics, rows = made(20, 0.3)  # twice as many pairs as the test needs, but too small a share for it
+    assert metrics["made_up"] == 20 - sum(row.source == "faq" for row in rows) > 0
     with pytest.raises(LlmopsError, match=r"No example is left to train on .*With grounding.enabled documents"):
         run(tmp_path, [document(row=99, text="Only text.")])

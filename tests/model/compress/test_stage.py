@@ -20,6 +20,7 @@ from llmops.frame.artifacts import Record
 from llmops.frame.errors import ConfigError, LlmopsError
 from llmops.frame.records import Example, write_rows
 from llmops.model.base.answering import open_model
+from llmops.model.base.hashes import model_files
 from llmops.model.base.load import load_model, load_servable, load_tokenizer
 from llmops.model.base.packing import mean_loss, per_token
 from llmops.model.compress import speed, variants
@@ -75,6 +76,21 @@ def test_where_nothing_was_trained_the_base_is_served(trained: dict[str, Path], 
         assert found == {"chosen": full, "skipped": "nothing was trained"}
         assert is_gguf(out / "servable") is (full == "f16") and load_tokenizer(out / "servable")
         assert {path.name for path in out.iterdir()} == {"servable"}
+
+
+def test_the_base_is_copied_without_links_and_other_files(tiny_base: Path, tmp_path: Path) -> None:
+    """The Hub's cache has relative links to its files, and a user's folder what else they keep there."""
+    (cached := tmp_path / "models" / "snapshot").mkdir(parents=True)
+    for file in tiny_base.iterdir():
+        shutil.copyfile(file, cached.parent / file.name)
+        (cached / file.name).symlink_to(f"../{file.name}")
+    (cached / "checkpoint-9").mkdir()
+    (cached / "optimizer.pt").write_text("x")
+    (out := tmp_path / "out").mkdir()
+    compress._serve_base(Compress(full="bf16"), cached, out)
+    made = list((out / "servable").iterdir())
+    assert {path.name for path in made} == {path.name for path in model_files(tiny_base)}
+    assert not any(path.is_symlink() or path.stat().st_nlink > 1 for path in made)
 
 
 def loss(folder: Path, base: Path) -> float:
