@@ -330,24 +330,3 @@ def test_langchain_gets_objects(served: dict[str, str]) -> None:
     assert model.with_structured_output(Pet.model_json_schema(), method="json_schema").invoke("Who?")["kind"]
     with pytest.raises(openai.BadRequestError, match="tools"):
         model.with_structured_output(Pet, method="function_calling").invoke("Who?")
-
-
-def test_litellm_chats_streams_and_gets_json(served: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would fetch one when it is imported
-    litellm = pytest.importorskip("litellm", reason="litellm, 83 MB, is not in the test group; pip install litellm")
-    common = {"model": "openai/support-bot", "api_base": served["base_url"], "api_key": served["api_key"]}
-    ask = {**common, "messages": HELLO, "max_retries": 0, **ROOM}
-    structured = {**ask, "response_format": formatted(Pet.model_json_schema())}
-    answer = litellm.completion(**structured).choices[0].message
-    assert Pet.model_validate_json(answer.content)
-    pieces = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**structured, stream=True)]
-    assert "".join(pieces) == answer.content
-    back = [*HELLO, answer, {"role": "assistant", "content": None}, *HELLO]
-    more = {"max_tokens": 10_000, "top_p": 0, "reasoning_effort": "low", "allowed_openai_params": ["reasoning_effort"]}
-    assert len(litellm.completion(**{**ask, "messages": back, **more}, n=2).choices) == 2
-    for refused, name in (
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": formatted({"type": "string", "pattern": "a"})}, "pattern"),
-    ):
-        with pytest.raises(litellm.BadRequestError, match=name):
-            litellm.completion(**{**ask, **refused})
