@@ -80,16 +80,16 @@ def main() -> None:
     made = parser(__file__, __doc__, "half of the training")
     made.add_argument("--data", type=Path, help="folder with covid_faq.csv, covid_paraphrases.csv, banking77_test.csv")
     made.add_argument("--work", type=Path, help="folder that keeps the trained models, and uses those that are there")
-    options = made.parse_args()
+    told = made.parse_args()
     prepare()
     arms: dict[str, dict[str, float]] = {}
     with contextlib.ExitStack() as stack:
-        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        strange = bank(options.data)[:STRANGE] if options.data else []
-        for name, topics in (("shop", shop()), ("covid", covid(options.data) if options.data else [])):
+        work = told.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        strange = bank(told.data)[:STRANGE] if told.data else []
+        for name, topics in (("shop", shop()), ("covid", covid(told.data) if told.data else [])):
             if topics:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                found = replace(FOUND, epochs=EPOCHS[name] / (2 if options.quick else 1))
+                found = replace(FOUND, epochs=EPOCHS[name] / (2 if told.quick else 1))
                 train, grounded, asked = prepared(topics, strange, folder)
                 models = {
                     (UNTUNED, MEMORY): MODELS / "f16",
@@ -98,7 +98,7 @@ def main() -> None:
                     (TUNED, PASSAGES): trained(grounded, found, work / f"{name}-passages"),
                 }
                 arms |= figures(name, models, asked, work / f"{name}.json")
-    finish(options, arms, {}, packages=("torch", "peft", "bitsandbytes", "openvino-genai"))
+    finish(told, arms, {}, packages=("torch", "peft", "bitsandbytes", "openvino-genai"))
 
 
 def prepared(
