@@ -1,4 +1,4 @@
-"""The callers of the demo: they ask what questions.yaml has, and rate and correct some of the answers."""
+"""The callers of the demo: they ask the questions of questions.yaml, and rate and correct some of the answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def call(client: httpx.Client, keys: Sequence[str]) -> Said:
 
     def ask(key: str, question: Mapping[str, str]) -> dict[str, Any]:
         asked = {"prompt": question["question"], "context": question.get("context", ""), "max_new_tokens": MOST_TOKENS}
-        return _post(client, "/generate", key, asked)
+        return post(client, "/generate", key, asked)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = [*pool.map(ask, cycle(keys), questions)]
@@ -56,12 +56,17 @@ def call(client: httpx.Client, keys: Sequence[str]) -> Said:
             said |= {"question": question["question"], "context": question["context"], "answer": answer["response"]}
             said["correction"] = question["answer"]
             corrected += 1
-        _post(client, "/feedback", key, said)
+        post(client, "/feedback", key, said)
         ratings[rating] += 1
     return Said(len(questions), ratings["up"], ratings["down"], corrected)
 
 
-def _post(client: httpx.Client, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
+def post(client: httpx.Client, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Send a body with a caller's key; returns the answer.
+
+    Raises:
+        RefusedError: with what the serving app says.
+    """
     response = client.post(path, headers={"X-API-Key": key}, json=body)
     answer: dict[str, Any] = response.json()
     if response.is_error:

@@ -195,30 +195,43 @@ def progress(title: str, state: str, tasks: list[TaskInstance], ahead: list[str]
 
 
 def ask(config: Config, api_key: str, evaluate: Path) -> None:
-    """Ask the served model the first question of the frozen test; show its answer beside the untuned model's."""
+    """Ask the served model twice, and show its answers.
+
+    The first question of the frozen test has a context, and stands beside the untuned model's answer. The other one
+    has none: the app looks it up in the documents and names them.
+    """
+
+    def generate(question: str, context: str = "") -> dict[str, Any]:
+        body = {"prompt": question, "context": context, "max_new_tokens": config.evaluate.max_new_tokens}
+        with httpx.Client(base_url=serving_url(config), timeout=120) as client:
+            return callers.post(client, "/generate", api_key, body)
+
     rows = pq.read_table(evaluate / "answers.parquet").to_pylist()
-    base = min((row for row in rows if row["model"] == "base"), key=lambda row: str(row["id"]))
-    answer = httpx.post(
-        f"{serving_url(config)}/generate",
-        headers={"X-API-Key": api_key},
-        json={
-            "prompt": base["question"], "context": base["context"], "max_new_tokens": config.evaluate.max_new_tokens
-        },
-        timeout=120,
-    )  # fmt: skip
-    said = answer.json()
-    if answer.is_error:
-        raise RunFailed(f"The serving app does not answer ({answer.status_code}): {said.get('detail', said)}")
-    table = Table(title="one question of the frozen test, over HTTP", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    base = min((row for row in rows if row["model"] == "base" and row["context"]), key=lambda row: str(row["id"]))
+    answer = generate(base["question"], base["context"])
+    table = answer_table("one question of the frozen test, over HTTP")
     table.add_row("question", Text(base["question"]))
-    if base["context"]:
-        table.add_row("context", Text(base["context"]))
-    table.add_row(f"served ({said['model']} {said['model_version']})", Text(said["response"], "green"))
+    table.add_row("context", Text(base["context"]))
+    table.add_row(f"served ({answer['model']} {answer['model_version']})", Text(answer["response"], "green"))
     table.add_row("untuned model", Text(base["answer"], "yellow"))
     table.add_row("reference", Text(base["reference"]))
     console.print(table)
+
+    answer = generate(config.deploy.question)
+    table = answer_table("one question that the app looks up in the documents")
+    table.add_row("question", Text(config.deploy.question))
+    table.add_row(f"served ({answer['model']} {answer['model_version']})", Text(answer["response"], "green"))
+    for n, source in enumerate(answer.get("sources", []), 1):
+        table.add_row(f"source {n}", Text(f"{source['title']} · {source['location']}, {source['position']}"))
+    console.print(table)
+
+
+def answer_table(title: str) -> Table:
+    """An empty table with a column of names and one of texts."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
 
 
 def fill_pages(config: Config) -> None:

@@ -117,6 +117,8 @@ def prove(
 ) -> dict[str, Any]:
     """Wait until the app is ready with `version`, then ask it. Ask again if a replica with another version answers.
 
+    The model is asked without documents, because a refusal comes from no model, then the documents, if there are any.
+
     Args:
         config: the question and the timeout.
         url: the app's URL.
@@ -127,10 +129,10 @@ def prove(
         clock: the clock of the timeout.
 
     Returns:
-        url, version, question, answer, and the seconds until the answer.
+        url, version, question, the model's answer and the seconds until it came, and the keys of `_ask_documents`.
     """
     started, last_reply = clock.monotonic(), "nothing yet"
-    body: dict[str, Any] = {"prompt": config.question, "ground": False}  # a refusal comes from no model
+    body: dict[str, Any] = {"prompt": config.question, "ground": False}
     headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # else a canary might answer this key
     with httpx.Client(base_url=url, headers=headers) as client:
         while (left := config.timeout_s - (clock.monotonic() - started)) > 0:
@@ -153,6 +155,7 @@ def prove(
                         "question": config.question,
                         "answer": answer["response"],
                         "seconds": seconds,
+                        **_ask_documents(client, config),
                     }
                 last_reply = _describe_reply(response, answer)
                 if response.status_code in _FINAL_STATUSES:
@@ -162,6 +165,20 @@ def prove(
         f"The serving app at {url} did not answer with {version} within {config.timeout_s:g} s (deploy.timeout_s); "
         f"it said: {last_reply}. {_quote_log(output)}".strip()
     )
+
+
+def _ask_documents(client: httpx.Client, config: Deploy) -> dict[str, Any]:
+    """Return `answer_from_documents` and its `sources`, as locations; nothing if the app has no documents."""
+    body = {"prompt": config.question, "ground": True}
+    try:
+        answer = _read_answer(client.post("/generate", json=body, timeout=config.timeout_s))
+    except httpx.TransportError as error:
+        log.warning("%s does not answer from its documents: %s", client.base_url, error)
+        return {}
+    if "response" not in answer:
+        return {}
+    locations = dict.fromkeys(source["location"] for source in answer.get("sources", []))
+    return {"answer_from_documents": answer["response"], "sources": list(locations)}
 
 
 @contextmanager

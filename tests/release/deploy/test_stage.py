@@ -98,14 +98,18 @@ class App:
         self.ready: list[Said] = [(200, {"status": "ready", "model_version": "v1"})]
         self.answers: list[Said] = []
         self.given: list[Said] = []
+        self.documents: Said = (404, {"code": "no_documents", "detail": "No index is served."})
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if (request.method, request.url.path) == ("GET", "/readyz"):
             status, told = self.ready.pop(0) if len(self.ready) > 1 else self.ready[0]
             return httpx.Response(status, json=told)
         assert (request.method, request.url.path) == ("POST", "/generate")
-        assert json.loads(request.content) == {"prompt": "Where?", "ground": False}
         assert (request.headers["X-LLMOps-Side"], request.headers["X-API-Key"]) == ("champion", "llmops_key")
+        body = json.loads(request.content)
+        assert body == {"prompt": "Where?", "ground": body["ground"]}
+        if body["ground"]:
+            return httpx.Response(self.documents[0], json=self.documents[1])
         self.given.append(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
         return httpx.Response(self.given[-1][0], json=self.given[-1][1])
 
@@ -133,6 +137,15 @@ def test_the_champion_answers_and_before_the_new_version_is_ready_nothing_is_ask
         "state": "served", "url": URL, "version": "v1", "question": "Where?", "answer": "Here.", "seconds": 2.5,
     }  # fmt: skip
     assert app.given == [OLD, V1]
+
+
+def test_the_answer_from_the_documents_is_kept_with_the_pages_that_it_names(tmp_path: Path, app: App) -> None:
+    sources = [{"location": "delivery.html"}, {"location": "shops.html"}, {"location": "delivery.html"}]
+    app.answers = [V1]
+    app.documents = (200, {"response": "In Cork.", "model_version": "v1", "sources": sources})
+    told = prove(tmp_path, url=URL)
+    assert (told["answer"], told["answer_from_documents"]) == ("Here.", "In Cork.")
+    assert told["sources"] == ["delivery.html", "shops.html"]
 
 
 @pytest.mark.parametrize(
