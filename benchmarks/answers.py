@@ -34,26 +34,26 @@ from report import finish, parser  # noqa: E402
 from retrieval import Topic, bank, covid, indexed, shop  # noqa: E402
 
 from llmops.config import Features, Grounding, Serving, Train  # noqa: E402
-from llmops.data.features.grounded import NOT_HELD, Retrieval, add_passages  # noqa: E402
+from llmops.data.features.grounded_examples import NOT_IN_PASSAGES, Retrieval, add_passages  # noqa: E402
 from llmops.data.features.tokenize import tokenize_all  # noqa: E402
-from llmops.data.retrieval.grounds import REFUSAL, look_up, refuses  # noqa: E402
-from llmops.data.retrieval.own import OwnPassages  # noqa: E402
+from llmops.data.retrieval.example_passages import ExamplePassages  # noqa: E402
+from llmops.data.retrieval.grounding import REFUSAL, is_fixed_refusal, retrieve_context  # noqa: E402
 from llmops.data.retrieval.search import Index, open_index  # noqa: E402
-from llmops.data.text.comparable import comparable  # noqa: E402
-from llmops.data.text.sentences import cut, sentences  # noqa: E402
-from llmops.frame.records import Example, content_id, write_rows  # noqa: E402
-from llmops.frame.statistics.intervals import interval  # noqa: E402
-from llmops.frame.statistics.rates import wilson  # noqa: E402
-from llmops.frame.statistics.sign_flip import bounds, sum_by_topic  # noqa: E402
-from llmops.model.base.answering import answer, open_model  # noqa: E402
+from llmops.data.text.normalization import normalize_text  # noqa: E402
+from llmops.data.text.sentences import split_sentences, take_sentences  # noqa: E402
+from llmops.frame.records import Example, make_content_id, write_rows  # noqa: E402
+from llmops.frame.statistics.bootstrap import compute_interval  # noqa: E402
+from llmops.frame.statistics.rates import compute_rate  # noqa: E402
+from llmops.frame.statistics.sign_flip import compute_bounds, sum_by_topic  # noqa: E402
+from llmops.model.base.inference import answer_questions, open_model  # noqa: E402
 from llmops.model.base.load import free_memory, load_tokenizer  # noqa: E402
 from llmops.model.gguf.worker import is_gguf  # noqa: E402
-from llmops.model.gguf.write import write_folder  # noqa: E402
-from llmops.model.scoring.metrics import token_f1  # noqa: E402
+from llmops.model.gguf.write import write_gguf_folder  # noqa: E402
+from llmops.model.scoring.metrics import compute_token_f1  # noqa: E402
 from llmops.model.training.fit import fit  # noqa: E402
 from llmops.model.training.merge import save_merged  # noqa: E402
-from llmops.model.training.qlora import Hyperparameters, trainable  # noqa: E402
-from llmops.prompts import training_ids  # noqa: E402
+from llmops.model.training.qlora import Hyperparameters, load_trainable_model  # noqa: E402
+from llmops.prompts import encode_example  # noqa: E402
 
 FOUND = Hyperparameters(learning_rate=1e-3, rank=16, batch=4)
 EPOCHS = {"shop": 2.0, "covid": 0.5}
@@ -110,15 +110,15 @@ def prepared(
     for name, some in (("train", train), ("validation", []), ("test", test)):
         write_rows(folder / f"{name}.parquet", some, Example)
     tokenizer = load_tokenizer(BASE)
-    with open_index(folder / "index") as index, contextlib.closing(OwnPassages(folder / "index", folder)) as own:
-        tested = {document for one in test for document in own.documents(one)}
+    with open_index(folder / "index") as index, contextlib.closing(ExamplePassages(folder / "index", folder)) as own:
+        tested = {document for one in test for document in own.find_documents(one)}
 
         def fits(one: Example) -> bool:
-            return len(training_ids(tokenizer, one.question, one.answer, one.context)[0]) <= TRAINED_TOKENS
+            return len(encode_example(tokenizer, one.question, one.answer, one.context)[0]) <= TRAINED_TOKENS
 
         grounded = [*add_passages(train, Retrieval(index, own, tested, (), CONFIG, Serving().max_context, fits))]
         print(f"  prompts: {dict(Counter(outcome for _, outcome in grounded))}", file=sys.stderr, flush=True)
-        kept = [one for one, outcome in grounded if outcome != NOT_HELD]
+        kept = [one for one, outcome in grounded if outcome != NOT_IN_PASSAGES]
         return train, kept, [*looked_up(test, index, strange)]
 
 
@@ -126,12 +126,12 @@ def split(topics: Sequence[Topic]) -> tuple[list[Example], list[Example]]:
     """Return examples of the topics that train, and the other wordings of those that are asked."""
     train, test = list[Example](), list[Example]()
     for number, (question, whole, wordings) in enumerate(topics):
-        reply, topic = cut(whole, SENTENCES), content_id(comparable(whole))
+        reply, topic = take_sentences(whole, SENTENCES), make_content_id(normalize_text(whole))
         asked = int(topic, 16) % 2 == 0
         for one in sorted({*wordings}) if asked else sorted({question, *wordings}):
             example = Example(
-                id=content_id(one, reply), question=one, answer=reply, group=topic, split="test" if asked else "train",
-                source="faq", location="faq", position=f"row {number}",
+                id=make_content_id(one, reply), question=one, answer=reply, group=topic,
+                split="test" if asked else "train", source="faq", location="faq", position=f"row {number}",
             )  # fmt: skip
             if wordings and len(whole) <= LONGEST:
                 (test if asked else train).append(example)
@@ -142,14 +142,14 @@ def looked_up(test: Sequence[Example], index: Index, strange: Sequence[str]) -> 
     """Yield the questions of the test, and those that the documents do not answer, with what is found for them."""
     rows = [*((one.question, one.answer, one.group) for one in test), *((one, "", one) for one in strange)]
     for question, reply, topic in rows:
-        found = look_up(index, question, CONFIG, CONFIG.room)
+        found = retrieve_context(index, question, CONFIG, CONFIG.room)
         quote = quoted(index, question, found.hits[0].passage.text) if found.hits else REFUSAL
         yield Asked(question, reply, topic, found.context, quote)
 
 
 def quoted(index: Index, question: str, passage: str) -> str:
     """Return the sentences of a passage that are the most alike a question, in their order."""
-    parts = sentences(passage)
+    parts = split_sentences(passage)
     asked, *vectors = index.embedder.embed([question, *parts])
     best = np.argsort([-float(vector @ asked) for vector in vectors], kind="stable")[:SENTENCES]
     return " ".join(parts[n] for n in sorted(best))
@@ -163,14 +163,14 @@ def trained(examples: Sequence[Example], found: Hyperparameters, folder: Path) -
         print(f"  {folder.name}: {len(tokens)} examples, {sum(len(one.token_ids) for one in tokens):,} tokens …",
               file=sys.stderr, flush=True)  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
-        model = trainable(str(BASE), config, found)
+        model = load_trainable_model(str(BASE), config, found)
         history = fit(model, tokens, config, found, folder)
         print(f"  {len(history)} steps, loss {history[0]['loss']:.2f} to {history[-1]['loss']:.2f}", file=sys.stderr)
         model.save_pretrained(folder / "adapter")
         del model
         free_memory()
         save_merged(str(BASE), folder / "adapter", config.method, folder / "bf16")
-        write_folder(folder / "bf16", folder / "f16", "f16")
+        write_gguf_folder(folder / "bf16", folder / "f16", "f16")
     return folder / "f16"
 
 
@@ -190,19 +190,19 @@ def figures(
     known = [n for n, one in enumerate(asked) if one.answer]
     topics = [asked[n].topic for n in known]
     best, arms = f"{name}: {TUNED}, {PASSAGES}", dict[str, dict[str, float]]()
-    f1 = {arm: np.array([token_f1(some[n], asked[n].answer) for n in known]) for arm, some in answers.items()}
+    f1 = {arm: np.array([compute_token_f1(some[n], asked[n].answer) for n in known]) for arm, some in answers.items()}
     for arm, some in answers.items():
-        one = interval(f1[arm].tolist(), 2_000, 0.95, 0, topics)
+        one = compute_interval(f1[arm].tolist(), 2_000, 0.95, 0, topics)
         arms[arm] = {"F1": one["mean"], "low": one["low"], "high": one["high"]}
         for label, strange in (("wrongly", False), ("rightly", True)):
-            refused = [refuses(some[n]) for n in range(len(asked)) if strange != bool(asked[n].answer)]
+            refused = [is_fixed_refusal(some[n]) for n in range(len(asked)) if strange != bool(asked[n].answer)]
             if refused:
-                rate = wilson(sum(refused), len(refused))
+                rate = compute_rate(sum(refused), len(refused))
                 arms[arm] |= {f"{label} refused": rate.rate, f"{label}, low": rate.low, f"{label}, high": rate.high}
     for arm in answers:
         if arm != best:
             better = f1[best] - f1[arm]
-            low, high = bounds(*sum_by_topic(better[:, None], topics), 0.025)
+            low, high = compute_bounds(*sum_by_topic(better[:, None], topics), 0.025)
             figure = {"F1": float(better.mean()), "low": float(low[0]), "high": float(high[0])}
             arms[f"{best}, minus {arm.partition(': ')[2]}"] = figure
     return arms
@@ -212,7 +212,7 @@ def replies(folder: Path, asked: Sequence[Asked], grounded: bool) -> list[str]:
     """Return a model's answers. With passages, what retrieval refuses is not asked."""
     todo = [one for one in asked if one.context or not grounded]
     model = open_model(folder)
-    found = iter(answer(model, [(one.question, one.context if grounded else "") for one in todo], TOKENS))
+    found = iter(answer_questions(model, [(one.question, one.context if grounded else "") for one in todo], TOKENS))
     model.close()
     return [REFUSAL if grounded and not one.context else next(found) for one in asked]
 

@@ -98,14 +98,14 @@ def contenders(quick: bool) -> dict[str, Arm]:
 def prepare() -> None:
     """Make the model in bfloat16 and, as GGUF files, in 16 and 8 bits; once."""
     from llmops.model.gguf.worker import is_gguf
-    from llmops.model.gguf.write import Form, write_folder
+    from llmops.model.gguf.write import GgufForm, write_gguf_folder
 
     make_base(BASE)
-    forms: tuple[Form, ...] = ("f16", "q8_0")
+    forms: tuple[GgufForm, ...] = ("f16", "q8_0")
     for form in forms:
         if not is_gguf(MODELS / form):
             shutil.rmtree(MODELS / form, ignore_errors=True)
-            write_folder(BASE, MODELS / form, form)
+            write_gguf_folder(BASE, MODELS / form, form)
 
 
 def serve_classic(folder: Path) -> AbstractContextManager[Running]:
@@ -164,11 +164,11 @@ def serve_vllm(folder: Path, eager: bool, model: Path = BASE, cache: int = CACHE
 def serve_llama(folder: Path, model: Path | None = None) -> AbstractContextManager[Running]:
     """(e): one slot a stream, each with room for 512 tokens. (e4), without a model: the file that BASE is made from."""
     from llmops.frame import machine
-    from llmops.model.base.catalog import catalogue
+    from llmops.model.base.catalog import read_catalogue
 
-    port, file = free_port(), model or catalogue()[0].packaged()
+    port, file = free_port(), model or read_catalogue()[0].find_packaged_file()
     assert file  # `make_base` ends without it
-    command: list[str | Path] = [LLAMA.python(), "-c", LLAMA_SERVER, file, str(port), str(machine.threads())]
+    command: list[str | Path] = [LLAMA.python(), "-c", LLAMA_SERVER, file, str(port), str(machine.count_threads())]
     return running(command, port, {}, folder / "log", "/health")
 
 

@@ -181,7 +181,7 @@ def ours(folder: Path, near: float) -> dict[str, Any]:
     started = time.perf_counter()
     from llmops.config import Clean
     from llmops.data.clean import stage as clean
-    from llmops.data.spark import session
+    from llmops.data.spark import open_spark_session
 
     config = Clean(near_duplicates=near)
     (source := folder / "collect").mkdir(exist_ok=True)
@@ -193,7 +193,7 @@ def ours(folder: Path, near: float) -> dict[str, Any]:
         out.mkdir()
         clean.run(config, collect=source, out=out)
 
-    with session(config):
+    with open_spark_session(config):
         result = timed(folder, work, started)
     if near < 1:
         (folder / "dropped.json").write_text(json.dumps(pq.read_table(out / "dropped")["id"].to_pylist()))
@@ -220,10 +220,10 @@ def recipe(folder: Path) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
     from llmops.config import Clean
-    from llmops.data.spark import session, set_partitions
+    from llmops.data.spark import open_spark_session, set_shuffle_partitions
 
-    with session(config := Clean()) as spark:
-        set_partitions(spark, config, pq.read_metadata(folder / "documents.parquet").num_rows)
+    with open_spark_session(config := Clean()) as spark:
+        set_shuffle_partitions(spark, config, pq.read_metadata(folder / "documents.parquet").num_rows)
 
         def work() -> None:
             texts = spark.read.parquet(f"file://{folder}/documents.parquet").select("id", "text")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.frame.records import Document, content_id, schema
+from llmops.frame.records import Document, get_schema, make_content_id
 
 WORDS = 60_000
 VOCABULARY = 20_000
@@ -29,10 +29,10 @@ def documents(folder: Path, count: int) -> dict[str, list[list[str]]]:
     parts = [folder / "parts" / f"{number}.parquet" for number in range(8)]
     parts[0].parent.mkdir()
     rows: list[dict[str, str]] = []
-    with pq.ParquetWriter(folder / "documents.parquet", schema(Document), compression="zstd") as whole:
+    with pq.ParquetWriter(folder / "documents.parquet", get_schema(Document), compression="zstd") as whole:
         for number in range(count):
             kind = rng.choices([*SHARES, "new"], weights=[*SHARES.values(), 1 - sum(SHARES.values())])[0]
-            key = content_id("bench", str(number))
+            key = make_content_id("bench", str(number))
             if kind == "new" or len(originals) < 100:
                 at = rng.randrange(len(spoken) - 80)
                 words = rng.sample(spoken[at : at + 80], rng.randint(45, 75))
@@ -47,7 +47,7 @@ def documents(folder: Path, count: int) -> dict[str, list[list[str]]]:
                 text = text[:at] + rng.choice(DIRT) + text[at:]
             rows.append({"id": key, "source": "bench", "location": "docs", "position": f"line {number}", "text": text})
             if len(rows) == 10_000 or number == count - 1:
-                table = pa.Table.from_pylist([{**EMPTY, **row} for row in rows], schema=schema(Document))
+                table = pa.Table.from_pylist([{**EMPTY, **row} for row in rows], schema=get_schema(Document))
                 whole.write_table(table)
                 rows = []
     table = pq.read_table(folder / "documents.parquet", columns=["id", "text"])
@@ -86,7 +86,7 @@ def _words(rng: random.Random) -> tuple[list[str], list[str]]:
     return vocabulary, rng.choices(vocabulary, [1 / (rank + 20) for rank in range(VOCABULARY)], k=WORDS * 20)
 
 
-EMPTY = {name: "{}" if name == "fields" else "" for name in schema(Document).names}
+EMPTY = {name: "{}" if name == "fields" else "" for name in get_schema(Document).names}
 
 
 def _edited(words: list[str], vocabulary: list[str], rng: random.Random) -> list[str]:

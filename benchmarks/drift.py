@@ -167,22 +167,22 @@ def dealt(topics: Sequence[str], counts: dict[str, int]) -> Iterator[Deal]:
 
 def ours(texts: list[str], topics: list[str], deals: list[Deal], keep: bool, model: bool = False) -> dict[str, Any]:
     """What `llmops drift` finds. A text's vector is computed once, and its time counts in every window that has it."""
-    from llmops.monitoring.drift.judge import compare
-    from llmops.monitoring.drift.lexicon import TrainingRow, lexicon_of
-    from llmops.monitoring.drift.sample import sample_from_prompts
+    from llmops.monitoring.drift.lexicon import TrainingRow, build_lexicon
+    from llmops.monitoring.drift.sample import build_prompt_sample
+    from llmops.monitoring.drift.sample_comparison import compare_samples
 
     windows: dict[str, list[list[list[str]]]] = {name: [] for name in SHIFTS}
     seconds = []
     vector_of, each = vectors(texts) if model else (None, 0.0)
     for deal in deals:
-        lexicon = lexicon_of(TrainingRow(texts[n], "", "", topics[n], "made") for n in deal.trained)
-        first = sample_from_prompts([texts[n] for n in deal.first], lexicon, keep)
+        lexicon = build_lexicon(TrainingRow(texts[n], "", "", topics[n], "made") for n in deal.trained)
+        first = build_prompt_sample([texts[n] for n in deal.first], lexicon, keep)
         for name, several in deal.windows.items():
             run = []
             for number, window in enumerate(several):
-                sample = sample_from_prompts([texts[n] for n in window], lexicon, keep)  # done when an answer has left
+                sample = build_prompt_sample([texts[n] for n in window], lexicon, keep)  # done when an answer has left
                 begun = time.perf_counter()
-                run.append([one.feature for one in compare(first, sample, number, vector_of) if one.drifted])
+                run.append([one.feature for one in compare_samples(first, sample, number, vector_of) if one.drifted])
                 seconds.append(time.perf_counter() - begun + each * (len(first) + len(sample)))
             windows[name].append(run)
     return {"windows": windows, "seconds": seconds}

@@ -26,8 +26,8 @@ from report import divided, finish, parser  # noqa: E402
 
 from llmops.config import Monitoring  # noqa: E402
 from llmops.events.datasets import FEEDBACK, SERVING  # noqa: E402
-from llmops.events.events import build, timestamp  # noqa: E402
-from llmops.events.sinks.local import MOST_EXACT, LocalStore  # noqa: E402
+from llmops.events.events import build_event, format_timestamp  # noqa: E402
+from llmops.events.sinks.local import MAX_EXACT, LocalStore  # noqa: E402
 from serving.observe.dashboard import SPANS, read_dashboard  # noqa: E402
 
 ROLLUPS, ONE_BY_ONE = "roll-ups", "one by one"
@@ -52,7 +52,7 @@ def main() -> None:
         stored = count / (time.perf_counter() - begun)
         arms: dict[str, dict[str, float]] = {
             arm: asked(LocalStore(folder, KEPT, few), now, rounds)
-            for arm, few, rounds in ((ROLLUPS, MOST_EXACT, 7), (ONE_BY_ONE, count + 1, 1))
+            for arm, few, rounds in ((ROLLUPS, MAX_EXACT, 7), (ONE_BY_ONE, count + 1, 1))
         }
         arms[ROLLUPS] |= {"stored/s": stored, "bytes/event": sum(f.stat().st_size for f in folder.iterdir()) / count}
     ratios = divided(arms, {f"{span}: roll-ups over one by one": ((ONE_BY_ONE, f"{span} ms"), (ROLLUPS, f"{span} ms"))
@@ -70,7 +70,9 @@ def fill(store: LocalStore, count: int, now: datetime) -> None:
         batch.append(event)
         if number % 100 == 0:
             said = {"http.request.id": event["http.request.id"], "llmops.key.prefix": "abcd1234"}
-            batch.append(build(FEEDBACK, {**said, "@timestamp": event["@timestamp"], "llmops.feedback.rating": "up"}))
+            batch.append(
+                build_event(FEEDBACK, {**said, "@timestamp": event["@timestamp"], "llmops.feedback.rating": "up"})
+            )
         if len(batch) >= BATCH:
             store.send(batch)
             batch = []
@@ -90,10 +92,10 @@ def requests(count: int, now: datetime) -> Iterator[dict[str, Any]]:
             "llmops.time_to_first_token": int(chance.lognormvariate(-2.5, 0.6) * 1e9),
             "llmops.queue_time": int(chance.expovariate(50) * 1e9),
         }
-        yield build(
+        yield build_event(
             SERVING,
             {
-                "@timestamp": timestamp(now - ago),
+                "@timestamp": format_timestamp(now - ago),
                 "event.duration": int(chance.lognormvariate(-0.7, 0.7) * 1e9),
                 "event.action": "request",
                 "event.outcome": "success" if status == 200 else "failure",

@@ -34,13 +34,13 @@ from servers import Running, free_port, running  # noqa: E402
 
 from llmops.events.datasets import SERVING  # noqa: E402
 from llmops.events.delivery import Delivery  # noqa: E402
-from llmops.events.elasticsearch_client import stream_of  # noqa: E402
-from llmops.events.events import build  # noqa: E402
-from llmops.events.sinks.base import Sink  # noqa: E402
+from llmops.events.elasticsearch_client import get_stream_name  # noqa: E402
+from llmops.events.events import build_event  # noqa: E402
 from llmops.events.sinks.elasticsearch import ElasticsearchSink  # noqa: E402
 from llmops.events.sinks.local import LocalStore  # noqa: E402
 from llmops.events.sinks.logstash import LogstashSink  # noqa: E402
 from llmops.events.sinks.otlp import OtlpSink  # noqa: E402
+from llmops.events.sinks.sink import Sink  # noqa: E402
 from llmops.events.spool import Spool  # noqa: E402
 
 LOCAL, ELASTIC, ARRAYS, OTLP, PLAIN = "local", "elasticsearch", "JSON arrays", "otlp", "plain handler"
@@ -112,7 +112,7 @@ def main() -> None:
         folder = Path(name)
         for turn in range(rounds):
             place = folder / str(turn)
-            events = [build(SERVING, fields(number)) for number in range(count)]
+            events = [build_event(SERVING, fields(number)) for number in range(count)]
             with Spool(place) as spool:
                 spool.register(["local", "logstash", "otlp", "elasticsearch"])
                 for start in range(0, count, 500):
@@ -187,14 +187,14 @@ def elastic_sink(server: Running) -> ElasticsearchSink:
     client.indices.put_index_template(name="llmops", **TEMPLATE)
     sink = ElasticsearchSink(client)
     for dataset in (SERVING, PLAIN_DATASET) * 10:
-        sink.send([build(SERVING, fields(number)) | {"event.dataset": dataset} for number in range(500)])
+        sink.send([build_event(SERVING, fields(number)) | {"event.dataset": dataset} for number in range(500)])
     return sink
 
 
 def logged(server: Running, events: Sequence[dict[str, Any]]) -> Figures:
     """Log the events by a plain handler, into a data stream of its own."""
     client = client_of(server)
-    handler, log = BulkHandler(client, stream_of(PLAIN_DATASET)), logging.Logger("plain")
+    handler, log = BulkHandler(client, get_stream_name(PLAIN_DATASET)), logging.Logger("plain")
     log.addHandler(handler)
     took = []
     begun = time.perf_counter()

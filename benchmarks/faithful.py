@@ -53,22 +53,22 @@ def main(base: Path, questions: Sequence[str]) -> None:
 
     from llmops import prompts
     from llmops.data.features.tokenize import Tokens
-    from llmops.model.base.packing import answer_nats, per_token
+    from llmops.model.base.packing import average_per_token, compute_answer_nats
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     answers, examples = {}, []
     for question in questions:
-        prompt = prompts.prompt_ids(tokenizer, question, "")
+        prompt = prompts.encode_question(tokenizer, question, "")
         with torch.inference_mode():
             whole = model.generate(torch.tensor([prompt]), max_new_tokens=MAX_TOKENS, do_sample=False)[0].tolist()
         answers[question] = tokenizer.decode(whole[len(prompt) :], skip_special_tokens=True).strip()
         examples.append(Tokens(question, whole, len(prompt)))
-    nats = per_token(answer_nats(model, examples))
-    added = {"torch bf16": per_token(answer_nats(model.to(torch.bfloat16), examples)) - nats}
+    nats = average_per_token(compute_answer_nats(model, examples))
+    added = {"torch bf16": average_per_token(compute_answer_nats(model.to(torch.bfloat16), examples)) - nats}
     del model
     for form, precision in COMPUTED.values():
-        added[f"{form} {precision}"] = per_token(scored(MODELS / form, precision, examples)) - nats
+        added[f"{form} {precision}"] = average_per_token(scored(MODELS / form, precision, examples)) - nats
     print(json.dumps({"answers": answers, "added": added}))
 
 

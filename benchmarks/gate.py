@@ -27,9 +27,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from report import finish, parser
 
-from llmops.frame.statistics.intervals import Floats
-from llmops.frame.statistics.rates import wilson
-from llmops.frame.statistics.sign_flip import bounds, smallest_level
+from llmops.frame.statistics.bootstrap import Floats
+from llmops.frame.statistics.rates import compute_rate
+from llmops.frame.statistics.sign_flip import compute_bounds, compute_smallest_level
 from llmops.release.ledger import ALPHA
 
 TOPICS = (10, 29, 100)
@@ -115,9 +115,9 @@ def differences(rng: np.random.Generator, sizes: Floats, tail: str, tests: int) 
 
 def passed(sums: Floats, sizes: Floats, level: float, bound: float = 0.0) -> Floats:
     """Which tests the gate passes at this level, as True and False."""
-    if level < smallest_level(len(sizes)):
+    if level < compute_smallest_level(len(sizes)):
         return np.zeros(sums.shape[1], dtype=bool)
-    parts = [bounds(sums[:, i : i + _COLUMNS], sizes, level)[0] for i in range(0, sums.shape[1], _COLUMNS)]
+    parts = [compute_bounds(sums[:, i : i + _COLUMNS], sizes, level)[0] for i in range(0, sums.shape[1], _COLUMNS)]
     return np.concatenate(parts or [np.zeros(0)]) > bound
 
 
@@ -188,7 +188,7 @@ def attempts(stream: str, worlds: int) -> dict[str, float]:
 
 def rate(found: Floats) -> dict[str, float]:
     """Per cent, with its Monte-Carlo error."""
-    told = wilson(int(found.sum()), len(found))
+    told = compute_rate(int(found.sum()), len(found))
     return {OURS: 100 * told.rate, "low": 100 * told.low, "high": 100 * told.high}
 
 

@@ -95,7 +95,7 @@ def make(form: str, layers: int) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, FineGrainedFP8Config
 
-    from llmops.model.base.load import load_model, nf4
+    from llmops.model.base.load import load_model, make_nf4_config
 
     out = folder_of(form, layers)
     if not (out / "tokenizer_config.json").is_file():
@@ -109,7 +109,9 @@ def make(form: str, layers: int) -> None:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         else:
             make("bf16", layers)
-            model = load_model(folder_of("bf16", layers), nf4() if form == "nf4" else FineGrainedFP8Config())
+            model = load_model(
+                folder_of("bf16", layers), make_nf4_config() if form == "nf4" else FineGrainedFP8Config()
+            )
         model.save_pretrained(out)
         AutoTokenizer.from_pretrained(BASE).save_pretrained(out)  # last: without it the folder is not whole
     print("{}")

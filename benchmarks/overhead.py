@@ -40,7 +40,7 @@ from report import divided, finish, parser  # noqa: E402
 from servers import Running, Site, free_port, running  # noqa: E402
 
 from llmops.events.datasets import SERVING  # noqa: E402
-from llmops.events.events import build  # noqa: E402
+from llmops.events.events import build_event  # noqa: E402
 from llmops.events.spool import Spool  # noqa: E402
 from serving.engines.base import EngineRequest, Question  # noqa: E402
 from serving.engines.echo import EchoEngine  # noqa: E402
@@ -247,7 +247,7 @@ def committed(folder: Path, count: int) -> Seconds:
     with Spool(folder) as spool:
         for _ in range(count):
             begun = time.perf_counter()
-            spool.append([build(SERVING, {"event.action": "generate"})])
+            spool.append([build_event(SERVING, {"event.action": "generate"})])
             took.append(time.perf_counter() - begun)
     return took
 

@@ -129,14 +129,14 @@ def indexed(topics: Sequence[Topic], folder: Path, questions: bool) -> list[list
     """Index the answers, with their questions or without, and return the right documents of each wording."""
     from llmops.config import Index
     from llmops.data.index import stage
-    from llmops.frame.records import Document, content_id, write_rows
+    from llmops.frame.records import Document, make_content_id, write_rows
 
     ids: dict[str, list[str]] = {}
     documents = []
     for number, (question, answer, _) in enumerate(topics):
         parts = {"question": question, "answer": answer} if questions else {"text": answer}
         place = {"source": "faq", "location": "faq", "position": f"row {number}"}
-        documents.append(Document(id=content_id(*place.values()), **place, **parts))
+        documents.append(Document(id=make_content_id(*place.values()), **place, **parts))
         ids.setdefault(question, []).append(documents[-1].id)
     write_rows(folder.parent / f"{folder.name}-clean" / "documents" / "part-0.parquet", documents, Document)
     folder.mkdir()
@@ -150,7 +150,7 @@ def made_up(folder: Path, number: int) -> float:
     """Make an index of so many passages, cut from the running text of docs/; returns the seconds its words took."""
     import numpy as np
 
-    from llmops.data.retrieval.files import new_vectors, write_passages
+    from llmops.data.retrieval.file_store import create_vectors, write_passages
     from llmops.data.retrieval.minilm import DIMENSIONS
     from llmops.frame.records import Passage
 
@@ -162,7 +162,7 @@ def made_up(folder: Path, number: int) -> float:
         folder, (Passage(id=str(n), position=str(n), text=text, **place) for n, text in enumerate(texts(number)))
     )
     seconds = time.perf_counter() - begun
-    vectors, drawn = new_vectors(folder, number), np.random.default_rng(0)
+    vectors, drawn = create_vectors(folder, number), np.random.default_rng(0)
     for start in range(0, number, 10_000):
         some = drawn.standard_normal((min(10_000, number - start), DIMENSIONS), np.float32)
         vectors[start : start + len(some)] = some / np.linalg.norm(some, axis=1, keepdims=True)
@@ -217,12 +217,14 @@ def searched(label: str, folder: Path, failed: dict[str, str], alone: bool = Fal
 def refusals(label: str, folder: Path, strange: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return the shares of questions with and without an answer that are refused, by the least likeness."""
     from llmops.config import Grounding
-    from llmops.data.retrieval.grounds import look_up
+    from llmops.data.retrieval.grounding import retrieve_context
     from llmops.data.retrieval.search import open_index
 
     known = dict.fromkeys(json.loads((folder / "asked.json").read_text(encoding="utf-8"))["questions"])
     with open_index(folder) as index:
-        likeness = [[look_up(index, one, Grounding(), 0).likeness or 0.0 for one in some] for some in (known, strange)]
+        likeness = [
+            [retrieve_context(index, one, Grounding(), 0).likeness or 0.0 for one in some] for some in (known, strange)
+        ]
     return {
         f"{label}: refused below {least}": {
             f"{how} refused": statistics.mean(one < least for one in some)
@@ -301,10 +303,10 @@ def elastic(folder: Path, questions: Sequence[str], all_of_them: bool) -> dict[s
     from events import elasticsearch
 
     from llmops.config import SearchServer
-    from llmops.data.retrieval.elasticsearch import load
+    from llmops.data.retrieval.elasticsearch_store import load_index
 
     with elasticsearch(folder.with_suffix(".log")) as running:
-        load(server := SearchServer(running.url, "llmops-passages-benchmark"), "benchmark", folder)
+        load_index(server := SearchServer(running.url, "llmops-passages-benchmark"), "benchmark", folder)
         return ours(folder, questions, all_of_them, server)
 
 

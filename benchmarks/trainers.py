@@ -27,10 +27,10 @@ from transformers import Trainer, TrainingArguments, set_seed  # noqa: E402
 
 from llmops.config import Train  # noqa: E402
 from llmops.data.features.tokenize import Tokens  # noqa: E402
-from llmops.model.base.load import load_model, load_tokenizer, nf4  # noqa: E402
-from llmops.model.base.packing import mean_loss  # noqa: E402
+from llmops.model.base.load import load_model, load_tokenizer, make_nf4_config  # noqa: E402
+from llmops.model.base.packing import compute_mean_loss  # noqa: E402
 from llmops.model.training.fit import fit  # noqa: E402
-from llmops.model.training.qlora import Hyperparameters, trainable  # noqa: E402
+from llmops.model.training.qlora import Hyperparameters, load_trainable_model  # noqa: E402
 
 CONFIG = Train()
 FOUND = Hyperparameters(learning_rate=5e-4, rank=16, batch=8, epochs=1)
@@ -55,7 +55,7 @@ def run_arm(arm: str, folder: Path) -> dict[str, float]:
     return {
         "tokens/s": tokens / seconds,
         "peak MiB": peak,
-        "loss": mean_loss(model, held_out),
+        "loss": compute_mean_loss(model, held_out),
         "steps": steps,
         "tokens": tokens,
         "seconds": seconds,
@@ -64,7 +64,7 @@ def run_arm(arm: str, folder: Path) -> dict[str, float]:
 
 def ours(base: str, train: list[Tokens], out: Path) -> Outcome:
     """The stage's own training; it writes its checkpoints."""
-    model = trainable(base, CONFIG, FOUND)
+    model = load_trainable_model(base, CONFIG, FOUND)
     started = time.perf_counter()
     history = fit(model, train, CONFIG, FOUND, out)
     return model, int(history[-1]["step"]), time.perf_counter() - started
@@ -107,7 +107,7 @@ def padded(base: str, train: list[Tokens], out: Path, width: int) -> Outcome:
     ]
     arguments = TrainingArguments(per_device_train_batch_size=FOUND.batch, remove_unused_columns=False, **common(out))
     set_seed(CONFIG.seed)
-    model = get_peft_model(load_model(base, nf4()), adapter())
+    model = get_peft_model(load_model(base, make_nf4_config()), adapter())
     return timed(Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate))
 
 
@@ -136,7 +136,7 @@ def trl(base: str, train: list[Tokens], out: Path, checkpointing: bool) -> Outco
     set_seed(CONFIG.seed)
     return timed(
         SFTTrainer(
-            model=load_model(base, nf4()),
+            model=load_model(base, make_nf4_config()),
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer(base),

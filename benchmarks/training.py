@@ -35,7 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 from llmops.config import load  # noqa: E402
 from llmops.data.features.examples import read_offline  # noqa: E402
 from llmops.data.features.tokenize import Tokens  # noqa: E402
-from llmops.frame.records import base_path  # noqa: E402
+from llmops.frame.records import get_base_path  # noqa: E402
 from llmops.pipeline.pipeline import STAGES, run_stage  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support_bot" / "config.yaml"
@@ -93,7 +93,7 @@ def prepare(folder: Path, count: int) -> None:
             break
     splits = {split: list(read_offline(found["features"], split)) for split in ("train", "validation")}
     random.Random(0).shuffle(splits["train"])
-    write_inputs(folder, base_path(found["select"]), splits["train"][:count], splits["validation"])
+    write_inputs(folder, get_base_path(found["select"]), splits["train"][:count], splits["validation"])
 
 
 def prepare_shape(folder: Path) -> None:

@@ -136,7 +136,7 @@ def ours(curves: Curves, seed: int) -> Trace:
         loss = trace.pay((found.learning_rate, found.rank, found.batch), rung, done)
         return [replace(job.trial, losses={**job.trial.losses, job.steps: loss})]
 
-    for _ in tune.search(CONFIG.model_copy(update={"seed": seed}), SPACE, [], measure):
+    for _ in tune.run_search(CONFIG.model_copy(update={"seed": seed}), SPACE, [], measure):
         if trace.steps >= BUDGET:
             break
     return trace

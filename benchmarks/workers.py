@@ -135,7 +135,7 @@ def clean(told: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     from llmops.config import Clean
     from llmops.data.clean import stage
-    from llmops.data.spark import session
+    from llmops.data.spark import open_spark_session
 
     folder: Path = told.folder
     on_spark = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
@@ -144,7 +144,7 @@ def clean(told: argparse.Namespace) -> dict[str, Any]:
     (source := folder / "collect").mkdir(exist_ok=True)
     shutil.copy(folder / "documents.parquet", source)
     out, seconds = folder / "clean", []
-    with session(config) as spark:
+    with open_spark_session(config) as spark:
         for _ in range(int((folder / "passes").read_text())):
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()

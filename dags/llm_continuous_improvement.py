@@ -22,7 +22,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.pipeline.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeeded
+from llmops.pipeline.tasks import DECLINE, DEFAULT_ARGS, report_failed_run, resolve_run_alerts
 
 
 @dag(
@@ -37,8 +37,8 @@ from llmops.pipeline.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeed
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=30)},
-    on_failure_callback=run_failed,
-    on_success_callback=run_succeeded,
+    on_failure_callback=report_failed_run,
+    on_success_callback=resolve_run_alerts,
     tags=["llmops"],
     doc_md=__doc__,
 )

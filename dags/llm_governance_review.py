@@ -14,7 +14,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.pipeline.tasks import DEFAULT_ARGS, MODEL, POOL, run_failed, run_succeeded
+from llmops.pipeline.tasks import DEFAULT_ARGS, MODEL, POOL, report_failed_run, resolve_run_alerts
 
 
 @dag(
@@ -29,8 +29,8 @@ from llmops.pipeline.tasks import DEFAULT_ARGS, MODEL, POOL, run_failed, run_suc
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
-    on_failure_callback=run_failed,
-    on_success_callback=run_succeeded,
+    on_failure_callback=report_failed_run,
+    on_success_callback=resolve_run_alerts,
     tags=["llmops"],
     doc_md=__doc__,
 )
@@ -39,23 +39,23 @@ def llm_governance_review() -> None:
     def review() -> dict[str, Any]:
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
-        from llmops.frame.limit import time_limit
+        from llmops.frame.time_limit import limit_time
         from llmops.release.govern.champion import review_champion
 
         context = get_current_context()
         refuse_unknown(context["params"], context["dag"].params)
         settings = load()
-        with time_limit("The review", settings.schedule.seconds("review")):
+        with limit_time("The review", settings.schedule.get_limit_s("review")):
             return review_champion(settings)
 
     @task(multiple_outputs=False, pool=POOL)
     def decay() -> dict[str, Any]:
         from llmops.config import load
-        from llmops.frame.limit import time_limit
+        from llmops.frame.time_limit import limit_time
         from llmops.monitoring.decay.watch import watch_decay
 
         settings = load()
-        with time_limit("Measuring decay", settings.schedule.seconds("review")):
+        with limit_time("Measuring decay", settings.schedule.get_limit_s("review")):
             return watch_decay(settings)
 
     # one model in memory at a time; a champion that fails the review is still measured

@@ -16,7 +16,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.pipeline.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeeded
+from llmops.pipeline.tasks import DECLINE, DEFAULT_ARGS, report_failed_run, resolve_run_alerts
 
 
 @dag(
@@ -26,8 +26,8 @@ from llmops.pipeline.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeed
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS | {"retries": 2, "execution_timeout": timedelta(minutes=10)},
-    on_failure_callback=run_failed,
-    on_success_callback=run_succeeded,
+    on_failure_callback=report_failed_run,
+    on_success_callback=resolve_run_alerts,
     tags=["llmops"],
     doc_md=__doc__,
 )
@@ -38,25 +38,25 @@ def llm_monitoring() -> None:
 
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
-        from llmops.events.shipping import drain
+        from llmops.events.shipping import drain_spool
 
         context = get_current_context()
         refuse_unknown(context["params"], context["dag"].params)
         config = load()
-        return {sink: asdict(shipment) for sink, shipment in drain(config.events, config.monitoring).items()}
+        return {sink: asdict(shipment) for sink, shipment in drain_spool(config.events, config.monitoring).items()}
 
     @task(multiple_outputs=False, trigger_rule="all_done")  # a failing sink must not silence alerts
     def judge() -> dict[str, Any]:
         from llmops.config import load
         from llmops.frame.errors import ConfigError
-        from llmops.monitoring.alerts.judge import build_report, catch_up
+        from llmops.monitoring.alerts.rule_checker import build_alert_report, catch_up
 
         run, config = get_current_context()["dag_run"], load()
         until = run.data_interval_end or run.run_after
         since = run.data_interval_start or until - timedelta(hours=1)
         told = [f"{alert['state']} {alert['rule']}" for alert in catch_up(config, since, until)]
         try:
-            return {**build_report(config, since, until), "told": told}
+            return {**build_alert_report(config, since, until), "told": told}
         except ConfigError as error:  # no configured sink can be read, which is not a failure
             return {"why": str(error), "told": told}
 

@@ -19,7 +19,7 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag
 
-from llmops.pipeline.tasks import DEFAULT_ARGS, run_failed, run_succeeded
+from llmops.pipeline.tasks import DEFAULT_ARGS, report_failed_run, resolve_run_alerts
 from llmops.pipeline.trial_tasks import decide, start, wait
 
 
@@ -40,8 +40,8 @@ from llmops.pipeline.trial_tasks import decide, start, wait
         ),
     },
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=10)},
-    on_failure_callback=run_failed,
-    on_success_callback=run_succeeded,
+    on_failure_callback=report_failed_run,
+    on_success_callback=resolve_run_alerts,
     tags=["llmops"],
     doc_md=__doc__,
 )

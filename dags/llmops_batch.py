@@ -15,7 +15,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
 
-from llmops.pipeline.tasks import DEFAULT_ARGS, POOL, run_failed, run_succeeded
+from llmops.pipeline.tasks import DEFAULT_ARGS, POOL, report_failed_run, resolve_run_alerts
 
 
 @dag(
@@ -31,8 +31,8 @@ from llmops.pipeline.tasks import DEFAULT_ARGS, POOL, run_failed, run_succeeded
         "max_new_tokens": Param(96, type="integer", minimum=1, description="Longest answer, in tokens."),
     },
     default_args=DEFAULT_ARGS,
-    on_failure_callback=run_failed,
-    on_success_callback=run_succeeded,
+    on_failure_callback=report_failed_run,
+    on_success_callback=resolve_run_alerts,
     tags=["llmops"],
     doc_md=__doc__,
 )
@@ -45,7 +45,7 @@ def llmops_batch() -> None:
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
         from llmops.frame.errors import ConfigError
-        from llmops.frame.limit import time_limit
+        from llmops.frame.time_limit import limit_time
         from llmops.release.batch.batch import run_batch
 
         context = get_current_context()
@@ -54,7 +54,7 @@ def llmops_batch() -> None:
         url = settings.deploy.url if asked["through_server"] else ""
         if asked["through_server"] and not url:
             raise ConfigError("through_server: the deployed configuration names no serving app; set deploy.url.")
-        with time_limit("The batch", settings.schedule.seconds("batch")):
+        with limit_time("The batch", settings.schedule.get_limit_s("batch")):
             done = run_batch(
                 settings,
                 Path(asked["input"]),

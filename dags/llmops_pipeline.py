@@ -27,22 +27,22 @@ from datetime import timedelta
 
 from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, Param, dag, get_current_context, task
 
-from llmops.config.run_parameters import schemas
-from llmops.model.base.catalog import catalogue
-from llmops.pipeline import sameness
+from llmops.config.run_parameters import build_schemas
+from llmops.model.base.catalog import read_catalogue
+from llmops.pipeline import stage_inputs
 from llmops.pipeline.pipeline import STAGES
 from llmops.pipeline.tasks import (
     ASSETS,
     DEFAULT_ARGS,
     POOL,
     describe_trigger,
-    gc_failed,
-    gc_succeeded,
     load_settings,
     make_asset_extra,
     make_deadline,
-    run_failed,
-    run_succeeded,
+    report_failed_gc,
+    report_failed_run,
+    resolve_gc_alert,
+    resolve_run_alerts,
 )
 
 
@@ -54,11 +54,11 @@ from llmops.pipeline.tasks import (
     max_active_runs=1,
     params={
         name: Param(None, **schema)
-        for name, schema in schemas(base_model=[entry.model for entry in catalogue()]).items()
+        for name, schema in build_schemas(base_model=[entry.model for entry in read_catalogue()]).items()
     },
     default_args=DEFAULT_ARGS,
-    on_failure_callback=run_failed,
-    on_success_callback=run_succeeded,
+    on_failure_callback=report_failed_run,
+    on_success_callback=resolve_run_alerts,
     deadline=make_deadline(),
     tags=["llmops"],
     doc_md=__doc__,
@@ -69,14 +69,14 @@ def llmops_pipeline() -> None:
         from pathlib import Path
 
         from llmops.config import load
-        from llmops.config.run_parameters import overrides
+        from llmops.config.run_parameters import split_overrides
         from llmops.frame.intervals import parse_interval
         from llmops.pipeline.pipeline import run_stage
 
         context = get_current_context()
         run = context["dag_run"]
         own_day = run.data_interval_start or run.run_after - timedelta(days=1)
-        interval, sections = overrides(context["params"])
+        interval, sections = split_overrides(context["params"])
         artifact = run_stage(
             name,
             load(overrides=sections),
@@ -89,19 +89,19 @@ def llmops_pipeline() -> None:
             context["outlet_events"][AssetAlias(ASSETS[name])].add(Asset(ASSETS[name]), extra=extra)
         return str(artifact)
 
-    @task(on_failure_callback=gc_failed, on_success_callback=gc_succeeded)
+    @task(on_failure_callback=report_failed_gc, on_success_callback=resolve_gc_alert)
     def gc() -> dict[str, int]:
         from airflow.sdk.exceptions import AirflowSkipException
 
         from llmops.config import load
         from llmops.frame.errors import HomeInUse
-        from llmops.privacy.retention.gc import gc
+        from llmops.privacy.retention.gc import collect_garbage
 
         settings = load()
         if not settings.retention.daily:
             raise AirflowSkipException("retention.daily is off.")
         try:
-            removed = gc(settings, by=describe_trigger(get_current_context()["dag_run"]))
+            removed = collect_garbage(settings, by=describe_trigger(get_current_context()["dag_run"]))
         except HomeInUse as error:
             raise AirflowSkipException(str(error)) from None
         return {"removed": len(removed.removals), "freed": removed.freed_bytes}
@@ -109,10 +109,10 @@ def llmops_pipeline() -> None:
     config = load_settings()
     artifacts: dict[str, str] = {}
     for name, spec in STAGES.items():
-        where = {"pool": POOL} if sameness.computes(spec, config) else {}
+        where = {"pool": POOL} if stage_inputs.is_heavy(spec, config) else {}
         outlets = [AssetAlias(ASSETS[name])] if name in ASSETS else []
         task_of = stage.override(task_id=name, outlets=outlets, **where)
-        artifacts[name] = task_of(name, {i: artifacts[i] for i in sameness.inputs(spec, config)})
+        artifacts[name] = task_of(name, {i: artifacts[i] for i in stage_inputs.list_inputs(spec, config)})
     artifacts[name] >> gc().as_teardown()  # always runs, and does not influence the run's state
 
 

@@ -46,7 +46,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 # Airflow writes a configuration with fresh secrets where it first runs: that must not stay in the image.
 RUN java -version \
     && AIRFLOW_HOME=/tmp/check airflow version \
-    && python -c "import llmops.pipeline.pipeline; from llmops.model.base.catalog import catalogue; assert catalogue()[0].packaged()" \
+    && python -c "import llmops.pipeline.pipeline; from llmops.model.base.catalog import read_catalogue; assert read_catalogue()[0].find_packaged_file()" \
     && rm -rf /tmp/check
 USER 10001:10001
 WORKDIR /tmp

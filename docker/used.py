@@ -7,7 +7,7 @@ import importlib
 from tempfile import TemporaryDirectory
 
 from llmops.config import Config
-from llmops.scans.pii import ENTITIES, redact_all
+from llmops.scans.pii import ENTITIES, redact_texts
 from serving.app import create_app
 
 for name in ("llmops.cli.keys", "llmops.cli.models", "llmops.model.base.folder", "serving.engines.openvino"):
@@ -22,6 +22,6 @@ for name in (
     "uvicorn.lifespan.on",
 ):
     importlib.import_module(name)
-redact_all(["Ana Silva, Lisbon, ana@example.com"], ENTITIES)
+redact_texts(["Ana Silva, Lisbon, ana@example.com"], ENTITIES)
 with TemporaryDirectory() as home:
     create_app(Config(home=home)).openapi()

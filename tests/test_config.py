@@ -6,7 +6,7 @@ import pytest
 
 from llmops.config import load
 from llmops.frame.errors import ConfigError
-from llmops.frame.variables import filled
+from llmops.frame.variables import fill_variables
 
 
 def write(folder: Path, text: str) -> Path:
@@ -65,8 +65,8 @@ def test_where_and_how_fast_do_not_change_the_fingerprint(tmp_path: Path) -> Non
     one = load(overrides={"home": str(tmp_path / "a"), "clean": {"master": "local[1]"}}, environ={})
     two = load(overrides={"home": str(tmp_path / "b"), "clean": {"master": "local[2]"}}, environ={})
     for section in ("collect", "clean", "release", "features", "train"):
-        assert getattr(one, section).hashed() == getattr(two, section).hashed()
-    assert "seed" in one.train.hashed()
+        assert getattr(one, section).get_hashed_values() == getattr(two, section).get_hashed_values()
+    assert "seed" in one.train.get_hashed_values()
 
 
 def test_fp8_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,4 +93,4 @@ def test_fp8_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_variable_in_a_url_is_quoted_as_a_password_or_a_parameter_only(url: str, value: str, becomes: str) -> None:
-    assert filled(url, {"X": value}.__getitem__) == becomes
+    assert fill_variables(url, {"X": value}.__getitem__) == becomes

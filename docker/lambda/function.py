@@ -18,8 +18,8 @@ from typing import Any
 from mangum import Mangum
 
 from llmops.config import Config
-from llmops.events.shipping import ship
-from llmops.events.sinks.configured import sinks_for
+from llmops.events.shipping import ship_events
+from llmops.events.sinks.factory import make_sinks
 from serving.app import create_app
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Function:
             RuntimeError: if it is not ready in `wait_s`, with the reason that `/readyz` gives.
         """
         self._events = config.events
-        self._sinks = sinks_for(config.events, config.monitoring)
+        self._sinks = make_sinks(config.events, config.monitoring)
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)  # Mangum runs requests in the thread's current loop
         app = create_app(config)
@@ -70,7 +70,7 @@ class Function:
         try:
             return self._web(event, context)
         finally:
-            for name, shipment in ship(self._events, self._sinks).items():
+            for name, shipment in ship_events(self._events, self._sinks).items():
                 if shipment.error:
                     log.error("Sink %s: %s The events wait for this instance's next request.", name, shipment.error)
 

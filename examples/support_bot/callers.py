@@ -14,17 +14,17 @@ import yaml
 from llmops.frame.errors import LlmopsError
 
 QUESTIONS = Path(__file__).with_name("questions.yaml")
-MOST_TOKENS = 32  #: of an answer
+MAX_TOKENS = 32  #: of an answer
 CORRECTIONS = 2
-AT_ONCE = 6  #: questions; the engine answers them in one batch
+CONCURRENT_QUESTIONS = 6  #: questions; the engine answers them in one batch
 
 
 class RefusedError(LlmopsError):
     """The serving app does not answer a caller."""
 
 
-class Said(NamedTuple):
-    """How many answers there were, and what the callers said of them."""
+class CallSummary(NamedTuple):
+    """Counts of the answers, of the callers' ratings and of their corrections."""
 
     answers: int
     good: int
@@ -32,8 +32,8 @@ class Said(NamedTuple):
     corrected: int
 
 
-def call(client: httpx.Client, keys: Sequence[str]) -> Said:
-    """Ask all questions, the keys by turns; rate the answers whose fact is known, and correct the first that lack it.
+def ask_questions(client: httpx.Client, keys: Sequence[str]) -> CallSummary:
+    """Ask all questions, the keys by turns. Rate the answers whose fact is known, and correct the first that lack it.
 
     Raises:
         RefusedError: with what the serving app says.
@@ -42,23 +42,23 @@ def call(client: httpx.Client, keys: Sequence[str]) -> Said:
     ratings, corrected = {"up": 0, "down": 0}, 0
 
     def ask(key: str, question: Mapping[str, str]) -> dict[str, Any]:
-        asked = {"prompt": question["question"], "context": question.get("context", ""), "max_new_tokens": MOST_TOKENS}
-        return post(client, "/generate", key, asked)
+        body = {"prompt": question["question"], "context": question.get("context", ""), "max_new_tokens": MAX_TOKENS}
+        return post(client, "/generate", key, body)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(CONCURRENT_QUESTIONS) as pool:
         answers = [*pool.map(ask, cycle(keys), questions)]
     for key, question, answer in zip(cycle(keys), questions, answers, strict=False):
         if "fact" not in question:
             continue
         rating = "up" if question["fact"] in answer["response"] else "down"
-        said = {"id": answer["id"], "rating": rating}
+        feedback = {"id": answer["id"], "rating": rating}
         if rating == "down" and corrected < CORRECTIONS:
-            said |= {"question": question["question"], "context": question["context"], "answer": answer["response"]}
-            said["correction"] = question["answer"]
+            feedback |= {"question": question["question"], "context": question["context"], "answer": answer["response"]}
+            feedback["correction"] = question["answer"]
             corrected += 1
-        post(client, "/feedback", key, said)
+        post(client, "/feedback", key, feedback)
         ratings[rating] += 1
-    return Said(len(questions), ratings["up"], ratings["down"], corrected)
+    return CallSummary(len(questions), ratings["up"], ratings["down"], corrected)
 
 
 def post(client: httpx.Client, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:

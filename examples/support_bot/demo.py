@@ -37,13 +37,13 @@ from llmops.access.roles import Role
 from llmops.cli import main as llmops
 from llmops.config import Config, load
 from llmops.events.datasets import TEXT
-from llmops.events.events import timestamp
-from llmops.events.reader import reader_of
+from llmops.events.events import format_timestamp
+from llmops.events.reader import make_reader
 from llmops.frame import doctor
 from llmops.frame.artifacts import write_json
 from llmops.frame.errors import LlmopsError
 from llmops.frame.intervals import parse_interval
-from llmops.frame.machine import gpu
+from llmops.frame.machine import describe_gpus
 from llmops.pipeline import stack
 from llmops.pipeline.orchestrator import Airflow, TaskInstance
 from llmops.pipeline.pipeline import STAGES
@@ -75,7 +75,7 @@ def main() -> int:
     config: Config | None = None
     try:
         config = load(CONFIG)
-        before = list(stack.running(config.home))
+        before = list(stack.find_running(config.home))
         preflight(config)
         if only_pipeline:
             pipeline(config)
@@ -100,9 +100,9 @@ def preflight(config: Config) -> None:
     Raises:
         RunFailed: with each remedy.
     """
-    checks = doctor.check(config)
+    checks = doctor.check_machine(config)
     if any(not check.ok for check in checks):
-        raise RunFailed(doctor.report([check for check in checks if not check.ok]).rstrip())
+        raise RunFailed(doctor.format_checks([check for check in checks if not check.ok]).rstrip())
 
 
 def pipeline(config: Config) -> None:
@@ -114,7 +114,7 @@ def pipeline(config: Config) -> None:
 
 def demo(config: Config) -> None:
     """Two runs, callers in between, and where everything is."""
-    if "airflow" not in stack.running(config.home):
+    if "airflow" not in stack.find_running(config.home):
         proof = {"LLMOPS_API_KEY": key(config, "user", "airflow"), "LLMOPS_DEPLOY__URL": serving_url(config)}
     else:
         proof = {}  # it has them since it was started
@@ -137,10 +137,10 @@ def demo(config: Config) -> None:
 def airflow(config: Config, environ: Mapping[str, str]) -> Airflow:
     """A connection to Airflow, started unless it runs, with no run left over from one that was stopped."""
     file = {"LLMOPS_CONFIG": str(CONFIG), "TOKENIZERS_PARALLELISM": "false"}
-    file |= {"LLMOPS_PRELOAD": "" if gpu() else PRELOAD}
+    file |= {"LLMOPS_PRELOAD": "" if describe_gpus() else PRELOAD}
     with console.status("starting Airflow"):
-        service = stack.start_airflow(config, doctor.airflow_port(), {**os.environ, **file, **environ})
-        orchestrator = Airflow(service.url, USER, stack.passwords(config.home)[0][USER])
+        service = stack.start_airflow(config, doctor.get_airflow_port(), {**os.environ, **file, **environ})
+        orchestrator = Airflow(service.url, USER, stack.ensure_passwords(config.home)[0][USER])
         orchestrator.wait_for_dag(DAG)
     # What an Airflow that was stopped left unfinished would keep the next run waiting.
     for run in orchestrator.list_active(DAG, before=datetime.fromtimestamp(service.started, UTC)):
@@ -244,7 +244,7 @@ def fill_pages(config: Config) -> None:
     began = datetime.now(UTC)
     keys = [key(config, "user", owner) for owner in CALLERS]
     with console.status("callers ask"), httpx.Client(base_url=serving_url(config), timeout=120) as client:
-        said = callers.call(client, keys)
+        said = callers.ask_questions(client, keys)
         seconds = (datetime.now(UTC) - began).total_seconds()
         noted(config, began, said.answers)
     console.print(
@@ -255,13 +255,13 @@ def fill_pages(config: Config) -> None:
     command = ["drift", "--config", str(CONFIG), "--until", (began + timedelta(days=1)).date().isoformat()]
     console.print(f"[bold]llmops {' '.join(command)}[/bold]", soft_wrap=True, highlight=False)
     llmops(command)
-    write_json(kept, {**known, "asked": timestamp(began)})
+    write_json(kept, {**known, "asked": format_timestamp(began)})
 
 
 def noted(config: Config, since: datetime, count: int, limit_s: float = 60) -> None:
     """Wait until the features of so many answers can be read: they are made off the path of the requests."""
-    reader, end = reader_of(config), time.monotonic() + limit_s
-    while len(reader.select(TEXT, ["@timestamp"], timestamp(since))) < count and time.monotonic() < end:
+    reader, end = make_reader(config), time.monotonic() + limit_s
+    while len(reader.select(TEXT, ["@timestamp"], format_timestamp(since))) < count and time.monotonic() < end:
         time.sleep(0.5)
 
 
@@ -302,7 +302,7 @@ def show_places(config: Config, api_key: str) -> None:
     url = serving_url(config)
     table = Table(title="running now; `make stop` ends it", show_header=False, title_justify="left")
     for what, where in (
-        ("Airflow", stack.running(config.home)["airflow"].url),
+        ("Airflow", stack.find_running(config.home)["airflow"].url),
         ("playground", f"{url}/"),
         ("dashboard", f"{url}/dashboard"),
         ("drift", f"{url}/drift"),
@@ -314,7 +314,7 @@ def show_places(config: Config, api_key: str) -> None:
     if seen.exists():
         table.add_row("Airflow users", f"passwords shown at the first run; they are in {file}")
     else:
-        for user, password in stack.passwords(config.home)[0].items():
+        for user, password in stack.ensure_passwords(config.home)[0].items():
             table.add_row(f"Airflow user {user}", Text(password))
         seen.touch()
     console.print(table)

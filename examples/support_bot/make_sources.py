@@ -31,7 +31,7 @@ SEED = 7
 SHOP = "Tarn & Birch"
 
 # Planted defects. Addresses, numbers and the key are the ones that their owners publish as examples.
-ADDED = {  #: topic → what the customer adds to the last wording
+PERSONAL_DATA = {  #: topic → what the customer adds to the last wording
     "reset-password": "My e-mail is anna.lind@example.com.",
     "delete-account": "It is carla.dewit@example.com.",
     "invoice": "Send it to ivo.brandt@example.com.",
@@ -100,7 +100,7 @@ CREATE VIEW order_status AS
 
 @dataclass(frozen=True)
 class Topic:
-    """One thing the shop knows, and how customers ask for it."""
+    """A question that the shop can answer, and how customers ask it."""
 
     key: str
     question: str
@@ -109,50 +109,50 @@ class Topic:
     wordings: tuple[str, ...]
 
 
-def topic(raw: dict[str, Any]) -> Topic:
-    """A topic of content.yaml; one without a key gets the slug of its question."""
+def make_topic(raw: dict[str, Any]) -> Topic:
+    """Make a topic from content.yaml. One without a key gets the slug of its question."""
     key = raw.get("id") or re.sub(r"[^a-z0-9]+", "-", raw["question"].lower()).strip("-")
     return Topic(key, raw["question"], raw["answer"], raw["excerpt"], tuple(map(str, raw["wordings"])))
 
 
-def topics(content: dict[str, Any]) -> list[Topic]:
-    """All topics, of help pages, policy and FAQ."""
+def list_topics(content: dict[str, Any]) -> list[Topic]:
+    """Return the topics of help pages, policy and FAQ."""
     pages = [t for page in content["help"].values() for t in page["topics"]]
-    return [topic(t) for t in pages + content["returns_policy"]["topics"] + content["faq"]]
+    return [make_topic(t) for t in pages + content["returns_policy"]["topics"] + content["faq"]]
 
 
-def asked(item: Topic) -> tuple[str, ...]:
-    """The wordings of a topic as customers type them: the last one with what they add to it."""
+def list_wordings(item: Topic) -> tuple[str, ...]:
+    """Return a topic's wordings as customers type them: the last one with the personal data that they add."""
     *first, last = item.wordings
-    return (*first, f"{last} {ADDED[item.key]}") if item.key in ADDED else item.wordings
+    return (*first, f"{last} {PERSONAL_DATA[item.key]}") if item.key in PERSONAL_DATA else item.wordings
 
 
-def write(folder: Path) -> None:
+def write_sources(folder: Path) -> None:
     """Write every source under `folder`, over what is there."""
     content = yaml.safe_load((HERE / "content.yaml").read_text(encoding="utf-8"))
     for name in ("help", "policy", "transcripts"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for page, body in help_pages(content["help"]):
+    for page, body in render_help_pages(content["help"]):
         (folder / "help" / f"{page}.html").write_text(body, encoding="utf-8")
-    (folder / "policy" / "returns_policy.pdf").write_bytes(policy(content["returns_policy"]))
+    (folder / "policy" / "returns_policy.pdf").write_bytes(render_policy(content["returns_policy"]))
     (folder / "policy" / "returns_policy_2019.pdf").write_bytes(b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog /Pages 2 0")
-    for name, text in transcripts(topics(content)):
+    for name, text in render_transcripts(list_topics(content)):
         (folder / "transcripts" / name).write_text(text, encoding="utf-8")
-    (folder / "chats.jsonl").write_text("\n".join(chats(topics(content))) + "\n", encoding="utf-8")
-    (folder / "faq.csv").write_bytes(faq(content["faq"]))
-    (folder / "customers.csv").write_bytes(customers(content["customers"]))
-    (folder / "catalogue.xml").write_text(catalogue(content["products"]), encoding="utf-8")
-    (folder / "reviews.json").write_text(reviews(content["products"], content["reviews"]), encoding="utf-8")
-    shop_database(folder / "shop.db", content["customers"], content["products"])
+    (folder / "chats.jsonl").write_text("\n".join(render_chats(list_topics(content))) + "\n", encoding="utf-8")
+    (folder / "faq.csv").write_bytes(render_faq(content["faq"]))
+    (folder / "customers.csv").write_bytes(render_customers(content["customers"]))
+    (folder / "catalogue.xml").write_text(render_catalogue(content["products"]), encoding="utf-8")
+    (folder / "reviews.json").write_text(render_reviews(content["products"], content["reviews"]), encoding="utf-8")
+    write_shop_database(folder / "shop.db", content["customers"], content["products"])
 
 
-def help_pages(pages: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and HTML of every help page. One has its questions a level deeper, one a question that nobody answered."""
+def render_help_pages(pages: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield name and HTML of every help page. One nests its questions deeper, one has an unanswered question."""
     links = "".join(f'<li><a href="/help/{p}.html">{escape(pages[p]["title"])}</a></li>' for p in pages)
     for name, page in pages.items():
         level = 3 if name == "account" else 2
         sections = ["<h2>Signing in, leaving, collecting points</h2>"] if level == 3 else []
-        for item in map(topic, page["topics"]):
+        for item in map(make_topic, page["topics"]):
             sentences = re.split(r"(?<=\.) (?=[A-Z])", item.answer, maxsplit=1)
             paragraphs = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
             sections.append(f'<h{level} id="{item.key}">{escape(item.question)}</h{level}>\n{paragraphs}')
@@ -161,16 +161,16 @@ def help_pages(pages: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, PAGE.format(shop=escape(SHOP), title=page["title"], links=links, sections="\n".join(sections))
 
 
-def policy(page: dict[str, Any]) -> bytes:
-    """The returns policy as a PDF of numbered questions, two pages of A5."""
+def render_policy(page: dict[str, Any]) -> bytes:
+    """Return the returns policy as a PDF of numbered questions, two pages of A5."""
     buffer = io.BytesIO()
     canvas = Canvas(buffer, pagesize=A5, invariant=True)
     canvas.setTitle(page["title"])
-    lines = [("Helvetica", 10, line) for line in wrapped(page["intro"])]
+    lines = [("Helvetica", 10, line) for line in wrap_text(page["intro"])]
     lines.append(("Helvetica-Bold", 14, page["title"]))
-    for number, item in enumerate(map(topic, page["topics"]), 1):
+    for number, item in enumerate(map(make_topic, page["topics"]), 1):
         lines.append(("Helvetica-Bold", 11, f"{number}. {item.question}"))
-        lines += [("Helvetica", 10, line) for line in wrapped(item.answer)]
+        lines += [("Helvetica", 10, line) for line in wrap_text(item.answer)]
     half = lines.index(next(line for line in lines if line[2].startswith("5. ")))
     for number, part in enumerate((lines[:half], lines[half:]), 1):
         height = 540
@@ -185,54 +185,56 @@ def policy(page: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def wrapped(text: str, width: int = 60) -> list[str]:
-    """`text` in lines of at most `width` characters, broken at spaces."""
+def wrap_text(text: str, width: int = 60) -> list[str]:
+    """Return a text in lines of at most `width` characters, broken at spaces."""
     return re.findall(rf"\S(?:.{{0,{width - 2}}}\S)?(?=\s|$)", text)
 
 
-def transcripts(items: list[Topic]) -> Iterator[tuple[str, str]]:
-    """Name and text of the transcripts, one file a month: the first wording of each topic, every other with context."""
+def render_transcripts(items: list[Topic]) -> Iterator[tuple[str, str]]:
+    """Yield name and text of the transcripts, a file per month: each topic's first wording, mostly with context."""
     months: dict[str, list[str]] = {"2025-03.txt": [], "2025-04.txt": [], "2025-05.txt": []}
     order = list(enumerate(items))
     random.Random(SEED).shuffle(order)
-    for place, (number, item) in enumerate(order):
+    for index, (number, item) in enumerate(order):
         head = f"# topic: {item.key}\n" + (f"# context: {item.excerpt}\n" if number % 4 else "")
         files = list(months.values())
-        files[place % len(files)].append(f"{head}Customer: {item.wordings[0]}\nAgent: {item.answer}\n")
+        files[index % len(files)].append(f"{head}Customer: {item.wordings[0]}\nAgent: {item.answer}\n")
         if item.key in UNANSWERED:
-            files[place % len(files)].append(f"{head}Customer: {item.question} Hello?\n")
+            files[index % len(files)].append(f"{head}Customer: {item.question} Hello?\n")
     months["2025-05.txt"].append("# topic: dogs\nCustomer: Are cats allowed too?\nAgent: ?\n")
     for name, parts in months.items():
         yield name, "---\n".join(parts)
 
 
-def chats(items: list[Topic]) -> list[str]:
-    """The lines of chats.jsonl: the further wordings, with the policy excerpt as context, and broken lines."""
+def render_chats(items: list[Topic]) -> list[str]:
+    """Return the lines of chats.jsonl: the further wordings, with the policy excerpt as context, and broken lines."""
 
-    def line(item: Topic, question: str, answer: str) -> str:
+    def make_line(item: Topic, question: str, answer: str) -> str:
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return json.dumps({"topic": item.key, "context": item.excerpt, "messages": messages}, ensure_ascii=False)
 
-    lines = [line(item, question, item.answer) for item in items for question in asked(item)[1:]]
+    lines = [make_line(item, question, item.answer) for item in items for question in list_wordings(item)[1:]]
     random.Random(SEED).shuffle(lines)
-    lines += [line(item, asked(item)[1], item.answer) for item in items if item.key in REPEATED]
-    lines += [line(item, asked(item)[1].upper() + "!!", item.answer) for item in items if item.key in SHOUTED]
-    lines.append(line(items[0], "Where is my parcel???", ""))
+    lines += [make_line(item, list_wordings(item)[1], item.answer) for item in items if item.key in REPEATED]
+    lines += [
+        make_line(item, list_wordings(item)[1].upper() + "!!", item.answer) for item in items if item.key in SHOUTED
+    ]
+    lines.append(make_line(items[0], "Where is my parcel???", ""))
     lines.insert(20, lines[20][: len(lines[20]) // 2])  # a writer that was killed in the middle of a line
     lines.insert(60, json.dumps({"topic": "vat", "note": "call dropped"}))
     return lines
 
 
-def faq(items: list[dict[str, Any]]) -> bytes:
-    """A spreadsheet's export in Windows-1252, with an unanswered question."""
+def render_faq(items: list[dict[str, Any]]) -> bytes:
+    """Return a spreadsheet's export in Windows-1252, with an unanswered question."""
     rows = [["question", "answer", "context", "topic"]]
-    rows += [[t.question, t.answer, t.excerpt, t.key] for t in map(topic, items)]
+    rows += [[t.question, t.answer, t.excerpt, t.key] for t in map(make_topic, items)]
     rows.append(["Can I wash felt slippers – by hand?", "", "", "felt-slippers"])
-    return table(rows).encode("cp1252")
+    return format_csv(rows).encode("cp1252")
 
 
-def customers(names: list[str]) -> bytes:
-    """The customer list, with a short row, a long row, a row twice, a row without level and a row in Latin-1."""
+def render_customers(names: list[str]) -> bytes:
+    """Return the customer list, with a short row, a long row, a row twice, a row without level and a row in Latin-1."""
     rng = random.Random(SEED)
     rows = [["customer_id", "name", "email", "phone", "city", "level", "points", "since"]]
     for number, name in enumerate(names):
@@ -247,19 +249,19 @@ def customers(names: list[str]) -> bytes:
     rows.insert(9, ["C2301", "Sara", "Nolan", "sara@example.com", "+1 202-555-0161", "Cork", "Seed", "40", "2021"])
     rows.append(list(rows[1]))
     rows.append(["C2302", "Teun Bos", "teun.bos@example.com", "+1 202-555-0162", "Utrecht", "", "", "2024"])
-    latin = table([["C2303", "Uwe Müller", "uwe@example.com", "+1 202-555-0163", "Bremen", "Seed", "30", "2022"]])
-    return table(rows).encode("utf-8") + latin.encode("latin-1")
+    latin = format_csv([["C2303", "Uwe Müller", "uwe@example.com", "+1 202-555-0163", "Bremen", "Seed", "30", "2022"]])
+    return format_csv(rows).encode("utf-8") + latin.encode("latin-1")
 
 
-def table(rows: list[list[str]]) -> str:
-    """Rows as CSV."""
+def format_csv(rows: list[list[str]]) -> str:
+    """Return rows as CSV."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 
-def catalogue(products: list[list[str]]) -> str:
-    """The product catalogue as XML."""
+def render_catalogue(products: list[list[str]]) -> str:
+    """Return the product catalogue as XML."""
     items = [
         f'  <product sku="{sku}">\n    <name>{escape(name)}</name>\n    <category>{kind}</category>\n'
         f'    <price currency="EUR">{price}</price>\n    <material>{material}</material>\n'
@@ -269,8 +271,8 @@ def catalogue(products: list[list[str]]) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<shop name="{escape(SHOP)}">\n{"".join(items)}</shop>\n'
 
 
-def reviews(products: list[list[str]], items: list[list[Any]]) -> str:
-    """The nested review export: one review twice, one without text, one each with address, entity and mojibake."""
+def render_reviews(products: list[list[str]], items: list[list[Any]]) -> str:
+    """Return the nested review export: a review twice, one without text, one each with address, entity, mojibake."""
     names = {row[0]: row[1] for row in products}
     rows = [
         {
@@ -292,8 +294,8 @@ def reviews(products: list[list[str]], items: list[list[Any]]) -> str:
     return json.dumps({"shop": SHOP, "reviews": rows}, ensure_ascii=False, indent=1) + "\n"
 
 
-def shop_database(path: Path, names: list[str], products: list[list[str]]) -> None:
-    """The shop's SQLite database: customers, products, orders and their lines, and a view of each order's state."""
+def write_shop_database(path: Path, names: list[str], products: list[list[str]]) -> None:
+    """Write the shop's SQLite database: customers, products, orders and their lines, a view of the orders' states."""
     rng = random.Random(SEED)
     path.unlink(missing_ok=True)
     database = sqlite3.connect(path)
@@ -315,4 +317,4 @@ def shop_database(path: Path, names: list[str], products: list[list[str]]) -> No
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "sources")
+    write_sources(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "sources")

@@ -16,13 +16,13 @@ from llmops.cli import airflow, data, doctor, index, keys, models, plan, retenti
 from llmops.cli.command import Command
 from llmops.cli.monitoring import alerts, elk, events, improve, watch
 from llmops.frame.errors import ConfigError, LlmopsError, TransientError
-from llmops.frame.machine import spin_briefly
+from llmops.frame.machine import shorten_thread_spin
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _make_parser().parse_args(arguments)
-    spin_briefly(os.environ)
+    shorten_thread_spin(os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     noisy = "httpx httpx2 elastic_transport py4j hyperopt presidio-analyzer bitsandbytes matplotlib"
     for name in noisy.split():

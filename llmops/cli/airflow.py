@@ -1,11 +1,11 @@
-"""The commands about Airflow: start and follow a run, and Airflow's own command line on this home."""
+"""The commands about Airflow: start and follow a run, and Airflow's own command line with this home's database."""
 
 import argparse
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llmops.cli.command import Add
 from llmops.config import Config, parse_value
@@ -58,11 +58,13 @@ def trigger(settings: Config, options: argparse.Namespace) -> int | None:
     return None
 
 
-def airflow(settings: Config, options: argparse.Namespace) -> int:
-    """Run Airflow's own command line on this home: its database, this project's DAGs, this configuration."""
-    stack.passwords(settings.home)  # otherwise `standalone` would create others
-    running = stack.running(settings.home).get("airflow")
-    environ = stack.airflow_environment(settings, running.port if running else doctor.airflow_port(), os.environ)
+def airflow(settings: Config, options: argparse.Namespace) -> NoReturn:
+    """Replace this process by Airflow's own command line: this home's database, this project's DAGs and settings."""
+    stack.ensure_passwords(settings.home)  # otherwise `standalone` would create others
+    running = stack.find_running(settings.home).get("airflow")
+    environ = stack.build_airflow_environment(
+        settings, running.port if running else doctor.get_airflow_port(), os.environ
+    )
     if file := options.config or environ.get("LLMOPS_CONFIG"):
         environ["LLMOPS_CONFIG"] = str(Path(file).expanduser().absolute())
     sys.stdout.flush()
@@ -83,8 +85,9 @@ def _follow(orchestrator: Airflow, dag: str, run: str, quiet: bool) -> str:
 
 def _connect(settings: Config, url: str | None) -> Airflow:
     """Sign in at `url`, or as developer at the Airflow that was started from this home."""
-    running = stack.running(settings.home).get("airflow")
-    where = url or (running.url if running else f"http://{stack.HOST}:{doctor.airflow_port()}")
+    running = stack.find_running(settings.home).get("airflow")
+    # An Airflow that is not running here may run in another container, at the default port.
+    where = url or (running.url if running else f"http://{stack.HOST}:{doctor.get_airflow_port()}")
     user, password = os.environ.get(USER), os.environ.get(PASSWORD)
     if user and password:
         return Airflow(where, user, password)
@@ -94,7 +97,8 @@ def _connect(settings: Config, url: str | None) -> Airflow:
         raise OrchestratorError(
             f"No Airflow was started from {settings.home}; `make demo` starts one, --url names one elsewhere."
         )
-    return Airflow(where, "developer", stack.passwords(settings.home)[0]["developer"])
+    passwords, _ = stack.ensure_passwords(settings.home)
+    return Airflow(where, "developer", passwords["developer"])
 
 
 def _parse_pair(text: str) -> tuple[str, Any]:

@@ -22,12 +22,12 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from llmops.privacy.erasure import plan
-    from llmops.privacy.erasure.forget import forget
+    from llmops.privacy.erasure.forget import forget_person
 
     if options.action == "receipt":
         print(json.dumps(plan.read_receipt(settings, _parse_number(options.subject)), indent=1))
         return 0
-    erasure = forget(settings, options.subject, by=get_user(), dry_run=options.dry_run)
+    erasure = forget_person(settings, options.subject, by=get_user(), dry_run=options.dry_run)
     receipt = erasure.receipt
     if options.json:
         print(json.dumps(asdict(erasure)))

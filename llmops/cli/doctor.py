@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def add_to(add: Add) -> None:
-    """Add these commands to the parser."""
+    """Add the command to the parser."""
     add(doctor)
 
 
 def doctor(settings: Config, options: argparse.Namespace) -> int:
     """Check that this machine has what the pipeline needs, each failure with its remedy."""
-    from llmops.frame.doctor import check
+    from llmops.frame.doctor import check_machine
 
-    checks = [*check(settings), _check_database(settings)]
+    checks = [*check_machine(settings), _check_database(settings)]
     if options.json:
         print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]))
     for c in [] if options.json else checks:
@@ -38,4 +38,4 @@ def _check_database(settings: Config) -> Check:
     try:
         return Check("database", True, database_of(settings).describe())
     except LlmopsError as error:
-        return Check("database", False, str(error), "`state.url` says where it is (docs/deployment.md)")
+        return Check("database", False, str(error), "start the database, or correct `state.url` (docs/deployment.md)")

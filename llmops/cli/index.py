@@ -31,7 +31,7 @@ def index(settings: Config, options: argparse.Namespace) -> None:
     """Show the contents of the last run's index of documents, or search it."""
     from llmops.data.retrieval.search import open_index
 
-    folder = artifacts.newest(settings.artifacts / "index")
+    folder = artifacts.find_newest(settings.artifacts / "index")
     if options.action == "search" and not options.question:
         raise LlmopsError('Say what to search for, as in `llmops index search "How long does delivery take?"`.')
     with open_index(folder) as opened:
@@ -57,9 +57,9 @@ def index(settings: Config, options: argparse.Namespace) -> None:
 
 def ask(settings: Config, options: argparse.Namespace) -> None:
     """Answer a question from the served documents with a model on this machine, and name the passages."""
-    from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, look_up, room_of, source_of
+    from llmops.data.retrieval.grounding import MIN_ROOM, REFUSAL, compute_room, describe_source, retrieve_context
     from llmops.data.retrieval.search import open_index
-    from llmops.model.base.answering import answer, open_model
+    from llmops.model.base.inference import answer_questions, open_model
     from llmops.release.batch.batch import find_servable
     from llmops.release.registry.indexes import find_served_index
     from llmops.release.registry.registry import registry_of
@@ -68,18 +68,18 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
         raise LlmopsError("No documents are served; `llmops run all` serves them.")
     version, model_folder = find_servable(settings, options.version)
     with open_index(folder, server=settings.search_server) as opened:
-        room = room_of(settings.serving.max_context, options.max_new_tokens, options.question)
-        if room < LEAST_ROOM:
+        room = compute_room(settings.serving.max_context, options.max_new_tokens, options.question)
+        if room < MIN_ROOM:
             raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")
-        found = look_up(opened, options.question, settings.grounding, room)
+        found = retrieve_context(opened, options.question, settings.grounding, room)
     text = found.quote or REFUSAL
     if found.hits and not found.quote:
         model = open_model(model_folder)
         try:
-            text = answer(model, [(options.question, found.context)], options.max_new_tokens)[0]
+            text = answer_questions(model, [(options.question, found.context)], options.max_new_tokens)[0]
         finally:
             model.close()
-    sources = [source_of(hit) | ({"text": hit.passage.text} if options.show else {}) for hit in found.hits]
+    sources = [describe_source(hit) | ({"text": hit.passage.text} if options.show else {}) for hit in found.hits]
     if options.json:
         print(json.dumps({"response": text, "version": version, "sources": sources}, ensure_ascii=False))
         return

@@ -99,11 +99,11 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
 
 def generate(settings: Config, options: argparse.Namespace) -> None:
     """Answer one question with a model version on this machine, without the serving app."""
-    from llmops.model.base.answering import answer, open_model
+    from llmops.model.base.inference import answer_questions, open_model
     from llmops.release.batch.batch import find_servable
 
     model = open_model(find_servable(settings, options.version)[1])
-    text = answer(model, [(options.prompt, options.context)], options.max_new_tokens)[0]
+    text = answer_questions(model, [(options.prompt, options.context)], options.max_new_tokens)[0]
     print(json.dumps({"response": text, "version": options.version}) if options.json else text)
 
 

@@ -20,10 +20,10 @@ def add_to(add: Add) -> None:
 
 def plan(settings: Config, options: argparse.Namespace) -> int:
     """Show what a run would build and needs, and check that it is there. Nothing is built."""
-    from llmops.frame.doctor import report
-    from llmops.pipeline.plan import look_ahead
+    from llmops.frame.doctor import format_checks
+    from llmops.pipeline.dry_run import make_dry_run
 
-    found = look_ahead(settings, parse_interval(options.interval), options.gpu)
+    found = make_dry_run(settings, parse_interval(options.interval), options.gpu)
     if options.json:
         print(json.dumps(found.as_json()))
         return 0 if found.ok else 1
@@ -48,5 +48,5 @@ def plan(settings: Config, options: argparse.Namespace) -> int:
     console.print(memory)
     # The table has the others.
     beside = [check for check in found.checks if not (check.ok and check.name.startswith("memory:"))]
-    print(report(beside), end="")
+    print(format_checks(beside), end="")
     return 0 if found.ok else 1

@@ -15,13 +15,18 @@ def add_to(add: Add) -> None:
 
 def gc(settings: Config, options: argparse.Namespace) -> None:
     """Remove unneeded data of artifacts and versions; the section `retention` says what stays."""
-    from llmops.privacy.retention.disk import get_free
-    from llmops.privacy.retention.gc import gc as remove
+    from llmops.privacy.retention.disk import get_free_bytes
+    from llmops.privacy.retention.gc import collect_garbage as remove
 
     plan = remove(settings, by=get_user(), dry_run=options.dry_run)
     if options.json:
         items = [item.as_json() for item in plan.items]
-        document = {"dry_run": options.dry_run, "frees": plan.freed_bytes, "free": get_free(settings), "items": items}
+        document = {
+            "dry_run": options.dry_run,
+            "frees": plan.freed_bytes,
+            "free": get_free_bytes(settings),
+            "items": items,
+        }
         print(json.dumps(document))
         return
     from rich.box import SIMPLE
@@ -40,5 +45,5 @@ def gc(settings: Config, options: argparse.Namespace) -> None:
     print(
         f"{len(plan.removals)} of {len(plan.items)} {'would go' if options.dry_run else 'are gone'}, which "
         f"{'would free' if options.dry_run else 'freed'} {plan.freed_bytes / 1e6:,.1f} MB; "
-        f"{get_free(settings) / 1e9:,.1f} GB of the disk are free."
+        f"{get_free_bytes(settings) / 1e9:,.1f} GB of the disk are free."
     )

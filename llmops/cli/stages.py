@@ -12,8 +12,8 @@ from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError
 from llmops.frame.intervals import check_ended, parse_interval
-from llmops.pipeline import pipeline, sameness
-from llmops.pipeline.sameness import Plan
+from llmops.pipeline import pipeline, stage_inputs
+from llmops.pipeline.stage_inputs import StagePlan
 from llmops.privacy.retention.disk import measure_usage
 
 
@@ -50,7 +50,7 @@ def run(settings: Config, options: argparse.Namespace) -> None:
             row = {"stage": name, "artifact": str(path), "interval": record.interval, "metrics": record.metrics}
             print(json.dumps(row))
         else:
-            since = f"  {sameness.unchanged(record, interval)}" if record.interval != interval else ""
+            since = f"  {stage_inputs.describe_unchanged(record, interval)}" if record.interval != interval else ""
             print(f"{name:<10} {path}{since}")
 
 
@@ -68,7 +68,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
     """Show the stages that the next run would build, and the existing artifacts, newest first."""
     interval = parse_interval(options.interval)
     check_ended(interval)
-    plans = pipeline.plans(settings, interval)
+    plans = pipeline.plan_stages(settings, interval)
     problem = next((str(plan) for plan in plans.values() if isinstance(plan, LlmopsError)), "")
     found, damaged = _list_artifacts(settings.artifacts, whole=options.verify)
     there = [row for row in found if not row[1].removed]
@@ -76,7 +76,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
     if options.json:
         todo = [
             {"stage": name, "artifact": str(plan.path), "done": plan.done}
-            if isinstance(plan, Plan)
+            if isinstance(plan, StagePlan)
             else {"stage": name, "artifact": None, "done": False}
             for name, plan in plans.items()
         ]
@@ -102,9 +102,11 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         print(f"{name.replace('_', ' '):<12} {size / 1e6:14,.1f} MB")
 
 
-def _describe(plans: Mapping[str, Plan | LlmopsError | None], settings: Config) -> str:
-    open_ = [name for name, plan in plans.items() if plan is None and artifacts.finished(settings.artifacts / name)]
-    done = [name for name, plan in plans.items() if isinstance(plan, Plan) and plan.done]
+def _describe(plans: Mapping[str, StagePlan | LlmopsError | None], settings: Config) -> str:
+    open_ = [
+        name for name, plan in plans.items() if plan is None and artifacts.list_finished(settings.artifacts / name)
+    ]
+    done = [name for name, plan in plans.items() if isinstance(plan, StagePlan) and plan.done]
     build = [name for name in plans if name not in (*open_, *done)]
     if not build:
         return "finds everything done"
@@ -121,18 +123,22 @@ def _list_artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Reco
     found: list[tuple[Path, Record, float]] = []
     damaged: dict[str, str] = {}
     for path in sorted(
-        {file.parent for name in (artifacts.RECORD, artifacts.GONE) for file in folder.glob(f"*/[!.]*/{name}")}
+        {
+            file.parent
+            for name in (artifacts.RECORD, artifacts.REMOVED_RECORD)
+            for file in folder.glob(f"*/[!.]*/{name}")
+        }
     ):
         try:
             record = artifacts.read_record(path)
             if whole and not record.removed:
-                artifacts.check_whole(path)
+                artifacts.check_files(path)
             took = datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)
             found.append((path, record, took.total_seconds()))
         except ArtifactError as error:
             damaged[str(path)] = str(error)
         except (ValueError, TypeError) as error:
-            damaged[str(path)] = str(artifacts.damaged(path, error))
+            damaged[str(path)] = str(artifacts.make_damage_error(path, error))
     found.sort(key=lambda row: (row[1].finished, order.get(row[1].stage, 0)), reverse=True)
     return found, damaged
 

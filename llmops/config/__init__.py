@@ -22,7 +22,7 @@ from llmops.config.alerts import Alerts
 from llmops.config.data import Annotate, Clean, Collect, Index, Source, Speakers, Template
 from llmops.config.features import Features
 from llmops.config.improve import Improve
-from llmops.config.model import DESCRIPTIVE, Compress, Evaluate, Select, Train, Tune, item_metrics
+from llmops.config.model import DESCRIPTIVE, Compress, Evaluate, Select, Train, Tune, list_item_metrics
 from llmops.config.monitoring import Monitoring
 from llmops.config.release import Deploy, Govern, PushToHub, Release
 from llmops.config.schedule import Schedule
@@ -68,7 +68,7 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _paths_under_home(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _fill_paths(cls, value: dict[str, Any]) -> dict[str, Any]:
         home = Path(value.get("home") or ".llmops").expanduser().absolute()
         release = dict(value.get("release") or {})
         release["registry"] = Path(release.get("registry") or home / "registry").absolute()
@@ -80,15 +80,15 @@ class Config(Section):
 
     @field_validator("home")
     @classmethod
-    def _home_can_be_a_folder(cls, home: Path) -> Path:
-        there = next(path for path in (home, *home.parents) if os.path.lexists(path))
-        if not os.path.isdir(there):  # noqa: PTH112 - Path.is_dir raises PermissionError
-            raise ValueError(f"{there} is no folder; give a folder, or a path where one can be made")
+    def _check_home(cls, home: Path) -> Path:
+        existing = next(path for path in (home, *home.parents) if os.path.lexists(path))
+        if not os.path.isdir(existing):  # noqa: PTH112 - Path.is_dir raises PermissionError
+            raise ValueError(f"{existing} is no folder; give a folder, or a path where one can be made")
         return home
 
     @model_validator(mode="after")
-    def _gate_decides_on_what_is_measured(self) -> Config:
-        known = item_metrics(self.evaluate.task, self.evaluate.k)
+    def _check_gate_metrics(self) -> Config:
+        known = list_item_metrics(self.evaluate.task, self.evaluate.k)
         for field, named in (
             ("primary", [self.release.primary]),
             ("guardrails", self.release.guardrails),
@@ -107,7 +107,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _index_names_sources(self) -> Config:
+    def _check_index_sources(self) -> Config:
         known = [source.name for source in self.collect.sources]
         for field, names in (("include", self.index.include), ("leave_out", self.index.leave_out)):
             if known and (unknown := [name for name in names if name not in known]):
@@ -118,7 +118,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _search_has_a_server(self) -> Config:
+    def _check_search_server(self) -> Config:
         if self.grounding.elasticsearch and not self.monitoring.elasticsearch_url:
             raise ValueError("grounding.elasticsearch needs a server; set monitoring.elasticsearch_url too")
         return self
@@ -166,18 +166,18 @@ def load(
     path = (
         Path(file or environ.get("LLMOPS_CONFIG", "")).expanduser() if (file or environ.get("LLMOPS_CONFIG")) else None
     )
-    values: dict[str, Any] = _read(path) if path else {}
+    values: dict[str, Any] = _read_file(path) if path else {}
     if path:
         collect = values.setdefault("collect", {})
         if isinstance(collect, dict):
             collect["root"] = str((path.absolute().parent / collect.get("root", ".")).resolve())
-    values = merge(values, _from_environment(environ))
+    values = merge(values, _read_environment(environ))
     values = merge(values, overrides or {})
     try:
         return Config(**values)
     except ValidationError as error:
         where = f" in {path}" if path else ""
-        lines = (_line(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors())
+        lines = (_format_mistake(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors())
         raise ConfigError(f"Configuration{where} is wrong: " + "; ".join(lines)) from None
 
 
@@ -190,7 +190,7 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -202,7 +202,7 @@ def _read(path: Path) -> dict[str, Any]:
     return values or {}
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     sections = {name for name, field in Config.model_fields.items() if name != "home"}
     for key, text in environ.items():
@@ -224,11 +224,11 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _line(key: str, message: str, value: Any) -> str:
+def _format_mistake(key: str, message: str, value: Any) -> str:
     """Format a mistake. A mistake between sections has no key; its message names the fields."""
-    return f"{key}: {message} (got {_short(value)})" if key else message.removeprefix("Value error, ")
+    return f"{key}: {message} (got {_shorten(value)})" if key else message.removeprefix("Value error, ")
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = re.sub(r"(://[^/@\s]*:)[^/@\s]+@", r"\1…@", repr(value))  # hide passwords
     return text if len(text) < 80 else text[:77] + "…"

@@ -17,7 +17,7 @@ Rule = Literal[
 Severity = Literal["warning", "critical"]
 
 #: scheduled DAG → hours after which it should have run again
-MISSING: dict[str, float] = {"llmops_pipeline": 26, "llm_monitoring": 2, "llm_governance_review": 26}
+DEFAULT_MISSING_HOURS: dict[str, float] = {"llmops_pipeline": 26, "llm_monitoring": 2, "llm_governance_review": 26}
 
 
 class Receiver(Section):
@@ -28,7 +28,7 @@ class Receiver(Section):
     severities: tuple[Severity, ...] = Field(("warning", "critical"), description="Severities that it receives.")
 
     @model_validator(mode="after")
-    def _is_a_url_without_a_secret(self) -> Receiver:
+    def _check_url(self) -> Receiver:
         if not re.match(r"\$\{\w+\}|\w+://.", self.url):
             raise ValueError(f"the receiver {self.name!r} needs a URL of apprise such as mailtos:// or slack://")
         check_password(self.url)
@@ -58,7 +58,8 @@ class Alerts(Section):
     disk_free: float = Field(0.05, ge=0, lt=1, description="Share of the home's disk that has to be free.")
     key_days: float = Field(7, ge=0, description="Days before a key expires.")
     missing_hours: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=lambda: MISSING, description="Scheduled DAG: hours after which it should have run again."
+        default_factory=lambda: DEFAULT_MISSING_HOURS,
+        description="Scheduled DAG: hours after which it should have run again.",
     )
     receivers: tuple[Receiver, ...] = Field(
         (), description="Services that receive alerts, besides the log and the events: docs/alerts.md."
@@ -68,7 +69,7 @@ class Alerts(Section):
 
     @field_validator("receivers")
     @classmethod
-    def _names_differ(cls, value: tuple[Receiver, ...]) -> tuple[Receiver, ...]:
+    def _check_names(cls, value: tuple[Receiver, ...]) -> tuple[Receiver, ...]:
         names = [receiver.name for receiver in value]
         if twice := sorted({name for name in names if names.count(name) > 1 or name in ("log", "event")}):
             raise ValueError(f"each receiver needs a name of its own, none of them log or event: {twice[0]!r}")

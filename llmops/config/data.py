@@ -1,4 +1,4 @@
-"""The sections about data: collect, clean, index, annotate."""
+"""The sections about data: collect, clean, index, annotate. A change of an `Unhashed` field makes no result stale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from llmops.config.section import Section, Unhashed, Where
+from llmops.config.section import Section, Unhashed, UnhashedPath
 
 
 class Speakers(Section):
@@ -20,8 +20,8 @@ class Speakers(Section):
 
     @field_validator("asks", "answers")
     @classmethod
-    def _may_be_labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
+    def _check_labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:  # the reader of transcripts ends a label at these characters
             label, *others = filter(None, map(str.strip, re.split(r"[][(){}<>:：]", f" {name} ")))
             if others or label != name.strip():
                 raise ValueError(f"a label has no brackets and no colon in it, as {name!r} has; write {label!r}")
@@ -58,8 +58,8 @@ class Source(Section):
     cursor: str = Field(
         "",
         description="For `sql`: column that grows whenever a row is added or changed, such as `updated_at`. The query "
-        "then names all rows: those before the end of the data interval count, and only the days not read before are "
-        "asked for.",
+        "must select all rows. The stage adds a filter that reads only the days not read yet, up to the end of the "
+        "data interval.",
     )
     key: tuple[str, ...] = Field(
         (), description="For `sql` with a `cursor`: columns that identify a row; the newest row of each key counts."
@@ -94,7 +94,7 @@ class Source(Section):
 
     @field_validator("fields")
     @classmethod
-    def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
+    def _check_field_names(cls, value: dict[str, str]) -> dict[str, str]:
         known = {"question", "answer", "context", "same_as", "group", "text"}
         if unknown := sorted(set(value) - known):
             raise ValueError(f"unknown document field {unknown[0]!r}; use one of {', '.join(sorted(known))}")
@@ -102,7 +102,7 @@ class Source(Section):
 
     @field_validator("query", "fields", "where")
     @classmethod
-    def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_fields(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("kind")
         if info.field_name == "query" and bool(value) != (kind == "sql"):
             raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
@@ -112,14 +112,14 @@ class Source(Section):
 
     @field_validator("speakers")
     @classmethod
-    def _of_a_chat(cls, value: Speakers, info: ValidationInfo) -> Speakers:
+    def _check_speakers(cls, value: Speakers, info: ValidationInfo) -> Speakers:
         if value != Speakers() and info.data.get("kind") != "chat":
             raise ValueError("only `chat` has speakers")
         return value
 
     @field_validator("records", "encoding")
     @classmethod
-    def _has_them(cls, value: str, info: ValidationInfo) -> str:
+    def _check_text_options(cls, value: str, info: ValidationInfo) -> str:
         kind = info.data.get("kind")
         if value and info.field_name == "records" and kind not in ("json", "xml"):
             raise ValueError("only `json` and `xml` have a path of records")
@@ -130,13 +130,13 @@ class Source(Section):
 
     @field_validator("revision", "subset", "split")
     @classmethod
-    def _of_a_dataset(cls, value: str, info: ValidationInfo) -> str:
+    def _check_dataset_options(cls, value: str, info: ValidationInfo) -> str:
         if value and info.data.get("kind") != "dataset":
             raise ValueError(f"only `dataset` has a {info.field_name}")
         return value
 
     @model_validator(mode="after")
-    def _is_somewhere(self) -> Source:
+    def _check_location(self) -> Source:
         if bool(self.location) == (self.kind == "feedback"):
             raise ValueError(
                 "`feedback` has no location: it is what users have said here"
@@ -146,7 +146,7 @@ class Source(Section):
         return self
 
     @model_validator(mode="after")
-    def _on_the_hub(self) -> Source:
+    def _check_dataset_location(self) -> Source:
         if self.revision and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.location):
             raise ValueError("with a revision, the location is a repository of the Hub, such as `org/name`")
         if self.kind == "dataset" and "://" in self.location:
@@ -154,7 +154,7 @@ class Source(Section):
         return self
 
     @model_validator(mode="after")
-    def _incremental(self) -> Source:
+    def _check_cursor(self) -> Source:
         if self.cursor and self.kind != "sql":
             raise ValueError("only `sql` has a cursor")
         if bool(self.cursor) != bool(self.key):
@@ -165,7 +165,7 @@ class Source(Section):
 
     @field_validator("encoding")
     @classmethod
-    def _known_encoding(cls, value: str) -> str:
+    def _normalize_encoding(cls, value: str) -> str:
         try:
             return codecs.lookup(value).name if value else ""
         except LookupError:
@@ -175,9 +175,9 @@ class Source(Section):
 class Collect(Section):
     """Read every source into Parquet documents."""
 
-    root: Where = Field(Path(), description="Base folder of relative locations: the folder of the config file.")
+    root: UnhashedPath = Field(Path(), description="Base folder of relative locations: the folder of the config file.")
     sources: tuple[Source, ...] = Field((), description="The sources; at least one.")
-    cache: Where = Field(
+    cache: UnhashedPath = Field(
         Path(), description="Folder with the content of unchanged files and past days; empty: `<home>/extracts`."
     )
     repository: Annotated[str, Unhashed()] = Field(
@@ -191,7 +191,7 @@ class Collect(Section):
 
     @field_validator("sources")
     @classmethod
-    def _own_names(cls, value: tuple[Source, ...]) -> tuple[Source, ...]:
+    def _check_names(cls, value: tuple[Source, ...]) -> tuple[Source, ...]:
         names = [source.name for source in value]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two sources are named {twice!r}")
@@ -233,7 +233,7 @@ class Clean(Section):
         le=1,
         description="Jaccard similarity of word 3-grams from which texts are duplicates; 1: exact ones only.",
     )
-    classic: bool = Field(False, description="Lower-case and strip all but letters and digits. Ruins training text.")
+    classic: bool = Field(False, description="Text mining: only lower-case letters and digits. Ruins training text.")
 
 
 class Index(Section):
@@ -242,11 +242,11 @@ class Index(Section):
     enabled: bool = Field(True, description="Off: the index is empty.")
     include: tuple[str, ...] = Field(
         (),
-        description="Sources of chats, e-mails, Excel sheets, and rows without a question or a text in `fields`, that "
-        "are indexed, such as a catalogue. Others are left out: customers, orders and chats are about single persons.",
+        description="Sources of chats, e-mails, Excel sheets, and rows without a question or a text in `fields`, are "
+        "indexed only if they are named here, such as a catalogue: most are about single persons.",
     )
     leave_out: tuple[str, ...] = Field(
-        (), description="Other sources that are not indexed: whoever may search finds all."
+        (), description="All other sources are indexed, unless named here: whoever may search sees every passage."
     )
     words: int = Field(
         120, ge=20, le=180, description="Most words of a passage; it ends where a paragraph or a sentence does."
@@ -294,7 +294,7 @@ class Annotate(Section):
     seed: int = Field(0, description="Seed of the assignment of groups to splits.")
 
     @model_validator(mode="after")
-    def _possible(self) -> Annotate:
+    def _check_shares(self) -> Annotate:
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together must leave a share for training: less than 1")
         return self

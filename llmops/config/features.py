@@ -6,16 +6,16 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from llmops.config.section import Section, Unhashed, Where, check_password, check_redis
+from llmops.config.section import Section, Unhashed, UnhashedPath, check_password, check_redis_url
 
 
 class Features(Section):
     """Tokenise examples and store them in Feast."""
 
-    repo: Where = Field(
+    repo: UnhashedPath = Field(
         Path("feature_repo"), description="The Feast feature repository; a relative path starts from this project's."
     )
-    store: Where = Field(Path(), description="Folder of the SQLite online store; empty: `<home>/feast`.")
+    store: UnhashedPath = Field(Path(), description="Folder of the SQLite online store; empty: `<home>/feast`.")
     online: str = Field(
         "sqlite",
         description="Online store: `sqlite`, or `redis://:${REDIS_PASSWORD}@host:6379/0` (`rediss://` with TLS); "
@@ -31,11 +31,11 @@ class Features(Section):
 
     @field_validator("online", "registry")
     @classmethod
-    def _url_without_secret(cls, value: str, info: ValidationInfo) -> str:
+    def _check_url(cls, value: str, info: ValidationInfo) -> str:
         if value == Features.model_fields[str(info.field_name)].default:
             return value
         if info.field_name == "online":
-            check_redis(value)
+            check_redis_url(value)
         elif not urlsplit(value).scheme:
             raise ValueError("use an SQLAlchemy URL such as postgresql+psycopg://host/feast, or leave it empty")
         check_password(value)

@@ -1,4 +1,7 @@
-"""The sections about the model: select, tune, train, compress, evaluate."""
+"""The sections about the model: select, tune, train, compress, evaluate.
+
+`Unhashed` marks a field that is not part of an artifact's fingerprint: a change makes no earlier result stale.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from llmops.config.space import Expression, HyperparameterName, check_expression
 # `llmops/model/scoring/metrics.py`, their columns in `llmops/model/scoring/tasks.py`; a test compares the lists.
 TaskName = Literal["qa", "generation", "classification", "multilabel"]
 
-_TEXT = ("token_f1", "rouge_1", "rouge_2", "rouge_l", "sentence_bleu", "reading_ease")
-_ITEM: Mapping[TaskName, tuple[str, ...]] = {
-    "qa": ("token_f1", "exact_match", *_TEXT[1:]),
-    "generation": _TEXT,
+_TEXT_METRICS = ("token_f1", "rouge_1", "rouge_2", "rouge_l", "sentence_bleu", "reading_ease")
+_ITEM_METRICS: Mapping[TaskName, tuple[str, ...]] = {
+    "qa": ("token_f1", "exact_match", *_TEXT_METRICS[1:]),
+    "generation": _TEXT_METRICS,
     "classification": ("accuracy",),
     "multilabel": ("label_f1", "exact_match", "hamming_loss"),
 }
@@ -26,7 +29,7 @@ _ITEM: Mapping[TaskName, tuple[str, ...]] = {
 LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})  #: for all other metrics more is better
 DESCRIPTIVE = frozenset({"reading_ease"})  #: neither: these only describe an answer
 
-SPACE: dict[HyperparameterName, Expression] = {
+DEFAULT_SPACE: dict[HyperparameterName, Expression] = {
     "learning_rate": ("loguniform", 1e-5, 1e-3),
     "rank": ("choice", 8, 16),
     "batch": ("choice", 4, 8),
@@ -35,9 +38,9 @@ SmallForm = Literal["q8_0", "nf4", "fp8", "pruned", "recovered"]
 TPE_STARTUP = 5  #: random trials before TPE; HyperOpt's default 20 would make a search of 20 trials random
 
 
-def item_metrics(task: TaskName, k: int) -> tuple[str, ...]:
+def list_item_metrics(task: TaskName, k: int) -> tuple[str, ...]:
     """Return the names of the metrics of each answer; `k` is that of precision@k."""
-    return (*_ITEM[task], *((f"precision_at_{k}",) if task == "multilabel" else ()))
+    return (*_ITEM_METRICS[task], *((f"precision_at_{k}",) if task == "multilabel" else ()))
 
 
 class Select(Section):
@@ -49,7 +52,7 @@ class Select(Section):
     languages: tuple[str, ...] = Field((), description="Languages it must know, as ISO 639-1 codes; empty: any.")
     min_context: int = Field(0, ge=0, description="Least length of its context, in tokens.")
     max_memory_gib: float = Field(
-        0.0, ge=0, description="GiB of memory a stage may use, of the GPU, or without one of the machine; 0: all."
+        0.0, ge=0, description="GPU memory (without a GPU: main memory) in GiB that a stage may use; 0: all."
     )
     max_serving_gib: float = Field(0.0, ge=0, description="The same for serving; 0: as much as for a stage.")
     offline: bool = Field(True, description="Only models that need no download.")
@@ -73,7 +76,7 @@ class Tune(Section):
     )
     rung: int = Field(2, ge=1, description="Fewest optimiser steps before trials are compared.")
     space: dict[HyperparameterName, Expression] = Field(
-        SPACE,
+        DEFAULT_SPACE,
         description="Search space: `learning_rate`, `rank`, `batch`, `epochs`, `alpha`, `dropout`, `warmup`, each "
         "with one of HyperOpt's expressions: `[choice, 8, 16]`, `[uniform, 0, 0.1]`, `[quniform, 1, 5, 1]`, "
         "`[uniformint, 1, 5]`, `[loguniform, 1e-5, 1e-3]`, `[qloguniform, 8, 64, 8]`; all bounds are values, not "
@@ -91,23 +94,23 @@ class Tune(Section):
 
     @field_validator("space")
     @classmethod
-    def _expressions(cls, value: dict[HyperparameterName, Expression]) -> dict[HyperparameterName, Expression]:
+    def _check_space(cls, value: dict[HyperparameterName, Expression]) -> dict[HyperparameterName, Expression]:
         for name, expression in value.items():
             check_expression(name, expression)
         return value
 
     @model_validator(mode="after")
-    def _sound(self) -> Tune:
+    def _check_search(self) -> Tune:
         if self.search == "tpe" and 1 < self.trials <= TPE_STARTUP:
             raise ValueError(
                 f"TPE's first {TPE_STARTUP} trials are random and tune.trials is {self.trials}, so it would never "
-                "model anything; raise it to ten or more, or set tune.search: random in the configuration, which no "
-                "parameter of a run can"
+                "model anything; raise it to ten or more, or set tune.search: random in the configuration file (it "
+                "cannot be set as a run parameter)"
             )
         if "epochs" in self.space and self.steps:
             raise ValueError(
-                "a trial of so many steps says nothing about epochs: to search them, set tune.steps to 0, which trains "
-                "every trial whole"
+                "a trial with a fixed number of steps cannot compare epochs: to search them, set tune.steps to 0, "
+                "which trains every trial whole"
             )
         if not self.steps and self.halving > 1:
             raise ValueError(
@@ -125,7 +128,7 @@ class Tune(Section):
 
 
 class Train(Section):
-    """Fine-tune with QLoRA."""
+    """Fine-tune with QLoRA or LoRA."""
 
     method: Literal["qlora", "lora"] = Field("qlora", description="`qlora`: the base in NF4; `lora`: in bfloat16.")
     epochs: float = Field(
@@ -170,7 +173,7 @@ class Train(Section):
     seed: int = Field(0, description="Seed of adapter initialisation and data order.")
 
     @model_validator(mode="after")
-    def _looks(self) -> Train:
+    def _check_patience(self) -> Train:
         if self.patience and not self.validate_steps:
             raise ValueError("patience counts looks at the validation loss; set validate_steps too")
         return self
@@ -211,7 +214,7 @@ class Compress(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
     seed: int = Field(0, description="Seed of the bootstrap and of the recovery training.")
 
-    def tried(self, full: str, gpu: bool) -> tuple[SmallForm, ...]:
+    def list_tried_forms(self, full: str, gpu: bool) -> tuple[SmallForm, ...]:
         """Return the smaller forms to try beside a full one, with a GPU or without."""
         if self.variants is not None:
             return self.variants
@@ -219,16 +222,16 @@ class Compress(Section):
 
     @field_validator("variants")
     @classmethod
-    def _once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _check_variants(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is None:
             return None
         if len(set(value)) < len(value):
             raise ValueError("name every variant once")
         if "fp8" in value and find_spec("kernels") is None:
             raise ValueError(
-                "fp8 needs the package kernels, which is not installed and which no list of this project has, since "
-                "bitsandbytes asks the Hub at every import where it is. Run `pip install kernels` in the environments "
-                "of the machines with the GPUs that make and serve the model, and there alone; it downloads "
+                "fp8 needs the package kernels, which is not installed. It is in none of this project's requirement "
+                "lists, because bitsandbytes asks the Hub at every import once it is installed. Run `pip install "
+                "kernels` only on the GPU machines that make and serve the model; it downloads "
                 "kernels-community/finegrained-fp8 from the Hub. Or leave fp8 out of compress.variants"
             )
         return value

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from llmops.config.section import Section, check_web
+from llmops.config.section import Section, check_web_url
 
 
 class Monitoring(Section):
@@ -56,13 +56,13 @@ class Monitoring(Section):
 
     @field_validator("elasticsearch_url", "logstash_url", "otlp_url", "traces_url")
     @classmethod
-    def _is_an_address(cls, value: str) -> str:
+    def _check_url(cls, value: str) -> str:
         if value:
-            check_web(value)
+            check_web_url(value)
         return value
 
     @model_validator(mode="after")
-    def _has_servers(self) -> Monitoring:
+    def _check_sinks(self) -> Monitoring:
         for sink in ("elasticsearch", "logstash", "otlp"):
             if sink in self.sinks and not getattr(self, f"{sink}_url"):
                 raise ValueError(f"sinks names {sink}; set {sink}_url too")

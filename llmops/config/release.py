@@ -1,11 +1,14 @@
-"""The sections about releases: govern, release, deploy, push_to_hub."""
+"""The sections about releases: govern, release, deploy, push_to_hub.
+
+`Unhashed` marks a field that is not part of an artifact's fingerprint: a change makes no earlier result stale.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from llmops.config.section import Section, Unhashed, Where
+from llmops.config.section import Section, Unhashed, UnhashedPath
 
 #: licences that let others redistribute the texts and derived works, by the Hub's names
 OPEN_LICENCES = (
@@ -15,7 +18,7 @@ OPEN_LICENCES = (
 
 
 class Govern(Section):
-    """Scan training data and answers; a finding above the threshold fails the run."""
+    """Scan training data and answers; a finding at or above the threshold fails the run."""
 
     entities: tuple[str, ...] = Field(
         ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "SECRET"),
@@ -34,7 +37,7 @@ class Govern(Section):
 class Release(Section):
     """Decide by the gate, write the version, move the aliases."""
 
-    registry: Where = Field(Path(), description="The local registry; empty: `<home>/registry`.")
+    registry: UnhashedPath = Field(Path(), description="The local registry; empty: `<home>/registry`.")
     name: str = Field("support-bot", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the model.")
     primary: str = Field("token_f1", description="Metric that the gate decides on; one of the task's.")
     min_effect: float = Field(0.01, ge=0, description="The lower bound of the candidate's lead must exceed this.")
@@ -44,8 +47,9 @@ class Release(Section):
     erased_margin: float = Field(
         0.05,
         ge=0,
-        description="How much worse a version may be that replaces a champion trained on a forgotten person, and the "
-        "champion's answers from other documents: in the primary metric and the guardrails.",
+        description="Most by which the primary metric and the guardrails may be worse in two cases: for a candidate "
+        "that replaces a champion trained on a forgotten person, and for the champion's answers after a change of the "
+        "documents.",
     )
     floors: dict[str, float] = Field(
         default_factory=lambda: {"token_f1": 0.1},
@@ -75,10 +79,10 @@ class Release(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _moved(cls, values: Any) -> Any:
+    def _refuse_moved_keys(cls, values: Any) -> Any:
         for old, new in (("hub_repo", "repo"), ("private", "private")):
             if isinstance(values, dict) and old in values:
-                raise ValueError(f"{old} is now push_to_hub.{new}: what is pushed is a stage of its own")
+                raise ValueError(f"{old} is now push_to_hub.{new}: pushing is a stage of its own")
         return values
 
 
@@ -110,6 +114,6 @@ class PushToHub(Section):
     )
     dataset_licences: tuple[str, ...] = Field(
         OPEN_LICENCES,
-        description="Licences under which examples may be pushed, in any case. An example under several needs all of "
-        "them. If one example has another licence, or none, nothing is pushed.",
+        description="Licences under which examples may be pushed; upper or lower case does not matter. An example "
+        "under several needs all of them. If one example has another licence, or none, nothing is pushed.",
     )

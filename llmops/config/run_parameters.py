@@ -16,7 +16,7 @@ from llmops.frame.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Sets:
+class OverriddenField:
     """Metadata of a parameter: it overrides this field of the configuration."""
 
     section: str
@@ -32,40 +32,40 @@ class RunParameters(BaseModel):
         None,
         description="Day to read (UTC), as 2026-01-31; it must have ended. Default: the run's own; by hand: yesterday.",
     )
-    epochs: Annotated[float | None, Sets("train", "epochs")] = Field(
+    epochs: Annotated[float | None, OverriddenField("train", "epochs")] = Field(
         None, gt=0, le=100, description="Passes over the training examples."
     )
-    learning_rate: Annotated[float | None, Sets("train", "learning_rate")] = Field(
+    learning_rate: Annotated[float | None, OverriddenField("train", "learning_rate")] = Field(
         None, ge=0, le=1, description="Peak learning rate; 0 takes what tune found."
     )
-    rank: Annotated[int | None, Sets("train", "rank")] = Field(
+    rank: Annotated[int | None, OverriddenField("train", "rank")] = Field(
         None, ge=0, le=1024, description="LoRA rank; 0 takes what tune found."
     )
-    batch: Annotated[int | None, Sets("train", "batch")] = Field(
+    batch: Annotated[int | None, OverriddenField("train", "batch")] = Field(
         None, ge=0, le=4096, description="Examples per optimiser step; 0 takes what tune found."
     )
-    seed: Annotated[int | None, Sets("train", "seed")] = Field(
+    seed: Annotated[int | None, OverriddenField("train", "seed")] = Field(
         None, ge=0, le=2**32 - 1, description="Seed of adapter initialisation and data order."
     )
-    trials: Annotated[int | None, Sets("tune", "trials")] = Field(
+    trials: Annotated[int | None, OverriddenField("tune", "trials")] = Field(
         None,
         ge=0,
         le=1000,
         description="Most points that tune tries; 0 or 1: take the starting point untried. TPE needs six.",
     )
-    base_model: Annotated[str | None, Sets("select", "model")] = Field(
+    base_model: Annotated[str | None, OverriddenField("select", "model")] = Field(
         None, pattern=r"^\w[\w.-]*/\w[\w.-]*$", description="A base model of the catalogue, at its revision there."
     )
 
     @field_validator("rank", "batch", "seed", "trials", mode="before")
     @classmethod
-    def _whole(cls, value: Any) -> Any:
+    def _accept_whole_floats(cls, value: Any) -> Any:
         """Accept 8.0 for 8: JSON does not distinguish them, and Airflow accepts both as integers."""
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
     @field_validator("interval")
     @classmethod
-    def _a_day(cls, value: str | None) -> str | None:
+    def _check_interval(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
             raise ValueError("write the day as 2026-01-31")
         try:
@@ -74,20 +74,20 @@ class RunParameters(BaseModel):
             raise ValueError(f"{value} is no day of the calendar") from None
 
 
-def schemas(**choices: Collection[str]) -> dict[str, dict[str, Any]]:
+def build_schemas(**choices: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter, for Airflow's `Param` and its form."""
-    found = {}
+    schemas = {}
     for name, schema in RunParameters.model_json_schema()["properties"].items():
-        own: dict[str, Any] = next(kind for kind in schema["anyOf"] if kind["type"] != "null")
-        own |= {"type": ["null", own["type"]], "description": schema["description"]}
-        own |= {"format": schema["format"]} if "format" in schema else {}
+        form: dict[str, Any] = next(kind for kind in schema["anyOf"] if kind["type"] != "null")
+        form |= {"type": ["null", form["type"]], "description": schema["description"]}
+        form |= {"format": schema["format"]} if "format" in schema else {}
         if name in choices:
-            own |= {"enum": [None, *choices[name]], "values_display": {"null": "as configured"}}
-        found[name] = own
-    return found
+            form |= {"enum": [None, *choices[name]], "values_display": {"null": "as configured"}}
+        schemas[name] = form
+    return schemas
 
 
-def overrides(given: Mapping[str, Any]) -> tuple[str | None, dict[str, dict[str, Any]]]:
+def split_overrides(given: Mapping[str, Any]) -> tuple[str | None, dict[str, dict[str, Any]]]:
     """Return the interval, if given, and the configuration sections that a run's parameters override.
 
     Raises:
@@ -95,18 +95,18 @@ def overrides(given: Mapping[str, Any]) -> tuple[str | None, dict[str, dict[str,
     """
     refuse_unknown(given, RunParameters.model_fields)
     try:
-        asked = RunParameters(**given)
+        parameters = RunParameters(**given)
     except ValidationError as error:
-        wrong = "; ".join(f"{e['loc'][0]}: {e['msg']} (got {e['input']!r})" for e in error.errors())
-        raise ConfigError(f"Parameters of the run are wrong: {wrong}.") from None
+        mistakes = "; ".join(f"{e['loc'][0]}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise ConfigError(f"Parameters of the run are wrong: {mistakes}.") from None
     sections: dict[str, dict[str, Any]] = {}
     for name, field in RunParameters.model_fields.items():
-        target = next((mark for mark in field.metadata if isinstance(mark, Sets)), None)
-        if target and (value := getattr(asked, name)) is not None:
+        target = next((item for item in field.metadata if isinstance(item, OverriddenField)), None)
+        if target and (value := getattr(parameters, name)) is not None:
             sections.setdefault(target.section, {})[target.field] = value
     if "select" in sections:
         sections["select"]["revision"] = ""  # the configured revision is of another model
-    return asked.interval, sections
+    return parameters.interval, sections
 
 
 def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:

@@ -7,12 +7,16 @@ from pydantic import Field, field_validator
 from llmops.config.section import Section, Unhashed
 
 #: work with a time limit: all stages, and heavy tasks of other DAGs
-Limited = Literal[
+TimedTask = Literal[
     "collect", "clean", "index", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
     "release", "deploy", "push_to_hub", "batch", "review",
 ]  # fmt: skip
 
-LONG: dict[Limited, float] = {"tune": 1440, "train": 1440, "batch": 1440}  #: minutes of work that may take a day
+DEFAULT_TIMEOUTS: dict[TimedTask, float] = {
+    "tune": 1440,
+    "train": 1440,
+    "batch": 1440,
+}  #: minutes of work that may take a day
 
 
 class Schedule(Section):
@@ -21,8 +25,8 @@ class Schedule(Section):
     timeout_minutes: Annotated[float, Unhashed()] = Field(
         240, ge=0, description="Time limit of one try of a stage, after which its processes are killed. 0: none."
     )
-    timeouts: Annotated[dict[Limited, Annotated[float, Field(ge=0)]], Unhashed()] = Field(
-        default_factory=lambda: LONG,
+    timeouts: Annotated[dict[TimedTask, Annotated[float, Field(ge=0)]], Unhashed()] = Field(
+        default_factory=lambda: DEFAULT_TIMEOUTS,
         description="Time limits in minutes of single stages, and of `batch` and `review`.",
     )
     late_hours: Annotated[float, Unhashed()] = Field(
@@ -31,10 +35,10 @@ class Schedule(Section):
 
     @field_validator("timeouts", mode="before")
     @classmethod
-    def _beside_the_long_ones(cls, value: Any) -> Any:
-        return {**LONG, **value} if isinstance(value, dict) else value
+    def _merge_defaults(cls, value: Any) -> Any:
+        return {**DEFAULT_TIMEOUTS, **value} if isinstance(value, dict) else value
 
-    def seconds(self, name: str) -> float:
+    def get_limit_s(self, name: str) -> float:
         """Return the time limit of one try of a stage; 0: none."""
         limits = {str(known): minutes for known, minutes in self.timeouts.items()}
         return 60 * limits.get(name, self.timeout_minutes)

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Unhashed:
-    """Metadata of a field that says where or how fast: it is not part of an artifact's fingerprint."""
+    """Metadata of a field that is not part of an artifact's fingerprint: it says where work is done, or how fast."""
 
 
-Where = Annotated[Path, Unhashed()]
+UnhashedPath = Annotated[Path, Unhashed()]
 
 
 class Section(BaseModel):
@@ -22,13 +22,13 @@ class Section(BaseModel):
         frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, allow_inf_nan=False
     )
 
-    def hashed(self) -> dict[str, Any]:
+    def get_hashed_values(self) -> dict[str, Any]:
         """Return the fields that influence the result, as JSON values, for a fingerprint."""
         skip = {n for n, f in type(self).model_fields.items() if any(isinstance(m, Unhashed) for m in f.metadata)}
         return self.model_dump(mode="json", exclude=skip)
 
 
-def check_web(value: str) -> None:
+def check_web_url(value: str) -> None:
     """Check that a value is a web address without user and password."""
     url = urlsplit(value)
     if url.scheme not in ("http", "https") or not url.hostname:
@@ -37,7 +37,7 @@ def check_web(value: str) -> None:
         raise ValueError("leave user and password out of the URL; they belong in the environment")
 
 
-def check_redis(value: str) -> None:
+def check_redis_url(value: str) -> None:
     """Check that a value is a Redis URL without a password."""
     url = urlsplit(value)
     if url.scheme not in ("redis", "rediss") or not url.hostname:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from llmops.config.section import Section, Unhashed, check_redis
+from llmops.config.section import Section, Unhashed, check_redis_url
 
 PersonalData = Literal["SECRET", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS"]
 Guarded = PersonalData | Literal["SCRIPT", "EXTERNAL_CONTENT", "COMMAND"]  #: values of `serving.guard`
@@ -75,9 +75,9 @@ class Serving(Section):
 
     @field_validator("limits")
     @classmethod
-    def _is_redis(cls, value: str) -> str:
+    def _check_limits(cls, value: str) -> str:
         if value:
-            check_redis(value)
+            check_redis_url(value)
         return value
 
 

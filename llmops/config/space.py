@@ -24,10 +24,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "dropout": (0.0, 0.99),
     "warmup": (0.0, 0.99),
 }
-WHOLE = ("rank", "batch", "alpha")  #: whole numbers
+INTEGERS = ("rank", "batch", "alpha")  #: whole numbers
 
 
-def largest(expression: Expression) -> float:
+def get_largest(expression: Expression) -> float:
     """Return the largest value that a checked expression can give."""
     kind, *numbers = expression
     return max(float(n) for n in (numbers if kind == "choice" else numbers[:2]))
@@ -39,25 +39,25 @@ def check_expression(name: str, expression: Expression) -> None:
     if kind not in EXPRESSIONS:
         known = "; ".join(f"{k} ({given})" for k, given in EXPRESSIONS.items())
         raise ValueError(f"{name}: there is no expression {kind!r}; write [expression, numbers…], one of {known}")
-    said = f"{name}: {kind} takes {EXPRESSIONS[str(kind)]}"
+    rule = f"{name}: {kind} takes {EXPRESSIONS[str(kind)]}"
     values = [n for n in numbers if isinstance(n, int | float) and not isinstance(n, bool)]
     want = 1 if kind == "choice" else EXPRESSIONS[str(kind)].count(",") + 1
     if len(values) != len(numbers) or len(values) < want or (kind != "choice" and len(values) > want):
-        raise ValueError(f"{said}, not {list(numbers)}")
+        raise ValueError(f"{rule}, not {list(numbers)}")
     low, high = LIMITS[name]
     bounds = values if kind == "choice" else values[:2]
     if kind != "choice" and bounds[0] > bounds[1]:
-        raise ValueError(f"{said}, with low <= high, not {list(numbers)}")
+        raise ValueError(f"{rule}, with low <= high, not {list(numbers)}")
     if outside := [value for value in bounds if not low <= value <= high]:
         raise ValueError(f"{name}: {outside[0]:g} is not from {low:g} to {high:g}")
     if kind in ("loguniform", "qloguniform") and bounds[0] <= 0:
-        raise ValueError(f"{said}; there is no logarithm of {bounds[0]:g}")
+        raise ValueError(f"{rule}; there is no logarithm of {bounds[0]:g}")
     if kind in ("quniform", "qloguniform"):
         step = values[2]
         if step <= 0 or any(abs(round(b / step) * step - b) > 1e-9 * max(1.0, abs(b)) for b in bounds):
-            raise ValueError(f"{said}, the bounds multiples of a step above 0, or a rounded value would leave them")
+            raise ValueError(f"{rule}, the bounds multiples of a step above 0, or a rounded value would leave them")
     continuous = kind in ("uniform", "loguniform")
-    if name in WHOLE and (continuous or any(value != int(value) for value in values)):
+    if name in INTEGERS and (continuous or any(value != int(value) for value in values)):
         raise ValueError(f"{name} is a whole number: take choice, uniformint or quniform with whole numbers")
     if kind == "uniformint" and any(value != int(value) for value in values):
-        raise ValueError(f"{said}, which are whole numbers")
+        raise ValueError(f"{rule}, which are whole numbers")

@@ -18,7 +18,7 @@ class State(Section):
 
     @field_validator("url")
     @classmethod
-    def _is_database(cls, value: str) -> str:
+    def _check_url(cls, value: str) -> str:
         scheme = value.partition("://")[0].partition("+")[0]
         if value and (scheme not in ("sqlite", "postgresql") or value in ("sqlite://", "sqlite:///")):
             raise ValueError("use a URL such as postgresql://llmops:${STATE_PASSWORD}@host/llmops or sqlite:///<file>")

@@ -7,7 +7,7 @@ from typing import Any
 from llmops.frame.errors import SourceError
 
 
-def environment(connection: str, environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:
+def read_environment(connection: str, environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:
     """Return the environment to read credentials from: `environ`, or the values of `connection`, one of Airflow's.
 
     The connection's parts are also in it as `CONNECTION_LOGIN`, `_PASSWORD`, `_HOST`, `_PORT` and `_SCHEMA`, so that a
@@ -52,22 +52,22 @@ def environment(connection: str, environ: Mapping[str, str] = os.environ) -> Map
     return {**others, **{name: str(value) for name, value in values.items() if value}}
 
 
-def options(scheme: str, environ: Mapping[str, str]) -> dict[str, Any]:
+def make_filesystem_options(scheme: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of fsspec's filesystem for `scheme`, taken from `environ`.
 
     If a credential is not in `environ`, the filesystem's SDK looks in its usual places: profiles, the machine's role.
     """
 
-    def named(**names: str) -> dict[str, str]:
+    def read_variables(**names: str) -> dict[str, str]:
         return {option: environ[name] for option, name in names.items() if environ.get(name)}
 
     if scheme == "s3":
-        region = named(region_name="AWS_DEFAULT_REGION") | named(region_name="AWS_REGION")
-        endpoint = named(endpoint_url="AWS_ENDPOINT_URL") | named(endpoint_url="AWS_ENDPOINT_URL_S3")
-        keys = named(key="AWS_ACCESS_KEY_ID", secret="AWS_SECRET_ACCESS_KEY", token="AWS_SESSION_TOKEN")
+        region = read_variables(region_name="AWS_DEFAULT_REGION") | read_variables(region_name="AWS_REGION")
+        endpoint = read_variables(endpoint_url="AWS_ENDPOINT_URL") | read_variables(endpoint_url="AWS_ENDPOINT_URL_S3")
+        keys = read_variables(key="AWS_ACCESS_KEY_ID", secret="AWS_SECRET_ACCESS_KEY", token="AWS_SESSION_TOKEN")
         return {**keys, **endpoint, "client_kwargs": region}
     if scheme in ("abfs", "abfss", "az"):
-        return named(
+        return read_variables(
             account_name="AZURE_STORAGE_ACCOUNT_NAME",
             account_key="AZURE_STORAGE_ACCOUNT_KEY",
             connection_string="AZURE_STORAGE_CONNECTION_STRING",

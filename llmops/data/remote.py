@@ -20,13 +20,13 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from llmops.data import credentials
 from llmops.frame.errors import SourceError, SourceUnavailableError
-from llmops.frame.records import content_id
-from llmops.frame.variables import VARIABLE, filled
+from llmops.frame.records import make_content_id
+from llmops.frame.variables import VARIABLE, fill_variables
 
 log = logging.getLogger(__name__)
 
 SCHEMES = ("s3", "abfs", "abfss", "az", "https", "http")
-BLOCK = 8 << 20  #: bytes of one request, and the most that a broken connection loses
+BLOCK_BYTES = 8 << 20  #: bytes of one request, and the most that a broken connection loses
 PAUSES = (1.0, 2.0, 4.0)  #: seconds before the second, third and fourth try
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def is_remote(location: str) -> bool:
-    """Return whether a location is a URL and not a path."""
+    """Return True if a location is a URL and not a path."""
     return _SCHEME.match(location) is not None
 
 
@@ -46,20 +46,22 @@ def is_remote(location: str) -> bool:
 class Address:
     """A URL together with the filesystem that reaches it."""
 
-    shown: str  #: the URL as configured, for documents and messages
+    location: str  #: the URL as configured, for documents and messages
     path: str = field(repr=False)  #: in the filesystem's form; may hold a credential
     filesystem: Any = field(repr=False)  #: fsspec.AbstractFileSystem
     secrets: Mapping[str, str] = field(repr=False)  #: the value of each ${VAR} of the URL
 
-    def hide(self, text: str) -> str:
+    def hide_secrets(self, text: str) -> str:
         """Replace the values of the URL's variables in `text` by the variables' names."""
         for name, value in self.secrets.items():
             for form in filter(None, (value, quote(value, safe=""), quote(value))):
                 text = text.replace(form, f"${{{name}}}")
         return text
 
-    def ask(self, call: Callable[[], T]) -> T:
-        """Call the filesystem and return its answer. Errors that may pass, such as an overload, are tried four times.
+    def retry(self, call: Callable[[], T]) -> T:
+        """Call the filesystem and return its answer. After an error that may pass, such as an overload, try again.
+
+        There are four tries, `PAUSES` apart.
 
         Raises:
             OSError: if there is no such file.
@@ -73,12 +75,12 @@ class Address:
                 raise
             except Exception as error:  # each filesystem has its own dozens of errors without a common base
                 refused = isinstance(error, PermissionError | ValueError) or 400 <= getattr(error, "status", 0) < 500
-                words = self.hide(" ".join(str(error).split()))[:300] or "no reason given"
+                words = self.hide_secrets(" ".join(str(error).split()))[:300] or "no reason given"
                 refused = refused or type(error).__name__ in _NO_CREDENTIALS
                 if pause is None or refused:
                     kind = SourceError if refused else SourceUnavailableError
-                    raise kind(f"{self.shown} cannot be reached: {type(error).__name__}: {words}") from None
-                log.warning("%s: %s: %s; trying again in %.0f s", self.shown, type(error).__name__, words, pause)
+                    raise kind(f"{self.location} cannot be reached: {type(error).__name__}: {words}") from None
+                log.warning("%s: %s: %s; trying again in %.0f s", self.location, type(error).__name__, words, pause)
                 time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
@@ -93,7 +95,7 @@ class RemoteFile:
     tag: str  #: changes whenever the content does: ETag, or time and size; empty if the server names neither
     md5: str  #: of the content, in hex, where the server names it
 
-    def version(self, sha256: Callable[[Path], str]) -> str:
+    def get_version(self, sha256: Callable[[Path], str]) -> str:
         """Return the file's tag, which changes with the content; empty if the server gives none."""
         return self.tag
 
@@ -107,7 +109,9 @@ class RemoteFile:
             SourceError: if the server refuses the file.
             SourceUnavailableError: if the file cannot be reached, changes meanwhile or does not match its checksum.
         """
-        target = folder / content_id(self.location, self.tag) / (Path(urlsplit(self.address.path).path).name or "index")
+        target = (
+            folder / make_content_id(self.location, self.tag) / (Path(urlsplit(self.address.path).path).name or "index")
+        )
         if self.tag and target.is_file():
             return target, self.tag  # an interrupted run has fetched it
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,7 @@ class RemoteFile:
             copy.unlink(missing_ok=True)
         try:
             self._download(copy)
-            changed = _describe(self.location, self.address, _info(self.address)).tag != self.tag
+            changed = _make_remote_file(self.location, self.address, _read_info(self.address)).tag != self.tag
         except _NOT_FOUND:
             raise SourceUnavailableError(f"{self.location} is not there any more; run again.") from None
         with copy.open("rb") as handle:
@@ -134,13 +138,13 @@ class RemoteFile:
         with copy.open("r+b") as out:
             # Each block is on the disk before the next is requested: a crash can damage only the last one
             if self.size is None:
-                out.write(self.address.ask(lambda: files.cat_file(path)))
+                out.write(self.address.retry(lambda: files.cat_file(path)))
                 return
-            start = max(0, (min(copy.stat().st_size, self.size) // BLOCK - 1) * BLOCK)
+            start = max(0, (min(copy.stat().st_size, self.size) // BLOCK_BYTES - 1) * BLOCK_BYTES)
             out.truncate(start)
             while start < self.size:
-                end = min(start + BLOCK, self.size)
-                data: bytes = self.address.ask(partial(files.cat_file, path, start=start, end=end))
+                end = min(start + BLOCK_BYTES, self.size)
+                data: bytes = self.address.retry(partial(files.cat_file, path, start=start, end=end))
                 if len(data) == self.size:  # a server without ranges sends the whole file
                     start, end = 0, self.size
                 if len(data) != end - start:
@@ -166,22 +170,26 @@ def connect(location: str, environ: Mapping[str, str]) -> Address:
             f"There is no way to read {scheme}://; use {', '.join(f'{s}://' for s in SCHEMES)} or a path."
         )
     parts = urlsplit(VARIABLE.sub("", location))
-    alone = scheme.startswith("http") and parts.username and parts.password is None  # how tokens are given
-    if alone or parts.password or any(value and _SECRET_KEY.search(key) for key, value in parse_qsl(parts.query)):
+    is_token = scheme.startswith("http") and parts.username and parts.password is None  # how tokens are given
+    if is_token or parts.password or any(value and _SECRET_KEY.search(key) for key, value in parse_qsl(parts.query)):
         raise SourceError(
             f"The location {scheme}://{parts.hostname}{parts.path} holds a password or token, which would be stored in "
             "the run's record; put it into an environment variable and write ${VAR} in its place."
         )
-    url, secrets = expand(location, environ)
+    url, secrets = expand_variables(location, environ)
     address = Address(location, url, None, secrets)
     from fsspec.core import url_to_fs
 
-    options = {"skip_instance_cache": True, "use_listings_cache": False, **credentials.options(scheme, environ)}
-    filesystem, path = address.ask(lambda: url_to_fs(url, **options))
+    options = {
+        "skip_instance_cache": True,
+        "use_listings_cache": False,
+        **credentials.make_filesystem_options(scheme, environ),
+    }
+    filesystem, path = address.retry(lambda: url_to_fs(url, **options))
     return Address(location, path, filesystem, secrets)
 
 
-def expand(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+def expand_variables(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Replace each ${VAR} of a URL; return the new URL and the values by variable.
 
     Raises:
@@ -189,23 +197,23 @@ def expand(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, st
     """
     values: dict[str, str] = {}
 
-    def value(name: str) -> str:
+    def get_value(name: str) -> str:
         if name not in environ:
             raise SourceError(f"The environment variable {name}, which {location} uses, is not set.")
         values[name] = environ[name]
         return values[name]
 
-    return filled(location, value), values
+    return fill_variables(location, get_value), values
 
 
-def local(folder: str) -> Address:
+def make_local_address(folder: str) -> Address:
     """Return the address of a folder of this machine, so that it is read like a remote one."""
     from fsspec.implementations.local import LocalFileSystem
 
     return Address(folder, str(Path(folder).expanduser().absolute()), LocalFileSystem(), {})
 
 
-def find(location: str, environ: Mapping[str, str]) -> list[RemoteFile]:
+def find_remote_files(location: str, environ: Mapping[str, str]) -> list[RemoteFile]:
     """List the files that a URL names, sorted; the URL may be a glob. The list is empty if nothing matches.
 
     Raises:
@@ -214,36 +222,38 @@ def find(location: str, environ: Mapping[str, str]) -> list[RemoteFile]:
     address = connect(location, environ)
     try:
         if not re.search(r"[*\[]" if location.startswith("http") else r"[*?\[]", address.path):
-            found = {address.path: _info(address)}
+            found = {address.path: _read_info(address)}
         else:
-            found = address.ask(lambda: address.filesystem.glob(address.path, detail=True))
+            found = address.retry(lambda: address.filesystem.glob(address.path, detail=True))
     except _NOT_FOUND:
         return []
     names = sorted(name for name, info in found.items() if info.get("type") != "directory")
     prefix = "" if location.startswith("http") else location.partition("://")[0] + "://"
-    addresses = [Address(address.hide(prefix + name), name, address.filesystem, address.secrets) for name in names]
+    addresses = [
+        Address(address.hide_secrets(prefix + name), name, address.filesystem, address.secrets) for name in names
+    ]
     if len(addresses) == 1 and addresses[0].path == address.path:
         addresses = [address]
     infos = [found[name] for name in names]
     if location.startswith("http") and len(addresses) > 1:  # the listing of a web server has no ETags
         with ThreadPoolExecutor(8) as pool:
-            infos = list(pool.map(_info, addresses))
-    return [_describe(p.shown, p, info) for p, info in zip(addresses, infos, strict=True)]
+            infos = list(pool.map(_read_info, addresses))
+    return [_make_remote_file(p.location, p, info) for p, info in zip(addresses, infos, strict=True)]
 
 
-def _info(address: Address) -> dict[str, Any]:
-    return dict(address.ask(lambda: address.filesystem.info(address.path)))
+def _read_info(address: Address) -> dict[str, Any]:
+    return dict(address.retry(lambda: address.filesystem.info(address.path)))
 
 
-def _describe(location: str, address: Address, info: Mapping[str, Any]) -> RemoteFile:
+def _make_remote_file(location: str, address: Address, info: Mapping[str, Any]) -> RemoteFile:
     size = info.get("size")
     etag = info.get("ETag") or info.get("etag")
     changed = info.get("LastModified") or info.get("last_modified") or info.get("Last-Modified")
     tag = f"{etag} {size}" if etag else f"{changed} {size}" if changed and size is not None else ""
-    return RemoteFile(location, address, size, tag, md5(info))
+    return RemoteFile(location, address, size, tag, get_md5(info))
 
 
-def md5(info: Mapping[str, Any]) -> str:
+def get_md5(info: Mapping[str, Any]) -> str:
     """Return a file's MD5 from the store's description of it, in hex; empty if the store keeps none.
 
     S3's ETag is not used: for files encrypted with a KMS key it looks like an MD5 but is another value.

@@ -22,7 +22,7 @@ class RowFile:
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.rows = 0
+        self.row_count = 0
         self._path, self._schema = path, schema
         self._partial = path.with_name(f".{path.name}.partial")
         self._waiting: list[pa.Table] = []
@@ -48,7 +48,7 @@ class RowFile:
     def add(self, table: pa.Table) -> None:
         """Append the rows of `table`, which has the file's columns in any order."""
         table = table.select(self._schema.names).cast(self._schema)
-        self.rows += table.num_rows
+        self.row_count += table.num_rows
         size = sum((pc.binary_length(c).to_numpy().astype(np.int64) for c in table.columns), np.zeros(table.num_rows))
         while table.num_rows:
             total = np.cumsum(size)

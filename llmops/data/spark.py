@@ -21,16 +21,18 @@ from llmops.frame.errors import LlmopsError, TransientError, describe_error
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-BATCH = 20_000  #: documents that a worker reads together: enough for fast columns, few enough for little memory
+BATCH_DOCUMENTS = (
+    20_000  #: documents that a worker reads together: enough for fast columns, few enough for little memory
+)
 ROWS_PER_PARTITION = 250_000  #: documents, whose MinHash bands are then 64 MB
-_SHUFFLE = "spark.sql.shuffle.partitions"
-_ENDED = re.compile(
+_SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions"
+_WORKER_ENDED = re.compile(
     r"Python worker exited unexpectedly \(crashed\)|ExecutorLostFailure \(.+\)"
 )  #: it crashed, or was killed
 
 
 @contextmanager
-def session(config: Clean) -> Iterator[SparkSession]:
+def open_spark_session(config: Clean) -> Iterator[SparkSession]:
     """Yield a Spark session: the active one, or a new one that is stopped at the end.
 
     Raises:
@@ -40,18 +42,18 @@ def session(config: Clean) -> Iterator[SparkSession]:
     from pyspark.sql import SparkSession
 
     if active := SparkSession.getActiveSession():
-        with _as_the_workers_say():
+        with _raise_worker_errors():
             yield active
         return
-    if not (java := doctor.java(os.environ)).ok:
-        raise LlmopsError(f"Spark needs Java {doctor.JAVA} or newer: {java.detail}; {java.remedy}.")
+    if not (java := doctor.check_java(os.environ)).ok:
+        raise LlmopsError(f"Spark needs Java {doctor.MIN_JAVA} or newer: {java.detail}; {java.remedy}.")
     builder = (
         SparkSession.builder.master(config.master)
         .appName("llmops-clean")  # Kubernetes names pods after it, without spaces
         .config("spark.driver.memory", config.driver_memory)
         .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH)
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH_DOCUMENTS)
         .config("spark.executorEnv.POLARS_MAX_THREADS", 1)  # a worker runs on each core already
         .config("spark.executorEnv.RAYON_NUM_THREADS", 1)
         .config("spark.ui.enabled", False)
@@ -78,14 +80,14 @@ def session(config: Clean) -> Iterator[SparkSession]:
             if not local:  # executors get the driver's code; the packages must be installed there
                 archive = shutil.make_archive(str(Path(folder, "llmops")), "zip", ROOT, "llmops")
                 spark.sparkContext.addPyFile(archive)
-            with _as_the_workers_say():
+            with _raise_worker_errors():
                 yield spark
         finally:
             spark.stop()
 
 
 @contextmanager
-def _as_the_workers_say() -> Iterator[None]:
+def _raise_worker_errors() -> Iterator[None]:
     """Turn Spark's error into the `LlmopsError` that ended a worker's task, or `TransientError` if the worker died."""
     from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
@@ -98,7 +100,7 @@ def _as_the_workers_say() -> Iterator[None]:
             kind = getattr(import_module(module), name, None)
             if isinstance(kind, type) and issubclass(kind, LlmopsError):
                 raise kind(text) from error
-        if ended := _ENDED.search(words):
+        if ended := _WORKER_ENDED.search(words):
             raise TransientError(
                 f"A worker of Spark ended before its work did ({ended[0]}): somebody killed it, or the system, "
                 "short of memory. Run again; if one ends again, give it more memory, or fewer cores by `clean.master`."
@@ -106,12 +108,12 @@ def _as_the_workers_say() -> Iterator[None]:
         raise
 
 
-def set_partitions(spark: SparkSession, config: Clean, rows: int) -> None:
+def set_shuffle_partitions(spark: SparkSession, config: Clean, rows: int) -> None:
     """Set the number of Spark's shuffle partitions so that each fits into a worker's memory; at least one per core.
 
     `clean.partitions` has precedence, then the number in `clean.spark`.
     """
-    if not config.partitions and _SHUFFLE in config.spark:
+    if not config.partitions and _SHUFFLE_PARTITIONS in config.spark:
         return
     by_rows = max(-(-rows // ROWS_PER_PARTITION), spark.sparkContext.defaultParallelism)
-    spark.conf.set(_SHUFFLE, config.partitions or by_rows)
+    spark.conf.set(_SHUFFLE_PARTITIONS, config.partitions or by_rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SERVING = "llmops.serving"
 TEXT = "llmops.text"
-LOADS = "llmops.serving.model"
+SERVING_MODEL = "llmops.serving.model"
 FEEDBACK = "llmops.feedback"
 PIPELINE = "llmops.pipeline"
 GATE = "llmops.gate"
@@ -26,13 +26,13 @@ IMPROVEMENT = "llmops.improvement"
 DATASETS: dict[str, str] = {
     SERVING: "a request to a model, answered or not",
     TEXT: "features of a prompt and its answer, for drift; the texts, if they are stored",
-    LOADS: "a version was loaded, an engine died, or a guard could not be loaded",
+    SERVING_MODEL: "a version was loaded, an engine died, or a guard could not be loaded",
     FEEDBACK: "a user's rating or correction of an answer",
     PIPELINE: "a stage made an artifact, or failed",
     GATE: "a decision of the gate",
     CANARY: "a verdict on a canary or an A/B test",
     ADMIN: "a change of the served versions",
-    AUDIT: "access granted or denied, and changes of keys",
+    AUDIT: "access granted or denied, changes of keys, and decisions of the review",
     GOVERNANCE: "a review of the champion",
     HUB: "a push of models to the Hub",
     HUB_DATASET: "a push of data to the Hub",

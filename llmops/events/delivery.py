@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmops.events.sinks.base import BatchRefusedError, Rejection, Sink, SinkError
-from llmops.events.spool import BATCH, Spool
+from llmops.events.sinks.sink import BatchRefusedError, Rejection, Sink, SinkError
+from llmops.events.spool import BATCH_SIZE, Spool
 
 log = logging.getLogger(__name__)
 
-FAULT_PROOFS = 3  #: failures over one event, after the sink accepted the next one, before the event counts as faulty
+FAILURES_OF_FAULTY = 3  #: failures over one event, after the sink accepted the next one, until it counts as faulty
 
 Events = list[dict[str, Any]]
 
@@ -36,7 +36,7 @@ class Delivery:
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._size = BATCH
+        self._size = BATCH_SIZE
 
     def ship(self, spool: Spool) -> Shipment:
         """Send all waiting events until the sink fails."""
@@ -45,26 +45,26 @@ class Delivery:
             numbers, events = spool.read(name, self._size)
             if not events:
                 return Shipment(sent, rejected)
-            done = 0
+            confirmed = 0
 
             def confirm(count: int, refused: Sequence[Rejection], numbers: Sequence[int] = numbers) -> None:
-                nonlocal done, rejected
-                done, rejected = done + count, rejected + len(refused)
-                spool.ack(name, numbers[done - 1], refused)
+                nonlocal confirmed, rejected
+                confirmed, rejected = confirmed + count, rejected + len(refused)
+                spool.ack(name, numbers[confirmed - 1], refused)
 
             try:
                 send_in_parts(self.sink, events, confirm)
             except SinkError as error:
-                sent += done
+                sent += confirmed
                 if faulty := self._find_faulty(spool):
                     spool.ack(name, faulty[0], [faulty[1]])
-                    _log(self.sink, faulty[1])
+                    _log_rejection(self.sink, faulty[1])
                     sent, rejected = sent + 1, rejected + 1
                     continue
                 self._size = max(1, self._size // 2)
                 return Shipment(sent, rejected, str(error))
-            sent += done
-            self._size = min(BATCH, self._size * 2)
+            sent += confirmed
+            self._size = min(BATCH_SIZE, self._size * 2)
 
     def _find_faulty(self, spool: Spool) -> tuple[int, Rejection] | None:
         """Return the oldest waiting event if the sink accepts the event behind it, but not this one."""
@@ -80,7 +80,7 @@ class Delivery:
             return None
         except BatchRefusedError:
             pass  # the sink answered, so it is up
-        for _ in range(FAULT_PROOFS):
+        for _ in range(FAILURES_OF_FAULTY):
             try:
                 self.sink.send([first])
             except SinkError as error:
@@ -113,8 +113,8 @@ def send_in_parts(sink: Sink, events: Events, confirm: Callable[[int, Sequence[R
             refused = [Rejection(str(part[0]["event.id"]), str(error), part[0])]
         confirm(len(part), refused)
         for rejection in refused:
-            _log(sink, rejection)
+            _log_rejection(sink, rejection)
 
 
-def _log(sink: Sink, rejection: Rejection) -> None:
+def _log_rejection(sink: Sink, rejection: Rejection) -> None:
     log.error("Sink %s refuses event %s: %s", sink.name, rejection.id, rejection.reason)

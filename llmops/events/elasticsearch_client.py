@@ -9,10 +9,10 @@ from typing import Any
 TIMEOUT_S = 10.0  #: seconds for one answer
 NAMESPACE = "default"
 #: prefixes of a reader's variables; the first one that is set counts
-LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")
+READER_LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")
 
 
-def client_of(url: str, login: Mapping[str, Any], ca_file: Path | None = None, timeout_s: float = TIMEOUT_S) -> Any:
+def make_client(url: str, login: Mapping[str, Any], ca_file: Path | None = None, timeout_s: float = TIMEOUT_S) -> Any:
     """Return a client of the server at `url` (8.19 or 9). It sends nothing yet, and never repeats a request."""
     from elasticsearch import Elasticsearch
 
@@ -22,7 +22,7 @@ def client_of(url: str, login: Mapping[str, Any], ca_file: Path | None = None, t
     return Elasticsearch(url, **options)
 
 
-def login_of(environ: Mapping[str, str], *prefixes: str) -> dict[str, Any]:
+def read_login(environ: Mapping[str, str], *prefixes: str) -> dict[str, Any]:
     """Return the first API key, or user and password, found under these prefixes; empty if there are none."""
     for prefix in prefixes:
         key, user, password = (environ.get(f"{prefix}{part}", "").strip() for part in ("API_KEY", "USER", "PASSWORD"))
@@ -33,6 +33,6 @@ def login_of(environ: Mapping[str, str], *prefixes: str) -> dict[str, Any]:
     return {}
 
 
-def stream_of(dataset: str) -> str:
+def get_stream_name(dataset: str) -> str:
     """Return the name of a dataset's data stream."""
     return f"logs-{dataset}-{NAMESPACE}"

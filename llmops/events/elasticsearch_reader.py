@@ -10,17 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from llmops.events.datasets import FEEDBACK, SERVING
-from llmops.events.elasticsearch_client import LOGINS, client_of, login_of, stream_of
-from llmops.events.figures.requests import SHARES, Percentiles, Stats, Summary, count_steps, outcome_of, version_key
-from llmops.events.times import timestamp
+from llmops.events.elasticsearch_client import READER_LOGINS, get_stream_name, make_client, read_login
+from llmops.events.figures.requests import (
+    PERCENTILE_SHARES,
+    Percentiles,
+    Stats,
+    Summary,
+    classify_status,
+    count_steps,
+    make_version_sort_key,
+)
+from llmops.events.times import format_timestamp
 from llmops.frame.errors import EventsUnavailable
 
-PAGE = 5000  #: events per request; a server returns at most 10,000
+PAGE_SIZE = 5000  #: events per request; a server returns at most 10,000
 IDS_PER_QUERY = 1000  #: ids per query
-VERSIONS, STATUSES, ERRORS = 200, 60, 50  #: most buckets of each
-STATUS = "http.response.status_code"
-TIMES = {"latency": "event.duration", "first_token": "llmops.time_to_first_token", "queue": "llmops.queue_time"}
-SUMS = {"input": "gen_ai.usage.input_tokens", "output": "gen_ai.usage.output_tokens", "duration": "event.duration"}
+MAX_VERSIONS, MAX_STATUSES, MAX_ERRORS = 200, 60, 50  #: buckets of each
+STATUS_FIELD = "http.response.status_code"
+TIME_FIELDS = {"latency": "event.duration", "first_token": "llmops.time_to_first_token", "queue": "llmops.queue_time"}
+SUM_FIELDS = {
+    "input": "gen_ai.usage.input_tokens",
+    "output": "gen_ai.usage.output_tokens",
+    "duration": "event.duration",
+}
 
 
 class ElasticsearchReader:
@@ -36,60 +48,65 @@ class ElasticsearchReader:
         Credentials come from `ELASTICSEARCH_READER_API_KEY`, or `ELASTICSEARCH_READER_USER` and
         `ELASTICSEARCH_READER_PASSWORD`. If they are not set, those of the sink count (without `READER_`).
         """
-        return cls(client_of(url, login_of(environ, *LOGINS), ca_file))
+        return cls(make_client(url, read_login(environ, *READER_LOGINS), ca_file))
 
     def find(
         self, dataset: str, since: str = "", until: str = "~", limit: int = -1, newest_first: bool = False
     ) -> Iterator[dict[str, Any]]:
         """See `Reader`."""
         order = "desc" if newest_first else "asc"
-        yield from self._read_hits(dataset, [_window(since, until)], True, order, limit)
+        yield from self._read_hits(dataset, [_make_window_query(since, until)], True, order, limit)
 
     def select(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
         """See `Reader`."""
-        hits = self._read_hits(dataset, [_window(since, until)], list(fields))
+        hits = self._read_hits(dataset, [_make_window_query(since, until)], list(fields))
         return [tuple(hit.get(field) for field in fields) for hit in hits]
 
     def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Summary:
         """See `Reader`."""
-        aggs: dict[str, Any] = {**_FIGURES, "versions": _terms("llmops.model.version", VERSIONS, _FIGURES)}
+        aggs: dict[str, Any] = {
+            **_STATS_AGGREGATIONS,
+            "versions": _make_terms_aggregation("llmops.model.version", MAX_VERSIONS, _STATS_AGGREGATIONS),
+        }
         if step:
-            size, start = step // timedelta(milliseconds=1), _milliseconds(since)
+            size, start = step // timedelta(milliseconds=1), _convert_to_milliseconds(since)
             histogram = {"field": "@timestamp", "fixed_interval": f"{size}ms", "offset": f"{start % size}ms"}
-            aggs["series"] = {"date_histogram": {**histogram, "min_doc_count": 1}, "aggs": _FIGURES}
-        with _as_unavailable():
+            aggs["series"] = {"date_histogram": {**histogram, "min_doc_count": 1}, "aggs": _STATS_AGGREGATIONS}
+        with _convert_errors():
             answer = self._client.search(
-                index=stream_of(SERVING),
+                index=get_stream_name(SERVING),
                 ignore_unavailable=True,
                 size=0,
-                query=_window(timestamp(since), timestamp(until)),
+                query=_make_window_query(format_timestamp(since), format_timestamp(until)),
                 aggs=aggs,
             )
-        found = answer.get("aggregations", _NO_FIGURES)
+        aggregations = answer.get("aggregations", _NO_AGGREGATIONS)
         series = [Stats()] * count_steps(since, until, step)
         if step:
-            for bucket in found.get("series", {"buckets": []})["buckets"]:
-                series[(int(bucket["key"]) - start) // size] = _figures(bucket)
-        versions = {str(bucket["key"]): _figures(bucket) for bucket in found["versions"]["buckets"]}
-        named = {name: versions[name] for name in sorted(versions, key=version_key) if name}
-        return Summary(_figures(found), named, series)
+            for bucket in aggregations.get("series", {"buckets": []})["buckets"]:
+                series[(int(bucket["key"]) - start) // size] = _read_stats(bucket)
+        versions = {str(bucket["key"]): _read_stats(bucket) for bucket in aggregations["versions"]["buckets"]}
+        named = {name: versions[name] for name in sorted(versions, key=make_version_sort_key) if name}
+        return Summary(_read_stats(aggregations), named, series)
 
     def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """See `Reader`."""
         fields = ("http.request.id", "llmops.key.prefix", "llmops.feedback.rating")
-        rated = {(id, key): rating for id, key, rating in self.select(FEEDBACK, fields, timestamp(since)) if rating}
+        rated = {
+            (id, key): rating for id, key, rating in self.select(FEEDBACK, fields, format_timestamp(since)) if rating
+        }
         ids, versions = sorted({id for id, _ in rated if id}), dict[str, str]()
         for start in range(0, len(ids), IDS_PER_QUERY):
             by_id = {"terms": {"http.request.id": ids[start : start + IDS_PER_QUERY]}}
-            window = _window(timestamp(since), timestamp(until))
+            window = _make_window_query(format_timestamp(since), format_timestamp(until))
             for hit in self._read_hits(SERVING, [window, by_id], ["http.request.id", "llmops.model.version"]):
                 versions[hit["http.request.id"]] = hit.get("llmops.model.version") or ""
-        found: dict[str, dict[str, int]] = {}
+        ratings_by_version: dict[str, dict[str, int]] = {}
         for (id, _), rating in rated.items():
             if version := versions.get(id):
-                counts = found.setdefault(version, {})
+                counts = ratings_by_version.setdefault(version, {})
                 counts[rating] = counts.get(rating, 0) + 1
-        return found
+        return ratings_by_version
 
     def _read_hits(
         self, dataset: str, filters: list[dict[str, Any]], source: bool | list[str], order: str = "asc", limit: int = -1
@@ -99,14 +116,14 @@ class ElasticsearchReader:
             {"@timestamp": {"order": order, "unmapped_type": "date"}},
             {"event.id": {"order": order, "unmapped_type": "keyword"}},
         ]
-        with _as_unavailable():
-            pit = self._client.open_point_in_time(index=stream_of(dataset), keep_alive="2m", ignore_unavailable=True)[
-                "id"
-            ]
+        with _convert_errors():
+            pit = self._client.open_point_in_time(
+                index=get_stream_name(dataset), keep_alive="2m", ignore_unavailable=True
+            )["id"]
             try:
                 after: list[Any] | None = None
                 while limit:
-                    size = PAGE if limit < 0 else min(PAGE, limit)
+                    size = PAGE_SIZE if limit < 0 else min(PAGE_SIZE, limit)
                     page = self._client.search(
                         pit={"id": pit, "keep_alive": "2m"}, query={"bool": {"filter": filters}}, sort=sort, size=size,
                         source=source, track_total_hits=False, **({"search_after": after} if after else {}),
@@ -122,7 +139,7 @@ class ElasticsearchReader:
 
 
 @contextmanager
-def _as_unavailable() -> Iterator[None]:
+def _convert_errors() -> Iterator[None]:
     from elasticsearch import ApiError, TransportError
 
     try:
@@ -132,42 +149,45 @@ def _as_unavailable() -> Iterator[None]:
         raise EventsUnavailable(message, "Elasticsearch") from error
 
 
-def _window(since: str, until: str) -> dict[str, Any]:
+def _make_window_query(since: str, until: str) -> dict[str, Any]:
     bounds = {**({"gte": since} if since else {}), **({"lt": until} if until != "~" else {})}
     return {"range": {"@timestamp": bounds}} if bounds else {"match_all": {}}
 
 
-def _terms(field: str, size: int, aggs: dict[str, Any] | None = None, missing: Any = None) -> dict[str, Any]:
+def _make_terms_aggregation(
+    field: str, size: int, aggs: dict[str, Any] | None = None, missing: Any = None
+) -> dict[str, Any]:
     terms = {"field": field, "size": size, **({} if missing is None else {"missing": missing})}
     return {"terms": terms, **({"aggs": aggs} if aggs else {})}
 
 
-_PERCENTS = {f"{100 * share:.1f}": name for name, share in SHARES.items()}  #: Elasticsearch's name → ours
-_FIGURES: dict[str, Any] = {
-    "statuses": _terms(
-        STATUS,
-        STATUSES,
+#: Elasticsearch's name → ours
+_PERCENTILE_NAMES = {f"{100 * share:.1f}": name for name, share in PERCENTILE_SHARES.items()}
+_STATS_AGGREGATIONS: dict[str, Any] = {
+    "statuses": _make_terms_aggregation(
+        STATUS_FIELD,
+        MAX_STATUSES,
         {
-            "errors": _terms("error.type", ERRORS, missing=""),
-            **{name: {"sum": {"field": field}} for name, field in SUMS.items()},
+            "errors": _make_terms_aggregation("error.type", MAX_ERRORS, missing=""),
+            **{name: {"sum": {"field": field}} for name, field in SUM_FIELDS.items()},
         },
         missing=0,
     ),
     "answered": {
-        "filter": {"range": {STATUS: {"lt": 400}}},
+        "filter": {"range": {STATUS_FIELD: {"lt": 400}}},
         "aggs": {
-            name: {"percentiles": {"field": field, "percents": [100 * share for share in SHARES.values()]}}
-            for name, field in TIMES.items()
+            name: {"percentiles": {"field": field, "percents": [100 * share for share in PERCENTILE_SHARES.values()]}}
+            for name, field in TIME_FIELDS.items()
         },
     },
 }
-_NO_FIGURES: dict[str, Any] = {"statuses": {"buckets": []}, "answered": {}, "versions": {"buckets": []}}
+_NO_AGGREGATIONS: dict[str, Any] = {"statuses": {"buckets": []}, "answered": {}, "versions": {"buckets": []}}
 
 
-def _figures(bucket: Mapping[str, Any]) -> Stats:
+def _read_stats(bucket: Mapping[str, Any]) -> Stats:
     outcomes, errors, sums = Counter[str](), Counter[str](), Counter[str]()
     for status in bucket["statuses"]["buckets"]:
-        outcome = outcome_of(int(status["key"]))
+        outcome = classify_status(int(status["key"]))
         outcomes[outcome] += status["doc_count"]
         sums.update({"input": status["input"]["value"], "output": status["output"]["value"]})
         if outcome == "answered":
@@ -175,7 +195,7 @@ def _figures(bucket: Mapping[str, Any]) -> Stats:
         else:
             for error in status["errors"]["buckets"]:
                 errors[f"{status['key']} {error['key']}".strip()] += error["doc_count"]
-    latency, first_token, queue = (_milliseconds_of(bucket["answered"].get(name)) for name in TIMES)
+    latency, first_token, queue = (_read_percentiles(bucket["answered"].get(name)) for name in TIME_FIELDS)
     return Stats(
         requests=outcomes.total(),
         **outcomes,
@@ -190,10 +210,10 @@ def _figures(bucket: Mapping[str, Any]) -> Stats:
     )
 
 
-def _milliseconds_of(found: Mapping[str, Any] | None) -> Percentiles:
-    values = found["values"] if found else {}
-    return {name: None if values.get(key) is None else values[key] / 1e6 for key, name in _PERCENTS.items()}
+def _read_percentiles(percentiles: Mapping[str, Any] | None) -> Percentiles:
+    values = percentiles["values"] if percentiles else {}
+    return {name: None if values.get(key) is None else values[key] / 1e6 for key, name in _PERCENTILE_NAMES.items()}
 
 
-def _milliseconds(moment: datetime) -> int:
+def _convert_to_milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from llmops.events.datasets import DATASETS
-from llmops.events.fields import field_names
+from llmops.events.fields import list_field_names
 from llmops.events.spool import Spool
-from llmops.events.times import timestamp
+from llmops.events.times import format_timestamp
 
-__all__ = ["build", "emit", "emit_all", "timestamp"]
+__all__ = ["build_event", "emit", "emit_all", "format_timestamp"]
 
 ECS_VERSION = "8.17.0"
 
@@ -34,38 +34,38 @@ def emit(folder: Path, dataset: str, fields: Mapping[str, Any]) -> str:
     return emit_all(folder, dataset, [fields])[0]
 
 
-def emit_all(folder: Path, dataset: str, several: Iterable[Mapping[str, Any]]) -> list[str]:
+def emit_all(folder: Path, dataset: str, fields_per_event: Iterable[Mapping[str, Any]]) -> list[str]:
     """Emit several events of a dataset in one commit, at the cost of one, and return their `event.id`s."""
-    events = [build(dataset, fields) for fields in several]
+    events = [build_event(dataset, fields) for fields in fields_per_event]
     with Spool(folder) as spool:
         spool.append(events)
     return [str(event["event.id"]) for event in events]
 
 
-def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def build_event(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of one event. NaN and infinities become null: JSON and Elasticsearch refuse them."""
     event: dict[str, Any] = {
-        "@timestamp": timestamp(),
+        "@timestamp": format_timestamp(),
         "ecs.version": ECS_VERSION,
         "event.id": str(uuid.uuid4()),
         "service.name": "llmops",
-        **{name: _finite(value) for name, value in fields.items()},
+        **{name: _replace_non_finite(value) for name, value in fields.items()},
         "event.dataset": dataset,
     }
-    assert dataset not in DATASETS or event.keys() <= field_names(dataset), (
-        f"llmops.events.fields does not have {sorted(event.keys() - field_names(dataset))} of {dataset}"
+    assert dataset not in DATASETS or event.keys() <= list_field_names(dataset), (
+        f"llmops.events.fields does not have {sorted(event.keys() - list_field_names(dataset))} of {dataset}"
     )
     result: dict[str, Any] = json.loads(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
     return result
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if value is None or isinstance(value, str | int):  # nearly all values
         return value
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): _replace_non_finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_finite(v) for v in value]
+        return [_replace_non_finite(v) for v in value]
     return value

@@ -15,7 +15,7 @@ from llmops.frame.errors import ConfigError
 
 
 class Reader(Hashable, Protocol):
-    """A source of events. Times are texts as from `events.timestamp`, or datetimes with a time zone.
+    """A source of events. Times are texts as from `format_timestamp`, or datetimes with a time zone.
 
     Events that wait in the spool are not included. Every method raises `EventsUnavailable` if the source cannot be
     read now.
@@ -42,7 +42,7 @@ class Reader(Hashable, Protocol):
         """
 
 
-def reader_of(config: Config, environ: Mapping[str, str] = os.environ) -> Reader:
+def make_reader(config: Config, environ: Mapping[str, str] = os.environ) -> Reader:
     """Return the reader of events: Elasticsearch if events go there (directly or by Logstash), else the local store.
 
     Elasticsearch has the events of all processes, the local store only those of one home. If Elasticsearch cannot be

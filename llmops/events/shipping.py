@@ -19,17 +19,17 @@ from typing import Any
 from llmops.config import Monitoring
 from llmops.events.datasets import SINK
 from llmops.events.delivery import Delivery, Shipment, send_in_parts
-from llmops.events.events import build
-from llmops.events.sinks.base import Rejection, Sink, SinkError
-from llmops.events.sinks.configured import sinks_for
-from llmops.events.spool import BATCH, Spool
+from llmops.events.events import build_event
+from llmops.events.sinks.factory import make_sinks
+from llmops.events.sinks.sink import Rejection, Sink, SinkError
+from llmops.events.spool import BATCH_SIZE, Spool
 
 log = logging.getLogger(__name__)
 
 END_ACTIONS = {"failing": "recovered", "refusing": "settled"}  #: state of a sink → `event.action` when it ends
 
 
-def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
+def ship_events(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
     """Send every waiting event to every sink. The events of a failing sink wait; the other sinks get theirs.
 
     Several processes may ship at once: an event may then arrive twice, but none is lost.
@@ -37,29 +37,29 @@ def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
     with Spool(folder) as spool:
         spool.register(sink.name for sink in sinks)
     with ThreadPoolExecutor(max(1, len(sinks)), "ship") as threads:
-        shipped = list(threads.map(lambda sink: _ship(folder, Delivery(sink)), sinks))
-    done = {sink.name: shipment for sink, shipment in zip(sinks, shipped, strict=True)}
+        shipped = list(threads.map(lambda sink: _ship_to_sink(folder, Delivery(sink)), sinks))
+    shipments = {sink.name: shipment for sink, shipment in zip(sinks, shipped, strict=True)}
     with Spool(folder) as spool:
         waiting = spool.count_waiting()
     for sink in sinks:
-        if waiting[sink.name] and not done[sink.name].error:
-            _ship(folder, Delivery(sink))  # events about state changes of other sinks
-    return done
+        if waiting[sink.name] and not shipments[sink.name].error:
+            _ship_to_sink(folder, Delivery(sink))  # events about state changes of other sinks
+    return shipments
 
 
-def drain(folder: Path, config: Monitoring) -> dict[str, Shipment]:
+def drain_spool(folder: Path, config: Monitoring) -> dict[str, Shipment]:
     """Ship all waiting events once, for a command or a task.
 
     Raises:
         SinkError: naming each sink that did not take all its events. The events wait in the spool.
     """
-    sinks = sinks_for(folder, config)
+    sinks = make_sinks(folder, config)
     try:
         with Spool(folder) as spool:
             spool.set_bounds(config.spool_max_mb, config.spool_free_mb)
-        done = ship(folder, sinks)
+        shipments = ship_events(folder, sinks)
         with Spool(folder) as spool:
-            others = {name: count for name, count in spool.count_waiting().items() if count and name not in done}
+            others = {name: count for name, count in spool.count_waiting().items() if count and name not in shipments}
     finally:
         for sink in sinks:
             sink.close()
@@ -69,27 +69,27 @@ def drain(folder: Path, config: Monitoring) -> dict[str, Shipment]:
             "llmops events forget SINK.",
             others,
         )
-    if failed := [f"{name}: {shipment.error}" for name, shipment in done.items() if shipment.error]:
+    if failed := [f"{name}: {shipment.error}" for name, shipment in shipments.items() if shipment.error]:
         raise SinkError("Some events could not be delivered and wait in the spool. " + " ".join(failed))
-    return done
+    return shipments
 
 
-def retry(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
+def resend_rejected(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
     """Send the dead letters of these sinks again. A refused letter stays, with its new reason."""
-    done = {}
+    shipments = {}
     for sink in sinks:
         with Spool(folder) as spool:
-            done[sink.name] = _retry(spool, sink)
+            shipments[sink.name] = _resend_to_sink(spool, sink)
             if not spool.count_rejected().get(sink.name):
                 _record_state(spool, sink.name, "refusing", "")
-    return done
+    return shipments
 
 
 class Shipper:
-    """A background shipper. It ships every `period_s`; a failing sink is tried less often, up to every `longest_s`."""
+    """A background shipper. It ships every `period_s`; to a failing sink less often, down to every `max_period_s`."""
 
-    def __init__(self, folder: Path, sinks: Sequence[Sink], period_s: float = 1.0, longest_s: float = 60.0) -> None:
-        self._folder, self._period_s, self._longest_s = folder, period_s, longest_s
+    def __init__(self, folder: Path, sinks: Sequence[Sink], period_s: float = 1.0, max_period_s: float = 60.0) -> None:
+        self._folder, self._period_s, self._max_period_s = folder, period_s, max_period_s
         self._stop_asked = threading.Event()
         self._sinks = list(sinks)
         self._threads = [
@@ -116,26 +116,26 @@ class Shipper:
             stopping = self._stop_asked.wait(pause_s)
             pause_s = self._period_s
             try:
-                shipment = _ship(self._folder, delivery)
+                shipment = _ship_to_sink(self._folder, delivery)
             except Exception:  # the thread survives a full disk or a bug in a sink; trying again loses nothing
                 log.exception("Events could not be shipped from %s; they wait there", self._folder)
                 continue
             failures = failures + 1 if shipment.error else 0
             if failures:
-                ceiling = min(self._longest_s, self._period_s * 2 ** min(failures, 16))
+                ceiling = min(self._max_period_s, self._period_s * 2 ** min(failures, 16))
                 pause_s = random.uniform(ceiling / 2, ceiling)
                 log.warning("Sink %s: %s Next try in %.0f s.", sink.name, shipment.error, pause_s)
         sink.close()
 
 
-def shipper_for(folder: Path, config: Monitoring) -> Shipper:
+def make_shipper(folder: Path, config: Monitoring) -> Shipper:
     """Return a shipper to the configured sinks, not started, and apply the configured bounds of the spool."""
     with Spool(folder) as spool:
         spool.set_bounds(config.spool_max_mb, config.spool_free_mb)
-    return Shipper(folder, sinks_for(folder, config))
+    return Shipper(folder, make_sinks(folder, config))
 
 
-def _ship(folder: Path, delivery: Delivery) -> Shipment:
+def _ship_to_sink(folder: Path, delivery: Delivery) -> Shipment:
     name = delivery.sink.name
     with Spool(folder) as spool:
         shipment = delivery.ship(spool)
@@ -149,9 +149,9 @@ def _ship(folder: Path, delivery: Delivery) -> Shipment:
 
 
 def _record_state(spool: Spool, sink: str, state: str, reason: str) -> None:
-    if bool(reason) == (sink in spool.sinks_in_state(state)):
+    if bool(reason) == (sink in spool.find_sinks_in_state(state)):
         return
-    event = build(
+    event = build_event(
         SINK,
         {
             "event.action": state if reason else END_ACTIONS[state],
@@ -165,14 +165,16 @@ def _record_state(spool: Spool, sink: str, state: str, reason: str) -> None:
     spool.change_state(sink, state, reason, event)
 
 
-def _retry(spool: Spool, sink: Sink) -> Shipment:
+def _resend_to_sink(spool: Spool, sink: Sink) -> Shipment:
     letters, sent, rejected = spool.read_rejected(sink.name), 0, 0
-    while documents := [letter.document for _, letter in islice(letters, BATCH)]:
+    while documents := [letter.document for _, letter in islice(letters, BATCH_SIZE)]:
         done = 0
 
         def confirm(count: int, refused: Sequence[Rejection], documents: Sequence[dict[str, Any]] = documents) -> None:
             nonlocal done, rejected
-            spool.ack_rejected(sink.name, [str(event["event.id"]) for event in documents[done : done + count]], refused)
+            spool.settle_rejected(
+                sink.name, [str(event["event.id"]) for event in documents[done : done + count]], refused
+            )
             done, rejected = done + count, rejected + len(refused)
 
         try:

@@ -19,13 +19,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from llmops.events.database import connect
-from llmops.events.sinks.base import Rejection
+from llmops.events.sinks.sink import Rejection
 from llmops.frame.errors import DiskFullError
 
-BATCH = 500  #: most events per delivery
-BATCH_CHARACTERS = 4_000_000  #: of documents per delivery, before the last one; receivers accept 20 MB by default
+BATCH_SIZE = 500  #: most events per delivery
+MAX_BATCH_CHARACTERS = 4_000_000  #: a delivery ends with the event that exceeds it; receivers accept 20 MB
 MB = 1_000_000
-FREE_MB = 128  #: default of `set_bounds`: disk space that is left free
+DEFAULT_FREE_MB = 128  #: default of `set_bounds`: disk space that is left free
 SCHEMA = """
 CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, document TEXT NOT NULL);
 CREATE TABLE positions (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL);
@@ -53,7 +53,7 @@ class Spool:
         self._folder = folder
         self._db = connect(folder / "spool.db", SCHEMA)
         bounds = dict(self._db.execute("SELECT name, value FROM bounds"))
-        self._most_bytes, self._free_bytes = MB * bounds.get("most", 0), MB * bounds.get("free", FREE_MB)
+        self._max_bytes, self._free_bytes = MB * bounds.get("most", 0), MB * bounds.get("free", DEFAULT_FREE_MB)
         self._page_size = self._db.execute("PRAGMA page_size").fetchone()[0]
 
     def __enter__(self) -> Self:
@@ -66,14 +66,14 @@ class Spool:
         """Close the file."""
         self._db.close()
 
-    def set_bounds(self, most_mb: int, free_mb: int) -> None:
+    def set_bounds(self, max_mb: int, free_mb: int) -> None:
         """Set the largest size of the spool (0: unlimited) and the disk space to leave free, from now on."""
         with self._db:
-            rows = [("most", most_mb), ("free", free_mb)]
+            rows = [("most", max_mb), ("free", free_mb)]
             self._db.executemany("INSERT OR REPLACE INTO bounds VALUES (?, ?)", rows)
-        self._most_bytes, self._free_bytes = MB * most_mb, MB * free_mb
+        self._max_bytes, self._free_bytes = MB * max_mb, MB * free_mb
 
-    def size(self) -> int:
+    def count_bytes(self) -> int:
         """Return the bytes of waiting events and dead letters. The file may be larger, with pages for reuse."""
         pages, unused = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
         return int((pages - unused) * self._page_size)
@@ -89,7 +89,7 @@ class Spool:
                 f"Only {free / MB:,.0f} MB are left on the disk of {self._folder}, and the spool leaves "
                 f"{self._free_bytes / MB:,.0f} (monitoring.spool_free_mb): events are not recorded. Make room."
             )
-        if self._most_bytes and (size := self.size()) > self._most_bytes:
+        if self._max_bytes and (size := self.count_bytes()) > self._max_bytes:
             raise SpoolFullError(
                 f"{size / MB:,.0f} MB wait in the spool {self._folder}, more than monitoring.spool_max_mb: events are "
                 "not recorded. `llmops events` says which sink does not take them."
@@ -98,7 +98,7 @@ class Spool:
         with self._db:
             self._db.executemany("INSERT INTO events (document) VALUES (?)", rows)
 
-    def read(self, sink: str, limit: int = BATCH) -> tuple[list[int], list[dict[str, Any]]]:
+    def read(self, sink: str, limit: int = BATCH_SIZE) -> tuple[list[int], list[dict[str, Any]]]:
         """Return the oldest events that `sink` has not confirmed, and their numbers for `ack`."""
         rows = self._db.execute(
             "SELECT seq, document FROM events WHERE seq > coalesce((SELECT seq FROM positions WHERE sink = ?), 0) "
@@ -110,7 +110,7 @@ class Spool:
             numbers.append(number)
             events.append(json.loads(document))
             characters += len(document)
-            if characters > BATCH_CHARACTERS:
+            if characters > MAX_BATCH_CHARACTERS:
                 break
         rows.close()
         return numbers, events
@@ -142,7 +142,7 @@ class Spool:
         # numbers have no gaps: a transaction that is rolled back returns its numbers
         return {sink: 0 if last is None else max(0, last - max(seq, first - 1)) for sink, seq in rows}
 
-    def oldest(self, sink: str) -> str:
+    def find_oldest_time(self, sink: str) -> str:
         """Return the time of the oldest event that waits for a sink; empty if none waits."""
         _, events = self.read(sink, 1)
         return str(events[0]["@timestamp"]) if events else ""
@@ -155,7 +155,7 @@ class Spool:
         while rows := self._db.execute(
             "SELECT sink, id, reason, document FROM rejected WHERE (sink, id) > (?, ?) AND ? IN ('', sink) "
             "ORDER BY sink, id LIMIT ?",
-            (*after, sink, BATCH),
+            (*after, sink, BATCH_SIZE),
         ).fetchall():
             for name, event, reason, document in rows:
                 yield name, Rejection(event, reason, json.loads(document))
@@ -165,7 +165,7 @@ class Spool:
         """Return the number of dead letters of each sink that has any."""
         return dict(self._db.execute("SELECT sink, count(*) FROM rejected GROUP BY sink"))
 
-    def ack_rejected(self, sink: str, ids: Iterable[str], rejections: Sequence[Rejection]) -> None:
+    def settle_rejected(self, sink: str, ids: Iterable[str], rejections: Sequence[Rejection]) -> None:
         """Delete dead letters that were sent again, except those that were refused again."""
         with self._db:
             self._db.executemany("DELETE FROM rejected WHERE sink = ? AND id = ?", [(sink, event) for event in ids])
@@ -177,7 +177,7 @@ class Spool:
 
     # --- states of sinks
 
-    def sinks_in_state(self, state: str) -> dict[str, tuple[str, str]]:
+    def find_sinks_in_state(self, state: str) -> dict[str, tuple[str, str]]:
         """Return the sinks in state `failing` or `refusing`, with its beginning and reason."""
         rows = self._db.execute("SELECT sink, since, reason FROM states WHERE state = ?", (state,))
         return {sink: (since, reason) for sink, since, reason in rows}

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 
-def timestamp(moment: datetime | None = None) -> str:
+def format_timestamp(moment: datetime | None = None) -> str:
     """Return `moment` (default: now) in UTC as `2026-01-31T12:00:00.000Z`. The texts sort by time.
 
     Raises:
@@ -18,7 +18,7 @@ def timestamp(moment: datetime | None = None) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def epoch(time: Any) -> float | None:
+def parse_epoch(time: Any) -> float | None:
     """Return the seconds since 1970 of such a text; None if it is not a time with a zone."""
     try:
         moment = datetime.fromisoformat(time)

@@ -28,9 +28,9 @@ from llmops.frame.errors import ArtifactError
 
 SKIPPED = "skipped"  #: metric of a stage that had nothing to train on: the reason
 RECORD = "record.json"
-FOR_PEOPLE = ("*.md", "*.png", "*.html")  #: patterns of files that no stage reads
-_PARTIAL = re.compile(r"\..+\.\d+")  #: an unfinished file of `write_whole`, after a kill
-GONE = "gone.json"  #: record of an artifact whose data was removed
+REPORT_PATTERNS = ("*.md", "*.png", "*.html")  #: patterns of files that no stage reads
+_PARTIAL_NAME = re.compile(r"\..+\.\d+")  #: an unfinished file of `write_atomically`, after a kill
+REMOVED_RECORD = "gone.json"  #: record of an artifact whose data was removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Record:
     receipt: int = 0  #: number of the erasure that removed it, if any
 
 
-def fingerprint(
+def compute_fingerprint(
     stage: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -65,15 +65,15 @@ def fingerprint(
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Return 16 hex digits of the SHA-256 over everything that influences an artifact's content."""
-    return _digest([stage, config, dict(inputs), interval, code, *([dict(environment)] if environment else [])])
+    return _compute_digest([stage, config, dict(inputs), interval, code, *([dict(environment)] if environment else [])])
 
 
-def artifact_path(root: Path, stage: str, key: str) -> Path:
+def get_artifact_path(root: Path, stage: str, key: str) -> Path:
     """Return the folder of the artifact of `stage` with fingerprint `key`, below the artifacts folder `root`."""
     return root / stage / key
 
 
-def ref(path: Path) -> str:
+def get_ref(path: Path) -> str:
     """Return the name of an artifact in records: "stage/fingerprint"."""
     return f"{path.parent.name}/{path.name}"
 
@@ -83,9 +83,9 @@ def is_done(path: Path) -> bool:
     return (path / RECORD).is_file()
 
 
-def is_gone(path: Path) -> bool:
+def is_removed(path: Path) -> bool:
     """Return True if the artifact was finished and its data removed, so that only its record is left."""
-    return not is_done(path) and (path / GONE).is_file()
+    return not is_done(path) and (path / REMOVED_RECORD).is_file()
 
 
 def read_record(path: Path) -> Record:
@@ -94,17 +94,17 @@ def read_record(path: Path) -> Record:
     Raises:
         ArtifactError: if there is none, or it cannot be read.
     """
-    for name in (RECORD, GONE):
+    for name in (RECORD, REMOVED_RECORD):
         try:
             return Record(**json.loads((path / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, TypeError) as error:
-            raise damaged(path, error) from None
+            raise make_damage_error(path, error) from None
     raise ArtifactError(f"{path} is no finished artifact (no {RECORD}); run `llmops run {path.parent.name}` first.")
 
 
-def gone_since(removed: str, receipt: int) -> str:
+def describe_removal(removed: str, receipt: int) -> str:
     """Return when data was removed, and the receipt if it was an erasure, in words."""
     return f"erased on {removed[:10]} (receipt {receipt})" if receipt else f"removed on {removed[:10]}"
 
@@ -114,25 +114,25 @@ def touch(path: Path) -> None:
     os.utime(path / RECORD)
 
 
-def finished(stage: Path) -> list[Path]:
+def list_finished(stage: Path) -> list[Path]:
     """Return all finished artifacts in the folder of a stage."""
     return [path for path in sorted(stage.glob("*")) if is_done(path)]
 
 
-def newest(stage: Path) -> Path:
+def find_newest(stage: Path) -> Path:
     """Return the artifact of a stage that a run made or used last; `stage` is its folder.
 
     Raises:
         ArtifactError: if there is none.
     """
-    done = finished(stage)
+    done = list_finished(stage)
     if not done:
         raise ArtifactError(f"There is no finished artifact in {stage}; run `llmops run {stage.name}` first.")
     return max(done, key=lambda path: ((path / RECORD).stat().st_mtime_ns, read_record(path).finished))
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+def hold_lock(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
     """Hold the lock of `path` (a file `.{name}.lock` beside it).
 
     Raises:
@@ -153,61 +153,61 @@ def clear(path: Path) -> None:
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name != GONE:
+        elif entry.name != REMOVED_RECORD:
             entry.unlink()
 
 
-def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence[str] = ()) -> Record:
+def commit(path: Path, record: Record, unread_files: Sequence[str] = (), read_metrics: Sequence[str] = ()) -> Record:
     """Hash the artifact's files, sync them to disk, and write its record, which finishes it.
 
     Args:
         path: the artifact.
         record: its facts.
-        aside: patterns (as for `fnmatch`) of files that no other stage reads. Like `FOR_PEOPLE` they are not part of
-            the content.
-        read: metrics that other stages read. They are part of the content.
+        unread_files: patterns (as for `fnmatch`) of files that no other stage reads. Like `REPORT_PATTERNS` they are
+            not part of the content.
+        read_metrics: metrics that other stages read. They are part of the content.
     """
-    for left in (file for file in path.rglob(".*") if _PARTIAL.fullmatch(file.name)):
-        left.unlink()  # left by a kill, in a stage that resumes without clearing
-    found = list(path.rglob("*"))
-    held = sorted(f for f in found if f.is_file() and f.name not in (RECORD, GONE))
-    files = {str(f.relative_to(path)): _synced_sha256(f) for f in held}
-    for folder in [*(f for f in found if f.is_dir()), path, *path.absolute().parents[:2]]:
+    for partial in (file for file in path.rglob(".*") if _PARTIAL_NAME.fullmatch(file.name)):
+        partial.unlink()  # left by a kill, in a stage that resumes without clearing
+    entries = list(path.rglob("*"))
+    contained = sorted(f for f in entries if f.is_file() and f.name not in (RECORD, REMOVED_RECORD))
+    files = {str(f.relative_to(path)): _sync_and_hash(f) for f in contained}
+    for folder in [*(f for f in entries if f.is_dir()), path, *path.absolute().parents[:2]]:
         _sync(folder)
-    unread = (*FOR_PEOPLE, *aside)
+    unread = (*REPORT_PATTERNS, *unread_files)
     content = {name: digest for name, digest in files.items() if not any(fnmatch(name, pattern) for pattern in unread)}
-    digest = _digest([content, {name: record.metrics.get(name) for name in read}])
-    write_json(path / RECORD, asdict(whole := replace(record, files=files, content=digest)))
-    (path / GONE).unlink(missing_ok=True)
-    return whole
+    digest = _compute_digest([content, {name: record.metrics.get(name) for name in read_metrics}])
+    write_json(path / RECORD, asdict(finished := replace(record, files=files, content=digest)))
+    (path / REMOVED_RECORD).unlink(missing_ok=True)
+    return finished
 
 
-def verify(path: Path) -> list[str]:
+def find_changed_files(path: Path) -> list[str]:
     """Return the names of the files of a finished artifact that are missing or changed."""
     record = read_record(path)
-    return [n for n, digest in record.files.items() if not (path / n).is_file() or file_sha256(path / n) != digest]
+    return [n for n, digest in record.files.items() if not (path / n).is_file() or compute_sha256(path / n) != digest]
 
 
-def check_whole(path: Path) -> None:
+def check_files(path: Path) -> None:
     """Check a finished artifact by hashing its files again.
 
     Raises:
         ArtifactError: naming the missing and changed files.
     """
-    if wrong := verify(path):
+    if changed := find_changed_files(path):
         raise ArtifactError(
-            f"{path} is damaged: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} missing or not what it was "
-            f"made with; look at the disk, then delete {path} and run the stage {path.parent.name} again."
+            f"{path} is damaged: {', '.join(changed)} {'is' if len(changed) == 1 else 'are'} missing or not what it "
+            f"was made with; look at the disk, then delete {path} and run the stage {path.parent.name} again."
         )
 
 
-def file_sha256(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _synced_sha256(path: Path) -> str:
+def _sync_and_hash(path: Path) -> str:
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -224,12 +224,12 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _digest(parts: Any) -> str:
+def _compute_digest(parts: Any) -> str:
     document = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(document.encode()).hexdigest()[:16]
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, durably and atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("wb") as handle:
@@ -242,10 +242,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON to `path`, atomically."""
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode())
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode())
 
 
-def link(source: str | Path, target: str | Path) -> str:
+def link_or_copy(source: str | Path, target: str | Path) -> str:
     """Hard-link `target` to `source`, or copy it if links are not possible. Usable by `shutil.copytree`."""
     try:
         os.link(source, target)
@@ -255,11 +255,11 @@ def link(source: str | Path, target: str | Path) -> str:
 
 
 def is_skipped(path: Path) -> bool:
-    """Return whether a finished artifact is of a stage that had nothing to train on."""
+    """Return True if an artifact is finished and its stage had nothing to train on."""
     return is_done(path) and SKIPPED in read_record(path).metrics
 
 
-def input_path(path: Path, name: str) -> Path:
+def get_input_path(path: Path, name: str) -> Path:
     """Return the folder of a finished artifact's input `name`.
 
     Raises:
@@ -271,19 +271,19 @@ def input_path(path: Path, name: str) -> Path:
     return path.parent.parent / inputs[name]
 
 
-def damaged(path: Path, why: object) -> ArtifactError:
+def make_damage_error(path: Path, why: object) -> ArtifactError:
     """Return the error about an unusable record, with the remedy."""
     return ArtifactError(f"{path / RECORD} is damaged ({why}); delete {path} and run the stage again.")
 
 
-def walk(path: Path) -> Iterator[Record]:
+def walk_lineage(path: Path) -> Iterator[Record]:
     """Yield the records of an artifact and all its ancestors, nearest first, each once."""
     root, seen, queue = path.parent.parent, set[str](), [path]
     while queue:
-        here = queue.pop(0)
-        if str(here) in seen:
+        artifact = queue.pop(0)
+        if str(artifact) in seen:
             continue
-        seen.add(str(here))
-        record = read_record(here)
+        seen.add(str(artifact))
+        record = read_record(artifact)
         yield record
         queue += [root / ref for name, ref in sorted(record.inputs.items()) if name != "champion"]

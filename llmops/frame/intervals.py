@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from llmops.frame.errors import ConfigError
 
 
-def today() -> date:
+def get_today() -> date:
     """Return the current day."""
     return datetime.now(UTC).date()
 
@@ -17,7 +17,7 @@ def parse_interval(text: str = "") -> str:
         ConfigError: if `text` is not a date or date-time.
     """
     if not text:
-        return _yesterday()
+        return _get_yesterday()
     try:
         return date.fromisoformat(text[:10]).isoformat()
     except ValueError:
@@ -30,12 +30,13 @@ def check_ended(interval: str) -> None:
     Raises:
         ConfigError: if it has not ended, naming the last one that has.
     """
-    if interval > _yesterday():
+    if interval > _get_yesterday():
         raise ConfigError(
-            f"The data interval {interval} has not ended: it is still {today()} (UTC), and rows of that day may still "
-            f"come. Run it once it has; the last day that has ended is {_yesterday()}, which is also the default."
+            f"The data interval {interval} has not ended: it is still {get_today()} (UTC), and rows of that day may "
+            f"still come. Run it once it has; the last day that has ended is {_get_yesterday()}, which is also the "
+            "default."
         )
 
 
-def _yesterday() -> str:
-    return (today() - timedelta(days=1)).isoformat()
+def _get_yesterday() -> str:
+    return (get_today() - timedelta(days=1)).isoformat()

@@ -16,8 +16,8 @@ from pathlib import Path
 GIB = 2**30  #: bytes
 
 
-def spin_briefly(environ: MutableMapping[str, str]) -> None:
-    """Let the threads of GNU's OpenMP, which torch uses, spin briefly, unless the environment says how they wait.
+def shorten_thread_spin(environ: MutableMapping[str, str]) -> None:
+    """Shorten the spin of GNU OpenMP's threads, which torch uses, unless the environment says how they wait.
 
     Call it before torch is loaded: torch reads the environment only then.
     """
@@ -26,7 +26,7 @@ def spin_briefly(environ: MutableMapping[str, str]) -> None:
 
 
 @cache
-def gpu() -> str:
+def describe_gpus() -> str:
     """Return names and compute capabilities of the NVIDIA GPUs, such as "NVIDIA L4 (8.9)", separated by commas.
 
     It is empty if torch computes on the CPU: without a GPU, with CUDA_VISIBLE_DEVICES hiding it, or with a CPU build of
@@ -40,14 +40,14 @@ def gpu() -> str:
         return ""
     command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):  # no driver, so no GPU for torch either
         return ""
-    kinds = {" (".join(part.strip() for part in line.rsplit(",", 1)) + ")" for line in said.splitlines() if line}
+    kinds = {" (".join(part.strip() for part in line.rsplit(",", 1)) + ")" for line in output.splitlines() if line}
     return ", ".join(sorted(kinds))
 
 
-def total_memory(root: Path = Path("/")) -> int:
+def get_total_memory(root: Path = Path("/")) -> int:
     """Return the bytes of memory of this machine, or the limit of its container, used or not."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
@@ -59,7 +59,7 @@ def total_memory(root: Path = Path("/")) -> int:
     return min(limits)
 
 
-def cores(root: Path = Path("/")) -> int:
+def count_cores(root: Path = Path("/")) -> int:
     """Return the number of cores that this process may use, limited by its container's share."""
     shares = [float(len(os.sched_getaffinity(0)))]
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
@@ -71,7 +71,7 @@ def cores(root: Path = Path("/")) -> int:
     return max(1, round(min(shares)))
 
 
-def threads(environ: Mapping[str, str] = os.environ) -> int:
+def count_threads(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of compute threads of a model: one per core, or fewer by `OMP_NUM_THREADS`."""
-    told = environ.get("OMP_NUM_THREADS", "")
-    return min(cores(), int(told)) if told.isdecimal() and int(told) else cores()
+    limit = environ.get("OMP_NUM_THREADS", "")
+    return min(count_cores(), int(limit)) if limit.isdecimal() and int(limit) else count_cores()

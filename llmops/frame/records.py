@@ -18,11 +18,13 @@ from llmops.frame.errors import ArtifactError
 if TYPE_CHECKING:
     import pyarrow as pa  # not above: serving has no use for it
 
-MESSAGE = ", message "  #: precedes a chat message's number in a position
-KEY = "key "  #: prefix of a position that is the key of a table's row; other positions may belong to another row later
-AS_OF = ", as of "  #: precedes the interval in the position of an example from an earlier run
+MESSAGE_LABEL = ", message "  #: precedes a chat message's number in a position
+KEY_PREFIX = (
+    "key "  #: prefix of a position that is the key of a table's row; other positions may belong to another row later
+)
+DATE_LABEL = ", as of "  #: precedes the interval in the position of an example from an earlier run
 CLOSED_BOOK = "base_closed_book"  #: the base without documents beside itself with them, in evaluations and answers
-_AND = " AND "  #: SPDX' word between licences
+_LICENCE_AND = " AND "  #: SPDX' word between licences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
+class DroppedRow:
     """A row that was dropped, with the reason. Nothing is lost silently."""
 
     id: str
@@ -93,38 +95,38 @@ class Passage:
     licence: str = ""
 
 
-def as_of(position: str, interval: str) -> str:
+def add_date(position: str, interval: str) -> str:
     """Add the date to a row's position, because 'row 12' may be another row tomorrow.
 
     The key of a table's row is unchanged: it stays with the row.
     """
-    if is_key(position) or AS_OF in position:
+    if is_row_key(position) or DATE_LABEL in position:
         return position
-    place, message, number = position.partition(MESSAGE)
-    return f"{place}{AS_OF}{interval}{message}{number}"
+    row, label, number = position.partition(MESSAGE_LABEL)
+    return f"{row}{DATE_LABEL}{interval}{label}{number}"
 
 
-def without_message(position: str) -> str:
+def remove_message_number(position: str) -> str:
     """Return a position without its message number. All messages of a conversation count as one person's."""
-    return position.partition(MESSAGE)[0]
+    return position.partition(MESSAGE_LABEL)[0]
 
 
-def is_key(position: str) -> bool:
+def is_row_key(position: str) -> bool:
     """Return True if a position is the key of a table's row. Other positions are numbers that change owner."""
-    return position.startswith(KEY)
+    return position.startswith(KEY_PREFIX)
 
 
-def joined_licences(one: str, other: str) -> str:
+def join_licences(first: str, second: str) -> str:
     """Return the SPDX licence of a text made of two texts (`MIT AND CC-BY-4.0`); empty if one has none."""
-    if not one or not other:
+    if not first or not second:
         return ""
-    known = {licence.casefold(): licence for licence in (*licences(other), *licences(one))}
-    return _AND.join(sorted(known.values()))
+    known = {licence.casefold(): licence for licence in (*split_licences(second), *split_licences(first))}
+    return _LICENCE_AND.join(sorted(known.values()))
 
 
-def licences(joined: str) -> list[str]:
+def split_licences(joined: str) -> list[str]:
     """Return the licences of an example; one empty text if it has none."""
-    return joined.split(_AND)
+    return joined.split(_LICENCE_AND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +141,10 @@ class Finding:
     owasp: str = ""  #: e.g. "LLM02:2025 sensitive information disclosure"
 
 
-Row = TypeVar("Row", Document, Dropped, Example, Finding)
+AnyRow = TypeVar("AnyRow", Document, DroppedRow, Example, Finding)
 
 
-def content_id(*parts: str) -> str:
+def make_content_id(*parts: str) -> str:
     """Return a stable 16-hex-digit identifier of the parts (SHA-256 over length-prefixed UTF-8)."""
     digest = hashlib.sha256()
     for part in parts:
@@ -151,18 +153,18 @@ def content_id(*parts: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def schema(kind: type[Row]) -> pa.Schema:
+def get_schema(kind: type[AnyRow]) -> pa.Schema:
     """Return the Arrow schema of a record type: one non-null string column per field, in order."""
     import pyarrow as pa
 
     return pa.schema([pa.field(f.name, pa.string(), nullable=False) for f in fields(kind)])
 
 
-def write_rows(path: Path, rows: Iterable[Row], kind: type[Row]) -> int:
+def write_rows(path: Path, rows: Iterable[AnyRow], kind: type[AnyRow]) -> int:
     """Write records to one Parquet file, atomically, and return the number of rows."""
     import pyarrow as pa
 
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=get_schema(kind))
     return write_table(path, table)
 
 
@@ -177,7 +179,7 @@ def write_table(path: Path, table: pa.Table) -> int:
     return int(table.num_rows)
 
 
-def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+def read_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
     """Read the records of one Parquet file, or of a folder of them (as from Spark), in file order."""
     import pyarrow.parquet as pq
 
@@ -191,7 +193,7 @@ def read_selection(select: Path) -> dict[str, Any]:
     return dict(json.loads((select / "selection.json").read_text(encoding="utf-8")))
 
 
-def base_path(select: Path) -> str:
+def get_base_path(select: Path) -> str:
     """Return the folder of the base model that a select artifact chose, for `from_pretrained`.
 
     Raises:
@@ -200,13 +202,13 @@ def base_path(select: Path) -> str:
     chosen = read_selection(select)
     folder = select / chosen["path"]
     if not folder.is_dir():
-        again = (
+        remedy = (
             "put the folder back"
             if chosen["revision"] == "local"
             else (f"get it again with `hf download {chosen['model']} --revision {chosen['revision']}`")
         )
         raise ArtifactError(
             f"The base model {chosen['model']} at revision {chosen['revision']}, which {select} chose, is not at "
-            f"{folder} any more; {again}, then delete {select} and run `llmops run select`."
+            f"{folder} any more; {remedy}, then delete {select} and run `llmops run select`."
         )
     return str(folder)

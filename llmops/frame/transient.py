@@ -14,14 +14,14 @@ from urllib.error import HTTPError
 
 from llmops.frame.errors import DiskFullError, LlmopsError, TransientError, describe_error, is_busy
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK_FULL_CODES = {errno.ENOSPC, errno.EDQUOT}
 #: torch, safetensors, Arrow, SQLite and Spark raise classes of their own; only the text names the reason
-_FULL_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full")
-_UNREACHABLE = {errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN}
+_DISK_FULL_PHRASES = ("no space left on device", "disk quota exceeded", "database or disk is full")
+_UNREACHABLE_CODES = {errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN}
 _SQLITE_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR")
 
 
-def as_transient(error: BaseException) -> TransientError | None:
+def convert_to_transient(error: BaseException) -> TransientError | None:
     """Return `error` as a `TransientError` if it, or a cause, may be gone at the next try; else None.
 
     Other errors of ours are never converted.
@@ -32,12 +32,12 @@ def as_transient(error: BaseException) -> TransientError | None:
     for cause in _walk_causes(error):
         if isinstance(cause, LlmopsError) and not isinstance(cause, TransientError):
             return None
-        if isinstance(cause, DiskFullError) or is_full(cause):
+        if isinstance(cause, DiskFullError) or is_disk_full(cause):
             return DiskFullError(f"A disk is full. {message}. Make room and run it again; what is finished is kept.")
         if (
             isinstance(cause, TransientError)
-            or is_broken_off(cause)
-            or is_unanswered(cause)
+            or is_connection_broken(cause)
+            or is_server_down(cause)
             or is_redis_down(cause)
             or is_database_down(cause)
         ):
@@ -45,24 +45,24 @@ def as_transient(error: BaseException) -> TransientError | None:
     return None
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Return True if a disk is full."""
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in _DISK_FULL_CODES:
         return True
     if isinstance(error, ValueError | TypeError | LookupError):
         return False  # its text may quote user data
     text = describe_error(error).lower()
-    return any(words in text for words in _FULL_WORDS)
+    return any(words in text for words in _DISK_FULL_PHRASES)
 
 
-def is_broken_off(error: BaseException) -> bool:
+def is_connection_broken(error: BaseException) -> bool:
     """Return True if a connection broke, timed out or found no route. The Hub client's offline mode does not count."""
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return type(error).__name__ != "OfflineModeIsEnabled"
-    return isinstance(error, OSError) and error.errno in _UNREACHABLE
+    return isinstance(error, OSError) and error.errno in _UNREACHABLE_CODES
 
 
-def is_unanswered(error: BaseException) -> bool:
+def is_server_down(error: BaseException) -> bool:
     """Return True if an HTTP server could not be reached, or answered that it is busy or broken."""
     status = error.code if isinstance(error, HTTPError) else None
     status = getattr(getattr(error, "response", None), "status_code", status)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
-#: places of a user and password (`://…@`), or of a query parameter (`?…=…`, `&…=…`)
+#: matches a user and password (`://…@`), or a query parameter (`?…=…`, `&…=…`)
 _QUOTED = re.compile(r"://[^/?#]*@|[?&][^=&#]*=[^&#]*")
 
 
-def filled(url: str, value: Callable[[str], str]) -> str:
+def fill_variables(url: str, value: Callable[[str], str]) -> str:
     """Return the URL with each `${NAME}` replaced by `value(NAME)`.
 
     The value is percent-encoded in a user, password or query parameter, because its "@", "/" or "&" would break the
@@ -17,8 +17,8 @@ def filled(url: str, value: Callable[[str], str]) -> str:
     """
     quoted = [match.span() for match in _QUOTED.finditer(url)]
 
-    def put(match: re.Match[str]) -> str:
+    def replace_variable(match: re.Match[str]) -> str:
         text = value(match[1])
         return quote(text, safe="") if any(start < match.start() < end for start, end in quoted) else text
 
-    return VARIABLE.sub(put, url)
+    return VARIABLE.sub(replace_variable, url)

@@ -11,7 +11,7 @@ import httpx
 
 from llmops.frame.errors import LlmopsError, TransientError, is_busy
 
-DONE = ("success", "failed")  #: final states of a run
+END_STATES = ("success", "failed")  #: final states of a run
 
 TIMEOUT_S = 600.0  #: time that `follow` waits for an Airflow that restarts
 
@@ -125,7 +125,7 @@ class Airflow:
             OrchestratorUnavailable: if Airflow does not answer for `TIMEOUT_S`.
         """
         state, answered = "", time.monotonic()
-        while state not in DONE:
+        while state not in END_STATES:
             try:
                 state, tasks = self.read_state(dag, run), self.list_tasks(dag, run)
             except OrchestratorUnavailable:
@@ -134,7 +134,7 @@ class Airflow:
             else:
                 answered = time.monotonic()
                 yield state, tasks
-            if state not in DONE:
+            if state not in END_STATES:
                 time.sleep(pause_s)
 
     def explain_failure(self, dag: str, run: str, tasks: Iterable[TaskInstance]) -> str:

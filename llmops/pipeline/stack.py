@@ -27,7 +27,7 @@ from llmops.access.roles import AIRFLOW_ROLES
 from llmops.config import Config, load
 from llmops.frame.artifacts import write_json
 from llmops.frame.errors import LlmopsError
-from llmops.frame.machine import spin_briefly
+from llmops.frame.machine import shorten_thread_spin
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ HOST = "127.0.0.1"
 GRACE_S = 10.0  #: time for processes to end after SIGTERM
 KILL_S = 10.0  #: the same after SIGKILL: freeing gigabytes takes the kernel some time
 #: Airflow's setting that new DAGs are paused; the environment may set it
-PAUSED = "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"
+PAUSED_VARIABLE = "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"
 
 
 class StackError(LlmopsError):
@@ -63,10 +63,10 @@ def start_airflow(config: Config, port: int, environ: Mapping[str, str]) -> Serv
     Raises:
         StackError: with the end of the log, if it does not start.
     """
-    passwords(config.home)
+    ensure_passwords(config.home)
     command = [sys.executable, "-m", "airflow", "standalone"]
-    service = _start(config.home, "airflow", command, port, airflow_environment(config, port, environ))
-    _wait(config.home, service, _airflow_is_ready, timeout_s=240)
+    service = _start_service(config.home, "airflow", command, port, build_airflow_environment(config, port, environ))
+    _wait_until_ready(config.home, service, _airflow_is_ready, timeout_s=240)
     return service
 
 
@@ -77,17 +77,17 @@ def start_serving(config: Config, environ: Mapping[str, str]) -> Service:
         StackError: with the end of the log, if it does not start.
     """
     where = {**environ, "LLMOPS_HOME": str(config.home), "LLMOPS_SERVING__PORT": str(config.serving.port)}
-    service = _start(config.home, "serving", [sys.executable, "-m", "serving"], config.serving.port, where)
-    _wait(config.home, service, lambda s: _answers(f"{s.url}/healthz"), timeout_s=120)
+    service = _start_service(config.home, "serving", [sys.executable, "-m", "serving"], config.serving.port, where)
+    _wait_until_ready(config.home, service, lambda s: _is_answering(f"{s.url}/healthz"), timeout_s=120)
     return service
 
 
-def running(home: Path) -> dict[str, Service]:
+def find_running(home: Path) -> dict[str, Service]:
     """Return the services started from `home` that have a living process, by name."""
     found: dict[str, Service] = {}
     for file in sorted((home / "run").glob("*.json")):
         service = Service(**json.loads(file.read_text(encoding="utf-8")))
-        if _processes(service):
+        if _list_processes(service):
             found[service.name] = service
     return found
 
@@ -98,16 +98,16 @@ def stop(home: Path, names: Sequence[str] = ("airflow", "serving")) -> list[str]
     Raises:
         StackError: if a process remains.
     """
-    services = {name: service for name, service in running(home).items() if name in names}
+    services = {name: service for name, service in find_running(home).items() if name in names}
     for name, service in services.items():
         for sign, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILL_S)):
             deadline = time.monotonic() + seconds
-            while (left := _processes(service)) and time.monotonic() < deadline:
+            while (left := _list_processes(service)) and time.monotonic() < deadline:
                 for process in left:
                     with suppress(psutil.NoSuchProcess):
                         process.send_signal(sign)
                 psutil.wait_procs(left, timeout=0.5)
-        if left := _processes(service):
+        if left := _list_processes(service):
             pids = " ".join(str(process.pid) for process in left)
             raise StackError(f"Processes of {name} do not end: {pids}. End them with `kill -9 {pids}`.")
         log.info("stopped %s", name)
@@ -121,7 +121,7 @@ def has_passwords(home: Path) -> bool:
     return (home / "airflow" / "passwords.json").is_file()
 
 
-def passwords(home: Path) -> tuple[dict[str, str], bool]:
+def ensure_passwords(home: Path) -> tuple[dict[str, str], bool]:
     """Return the Airflow users' passwords, and True if they are new. Only its owner can read their file."""
     file = home / "airflow" / "passwords.json"
     if has_passwords(home):
@@ -133,12 +133,12 @@ def passwords(home: Path) -> tuple[dict[str, str], bool]:
     return made, True
 
 
-def airflow_environment(config: Config, port: int, environ: Mapping[str, str]) -> dict[str, str]:
+def build_airflow_environment(config: Config, port: int, environ: Mapping[str, str]) -> dict[str, str]:
     """Return `environ` with the settings that run Airflow from `config.home` on this machine only."""
     home = config.home / "airflow"
     path = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")])
     return {
-        PAUSED: "False",
+        PAUSED_VARIABLE: "False",
         # SQLite allows one writer: a command may wait for the scheduler longer than the default of 5 s
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.absolute()}/airflow.db?timeout=60",
         **environ,
@@ -165,15 +165,15 @@ def airflow_environment(config: Config, port: int, environ: Mapping[str, str]) -
     }
 
 
-def _start(home: Path, name: str, command: list[str], port: int, environ: Mapping[str, str]) -> Service:
-    if service := running(home).get(name):
+def _start_service(home: Path, name: str, command: list[str], port: int, environ: Mapping[str, str]) -> Service:
+    if service := find_running(home).get(name):
         log.info("%s runs already at %s", name, service.url)
         return service
     output = home / "logs" / f"{name}.log"
     for folder in (output.parent, home / "run"):
         folder.mkdir(parents=True, exist_ok=True)
     environment = dict(environ)
-    spin_briefly(environment)
+    shorten_thread_spin(environment)
     with output.open("ab") as handle:
         process = subprocess.Popen(
             command,
@@ -190,16 +190,16 @@ def _start(home: Path, name: str, command: list[str], port: int, environ: Mappin
     return service
 
 
-def _wait(home: Path, service: Service, ready: Callable[[Service], bool], timeout_s: float) -> None:
+def _wait_until_ready(home: Path, service: Service, ready: Callable[[Service], bool], timeout_s: float) -> None:
     output, deadline = home / "logs" / f"{service.name}.log", time.monotonic() + timeout_s
     while not ready(service):
         if not _is_alive(service):
             stop(home, [service.name])
-            raise StackError(f"{service.name} ended while starting. The end of {output}:\n{_tail(output)}")
+            raise StackError(f"{service.name} ended while starting. The end of {output}:\n{_read_tail(output)}")
         if time.monotonic() > deadline:
             stop(home, [service.name])
             raise StackError(
-                f"{service.name} did not come up in {timeout_s:.0f} s. The end of {output}:\n{_tail(output)}"
+                f"{service.name} did not come up in {timeout_s:.0f} s. The end of {output}:\n{_read_tail(output)}"
             )
         time.sleep(0.5)
     log.info("%s is up at %s", service.name, service.url)
@@ -216,7 +216,7 @@ def _airflow_is_ready(service: Service) -> bool:
     return all(parts[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
 
 
-def _answers(url: str) -> bool:
+def _is_answering(url: str) -> bool:
     try:
         return httpx.get(url, timeout=5).status_code == 200
     except httpx.TransportError:
@@ -231,7 +231,7 @@ def _is_alive(service: Service) -> bool:
         return False
 
 
-def _processes(service: Service) -> list[psutil.Process]:
+def _list_processes(service: Service) -> list[psutil.Process]:
     """Return all living processes of the service's session, whoever their parent is."""
     found = []
     for process in psutil.process_iter():
@@ -246,7 +246,7 @@ def _processes(service: Service) -> list[psutil.Process]:
     return found
 
 
-def _tail(file: Path, lines: int = 15) -> str:
+def _read_tail(file: Path, lines: int = 15) -> str:
     return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str]) -> int:
         if arguments[0] == "stop":
             sys.stdout.write(f"stopped: {', '.join(stop(home)) or 'nothing was running'}\n")
         else:
-            for service in running(home).values():
+            for service in find_running(home).values():
                 sys.stdout.write(f"{service.name:<8} {service.url}  pid {service.pid}\n")
     except LlmopsError as error:
         sys.stderr.write(f"stack: {error}\n")

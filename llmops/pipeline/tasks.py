@@ -21,8 +21,8 @@ from llmops.config import Config, load
 from llmops.config.alerts import Rule
 from llmops.frame.artifacts import read_record
 from llmops.frame.errors import ConfigError, LlmopsError, TransientError, describe_error
-from llmops.monitoring.alerts import lifecycle, runs
-from llmops.monitoring.alerts.runs import FAILED, GC_FAILED, LATE, raise_alert
+from llmops.monitoring.alerts import lifecycle, run_alerts
+from llmops.monitoring.alerts.run_alerts import GC_FAILED, RUN_FAILED, RUN_LATE, raise_run_alert
 from llmops.pipeline.pool import POOL
 
 __all__ = [
@@ -32,14 +32,14 @@ __all__ = [
     "MODEL",
     "POOL",
     "describe_trigger",
-    "gc_failed",
-    "gc_succeeded",
     "load_settings",
     "make_asset_extra",
     "make_deadline",
-    "run_failed",
-    "run_succeeded",
-    "task_failed",
+    "report_failed_gc",
+    "report_failed_run",
+    "report_failed_task",
+    "resolve_gc_alert",
+    "resolve_run_alerts",
 ]
 
 log = logging.getLogger(__name__)
@@ -70,45 +70,45 @@ def describe_trigger(run: Any) -> str:
     return f"{by}, run {run.run_id}" if by else f"run {run.run_id}"
 
 
-def task_failed(context: Mapping[str, Any]) -> None:
+def report_failed_task(context: Mapping[str, Any]) -> None:
     """Report a failed task. This is Airflow's `on_failure_callback` of a task, called after its last try."""
     _report_failure(context, context.get("exception"))
 
 
-def run_failed(context: Mapping[str, Any]) -> None:
+def report_failed_run(context: Mapping[str, Any]) -> None:
     """Report a failed run. This is Airflow's `on_failure_callback` of a DAG; it covers killed task processes, too."""
     _report_failure(context, None)
 
 
-def run_succeeded(context: Mapping[str, Any]) -> None:
+def resolve_run_alerts(context: Mapping[str, Any]) -> None:
     """End the alerts of earlier failures. This is Airflow's `on_success_callback` of a DAG."""
-    runs.resolve_alerts(context["dag"].dag_id, FAILED, LATE)
+    run_alerts.resolve_run_alerts(context["dag"].dag_id, RUN_FAILED, RUN_LATE)
 
 
-def gc_succeeded(context: Mapping[str, Any]) -> None:
+def resolve_gc_alert(context: Mapping[str, Any]) -> None:
     """End the alert of a failed garbage collection. This is Airflow's `on_success_callback` of the gc task."""
-    runs.resolve_alerts(context["dag"].dag_id, GC_FAILED)
+    run_alerts.resolve_run_alerts(context["dag"].dag_id, GC_FAILED)
 
 
-def task_begins(context: Mapping[str, Any]) -> None:
+def record_scheduled_run(context: Mapping[str, Any]) -> None:
     """Record that a DAG runs by schedule, so that a missing run raises an alert. It is an `on_execute_callback`."""
     if getattr(context["dag_run"], "run_type", "") == "scheduled":
         lifecycle.record_heartbeat(load(), context["dag"].dag_id, datetime.now(UTC))
 
 
-def gc_failed(context: Mapping[str, Any]) -> None:
+def report_failed_gc(context: Mapping[str, Any]) -> None:
     """Report a failed garbage collection. This is Airflow's `on_failure_callback` of the gc task; the run goes on."""
     _report_failure(context, context.get("exception"), GC_FAILED, "Removing old data (gc) after the run")
 
 
 def _report_failure(
-    context: Mapping[str, Any], error: BaseException | None, rule: Rule = FAILED, subject: str = "The run"
+    context: Mapping[str, Any], error: BaseException | None, rule: Rule = RUN_FAILED, subject: str = "The run"
 ) -> None:
     task, run = context.get("ti"), context.get("dag_run")
     dag, run_id = context["dag"].dag_id, str(context["run_id"])
     where = f" at {task.task_id}, try {task.try_number}" if task else f": {context.get('reason')}"
     cause = f": {describe_error(error)}" if error else "."
-    raise_alert(
+    raise_run_alert(
         rule,
         dag,
         run_id,
@@ -123,14 +123,20 @@ def _report_failure(
     )
 
 
-async def run_late(hours: float, context: Mapping[str, Any]) -> None:
+async def report_late_run(hours: float, context: Mapping[str, Any]) -> None:
     """Report a late run. The triggerer calls it at the deadline."""
     run = context["dag_run"]
     if run["state"] in ("success", "failed"):  # Airflow also calls it for a run that failed before the deadline
         return
     message = f"The run {run['dag_run_id']} of {run['dag_id']} has not ended {hours:g} h after it was queued."
     await asyncio.to_thread(
-        raise_alert, LATE, run["dag_id"], run["dag_run_id"], 0, message, {"llmops.deadline": context["deadline"]}
+        raise_run_alert,
+        RUN_LATE,
+        run["dag_id"],
+        run["dag_run_id"],
+        0,
+        message,
+        {"llmops.deadline": context["deadline"]},
     )
 
 
@@ -139,7 +145,7 @@ def make_deadline() -> DeadlineAlert | None:
     hours = load_settings().schedule.late_hours
     if not hours:
         return None
-    callback = AsyncCallback(run_late, {"hours": hours})
+    callback = AsyncCallback(report_late_run, {"hours": hours})
     return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), callback)
 
 
@@ -164,6 +170,6 @@ DEFAULT_ARGS: dict[str, Any] = {
     "retry_policy": ExceptionRetryPolicy(
         [RetryRule(TransientError, RetryAction.RETRY), RetryRule(LlmopsError, RetryAction.FAIL)]
     ),
-    "on_execute_callback": task_begins,
-    "on_failure_callback": task_failed,
+    "on_execute_callback": record_scheduled_run,
+    "on_failure_callback": report_failed_task,
 }

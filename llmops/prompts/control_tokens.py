@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Turn = dict[str, str]  #: role and content
 
-_KINDS = 1000  # kinds of conversations whose control tokens are cached
-_CONTROL = re.compile(r"<\|.+\|>|</?s>")  # control tokens even if the tokenizer does not mark them
+_MAX_KINDS = 1000  # kinds of conversations whose control tokens are cached
+_CONTROL_TOKEN = re.compile(r"<\|.+\|>|</?s>")  # control tokens even if the tokenizer does not mark them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,61 +40,66 @@ class Encoder:
     tokens: dict[str, int]  #: control token → id
     names: dict[int, str]  #: id → control token
     control: re.Pattern[str]  #: finds control tokens
-    hidden: re.Pattern[str]  #: finds the replacements of `_hide`
+    hidden: re.Pattern[str]  #: finds the replacements of `_hide_control_tokens`
     secret: str
     kinds: dict[tuple[tuple[str, bool], ...], tuple[Counter[str], list[int]]] = field(default_factory=dict)  #: cache
 
-    def conversations(
+    def encode_conversations(
         self, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Turn]]
     ) -> list[list[int]]:
         """Return the token ids of conversations, up to the start of the next assistant turn.
 
         Raises:
-            ArtifactError: if the chat template changes the texts, so that its own control tokens cannot be told apart.
+            ArtifactError: if the chat template changes the texts, so that its own control tokens cannot be recognised.
         """
-        hidden = [[{**turn, "content": self._hide(turn["content"])} for turn in turns] for turns in conversations]
+        hidden = [
+            [{**turn, "content": self._hide_control_tokens(turn["content"])} for turn in turns]
+            for turns in conversations
+        ]
         texts = render(tokenizer, hidden, ask=True)
-        return self.ids([self._own(tokenizer, *one) for one in zip(texts, hidden, strict=True)])
+        return self.encode([self._rename_template_tokens(tokenizer, *one) for one in zip(texts, hidden, strict=True)])
 
-    def _hide(self, text: str) -> str:
+    def _hide_control_tokens(self, text: str) -> str:
         """Replace control tokens in a user's text by marks that a template leaves alone."""
         return self.control.sub(lambda found: f"{self.secret}-{self.tokens[found[0]]}-", text)
 
-    def _own(self, tokenizer: PreTrainedTokenizerBase, rendered: str, turns: Sequence[Turn]) -> str:
+    def _rename_template_tokens(self, tokenizer: PreTrainedTokenizerBase, rendered: str, turns: Sequence[Turn]) -> str:
         """Give the template's own control tokens their secret names, and restore the user's as plain text."""
-        known, times = self._kind(tokenizer, turns)
-        said: Counter[str] = Counter()
+        known, times = self._find_template_tokens(tokenizer, turns)
+        expected: Counter[str] = Counter()
         for turn, count in zip(turns, times, strict=True):
-            said.update(self.hidden.findall(turn["content"]) * count)
-        if Counter(self.hidden.findall(rendered)) != said or Counter(self.control.findall(rendered)) - known:
+            expected.update(self.hidden.findall(turn["content"]) * count)
+        if Counter(self.hidden.findall(rendered)) != expected or Counter(self.control.findall(rendered)) - known:
             raise ArtifactError(
                 "The model's chat template changes this text, so that marks in it like those of a turn could not be "
                 "told from the template's own; take them out of the text."
             )
-        named = self.control.sub(lambda found: _name(self.secret, self.tokens[found[0]]), rendered)
+        named = self.control.sub(lambda found: _make_secret_name(self.secret, self.tokens[found[0]]), rendered)
         return self.hidden.sub(lambda found: self.names[int(found[1])], named)
 
-    def _kind(self, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[Counter[str], list[int]]:
+    def _find_template_tokens(
+        self, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]
+    ) -> tuple[Counter[str], list[int]]:
         """Return the template's control tokens for turns of these roles, and how often it writes each turn's text."""
         kind = tuple((turn["role"], not turn["content"].strip()) for turn in turns)
         if kind not in self.kinds:
-            marks = [_mark(n) for n in range(len(kind))]
+            marks = [_make_placeholder(n) for n in range(len(kind))]
             neutral = [
                 {"role": role, "content": "" if empty else mark}
                 for (role, empty), mark in zip(kind, marks, strict=True)
             ]
             (text,) = render(tokenizer, [neutral], ask=True)
-            if len(self.kinds) >= _KINDS:
+            if len(self.kinds) >= _MAX_KINDS:
                 self.kinds.clear()
             self.kinds[kind] = Counter(self.control.findall(text)), [text.count(mark) for mark in marks]
         return self.kinds[kind]
 
-    def first(self, text: str) -> int | None:
+    def find_first(self, text: str) -> int | None:
         """Return the id of the first control token in a text; None if there is none."""
         found = self.control.search(text)
         return self.tokens[found[0]] if found else None
 
-    def ids(self, texts: Sequence[str], begin: Tokenizer | None = None) -> list[list[int]]:
+    def encode(self, texts: Sequence[str], begin: Tokenizer | None = None) -> list[list[int]]:
         """Return the token ids of texts in which control tokens have their secret names.
 
         `begin` is the original tokenizer, to add its own tokens around every text.
@@ -106,7 +111,7 @@ class Encoder:
 _encoders: WeakKeyDictionary[Any, tuple[str, Encoder]] = WeakKeyDictionary()  # tokenizer → chat template and encoder
 
 
-def encoder_of(tokenizer: PreTrainedTokenizerBase) -> Encoder:
+def get_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     """Return the cached encoder of a tokenizer. Making one takes a second for 100,000 words.
 
     Raises:
@@ -115,61 +120,65 @@ def encoder_of(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
     known = _encoders.get(tokenizer)
     if known is None or known[0] != template:
-        known = _encoders[tokenizer] = template, _make(tokenizer, template)
+        known = _encoders[tokenizer] = template, _make_encoder(tokenizer, template)
     return known[1]
 
 
-def _make(tokenizer: PreTrainedTokenizerBase, template: str) -> Encoder:
+def _make_encoder(tokenizer: PreTrainedTokenizerBase, template: str) -> Encoder:
     if not tokenizer.is_fast:
         raise ArtifactError(
             f"The tokenizer of {tokenizer.name_or_path} is a {type(tokenizer).__name__}, which cannot be told to read "
             "control tokens as text; save it as a tokenizer.json."
         )
-    whole = json.loads(tokenizer.backend_tokenizer.to_str())
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
     secret = secrets.token_hex(16)
-    written = template + _written(tokenizer) if template else ""
-    tokens = {token["content"]: int(token["id"]) for token in whole["added_tokens"] if _controls(token, written)}
-    _rename(whole, {token: _name(secret, id) for token, id in tokens.items()})
-    backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(whole))
-    assert all(backend.token_to_id(token["content"]) == token["id"] for token in whole["added_tokens"])
+    frame = template + _render_frame(tokenizer) if template else ""
+    tokens = {
+        token["content"]: int(token["id"]) for token in document["added_tokens"] if _is_control_token(token, frame)
+    }
+    _rename_tokens(document, {token: _make_secret_name(secret, id) for token, id in tokens.items()})
+    backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(document))
+    assert all(backend.token_to_id(token["content"]) == token["id"] for token in document["added_tokens"])
     longest_first = sorted(tokens, key=len, reverse=True)
     control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) finds nothing
     names = {id: token for token, id in tokens.items()}
     return Encoder(backend, tokens, names, control, re.compile(f"{secret}-([0-9]+)-"), secret)
 
 
-def _name(secret: str, token: int) -> str:
+def _make_secret_name(secret: str, token: int) -> str:
     return f"<{secret}:{token}>"
 
 
-def _mark(n: int) -> str:
+def _make_placeholder(n: int) -> str:
     """Return a placeholder of a turn's text. It has no letters, because a template may change their case."""
     return f"§{n}§"
 
 
-def _written(tokenizer: PreTrainedTokenizerBase) -> str:
+def _render_frame(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the text that the chat template writes around turns. Some templates compose tokens: `'<' + role + '>'`."""
     roles, text = ["system", "user", "assistant", "user"], ""
     for turns in (roles, roles[1:]):  # some templates refuse a system turn
         try:
-            text += "".join(render(tokenizer, [[{"role": role, "content": _mark(0)} for role in turns]], ask=True))
+            text += "".join(
+                render(tokenizer, [[{"role": role, "content": _make_placeholder(0)} for role in turns]], ask=True)
+            )
         except Exception:  # a caller with such turns gets the template's own error
             continue
     return text
 
 
-def _controls(token: dict[str, Any], written: str) -> bool:
+def _is_control_token(token: dict[str, Any], frame: str) -> bool:
     """Return True if an added token controls the model. Other added tokens are words, HTML or line breaks."""
     content = token["content"]
-    if token["special"] or _CONTROL.fullmatch(content):
+    if token["special"] or _CONTROL_TOKEN.fullmatch(content):
         return True
-    return content in written and not content.isspace() and not content.isidentifier()
+    return content in frame and not content.isspace() and not content.isidentifier()
 
 
-def _rename(whole: dict[str, Any], names: dict[str, str]) -> None:
+def _rename_tokens(document: dict[str, Any], names: dict[str, str]) -> None:
     """Rename tokens throughout a `tokenizer.json`, and remove the merges that would form them from text."""
-    model = whole["model"]
-    for token in whole["added_tokens"]:
+    model = document["model"]
+    for token in document["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
     if isinstance(model["vocab"], dict):
         model["vocab"] = {names.get(token, token): id for token, id in model["vocab"].items()}
@@ -180,4 +189,4 @@ def _rename(whole: dict[str, Any], names: dict[str, str]) -> None:
         model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & names.keys()]
     if model.get("unk_token"):
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
-    whole |= {"post_processor": None, "truncation": None, "padding": None}
+    document |= {"post_processor": None, "truncation": None, "padding": None}

@@ -11,7 +11,7 @@ from llmops import prompts
 from llmops.frame.artifacts import is_done
 from llmops.frame.errors import ArtifactError, ConfigError, RegistryError
 from llmops.model.base.folder import read_folder
-from llmops.model.gguf.worker import FILE, is_gguf
+from llmops.model.gguf.worker import GGUF_FILE, is_gguf
 from llmops.release.lineage import read_lineage
 from llmops.release.registry.version import Version
 
@@ -57,7 +57,7 @@ def export(version: Version, form: ExportFormat, out: Path, artifacts: Path) -> 
         _write_gguf(source, partial, version.name)
     if form == "gguf":
         for path in partial.iterdir():
-            if path.name != FILE:
+            if path.name != GGUF_FILE:
                 path.unlink()
         (partial / "Modelfile").write_text(render_modelfile(source, version.licence), encoding="utf-8")
     shutil.copyfile(version.path / "README.md", partial / "README.md")
@@ -68,9 +68,9 @@ def render_modelfile(folder: Path, licence: str) -> str:
     """Return Ollama's Modelfile for the GGUF file of a folder, with the prompt, stops and sampling of serving."""
     model = read_folder(folder, MAX_CONTEXT)
     before, after = _split_prompt(model.tokenizer)
-    ends = [*(str(model.tokenizer.decode([token])) for token in sorted(model.ends)), *model.stops]
+    ends = [*(str(model.tokenizer.decode([token])) for token in sorted(model.end_ids)), *model.stop_strings]
     lines = [
-        f"FROM ./{FILE}",
+        f"FROM ./{GGUF_FILE}",
         f'TEMPLATE """{before}{{{{ .Prompt }}}}{after}"""',
         f"PARAMETER num_ctx {model.window}",
         "PARAMETER temperature 0",
@@ -84,7 +84,7 @@ def render_modelfile(folder: Path, licence: str) -> str:
 
 def _split_prompt(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """Return the text before and after a question, without the first token, which Ollama adds to every text."""
-    ids, begin = prompts.prompt_ids(tokenizer, _QUESTION), prompts.text_ids(tokenizer, "")
+    ids, begin = prompts.encode_question(tokenizer, _QUESTION), prompts.encode_text(tokenizer, "")
     rest = ids[len(begin) :] if ids[: len(begin)] == begin else ids
     before, _, after = str(tokenizer.decode(rest)).partition(_QUESTION)
     return before, after
@@ -112,8 +112,8 @@ def _find_merged(version: Version, artifacts: Path) -> Path:
 
 
 def _write_gguf(source: Path, out: Path, name: str) -> None:
-    from llmops.model.gguf.write import explain_unsupported, write_folder
+    from llmops.model.gguf.write import explain_unsupported, write_gguf_folder
 
     if why := explain_unsupported(source):
         raise ArtifactError(f"{name} cannot become a GGUF file: {why}.")
-    write_folder(source, out, "f16")
+    write_gguf_folder(source, out, "f16")

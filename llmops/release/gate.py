@@ -27,8 +27,13 @@ import numpy as np
 from llmops.config import Release
 from llmops.config.model import LOWER_IS_BETTER
 from llmops.frame.errors import ArtifactError, ConfigError
-from llmops.frame.statistics.intervals import Floats
-from llmops.frame.statistics.sign_flip import bounds, detectable_effect, smallest_level, sum_by_topic
+from llmops.frame.statistics.bootstrap import Floats
+from llmops.frame.statistics.sign_flip import (
+    compute_bounds,
+    compute_detectable_effect,
+    compute_smallest_level,
+    sum_by_topic,
+)
 from llmops.release.ledger import Chance, compute_next_chance
 
 GateOutcome = Literal["promoted", "rejected", "inconclusive"]
@@ -130,7 +135,7 @@ def decide(
     groups = len(set(topics))
     voids = _explain_too_few(len(ids), groups, config) + _explain_out_of_reach(groups, chance)
     voids += [why_void] if why_void else []
-    level = max(chance.level, smallest_level(groups))
+    level = max(chance.level, compute_smallest_level(groups))
     margins = [(config.primary, -config.min_effect), *config.guardrails.items()]
     if why_lenient:
         margins = [(metric, max(margin, config.erased_margin)) for metric, margin in margins]
@@ -199,7 +204,7 @@ def _compare(
     signs = np.array([-1.0 if metric in LOWER_IS_BETTER else 1.0 for metric, _ in margins])
     columns = [list(means).index(metric) for metric, _ in margins]
     sums, sizes = sum_by_topic(differences[:, columns] * signs, topics)  # more is better of all of these
-    low, high = bounds(sums, sizes, level)
+    low, high = compute_bounds(sums, sizes, level)
     comparisons = []
     for n, (metric, margin) in enumerate(margins):
         mine, other = means[metric]
@@ -220,7 +225,7 @@ def _compare(
         )
     if len(sizes) < 2:
         return tuple(comparisons), None
-    power = -margins[0][1] + detectable_effect(sums, sizes, low, POWER)[0]
+    power = -margins[0][1] + compute_detectable_effect(sums, sizes, low, POWER)[0]
     return tuple(comparisons), float(signs[0] * power)
 
 
@@ -250,11 +255,11 @@ def _explain_too_few(items: int, groups: int, config: Release) -> list[str]:
 
 
 def _explain_out_of_reach(groups: int, chance: Chance) -> list[str]:
-    if chance.level >= smallest_level(groups):
+    if chance.level >= compute_smallest_level(groups):
         return []
     return [
         f"attempt {chance.number} on this frozen test has the level {chance.level:.2g}, and the smallest that can be "
-        f"reached with {groups} topics is {smallest_level(groups):.2g}: the test has been used too often; new "
+        f"reached with {groups} topics is {compute_smallest_level(groups):.2g}: the test has been used too often; new "
         "test items of more topics refill its budget"
     ]
 

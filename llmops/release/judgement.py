@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from llmops.config import Release
-from llmops.data.text.comparable import wording_id
-from llmops.frame.artifacts import Record, write_whole
+from llmops.data.text.normalization import hash_wording
+from llmops.frame.artifacts import Record, write_atomically
 from llmops.frame.errors import ArtifactError
-from llmops.frame.statistics.sign_flip import smallest_level
+from llmops.frame.statistics.sign_flip import compute_smallest_level
 from llmops.release import ledger
 from llmops.release.gate import GateDecision, Scores, decide
 from llmops.release.ledger import Attempt, Chance, LedgerChanged
@@ -136,7 +136,7 @@ def publish(
                 judgement.record_attempt(connection, version)  # noqa: B023
                 if candidate.index and judgement.chance and known:  # noqa: B023
                     answers = trees["answers.parquet"].read_bytes()  # noqa: B023
-                    write_whole(version.path / "answers.parquet", answers)  # of the decision's index
+                    write_atomically(version.path / "answers.parquet", answers)  # of the decision's index
 
             version = registry.publish(
                 {**bundle.facts, "status": decided.outcome},
@@ -175,7 +175,7 @@ def read_scores(answers: Path, opponent: str, candidate: str = "candidate") -> t
 def read_items(answers: Path) -> tuple[str, ...]:
     """Return the ids of the test items of an `answers.parquet`, for the ledger."""
     rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
-    return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
+    return tuple(sorted({hash_wording(row["question"], row["context"]) for row in rows}))
 
 
 def judge_candidate(candidate: GateCandidate, config: Release, registry: Registry) -> Judgement:
@@ -205,10 +205,10 @@ def judge_candidate(candidate: GateCandidate, config: Release, registry: Registr
 
 def _explain_too_little(candidate: GateCandidate, chance: Chance) -> str:
     """Return why feedback on so few topics decides nothing: they get better by luck too often. Empty: they suffice."""
-    if smallest_level(candidate.new_topics) <= chance.level:
+    if compute_smallest_level(candidate.new_topics) <= chance.level:
         return ""
     needed = next(
-        (count for count in range(candidate.new_topics, 100) if smallest_level(count) <= chance.level), "more"
+        (count for count in range(candidate.new_topics, 100) if compute_smallest_level(count) <= chance.level), "more"
     )
     if not candidate.new_topics:
         return f"it was trained on the very rows that {candidate.opponent} was trained on"

@@ -28,7 +28,7 @@ def read_records(govern: Path) -> dict[str, Record]:
         ArtifactError: if one is missing.
     """
     known: dict[str, Record] = {}
-    for record in artifacts.walk(govern):
+    for record in artifacts.walk_lineage(govern):
         known.setdefault(record.stage, record)
     return known
 
@@ -153,7 +153,11 @@ def _read_removal(artifact: Path) -> dict[str, Any]:
 
 
 def _format_removal(known: Mapping[str, Any], noun: str) -> str:
-    return f", {noun} {artifacts.gone_since(known['removed'], known.get('receipt', 0))}" if known.get("removed") else ""
+    return (
+        f", {noun} {artifacts.describe_removal(known['removed'], known.get('receipt', 0))}"
+        if known.get("removed")
+        else ""
+    )
 
 
 def _format_environment(environment: Mapping[str, str]) -> str:
@@ -170,7 +174,7 @@ def list_weights(selection: Mapping[str, Any], select: Record) -> dict[str, str]
 def _remove_secrets(value: Any) -> Any:
     """Return a JSON value without secrets: a database URL may carry its password."""
     if isinstance(value, str):
-        for start, end, _ in reversed(secrets.find(value)):
+        for start, end, _ in reversed(secrets.find_secrets(value)):
             value = value[:start] + "<SECRET>" + value[end:]
     if isinstance(value, Mapping):
         return {key: _remove_secrets(item) for key, item in value.items()}

@@ -14,14 +14,14 @@ from typing import Any
 
 from llmops.config import Release
 from llmops.data.feedback.documents import LOCATION as FEEDBACK
-from llmops.data.retrieval.files import only_adds
-from llmops.data.text.comparable import comparable
+from llmops.data.retrieval.file_store import is_extension
+from llmops.data.text.normalization import normalize_text
 from llmops.events.datasets import GATE
 from llmops.events.events import emit
 from llmops.frame import artifacts
-from llmops.frame.artifacts import Record, input_path, write_json
+from llmops.frame.artifacts import Record, get_input_path, write_json
 from llmops.frame.errors import ArtifactError, RegistryError
-from llmops.frame.records import CLOSED_BOOK, KEY, Example, read_rows
+from llmops.frame.records import CLOSED_BOOK, KEY_PREFIX, Example, read_rows
 from llmops.release import card, ledger, lineage
 from llmops.release.gate import GateDecision, judge_documents
 from llmops.release.judgement import Bundle, GateCandidate, publish, read_items, read_scores
@@ -122,7 +122,7 @@ def run(
     def make_files(bundle: Bundle, version: Version, final: GateDecision) -> dict[str, str]:
         trained = bundle.records.get("train")
         if trained:
-            _declare_features(config.name, version, input_path(train, "features"), out / "features")
+            _declare_features(config.name, version, get_input_path(train, "features"), out / "features")
         if version.compared_with and final.index != bundle.candidate.index:
             return {}  # the decision of an earlier index stands, with its figures
         history = lineage.build(bundle.records, version, selection)
@@ -211,7 +211,7 @@ def _compare_documents(
         return {}, ""  # other metrics decide by now
     decision, why = judge_documents(measured[champion.name], earlier, config, name), ""
     log.info("%s with %s: %s", champion.name, candidate.index, "; ".join(decision.reasons))
-    held = decision.outcome == "rejected" and only_adds(index, find_served_index(registry.folder))
+    held = decision.outcome == "rejected" and is_extension(index, find_served_index(registry.folder))
     if held and candidate.opponent == champion.name:
         against = judge_documents(candidate.scores, earlier, config, name)
         why = f"{candidate.index} is held back: {against.reasons[0]}" if against.outcome == "rejected" else ""
@@ -277,8 +277,8 @@ def _count_new_topics(version: Path, annotate: Path) -> tuple[int, Record] | Non
         return None
     now, then = ({row.id: row for row in read_rows(path / lineage.DATASET, Example)} for path in (annotate, before))
     new = [row for row in now.values() if row.id not in then]
-    corrected = {comparable(row.question, closing=False) for row in new}
-    missing = {comparable(row.question, closing=False) for row in then.values() if row.id not in now}
-    if missing - corrected or not all(row.location == FEEDBACK and row.position.startswith(KEY) for row in new):
+    corrected = {normalize_text(row.question, keep_closing=False) for row in new}
+    missing = {normalize_text(row.question, keep_closing=False) for row in then.values() if row.id not in now}
+    if missing - corrected or not all(row.location == FEEDBACK and row.position.startswith(KEY_PREFIX) for row in new):
         return None
     return len({row.group for row in new}), artifacts.read_record(before)

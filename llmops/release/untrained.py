@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llmops.config import Release
-from llmops.frame.artifacts import Record, is_done, is_gone, is_skipped, read_record
-from llmops.frame.records import CLOSED_BOOK, base_path, write_table
+from llmops.frame.artifacts import Record, is_done, is_removed, is_skipped, read_record
+from llmops.frame.records import CLOSED_BOOK, get_base_path, write_table
 from llmops.model.base.hashes import copy_model
 from llmops.model.gguf.worker import is_gguf
 from llmops.release import ledger
@@ -50,7 +50,7 @@ def make_untrained(
     """
     known, evaluation = rejected.records, rejected.evaluation
     identity, alone = ledger.hash_untrained_identity(known, config, selection), is_skipped(compress)
-    made_from, base = (compress.name, compress / "servable") if alone else (identity, Path(base_path(select)))
+    made_from, base = (compress.name, compress / "servable") if alone else (identity, Path(get_base_path(select)))
     gguf = _was_measured_as_gguf(base, compress)
     facts = {"compress": made_from, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
     facts |= {"interval": known["evaluate"].interval, "run": known["evaluate"].run}
@@ -88,7 +88,7 @@ def find_decided(registry: Registry, candidate: GateCandidate, compress: Path) -
     """
     if champion := registry.champion():
         made_from = compress.parent / champion.compress  # no artifact, if it was released beside a trained model
-        is_known = is_done(made_from) or is_gone(made_from)
+        is_known = is_done(made_from) or is_removed(made_from)
         if is_known and read_record(made_from).content == read_record(compress).content:
             return champion
     if candidate.opponent_erased:
@@ -117,9 +117,9 @@ def _write_trees(base: Path, gguf: bool, answers: Path, out: Path) -> dict[str, 
     out.mkdir()
     trees = {name: out / name for name in ("servable", "answers.parquet")}
     if gguf and not is_gguf(base):
-        from llmops.model.gguf.write import write_folder
+        from llmops.model.gguf.write import write_gguf_folder
 
-        write_folder(base, trees["servable"], "f16")
+        write_gguf_folder(base, trees["servable"], "f16")
     else:
         copy_model(base, trees["servable"])
     table = pq.read_table(answers, filters=[("model", "in", [BASE, CLOSED_BOOK])])

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmops.frame.statistics.intervals import Floats
+from llmops.frame.statistics.bootstrap import Floats
 from llmops.release.counts import STEP, GroupCounts, SideCounts, count_requests, find_bucket, list_latencies
 
 TrialOutcome = Literal["regression", "no_regression", "insufficient_data", "error"]

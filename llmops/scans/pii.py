@@ -1,6 +1,6 @@
 """Personal data in text: find it, or replace it by a `<TYPE>` mark.
 
-    redact_all(["Write to ana@example.com"], ["EMAIL_ADDRESS"])  # → [Redacted("Write to <EMAIL_ADDRESS>", {…: 1})]
+    redact_texts(["Mail ana@example.com"], ["EMAIL_ADDRESS"])  # → [RedactedText("Mail <EMAIL_ADDRESS>", {…: 1})]
 
 The recognisers are Presidio's, called one by one. Numbers and addresses need no language model; without one a text
 takes a few microseconds instead of 11 ms. Only the entities in `NER` load the spaCy pipeline of the package
@@ -32,19 +32,19 @@ PATTERNS = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADD
 NER = ("PERSON", "LOCATION", "ORGANIZATION", "NRP")
 ENTITIES = (*PATTERNS, *NER, SECRET)
 
-THRESHOLD = 0.4  #: Presidio's score of a phone number; patterns without checksum and context score 0.05
+MIN_SCORE = 0.4  #: Presidio's score of a phone number; patterns without checksum and context score 0.05
 
 _MARK = re.compile(r"<(?:" + "|".join(ENTITIES) + r")>")
-_HOLE = "\ufffc"  # replaces a mark during the search: no letter, digit, space or punctuation
+_MARK_FILLER = "\ufffc"  # replaces a mark during the search: no letter, digit, space or punctuation
 # No-break spaces, typographic dashes and full-width forms become plain characters, so that they hide no numbers.
-_PLAIN = str.maketrans(
+_PLAIN_CHARACTERS = str.maketrans(
     dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " ")
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
     | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}
 )
 # Cheap pre-filters: without a match the recogniser finds nothing. Each begins with a fixed character or class, because
 # `re` searches ten times slower for a group.
-_NEEDS: dict[str, re.Pattern[str]] = {
+_PREFILTERS: dict[str, re.Pattern[str]] = {
     "EMAIL_ADDRESS": re.compile("@"),
     "CREDIT_CARD": re.compile(r"\d(?:[ -]?\d){11}"),
     "PHONE_NUMBER": re.compile(r"\d(?:[ ()./~-]*\d){6}"),
@@ -68,7 +68,7 @@ _VERSION = re.compile(r"\b(?:version|release|build|firmware|v\.?)\s*$", re.IGNOR
 
 
 @dataclass(frozen=True, slots=True)
-class Redacted:
+class RedactedText:
     """A text without the requested personal data and secrets."""
 
     text: str
@@ -85,26 +85,26 @@ class Span:
     score: float
 
 
-def redact_all(texts: Sequence[str], entities: Sequence[str]) -> list[Redacted]:
+def redact_texts(texts: Sequence[str], entities: Sequence[str]) -> list[RedactedText]:
     """Replace every entity in every text by `<ENTITY>`. The results scan clean; redacting them again changes nothing.
 
     Raises:
         ConfigError: for an unknown entity.
     """
-    out = [Redacted(text, {}) for text in texts]
-    todo = list(range(len(out)))
-    while todo:  # repeat for changed texts: a replacement can expose part of a longer number
-        spans = find_spans([out[i].text for i in todo], entities)
-        changed = [(i, found) for i, found in zip(todo, spans, strict=True) if found]
+    out = [RedactedText(text, {}) for text in texts]
+    pending = list(range(len(out)))
+    while pending:  # repeat for changed texts: a replacement can expose part of a longer number
+        spans = find_spans([out[i].text for i in pending], entities)
+        changed = [(i, found) for i, found in zip(pending, spans, strict=True) if found]
         for i, found in changed:
             counts = Counter(out[i].counts) + Counter(span.entity for span in found)
-            out[i] = Redacted(_replace(out[i].text, found), dict(sorted(counts.items())))
-        todo = [i for i, _ in changed]
+            out[i] = RedactedText(_replace_spans(out[i].text, found), dict(sorted(counts.items())))
+        pending = [i for i, _ in changed]
     return out
 
 
-def scan_all(texts: Sequence[str], entities: Sequence[str]) -> list[dict[str, int]]:
-    """Return the number of each entity in every text, if any. See `redact_all`."""
+def count_entities(texts: Sequence[str], entities: Sequence[str]) -> list[dict[str, int]]:
+    """Return the number of each entity in every text, if any. See `redact_texts`."""
     return [dict(sorted(Counter(s.entity for s in found).items())) for found in find_spans(texts, entities)]
 
 
@@ -112,13 +112,13 @@ def find_spans(texts: Sequence[str], entities: Sequence[str]) -> list[list[Span]
     """Return the entities of every text, in order, without overlaps. Marks such as `<PERSON>` do not count."""
     if unknown := sorted(set(entities) - set(ENTITIES)):
         raise ConfigError(f"Unknown entity {unknown[0]!r} to redact; use {', '.join(ENTITIES)}.")
-    plain = [_MARK.sub(lambda m: _HOLE * len(m[0]), text).translate(_PLAIN) for text in texts]
+    plain = [_MARK.sub(lambda m: _MARK_FILLER * len(m[0]), text).translate(_PLAIN_CHARACTERS) for text in texts]
     found = [_find_patterns(text, set(entities)) for text in plain]
     if ner := [entity for entity in NER if entity in entities]:
         for spans, names in zip(found, _find_names(plain, ner), strict=True):
             spans += names
     return [
-        _merge_overlaps([span for span in spans if text[span.start : span.end].strip(_HOLE)])
+        _merge_overlaps([span for span in spans if text[span.start : span.end].strip(_MARK_FILLER)])
         for text, spans in zip(plain, found, strict=True)
     ]
 
@@ -126,15 +126,15 @@ def find_spans(texts: Sequence[str], entities: Sequence[str]) -> list[list[Span]
 def _find_patterns(text: str, entities: set[str]) -> list[Span]:
     spans: list[Span] = []
     for entity in PATTERNS:
-        if entity not in entities or not _NEEDS[entity].search(text):
+        if entity not in entities or not _PREFILTERS[entity].search(text):
             continue
         for recognizer in _load_recognizers()[entity]:
             for result in recognizer.analyze(text, [entity], None):  # type: ignore[arg-type]
                 span = Span(result.start, result.end, entity, result.score)
-                if span.score >= THRESHOLD and _is_plausible(text, span):
+                if span.score >= MIN_SCORE and _is_plausible(text, span):
                     spans.append(span)
     if SECRET in entities:
-        spans += [Span(start, end, SECRET, 1.0) for start, end, _ in secrets.find(text)]
+        spans += [Span(start, end, SECRET, 1.0) for start, end, _ in secrets.find_secrets(text)]
     return spans
 
 
@@ -194,7 +194,7 @@ def _find_names(texts: Sequence[str], entities: list[str]) -> list[list[Span]]:
 
     analyzer = BatchAnalyzerEngine(_load_engine())
     results: Iterable[Any] = analyzer.analyze_iterator(texts, language="en", entities=entities)
-    return [[Span(r.start, r.end, r.entity_type, r.score) for r in found if r.score >= THRESHOLD] for found in results]
+    return [[Span(r.start, r.end, r.entity_type, r.score) for r in found if r.score >= MIN_SCORE] for found in results]
 
 
 @cache
@@ -241,7 +241,7 @@ def _merge_overlaps(spans: list[Span]) -> list[Span]:
     return out
 
 
-def _replace(text: str, spans: list[Span]) -> str:
+def _replace_spans(text: str, spans: list[Span]) -> str:
     parts, end = [], 0
     for span in spans:
         parts += [text[end : span.start], f"<{span.entity}>"]

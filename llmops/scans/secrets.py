@@ -37,7 +37,7 @@ OWN_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 
 # Cheap pre-filters: without one of these in the case-folded text, the slower patterns cannot match.
-_NEEDS: dict[str, tuple[str, ...]] = {
+_PREFILTERS: dict[str, tuple[str, ...]] = {
     "Hugging Face Token": ("hf_", "api_org_"),
     "llmops API Key": ("llmops_",),
     "OpenAI or Anthropic Key": ("sk-",),
@@ -51,12 +51,12 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def find(text: str) -> list[tuple[int, int, str]]:
+def find_secrets(text: str) -> list[tuple[int, int, str]]:
     """Return start, end and kind of each secret in `text`, sorted by start. They may overlap."""
     secrets: set[tuple[int, int, str]] = set()
     folded = text.casefold()  # like `re.IGNORECASE`: a long s is an s
     for kind, pattern in _load_patterns():
-        if kind in _NEEDS and not any(needed in folded for needed in _NEEDS[kind]):
+        if kind in _PREFILTERS and not any(needed in folded for needed in _PREFILTERS[kind]):
             continue
         for match in pattern.finditer(text):
             group = "value" if "value" in pattern.groupindex else 0

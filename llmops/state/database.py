@@ -24,9 +24,9 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from llmops.config import Config
-from llmops.frame.artifacts import locked
+from llmops.frame.artifacts import hold_lock
 from llmops.frame.errors import ConfigError, StateError, StateUnavailable
-from llmops.frame.variables import filled
+from llmops.frame.variables import fill_variables
 from llmops.state.tables import REVISION
 
 HEAD = "1002"  #: the newest revision in migrations/versions/, which this code needs
@@ -224,7 +224,7 @@ def _make_postgresql_engine(url: str, environ: Mapping[str, str]) -> sa.Engine:
         return environ[name]
 
     try:
-        parsed = sa.make_url(filled(url, read_variable))
+        parsed = sa.make_url(fill_variables(url, read_variable))
         if parsed.get_backend_name() not in ("postgresql", "postgres"):
             raise ArgumentError
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -251,7 +251,7 @@ def _create(file: Path) -> Iterator[None]:
     With WAL, readers continue while one process writes.
     """
     try:
-        with locked(file):
+        with hold_lock(file):
             if not file.exists():
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
             with closing(sqlite3.connect(file, timeout=BUSY_S)) as connection:

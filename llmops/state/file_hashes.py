@@ -13,9 +13,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from llmops.frame.artifacts import file_sha256
+from llmops.frame.artifacts import compute_sha256
 from llmops.frame.errors import StateError
-from llmops.frame.records import content_id
+from llmops.frame.records import make_content_id
 from llmops.state.database import database_at
 from llmops.state.tables import file_hashes
 
@@ -36,10 +36,10 @@ def cached_hashing(database: str, hash_file: Callable[[Path], str] | None = None
     known, fresh = _read_cache(database), Cache()
 
     def sha256(file: Path) -> str:
-        name, state, started_ns = content_id(str(file.absolute())), _read_state(file), time.time_ns()
+        name, state, started_ns = make_content_id(str(file.absolute())), _read_state(file), time.time_ns()
         cached_state, digest = fresh.get(name) or known.get(name) or ("", "")
         if cached_state != _format_state(state):
-            digest = (hash_file or file_sha256)(file)
+            digest = (hash_file or compute_sha256)(file)
             if _read_state(file) == state and started_ns - max(state[:2]) > _FRESH_NS:
                 fresh[name] = (_format_state(state), digest)
         return digest

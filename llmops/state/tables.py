@@ -98,7 +98,7 @@ split_entries = Table(
     Column("documents", Text, nullable=False),  #: ids of its documents, separated by spaces
 )
 
-#: keyed hashes of forgotten persons, whose rows are not collected again (`data.collect.forgotten`)
+#: keyed hashes of forgotten persons, whose rows are not collected again (`data.collect.forgotten_list`)
 forgotten = Table(
     "forgotten",
     metadata,

@@ -89,7 +89,7 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
     async def admit(request: Request, header: _Header, bearer: _Bearer) -> Key:
         app = get_parts(request)
         key = await _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
-        app.audit.note(request.scope, "allowed", key)
+        app.audit.record_decision(request.scope, "allowed", key)
         return key
 
     admit.permission = permission  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ def require_within_limits(permission: Permission) -> Callable[..., AsyncIterator
         request.state.event.update(format_client_fields(get_client_address(request.scope)))
         allowance = RequestAllowance(app.limiter, key, request.state.id, request.state.event)
         request.state.allowance = allowance
-        await _note_if_limited(request, allowance.enter())
+        await _record_if_limited(request, allowance.enter())
         failed: Exception | None = None
         try:
             yield key
@@ -129,7 +129,7 @@ async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
     Raises:
         LimitExceeded: if the key may not use so many now.
     """
-    await _note_if_limited(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
+    await _record_if_limited(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
 
 
 async def provide_side(app: AppParts, key: Key, side: str) -> str:
@@ -140,11 +140,11 @@ async def provide_side(app: AppParts, key: Key, side: str) -> str:
     return await app.models.tested.provide(key.prefix, side, app.config.serving.timeout_s)
 
 
-async def _note_if_limited(request: Request, take: Coroutine[Any, Any, None]) -> None:
+async def _record_if_limited(request: Request, take: Coroutine[Any, Any, None]) -> None:
     try:
         await take
     except LimitExceeded:
-        _note_refusal(request, "limited", request.state.allowance.key)
+        _record_refusal(request, "limited", request.state.allowance.key)
         raise
 
 
@@ -155,7 +155,7 @@ async def make_session_cookie(request: Request, app: AppParts, presented: str) -
         AccessError: if the key is not valid, after the audit's entry.
     """
     key = await _admit(request, app, presented, None)
-    app.audit.note(request.scope, "allowed", key)
+    app.audit.record_decision(request.scope, "allowed", key)
     return signing.make_session(app.session_secret, key.prefix, hash_secret(split_key(presented)[2]))
 
 
@@ -178,13 +178,13 @@ async def _admit(request: Request, app: AppParts, presented: str, permission: Pe
         if permission:
             access.require(key, permission)
     except AccessError as error:
-        _note_refusal(request, _REASONS[type(error)], key)
+        _record_refusal(request, _REASONS[type(error)], key)
         raise
     return key
 
 
-def _note_refusal(request: Request, reason: str, key: Key | None) -> None:
-    get_parts(request).audit.note(request.scope, reason, key)
+def _record_refusal(request: Request, reason: str, key: Key | None) -> None:
+    get_parts(request).audit.record_decision(request.scope, reason, key)
     request.state.refused = True  # it gets no event, so that nobody without a key can fill the disk
 
 

@@ -106,7 +106,7 @@ class RequestAllowance:
         """
         if self._limits.tokens:
             self._answers = sum(request.max_new_tokens > 0 for request in requests)  # embeddings have none
-            self._reserved = min(sum(bound_tokens(request) for request in requests), self._limits.tokens)
+            self._reserved = min(sum(compute_token_bound(request) for request in requests), self._limits.tokens)
             await self._take(self._reserved)
 
     def settle(self, error: Exception | None = None) -> None:
@@ -153,7 +153,7 @@ class RequestAllowance:
         return int(sum(self._event.get(f"gen_ai.usage.{name}", 0) for name in ("input_tokens", "output_tokens")))
 
 
-def bound_tokens(request: EngineRequest) -> int:
+def compute_token_bound(request: EngineRequest) -> int:
     """Return the most tokens that a request can use, prompt and answer together. A token has at least one byte."""
     match request.prompt:
         case TokenIds(ids):

@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from llmops.frame.errors import ConfigError
-from llmops.frame.variables import filled
+from llmops.frame.variables import fill_variables
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class RedisWindows:
 
         # One retry without a pause: after a restart of Redis, only the use of a kept connection shows that it is dead.
         self._redis = redis.Redis.from_url(
-            filled(url, read_variable),
+            fill_variables(url, read_variable),
             retry=Retry(NoBackoff(), 1),
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
@@ -216,7 +216,7 @@ class SharedWindows:
             try:
                 use = await self._shared.take(key, request, tokens, limits)
             except (RedisError, OSError) as error:
-                self._note_outage(error)
+                self._report_outage(error)
             else:
                 if self._down:
                     self._down = False
@@ -232,13 +232,13 @@ class SharedWindows:
             try:
                 await self._shared.settle(key, request, tokens)
             except (RedisError, OSError) as error:
-                self._note_outage(error)
+                self._report_outage(error)
 
     async def close(self) -> None:
         """See `LocalWindows`."""
         await self._shared.close()
 
-    def _note_outage(self, error: Exception) -> None:
+    def _report_outage(self, error: Exception) -> None:
         self._retry_at = self._clock() + RETRY_S
         if not self._down:
             self._down, reason = True, f"{type(error).__name__}: {error}"

@@ -53,14 +53,14 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
             if last is None:
                 answer.first_chunk_ns = time.perf_counter_ns()
                 event.setdefault("llmops.time_to_first_token", answer.first_chunk_ns - request.state.start_ns)
-                _note_start(request, stream, answer)
+                _record_start(request, stream, answer)
                 _mark_id(request, stream.mark)
             last = chunk
             answer.texts.append(chunk.text)
             if chunk.finish_reason:
                 answer.ended_ns, answer.finish_reason = time.perf_counter_ns(), chunk.finish_reason
-                _note_usage(event, chunk)
-                _note_guard(event, stream.broken_rules)
+                _record_usage(event, chunk)
+                _record_guard(event, stream.broken_rules)
                 complete = [one.text for one in request.state.exchange if one.finish_reason]
                 event["llmops.answer.digest"] = unwrap_single(
                     [get_parts(request).digests.digest_text(text) for text in complete]
@@ -76,9 +76,9 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
         stream.cancel()
         if not answer.ended_ns:
             answer.ended_ns = time.perf_counter_ns()
-            _note_start(request, stream, answer)
+            _record_start(request, stream, answer)
         if last and not last.finish_reason:
-            _note_usage(event, last)
+            _record_usage(event, last)
 
 
 async def deliver_all(request: Request, streams: Sequence[GuardedStream], timeout_s: float) -> AsyncGenerator[Chunk]:
@@ -112,14 +112,14 @@ def _mark_id(request: Request, mark: str) -> None:
     state.id = mark_id(get_parts(request).session_secret, state.id, mark if len(state.marks) == 1 else "")
 
 
-def _note_start(request: Request, stream: GuardedStream, answer: ServedAnswer) -> None:
+def _record_start(request: Request, stream: GuardedStream, answer: ServedAnswer) -> None:
     event, answer.version, answer.started_ns = request.state.event, stream.version, stream.begun_at
     event.update({"llmops.model.version": stream.version.name, "llmops.canary.side": stream.side})
     if answer.started_ns:
         event.setdefault("llmops.queue_time", answer.started_ns - request.state.start_ns)
 
 
-def _note_guard(event: MutableMapping[str, Any], broken: list[str]) -> None:
+def _record_guard(event: MutableMapping[str, Any], broken: list[str]) -> None:
     """Note the guard's verdict. One cut answer makes the verdict of the whole request."""
     if broken:
         known = event.get("llmops.guard.rules", [])
@@ -129,7 +129,7 @@ def _note_guard(event: MutableMapping[str, Any], broken: list[str]) -> None:
         event.setdefault("llmops.guard.verdict", "passed")
 
 
-def _note_usage(event: MutableMapping[str, Any], chunk: Chunk) -> None:
+def _record_usage(event: MutableMapping[str, Any], chunk: Chunk) -> None:
     for name, count in (("input_tokens", chunk.input_tokens), ("output_tokens", chunk.output_tokens)):
         event[f"gen_ai.usage.{name}"] = event.get(f"gen_ai.usage.{name}", 0) + count
     if chunk.finish_reason:

@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 from fastapi import Request
 
-from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, Found, room_of, source_of, text_of
+from llmops.data.retrieval.grounding import (
+    MIN_ROOM,
+    REFUSAL,
+    RetrievedContext,
+    compute_room,
+    describe_source,
+    format_hit,
+)
 from llmops.data.retrieval.search import Hit
 from serving.admission.dependencies import AppParts
 from serving.admission.limits import MESSAGE_TOKENS
@@ -28,11 +35,11 @@ from serving.models.stream import GuardedStream
 class Grounds(NamedTuple):
     """The passages that an answer rests on."""
 
-    found: Found
+    found: RetrievedContext
     sources: list[Source]  #: the passages in the form that is shown beside the answer
 
     @property
-    def ready(self) -> str:
+    def ready_answer(self) -> str:
         """Return the answer that needs no model, a refusal or a quote; empty if the model is to answer."""
         return self.found.quote if self.found.hits else REFUSAL
 
@@ -69,8 +76,8 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, pla
         return None
     turns = [m.content for m in plain.prompt.messages] if isinstance(plain.prompt, Chat) else [question]
     taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns)
-    room = room_of(app.config.serving.max_context, taken, "\n".join(turns))
-    if wanted and room < LEAST_ROOM:
+    room = compute_room(app.config.serving.max_context, taken, "\n".join(turns))
+    if wanted and room < MIN_ROOM:
         raise PromptTooLong(
             "The prompt leaves no room for passages of the documents: shorten it, or leave `ground` out."
         )
@@ -87,7 +94,7 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, pla
             raise NoDocuments
         return None
     hits = found.hits
-    if not wanted and (room < LEAST_ROOM or not (hits or len(turns) == 1)):
+    if not wanted and (room < MIN_ROOM or not (hits or len(turns) == 1)):
         event["llmops.retrieval.outcome"] = "none"
         return None
     event["llmops.retrieval.passages"] = [hit.passage.id for hit in hits]
@@ -98,14 +105,14 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, pla
 
 def _make_source(guard: Guard, prompt: Prompt, hit: Hit) -> Source:
     """Return the source of a hit. Hide its words if the guard would cut an answer with them."""
-    source = Source(**source_of(hit))
-    passed = guard.filter_answer(prompt).feed(Chunk(f"{source.title}\n{text_of(hit)}", 0, 0, "stop"))
+    source = Source(**describe_source(hit))
+    passed = guard.make_filter(prompt).feed(Chunk(f"{source.title}\n{format_hit(hit)}", 0, 0, "stop"))
     if passed.finish_reason == "stop":
         return source
     return source.model_copy(update={"title": source.source, "snippet": ""})
 
 
-def answer_ready(app: AppParts, text: str, prompt: Prompt, caller: str, side: str) -> GuardedStream:
+def stream_ready_answer(app: AppParts, text: str, prompt: Prompt, caller: str, side: str) -> GuardedStream:
     """Return a text as the answer of the version that would have answered. It counts in no trial.
 
     Raises:
@@ -114,8 +121,8 @@ def answer_ready(app: AppParts, text: str, prompt: Prompt, caller: str, side: st
     chosen, stream = app.models.choose(caller, side), Stream(lambda: None)
     stream.begin()
     stream.push(Chunk(text, 0, 0, "stop"))
-    side = app.models.name_side(chosen)
-    return GuardedStream(chosen.version, stream, lambda seconds, end: None, app.guard.filter_answer(prompt), side=side)
+    side = app.models.get_side(chosen)
+    return GuardedStream(chosen.version, stream, lambda seconds, end: None, app.guard.make_filter(prompt), side=side)
 
 
 def _extract_question(prompt: Prompt) -> str:

@@ -11,7 +11,7 @@ from fastapi import Request
 
 from serving.admission.dependencies import AppParts, reserve
 from serving.answers.delivery import deliver, deliver_all, deliver_whole
-from serving.answers.grounded import Grounds, answer_ready
+from serving.answers.grounded import Grounds, stream_ready_answer
 from serving.answers.openai_schemas import (
     AssistantMessage,
     ChatChoice,
@@ -50,7 +50,7 @@ async def respond(
     if body.stream_options and not body.stream:
         raise PromptRefused("stream_options are only accepted with stream: true.")
     event = request.state.event
-    ready = grounds.ready if grounds else ""
+    ready = grounds.ready_answer if grounds else ""
     grounded = [grounds.add_passages(plain) if grounds else plain for plain in requests]
     if not ready:
         await reserve(request, grounded)
@@ -59,7 +59,7 @@ async def respond(
     try:
         for engine_request, plain in zip(grounded, requests, strict=True):
             if ready:
-                streams.append(answer_ready(app, ready, plain.prompt, caller, side))
+                streams.append(stream_ready_answer(app, ready, plain.prompt, caller, side))
             else:
                 stream = app.models.generate(engine_request, caller=caller, side=side, caller_prompt=plain.prompt)
                 streams.append(stream)

@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from llmops.data.retrieval.minilm import NAME, WINDOW
-from serving.answers.schemas import GROUND, MOST_TOKENS, Sampling, Sources, Str
+from llmops.data.retrieval import minilm
+from serving.answers.schemas import GROUND_DESCRIPTION, MAX_TOKENS, Sampling, Sources, ValidStr
 from serving.answers.structured import ResponseFormat
 from serving.engines.base import FinishReason
 
-MOST_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
-MOST_TEXTS = 128  #: most texts of one request for vectors; with 256 tokens each they take about 4 s on two cores
+MAX_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
+MAX_TEXTS = 128  #: most texts of one request for vectors; with 256 tokens each they take about 4 s on two cores
 
 #: unsupported parameter → its values that change nothing
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
     "echo": (False,),
@@ -57,9 +57,9 @@ class OpenAIRequest(Sampling):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Str = Field(description="Name in the registry, or `name:v3` for one version, if it is loaded.")
-    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="Longest answer, in tokens.")
-    n: int | None = Field(None, ge=1, le=MOST_ANSWERS, description="Answers to each prompt; default 1.")
+    model: ValidStr = Field(description="Name in the registry, or `name:v3` for one version, if it is loaded.")
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="Longest answer, in tokens.")
+    n: int | None = Field(None, ge=1, le=MAX_ANSWERS, description="Answers to each prompt; default 1.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Any = Field(None, description="Accepted and ignored, like all below.")
@@ -76,12 +76,12 @@ class OpenAIRequest(Sampling):
     def _refuse_unsupported(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        unsupported = [name for name in NEUTRAL if name not in cls.model_fields]
+        unsupported = [name for name in NEUTRAL_VALUES if name not in cls.model_fields]
         if body.get("tool_choice") == "none":
             body = {name: value for name, value in body.items() if name != "tools"}
         for name in unsupported:
             value = body.get(name)
-            if value is not None and not any(_is_equal(value, neutral) for neutral in NEUTRAL[name]):
+            if value is not None and not any(_is_equal(value, neutral) for neutral in NEUTRAL_VALUES[name]):
                 raise PydanticCustomError("unsupported", "{name} is not supported; leave it out", {"name": name})
         return {name: value for name, value in body.items() if name not in unsupported}
 
@@ -92,7 +92,7 @@ class TextPart(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
-    text: Str
+    text: ValidStr
 
 
 class ChatMessage(BaseModel):
@@ -101,7 +101,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Str | list[TextPart] | None = None
+    content: ValidStr | list[TextPart] | None = None
     name: Any = Field(None, description="Accepted and ignored.")
     refusal: None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -126,15 +126,15 @@ class ChatRequest(OpenAIRequest):
     """A conversation that the model continues."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="The newer name of max_tokens.")
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="The newer name of max_tokens.")
     response_format: ResponseFormat | None = None
-    ground: bool | None = Field(None, description=GROUND)
+    ground: bool | None = Field(None, description=GROUND_DESCRIPTION)
 
 
 class CompletionRequest(OpenAIRequest):
     """Texts or token ids that the model continues."""
 
-    prompt: Str | list[int] | list[Str] | list[list[int]]
+    prompt: ValidStr | list[int] | list[ValidStr] | list[list[int]]
 
 
 class OpenAIUsage(BaseModel):
@@ -189,9 +189,9 @@ class EmbeddingRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Str = Field(description=f"`{NAME}`.")
-    input: Str | Annotated[list[Str], Field(min_length=1, max_length=MOST_TEXTS)] = Field(
-        description=f"Only the first {WINDOW} tokens of a text count."
+    model: ValidStr = Field(description=f"`{minilm.MODEL_NAME}`.")
+    input: ValidStr | Annotated[list[ValidStr], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
+        description=f"Only the first {minilm.MAX_TOKENS} tokens of a text count."
     )
     encoding_format: Literal["float", "base64"] | None = Field(None, description="base64: of float32, little-endian.")
     dimensions: Literal[384] | None = Field(None, description="Vectors are not shortened.")

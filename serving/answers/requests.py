@@ -15,7 +15,7 @@ from serving.engines.base import Chat, EngineRequest, Prompt, Question, Text
 from serving.errors import PromptRefused
 
 #: Smaller temperatures count as 0: the likeliest token is almost certain, and logits would overflow.
-LEAST_TEMPERATURE = 1e-4
+MIN_TEMPERATURE = 1e-4
 
 
 def make_engine_request(
@@ -37,7 +37,7 @@ def make_engine_request(
         raise PromptRefused(f"The {name} is empty.")
     stop = (sampling.stop,) if isinstance(sampling.stop, str) else tuple(sampling.stop or ())
     temperature = sampling.temperature or 0.0
-    temperature = temperature if temperature >= LEAST_TEMPERATURE and sampling.top_p != 0 else 0.0
+    temperature = temperature if temperature >= MIN_TEMPERATURE and sampling.top_p != 0 else 0.0
     tokens = min(max_new_tokens, limits.max_new_tokens)
     return EngineRequest(prompt, tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop, schema)
 
@@ -47,7 +47,7 @@ def repeat_request(request: EngineRequest, n: int) -> list[EngineRequest]:
     return [request if request.seed is None else replace(request, seed=request.seed ^ i) for i in range(n)]
 
 
-def note_settings(
+def record_settings(
     request: Request, sampling: Sampling, *, model: str, max_tokens: int, n: int = 1, stream: bool = False
 ) -> None:
     """Put the caller's settings into the event, before anything may refuse them. Count stop strings only."""
@@ -66,7 +66,7 @@ def note_settings(
     )
 
 
-def note_prompts(request: Request, prompts: Sequence[Prompt]) -> None:
+def record_prompts(request: Request, prompts: Sequence[Prompt]) -> None:
     """Put the digests of the prompts into the event."""
     digests = get_parts(request).digests
     request.state.event["llmops.prompt.digest"] = unwrap_single([digests.digest_prompt(prompt) for prompt in prompts])

@@ -16,10 +16,10 @@ def _check_text(value: str) -> str:
     return value
 
 
-MOST_TOKENS = 2**31 - 1  #: highest length that may be asked for; answers end at `serving.max_new_tokens`
-Str = Annotated[str, AfterValidator(_check_text)]
+MAX_TOKENS = 2**31 - 1  #: highest length that may be asked for; answers end at `serving.max_new_tokens`
+ValidStr = Annotated[str, AfterValidator(_check_text)]
 #: the description of `ground`
-GROUND = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
+GROUND_DESCRIPTION = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
 StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_text)]
 
 
@@ -43,16 +43,16 @@ class GenerateRequest(Sampling):
         extra="forbid", json_schema_extra={"examples": [{"prompt": "How do I return an item?", "max_new_tokens": 60}]}
     )
 
-    prompt: Str | None = Field(None, description="The question.")
-    input_id: Str | None = Field(
+    prompt: ValidStr | None = Field(None, description="The question.")
+    input_id: ValidStr | None = Field(
         None, min_length=1, max_length=200, description="Instead of a prompt: an example of the online feature store."
     )
-    max_new_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="Longest answer, in tokens; default 50.")
+    max_new_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="Longest answer, in tokens; default 50.")
     max_length: int | None = Field(
-        None, ge=1, le=MOST_TOKENS, description="Another name of max_new_tokens; give only one of both."
+        None, ge=1, le=MAX_TOKENS, description="Another name of max_new_tokens; give only one of both."
     )
-    context: Str = Field("", description="Text that the answer should rest on.")
-    ground: bool | None = Field(None, description=GROUND)
+    context: ValidStr = Field("", description="Text that the answer should rest on.")
+    ground: bool | None = Field(None, description=GROUND_DESCRIPTION)
     stream: bool = Field(False, description="Send the answer piece by piece, as server-sent events.")
 
 
@@ -114,13 +114,13 @@ class FeedbackRequest(BaseModel):
         },
     )  # fmt: skip
 
-    id: Str = Field(max_length=100, description="The id of the answered request.")
+    id: ValidStr = Field(max_length=100, description="The id of the answered request.")
     rating: Literal["up", "down"] | None = None
-    comment: Str = Field("", max_length=4000)
-    correction: Str = Field("", max_length=8000, description="What the answer should have been.")
-    question: Str = Field("", max_length=8000, description="The question; a correction needs it.")
-    answer: Str = Field("", max_length=8000, description="The answer that the model gave.")
-    context: Str = Field("", max_length=8000, description="The text that the answer should have rested on.")
+    comment: ValidStr = Field("", max_length=4000)
+    correction: ValidStr = Field("", max_length=8000, description="What the answer should have been.")
+    question: ValidStr = Field("", max_length=8000, description="The question; a correction needs it.")
+    answer: ValidStr = Field("", max_length=8000, description="The answer that the model gave.")
+    context: ValidStr = Field("", max_length=8000, description="The text that the answer should have rested on.")
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:

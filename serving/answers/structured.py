@@ -15,24 +15,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-MOST_CHARS = 8000  #: characters of a schema without descriptions
-MOST_DEPTH = 16
-MOST_PROPERTIES = 100  #: properties and definitions in all
-MOST_SCHEMAS = 1000  #: schemas in a schema, which bounds the time of their check, too
-MOST_BOUNDS = 20  #: `minItems` and `maxItems` in all
+MAX_CHARS = 8000  #: characters of a schema without descriptions
+MAX_DEPTH = 16
+MAX_PROPERTIES = 100  #: properties and definitions in all
+MAX_SCHEMAS = 1000  #: schemas in a schema, which bounds the time of their check, too
+MAX_BOUNDS = 20  #: `minItems` and `maxItems` in all
 ANY_OBJECT = '{"type":"object"}'
 FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
 
-_NOTES = {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"}
+_ANNOTATIONS = {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"}
 _RANGES = {"minItems": (0, 100), "maxItems": (0, 100)} | dict.fromkeys(
     ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), (-(10**9), 10**9)
 )
 #: keyword → the only keywords that engines do not ignore beside it
-_ALONE = {"$ref": {"$defs"}, "anyOf": {"$defs"}, "enum": {"$defs", "type"}, "const": {"$defs", "type"}}
+_ALLOWED_SIBLINGS = {"$ref": {"$defs"}, "anyOf": {"$defs"}, "enum": {"$defs", "type"}, "const": {"$defs", "type"}}
 #: types of a value of `enum` or `const`
 _TYPES = {str: {"string"}, bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, type(None): {"null"}}
 _SCHEMAS = {"items", "additionalProperties", "properties", "$defs", "anyOf"}  #: keywords whose values have schemas
-_KEYWORDS = {*_RANGES, *_ALONE, *_SCHEMAS, "type", "required", "format"}
+_KEYWORDS = {*_RANGES, *_ALLOWED_SIBLINGS, *_SCHEMAS, "type", "required", "format"}
 
 
 def clean_schema(schema: dict[str, Any]) -> str:
@@ -42,73 +42,77 @@ def clean_schema(schema: dict[str, Any]) -> str:
         ValueError: if engines do not enforce it, or it takes too long to compile; with the place and the reason.
     """
     definitions = schema["$defs"] if isinstance(schema.get("$defs"), dict) else {}
-    cleaned = _clean(schema, "", 0, Counter(), {f"#/$defs/{name}" for name in definitions})
+    cleaned = _clean_node(schema, "", 0, Counter(), {f"#/$defs/{name}" for name in definitions})
     try:
         TopologicalSorter({f"#/$defs/{name}": _list_direct_refs(one) for name, one in definitions.items()}).prepare()
     except CycleError as error:
         raise ValueError(f"{error.args[1][0]} contains itself outside of objects and arrays") from None
     text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     text.encode()  # raises ValueError for half of a surrogate pair
-    _limit("characters without descriptions", len(text), MOST_CHARS)
+    _check_limit("characters without descriptions", len(text), MAX_CHARS)
     return text
 
 
-def _clean(schema: Any, place: str, depth: int, counts: Counter[str], refs: Set[str]) -> Any:
-    _require(depth <= MOST_DEPTH, f"{place[:100]}… is nested more than {MOST_DEPTH} deep")
+def _clean_node(schema: Any, path: str, depth: int, counts: Counter[str], refs: Set[str]) -> Any:
+    _require(depth <= MAX_DEPTH, f"{path[:100]}… is nested more than {MAX_DEPTH} deep")
     counts["schemas"] += 1
-    _limit("schemas", counts["schemas"], MOST_SCHEMAS)
+    _check_limit("schemas", counts["schemas"], MAX_SCHEMAS)
     if not isinstance(schema, dict):
         return schema
-    kept = {name: value for name, value in schema.items() if name not in _NOTES}
+    kept = {name: value for name, value in schema.items() if name not in _ANNOTATIONS}
     counts["bounds"] += len(kept.keys() & {"minItems", "maxItems"})
-    _limit("minItems and maxItems", counts["bounds"], MOST_BOUNDS)
+    _check_limit("minItems and maxItems", counts["bounds"], MAX_BOUNDS)
     for name, value in kept.items():
-        at = f"{place}.{name}".removeprefix(".")
-        _check_keyword(name, value, kept, at, refs)
+        child_path = f"{path}.{name}".removeprefix(".")
+        _check_keyword(name, value, kept, child_path, refs)
         if name in ("properties", "$defs") and isinstance(value, dict):
             counts["named"] += len(value)
-            _limit("properties", counts["named"], MOST_PROPERTIES)
-            kept[name] = {key: _clean(below, f"{at}.{key}", depth + 1, counts, refs) for key, below in value.items()}
+            _check_limit("properties", counts["named"], MAX_PROPERTIES)
+            kept[name] = {
+                key: _clean_node(child, f"{child_path}.{key}", depth + 1, counts, refs) for key, child in value.items()
+            }
         elif name == "anyOf" and isinstance(value, list):
-            kept[name] = [_clean(below, f"{at}.{n}", depth + 1, counts, refs) for n, below in enumerate(value)]
+            kept[name] = [
+                _clean_node(child, f"{child_path}.{n}", depth + 1, counts, refs) for n, child in enumerate(value)
+            ]
         elif name in _SCHEMAS:
-            kept[name] = _clean(value, at, depth + 1, counts, refs)
+            kept[name] = _clean_node(value, child_path, depth + 1, counts, refs)
     if kept.keys() & {"minItems", "maxItems"}:
         kept.setdefault("items", {})  # OpenVINO refuses or ignores both without it
     return kept
 
 
-def _check_keyword(name: str, value: Any, beside: dict[str, Any], place: str, refs: Set[str]) -> None:
-    _require(name in _KEYWORDS, f"{place} is not supported")
-    ignored = beside.keys() - {name} - _ALONE.get(name, beside.keys())
-    _require(not ignored, f"{place} is not supported beside {', '.join(sorted(ignored))}")
+def _check_keyword(name: str, value: Any, siblings: dict[str, Any], path: str, refs: Set[str]) -> None:
+    _require(name in _KEYWORDS, f"{path} is not supported")
+    ignored = siblings.keys() - {name} - _ALLOWED_SIBLINGS.get(name, siblings.keys())
+    _require(not ignored, f"{path} is not supported beside {', '.join(sorted(ignored))}")
     if name in _RANGES:
-        least, most = _RANGES[name]
-        _require(type(value) is int and least <= value <= most, f"{place} must be a whole number, {least} to {most}")
-        _require("Items" in name or beside.get("type") == "integer", f"{place} is only supported for the type integer")
+        low, high = _RANGES[name]
+        _require(type(value) is int and low <= value <= high, f"{path} must be a whole number, {low} to {high}")
+        _require("Items" in name or siblings.get("type") == "integer", f"{path} is only supported for the type integer")
     elif name in ("enum", "const"):
         values = value if name == "enum" and isinstance(value, list) else [value]
         kinds = {type(one) for one in values}
-        _require(kinds <= _TYPES.keys(), f"{place} is only supported with texts, numbers, true, false and null")
+        _require(kinds <= _TYPES.keys(), f"{path} is only supported with texts, numbers, true, false and null")
         large = any(type(one) is int and abs(one) >= 2**63 for one in values)
-        _require(not large, f"{place} is only supported with whole numbers of 64 bits")
-        types = beside.get("type", [])  # engines ignore it here
+        _require(not large, f"{path} is only supported with whole numbers of 64 bits")
+        types = siblings.get("type", [])  # engines ignore it here
         types = types if isinstance(types, list) else [types]
         fit = all(any(one in types for one in _TYPES[kind]) for kind in kinds)
-        _require("type" not in beside or fit, f"{place} must have values of the type beside it")
+        _require("type" not in siblings or fit, f"{path} must have values of the type beside it")
     elif name == "required" and isinstance(value, list):
-        known = properties if isinstance(properties := beside.get("properties"), dict) else {}
+        known = properties if isinstance(properties := siblings.get("properties"), dict) else {}
         names = all(isinstance(one, str) and one in known for one in value)
-        _require(names and len(value) <= len(known), f"{place} must name properties")
+        _require(names and len(value) <= len(known), f"{path} must name properties")
     elif name == "format":
-        _require(value in FORMATS, f"{place} must be one of {', '.join(FORMATS)}")
-        _require(beside.get("type") == "string", f"{place} is only supported for the type string")
+        _require(value in FORMATS, f"{path} must be one of {', '.join(FORMATS)}")
+        _require(siblings.get("type") == "string", f"{path} is only supported for the type string")
     elif name == "$ref":
-        _require(isinstance(value, str) and value in refs, f"{place} must be #/$defs/… of the whole schema")
+        _require(isinstance(value, str) and value in refs, f"{path} must be #/$defs/… of the whole schema")
     elif name in ("type", "anyOf"):
-        _require(value != [], f"{place} must not be empty")
+        _require(value != [], f"{path} must not be empty")
     elif name == "additionalProperties":
-        _require(value is False or not beside.get("properties"), f"{place} must be false beside properties")
+        _require(value is False or not siblings.get("properties"), f"{path} must be false beside properties")
 
 
 def _list_direct_refs(schema: Any) -> list[str]:
@@ -116,12 +120,15 @@ def _list_direct_refs(schema: Any) -> list[str]:
     if not isinstance(schema, dict):
         return []
     alternatives = schema.get("anyOf")
-    below = alternatives if isinstance(alternatives, list) else []
-    return [*([schema["$ref"]] if "$ref" in schema else []), *(ref for one in below for ref in _list_direct_refs(one))]
+    branches = alternatives if isinstance(alternatives, list) else []
+    return [
+        *([schema["$ref"]] if "$ref" in schema else []),
+        *(ref for one in branches for ref in _list_direct_refs(one)),
+    ]
 
 
-def _limit(name: str, count: int, most: int) -> None:
-    _require(count <= most, f"it has {count} {name}; at most {most} are supported")
+def _check_limit(name: str, count: int, maximum: int) -> None:
+    _require(count <= maximum, f"it has {count} {name}; at most {maximum} are supported")
 
 
 def _require(holds: object, message: str) -> None:

@@ -10,7 +10,7 @@ from serving.engines.base import Chunk, EngineRequest, FinishReason, Question, T
 from serving.engines.stepping import Row
 
 if TYPE_CHECKING:
-    from llmops.model.base.folder import Folder
+    from llmops.model.base.folder import ServableFolder
     from serving.engines.detokenize import Detokenizer
 
 WARM_UP = EngineRequest(Question("Hello"), 4)
@@ -20,7 +20,7 @@ WARM_UP = EngineRequest(Question("Hello"), 4)
 class AnswerRow(Row):
     """A row with its answer so far. Its creation raises `PromptRefused`, see `encode_prompt`."""
 
-    model: Folder
+    model: ServableFolder
     prompt: list[int] = field(init=False)
     detokenizer: Detokenizer = field(init=False)
     request_id: int = field(default=-1, init=False)  #: the request's id in the process or thread of the model
@@ -34,14 +34,14 @@ class AnswerRow(Row):
 
         request, model = self.job.request, self.model
         self.prompt = encode_prompt(model.tokenizer, request, model.window)
-        stops = (*model.stops, *request.stop)
+        stops = (*model.stop_strings, *request.stop)
         self.detokenizer = Detokenizer(model.tokenizer, stops, not isinstance(request.prompt, Text))
 
     def push_tokens(self, tokens: Sequence[int]) -> None:
         """Push the text that the next tokens complete, up to the end of the answer."""
         text, reason = "", None
         for token in tokens:
-            if token in self.model.ends:
+            if token in self.model.end_ids:
                 reason = "stop"
                 break
             self.output_tokens += 1

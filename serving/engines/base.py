@@ -174,7 +174,7 @@ class Engine(Protocol):
                 does not fit the model's context (with both counts), `EngineDied` if the engine fails.
         """
 
-    def stats(self) -> EngineStats:
+    def get_stats(self) -> EngineStats:
         """Return the engine's present state."""
 
     def close(self) -> None:

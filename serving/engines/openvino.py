@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, cast
 from llmops.frame.errors import ArtifactError
 from llmops.model.gguf.grammars import GrammarError
 from llmops.model.gguf.process import Worker, run_requests
-from llmops.model.gguf.worker import FILE, Precision, is_gguf
+from llmops.model.gguf.worker import GGUF_FILE, Precision, is_gguf
 from serving.engines.answer_row import WARM_UP, AnswerRow
 from serving.engines.base import EngineRequest, EngineStats
 from serving.engines.stepping import Job, SteppingEngine
 from serving.errors import SchemaRefused
 
 if TYPE_CHECKING:
-    from llmops.model.base.folder import Folder
+    from llmops.model.base.folder import ServableFolder
 
 log = logging.getLogger(__name__)
 
-LEAST_TOP_P = 1e-6  #: OpenVINO refuses smaller ones
+MIN_TOP_P = 1e-6  #: OpenVINO refuses smaller ones
 
 
 class OpenvinoEngine(SteppingEngine[AnswerRow]):
@@ -58,11 +58,11 @@ class OpenvinoEngine(SteppingEngine[AnswerRow]):
         self._folder, self._max_context = servable, max_context
         self._settings: dict[str, Any] = {"batch": max_batch, "threads": threads, "precision": precision}
         self._worker: Worker | None = None
-        self._model: Folder | None = None
+        self._model: ServableFolder | None = None
 
-    def stats(self) -> EngineStats:
+    def get_stats(self) -> EngineStats:
         """See `Engine`."""
-        stats, worker = super().stats(), self._worker
+        stats, worker = super().get_stats(), self._worker
         return replace(stats, alive=stats.alive and worker is not None and worker.process.poll() is None)
 
     def _load(self) -> None:
@@ -72,8 +72,8 @@ class OpenvinoEngine(SteppingEngine[AnswerRow]):
         start = time.monotonic()
         if not is_gguf(self._folder):
             raise ArtifactError(
-                f"The engine `openvino` reads models in GGUF, and {self._folder} has no {FILE}. Set serving.engine to "
-                "`auto`, `transformers` or `vllm`."
+                f"The engine `openvino` reads models in GGUF, and {self._folder} has no {GGUF_FILE}. Set "
+                "serving.engine to `auto`, `transformers` or `vllm`."
             )
         model = self._model = read_folder(self._folder, self._max_context)
         self._worker = Worker(self._folder, tokens=model.window, **self._settings)
@@ -84,10 +84,10 @@ class OpenvinoEngine(SteppingEngine[AnswerRow]):
         log.info("Loaded %s in %.1f s", self._folder, time.monotonic() - start)
 
     def _begin(self, job: Job) -> AnswerRow:
-        model, worker = cast("Folder", self._model), cast("Worker", self._worker)
+        model, worker = cast("ServableFolder", self._model), cast("Worker", self._worker)
         row = AnswerRow(job, model)
         settings = _format_settings(job.request, model.repetition_penalty)
-        row.request_id = worker.start_request(row.prompt, model.ends, settings, job.request.schema)
+        row.request_id = worker.start_request(row.prompt, model.end_ids, settings, job.request.schema)
         return row
 
     def _step(self, rows: list[AnswerRow]) -> None:
@@ -128,7 +128,7 @@ def _format_settings(request: EngineRequest, repetition_penalty: float) -> dict[
         settings |= {
             "do_sample": True,
             "temperature": request.temperature,
-            "top_p": max(request.top_p, LEAST_TOP_P),
+            "top_p": max(request.top_p, MIN_TOP_P),
             "rng_seed": seed,
         }
     return settings

@@ -37,26 +37,26 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, ma
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     if isinstance(prompt, Question):
         try:
-            return prompts.prompt_ids(tokenizer, prompt.text, prompt.context)
+            return prompts.encode_question(tokenizer, prompt.text, prompt.context)
         except ArtifactError as error:  # the text holds marks of a turn, which the model's chat template would change
             raise PromptRefused(str(error)) from error
     if isinstance(prompt, Text):
-        return prompts.text_ids(tokenizer, prompt.text)
+        return prompts.encode_text(tokenizer, prompt.text)
     if isinstance(prompt, TokenIds):
         return _check_token_ids(tokenizer, prompt)
     if not tokenizer.chat_template:
         raise PromptRefused("This model has no chat template; ask it a question or give it a text to continue.")
     messages = [{"role": m.role, "content": m.content, "context": m.context} for m in prompt.messages]
     try:
-        return prompts.chat_ids(tokenizer, messages)
+        return prompts.encode_chat(tokenizer, messages)
     except Exception as error:  # a template may refuse anything, such as a system message, with any exception
         raise PromptRefused(f"The model's chat template refuses these messages: {error}") from error
 
 
 def _check_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: TokenIds) -> list[int]:
     """Return the ids of a prompt. Refuse a caller's control tokens, except the ones that begin every text."""
-    start = prompts.text_ids(tokenizer, "")
+    start = prompts.encode_text(tokenizer, "")
     text_ids = prompt.ids[len(start) :] if list(prompt.ids[: len(start)]) == start else prompt.ids
-    if not prompt.stored and (forged := prompts.control_ids(tokenizer) & set(text_ids)):
+    if not prompt.stored and (forged := prompts.list_control_ids(tokenizer) & set(text_ids)):
         raise PromptRefused(f"The prompt has the token id {min(forged)}, which controls the model; send text instead.")
     return list(prompt.ids)

@@ -114,7 +114,7 @@ class SteppingEngine(ABC, Generic[R]):
             self._changed.notify()
         return job.stream
 
-    def stats(self) -> EngineStats:
+    def get_stats(self) -> EngineStats:
         """See `Engine`."""
         with self._changed:
             alive = self._loaded.is_set() and self._thread.is_alive() and self._error is None

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from transformers.generation.continuous_batching import ContinuousBatchingManager
     from transformers.generation.continuous_batching.requests import GenerationOutput
 
-    from llmops.model.base.folder import Folder
+    from llmops.model.base.folder import ServableFolder
 
 log = logging.getLogger(__name__)
 
 STEP_TOKENS = 256  #: most tokens that one step reads, prompts included
-PAGE = 32  #: tokens whose keys and values are kept together
+PAGE_TOKENS = 32  #: tokens whose keys and values are kept together
 
 
 class TransformersEngine(SteppingEngine[AnswerRow]):
@@ -42,11 +42,11 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
         self._folder, self._max_context, self._threads = servable, max_context, threads
         self._request_count = 0
         self._manager: ContinuousBatchingManager | None = None
-        self._model: Folder | None = None
+        self._model: ServableFolder | None = None
 
-    def stats(self) -> EngineStats:
+    def get_stats(self) -> EngineStats:
         """See `Engine`."""
-        stats, manager = super().stats(), self._manager
+        stats, manager = super().get_stats(), self._manager
         computing = manager is not None and manager.is_running() and not manager.background_thread_status.fatal_error
         return replace(stats, alive=stats.alive and computing)
 
@@ -74,8 +74,8 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
             model = model.get_base_model()  # PEFT has put the adapter's layers into it
         folder = self._model = read_folder(self._folder, self._max_context)
         batching = ContinuousBatchingConfig(
-            page_size=PAGE,
-            num_blocks=self._max_batch * ceil(folder.window / PAGE),
+            page_size=PAGE_TOKENS,
+            num_blocks=self._max_batch * ceil(folder.window / PAGE_TOKENS),
             max_batch_tokens=max(STEP_TOKENS, self._max_batch),
             max_requests_per_batch=self._max_batch,
             use_cuda_graph=False,  # Python samples the tokens
@@ -101,11 +101,13 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
     def _begin(self, job: Job) -> AnswerRow:
         from serving.engines.sampling import Sampler
 
-        model = cast("Folder", self._model)
+        model = cast("ServableFolder", self._model)
         row = AnswerRow(job, model)
         plain = not job.request.temperature and model.repetition_penalty == 1
         sampler = {} if plain else {"sampler": Sampler(job.request, model.repetition_penalty)}
-        row.request_id = int(self._add_request(row.prompt, job.request.max_new_tokens, sorted(model.ends), **sampler))
+        row.request_id = int(
+            self._add_request(row.prompt, job.request.max_new_tokens, sorted(model.end_ids), **sampler)
+        )
         return row
 
     def _step(self, rows: list[AnswerRow]) -> None:

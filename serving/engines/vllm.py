@@ -29,7 +29,7 @@ from serving.engines.stepping import Job, SteppingEngine
 from serving.errors import EngineDied, SchemaRefused
 
 if TYPE_CHECKING:
-    from llmops.model.base.folder import Folder
+    from llmops.model.base.folder import ServableFolder
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: values that vLLM accepts
 SHUTDOWN_S = 30.0  #: seconds after which its processes are killed; a shutdown takes 3 s on an idle machine
 
 #: Options of vLLM that `serving.vllm` may override. A new version is loaded beside the old one, so each may use less
-#: than half of the device; vLLM's own default of 0.9 would leave no memory for a second version.
+#: than half of the device; vLLM's own default of 0.92 would leave no memory for a second version.
 DEFAULTS: Mapping[str, Any] = {"gpu_memory_utilization": 0.45, "disable_log_stats": True}
 
 _Output = tuple[int, list[int], bool, Exception | None]  #: request id, new tokens, True if they are the last, error
@@ -69,11 +69,11 @@ class VllmEngine(SteppingEngine[AnswerRow]):
         self._request_count = 0
         self._llm: Any = None
         self._lora: Any = None
-        self._model: Folder | None = None
+        self._model: ServableFolder | None = None
 
-    def stats(self) -> EngineStats:
+    def get_stats(self) -> EngineStats:
         """See `Engine`."""
-        stats, llm = super().stats(), self._llm
+        stats, llm = super().get_stats(), self._llm
         return replace(stats, alive=stats.alive and llm is not None and not llm.errored)
 
     def _load(self) -> None:
@@ -104,13 +104,13 @@ class VllmEngine(SteppingEngine[AnswerRow]):
         adapter = self._servable / ADAPTER
         if adapter.is_dir():
             rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-            most = next(allowed for allowed in LORA_RANKS if allowed >= rank)
-            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": most}
+            max_rank = next(allowed for allowed in LORA_RANKS if allowed >= rank)
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": max_rank}
             self._lora = LoRARequest(ADAPTER, 1, str(adapter))
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
     def _begin(self, job: Job) -> AnswerRow:
-        row = AnswerRow(job, cast("Folder", self._model))
+        row = AnswerRow(job, cast("ServableFolder", self._model))
         self._request_count += 1
         row.request_id = self._request_count
         self._tasks[row.request_id] = self._submit(self._generate(row))
@@ -180,7 +180,7 @@ def _make_parameters(row: AnswerRow) -> Any:
         temperature=request.temperature,
         top_p=request.top_p,
         seed=request.seed,
-        stop_token_ids=sorted(row.model.ends),
+        stop_token_ids=sorted(row.model.end_ids),
         repetition_penalty=row.model.repetition_penalty,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,

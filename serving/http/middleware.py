@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops.events.datasets import SERVING
-from llmops.events.events import build, timestamp
+from llmops.events.events import build_event, format_timestamp
 from llmops.events.spool import Spool
 from serving.admission.signing import make_request_id
 from serving.errors import ClientLeft
 from serving.http.problems import respond_to_error
 from serving.observe.exchange import Exchange
-from serving.observe.texts import Texts
+from serving.observe.text_events import TextRecorder
 from serving.observe.traces import Traces
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class RequestMiddleware:
         timeout_s: float,
         secret: bytes,
         count: CountRequest,
-        texts: Texts,
+        texts: TextRecorder,
         traces: Traces,
     ) -> None:
         self._app, self._recorder, self._secret, self._count = app, Recorder(folder), secret, count
@@ -69,7 +69,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start_ns, start_time, status, recorded, timed_out = time.perf_counter_ns(), timestamp(), 0, False, False
+        start_ns, start_time, status, recorded, timed_out = time.perf_counter_ns(), format_timestamp(), 0, False, False
         event: dict[str, object] = {}
         fields: dict[str, object] = {}  # all fields of the event, once it is recorded
         exchange, trace = Exchange(), None
@@ -104,7 +104,7 @@ class RequestMiddleware:
             if state.get("refused"):
                 return
             if "llmops.key.prefix" not in event and status < 500:  # it was refused before its key was checked
-                scope["app"].state.parts.audit.note(scope, "invalid")
+                scope["app"].state.parts.audit.record_decision(scope, "invalid")
                 return
             try:
                 await self._recorder.record(fields)
@@ -203,7 +203,7 @@ class Recorder:
             Exception: if the batch could not be committed, such as on a full disk.
         """
         batch = self._next
-        batch.events.append(build(SERVING, fields))
+        batch.events.append(build_event(SERVING, fields))
         async with self._writing:
             if not batch.committed:  # the first request of a batch commits for all
                 self._next = _Batch()

@@ -30,7 +30,7 @@ OPENAI_CODES = {
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _HIDDEN_CODES = ("internal", "state_unreadable")  #: errors whose messages may have paths of this machine
 HIDDEN_DETAIL = "The server failed, not the request; the log has the reason."
-MOST_DETAIL = 1000  #: characters
+MAX_DETAIL_CHARS = 1000  #: characters
 
 
 async def respond_to_error(request: Request, error: Exception) -> Response:
@@ -66,8 +66,8 @@ def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str,
         headers["WWW-Authenticate"] = "Bearer"
     if retry_after_s := getattr(error, "retry_after_s", 5 if status == 503 else 0):
         headers["Retry-After"] = str(retry_after_s)
-    if len(detail) > MOST_DETAIL:  # it may quote the request
-        detail = detail[:MOST_DETAIL] + "…"
+    if len(detail) > MAX_DETAIL_CHARS:  # it may quote the request
+        detail = detail[:MAX_DETAIL_CHARS] + "…"
     request.state.event["error.type"] = code
     if request.url.path.startswith("/v1/"):
         return _format_openai(status, code, detail, error, headers)

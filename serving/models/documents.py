@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from llmops.config import Grounding, SearchServer, Serving
-from llmops.data.retrieval.grounds import Found, look_up
+from llmops.data.retrieval.grounding import RetrievedContext, retrieve_context
 from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.search import Index, open_index
 from llmops.frame.clock import SYSTEM_CLOCK, Clock
@@ -22,8 +22,10 @@ from serving.errors import DocumentsDown, NoEmbeddings, QueueFull, TimedOut
 
 log = logging.getLogger(__name__)
 
-REST_S = 5.0  #: after Elasticsearch has not answered, nobody waits for it so long
-PIECE = 8  #: texts that are embedded before the next question is looked up; they take a quarter of a second at most
+FAILURE_PAUSE_S = 5.0  #: after Elasticsearch has not answered, nobody waits for it so long
+EMBED_BATCH = (
+    8  #: texts that are embedded before the next question is looked up; they take a quarter of a second at most
+)
 
 
 class Documents:
@@ -34,7 +36,7 @@ class Documents:
         config: the least likeness of a passage to a question, and the number of passages.
         serving: how many questions may wait, for how long, and the threads that compute a question's vector.
         server: the Elasticsearch that searches the index; None: its files are searched.
-        clock: the clock of `REST_S`.
+        clock: the clock of `FAILURE_PAUSE_S`.
     """
 
     def __init__(
@@ -53,11 +55,11 @@ class Documents:
         self._opened: tuple[Path, int] | None = None  #: folder and modification time, because a folder may be replaced
         self._index: Index | None = None
 
-    def warm(self) -> None:
+    def warm_up(self) -> None:
         """Open the index and load its embedding model in the background, so that the first caller need not wait."""
-        self._thread.submit(self._warm)
+        self._thread.submit(self._warm_up)
 
-    async def look_up(self, question: str, room: int) -> Found | None:
+    async def look_up(self, question: str, room: int) -> RetrievedContext | None:
         """Return the passages for a question; None if no index is served.
 
         Args:
@@ -69,7 +71,7 @@ class Documents:
             QueueFull: if `serving.max_queue` questions wait already.
             TimedOut: if the search takes more than `serving.timeout_s`.
         """
-        async with self._admitted("The documents were not searched"):
+        async with self._admit("The documents were not searched"):
             self._check_failure()
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
 
@@ -81,9 +83,9 @@ class Documents:
             DocumentsDown, QueueFull, TimedOut: see `look_up`.
         """
         made: list[tuple[Vectors, int] | None] = []
-        async with self._admitted("The texts were not embedded"):
-            for start in range(0, len(texts) if self._config.enabled else 0, PIECE):
-                piece = texts[start : start + PIECE]
+        async with self._admit("The texts were not embedded"):
+            for start in range(0, len(texts) if self._config.enabled else 0, EMBED_BATCH):
+                piece = texts[start : start + EMBED_BATCH]
                 made.append(await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, piece))
         if not (done := [one for one in made if one]) or len(done) < len(made):
             raise NoEmbeddings
@@ -95,7 +97,7 @@ class Documents:
         self._thread.shutdown()
 
     @asynccontextmanager
-    async def _admitted(self, late: str) -> AsyncIterator[None]:
+    async def _admit(self, late: str) -> AsyncIterator[None]:
         if self._waiting >= self._serving.max_queue:
             raise QueueFull(self._waiting, 1)
         self._waiting += 1
@@ -119,13 +121,13 @@ class Documents:
             return None
         return index.embedder.embed(texts), index.embedder.count_tokens(texts)
 
-    def _look_up(self, question: str, room: int) -> Found | None:
+    def _look_up(self, question: str, room: int) -> RetrievedContext | None:
         self._check_failure()  # of the questions before, which have waited, too
         index = self._follow_index()
         try:
-            return look_up(index, question, self._config, room) if index else None
+            return retrieve_context(index, question, self._config, room) if index else None
         except TransientError as error:
-            self._failure = str(error), self._clock.monotonic() + REST_S
+            self._failure = str(error), self._clock.monotonic() + FAILURE_PAUSE_S
             raise
 
     def _check_failure(self) -> None:
@@ -153,7 +155,7 @@ class Documents:
         if folder:
             self._index = open_index(folder, self._serving.threads, self._server)
 
-    def _warm(self) -> None:
+    def _warm_up(self) -> None:
         try:
             self._look_up("Hello", 0)
         except Exception:  # a later question gets the error

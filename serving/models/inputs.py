@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DOWN = "The online feature store does not answer; send the prompt, or try later."
+_DOWN_MESSAGE = "The online feature store does not answer; send the prompt, or try later."
 
 
 def open_features(version: Version, model: str) -> OnlineTokens:
@@ -58,13 +58,13 @@ class Inputs:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inputs")
         self._stores: dict[str, OnlineTokens] = {}  # by version, the two opened last: champion and canary
 
-    def warm(self, registry: Registry) -> None:
+    def warm_up(self, registry: Registry) -> None:
         """Open the champion's store, if it has one, in the background while the model is loaded.
 
         The import of Feast holds the interpreter's lock for most of 3 s. At the first request with an `input_id`, all
         other callers would wait that long (3.5 s instead of 0.25 s).
         """
-        self._thread.submit(self._warm, registry)
+        self._thread.submit(self._warm_up, registry)
 
     async def read(self, version: Version, input_id: str) -> TokenIds:
         """Return the prompt of an example, without its answer.
@@ -80,13 +80,13 @@ class Inputs:
                 return await prompt
         except TimeoutError:
             log.warning("The online store of %s has not answered for %g s", version.name, self._timeout_s)
-            raise FeaturesDown(_DOWN) from None
+            raise FeaturesDown(_DOWN_MESSAGE) from None
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _warm(self, registry: Registry) -> None:
+    def _warm_up(self, registry: Registry) -> None:
         try:
             champion, *_ = registry.read_served()
             if champion and (champion.path / "features").is_dir():
@@ -109,7 +109,7 @@ class Inputs:
         except Exception as error:
             log.exception("The online store of %s cannot be read", version.name)
             self._stores.pop(version.name, None)  # the next request opens a new connection
-            raise FeaturesDown(_DOWN) from error
+            raise FeaturesDown(_DOWN_MESSAGE) from error
         if tokens is None:
             raise InputUnknown(f"There is no example {input_id!r} in the online store of {version.name}.")
         return TokenIds(tuple(tokens.token_ids[: tokens.prompt_tokens]), stored=True)

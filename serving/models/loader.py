@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.events.datasets import LOADS
+from llmops.events.datasets import SERVING_MODEL
 from llmops.events.events import emit
 from llmops.release.registry.version import Version
 from serving.engines.base import Engine
@@ -25,7 +25,7 @@ STABLE_S = 60.0  #: after this time an engine's death is no longer a failed star
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedVersion:
     """A version and the engine that answers with it."""
 
     version: Version
@@ -35,11 +35,11 @@ class Loaded:
     @property
     def alive(self) -> bool:
         """Return True while the engine can answer."""
-        return self.engine.stats().alive
+        return self.engine.get_stats().alive
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class LoadFailure:
     """A version that could not be loaded or whose engine died."""
 
     version: str
@@ -61,8 +61,10 @@ class Loader:
 
     def __init__(self, make_engine: Callable[[Version], Engine], report: ReportLoad) -> None:
         self._make_engine, self._report = make_engine, report
-        self.current: Loaded | None = None  #: the version that answers; a dead engine stays here until another is warm
-        self.failure: Failure | None = None
+        self.current: LoadedVersion | None = (
+            None  #: the version that answers; a dead engine stays here until another is warm
+        )
+        self.failure: LoadFailure | None = None
         self.loading = ""  #: name of the version that is being loaded
         self._wanted = ""
         self._failures = 0
@@ -107,12 +109,12 @@ class Loader:
         """Return True while a replaced engine still answers its accepted requests."""
         return bool(self._closing)
 
-    def hand_over(self) -> Loaded | None:
+    def hand_over(self) -> LoadedVersion | None:
         """Return the loaded version for another loader, and drop it without closing its engine."""
         loaded, self.current, self._wanted = self.current, None, ""
         return loaded
 
-    def take_over(self, loaded: Loaded) -> None:
+    def take_over(self, loaded: LoadedVersion) -> None:
         """Keep a version that another loader has handed over."""
         self._swap(loaded)
         self._wanted, self.failure, self._failures = loaded.version.name, None, 0
@@ -126,7 +128,7 @@ class Loader:
         self._swap(None)
         await asyncio.gather(*self._closing, *self._reports)
 
-    def _swap(self, loaded: Loaded | None) -> None:
+    def _swap(self, loaded: LoadedVersion | None) -> None:
         old, self.current = self.current, loaded
         if old and old.engine is not self._closed_engine:
             self._retire(old.engine)
@@ -147,7 +149,7 @@ class Loader:
                     self._record_failure(version, reason)
             else:
                 if self._wanted == version.name:
-                    self._swap(Loaded(version, engine, time.monotonic()))
+                    self._swap(LoadedVersion(version, engine, time.monotonic()))
                     self.failure = None
                 else:  # another version is wanted meanwhile
                     self._retire(engine)
@@ -177,7 +179,7 @@ class Loader:
         """
         self._failures += 1
         pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self._failures - 1))
-        self.failure = Failure(version.name, error, time.monotonic() + pause_s)
+        self.failure = LoadFailure(version.name, error, time.monotonic() + pause_s)
 
 
 def _start_task(work: Coroutine[Any, Any, None], running: set[asyncio.Task[None]]) -> asyncio.Task[None]:
@@ -198,6 +200,6 @@ async def report_load(events: Path, version: Version, seconds: float, error: Exc
         "error.message": f"{type(error).__name__}: {error}" if error else "",
     }
     try:
-        await asyncio.to_thread(emit, events, LOADS, fields)
+        await asyncio.to_thread(emit, events, SERVING_MODEL, fields)
     except Exception:  # a full disk must not stop the watcher
         log.exception("The event about loading %s is lost", version.name)

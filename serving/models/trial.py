@@ -81,8 +81,8 @@ class CanaryTrial:
         late = self._changes > self._written and time.monotonic() >= self._written_at + WRITE_S
         if not (self.look_due or late):
             return
-        own, changes = TrialCounts() + self.own_counts, self._changes  # a copy for another thread
-        written = await asyncio.to_thread(trials.write_counts, registry, self.canary, replica, own)
+        counts, changes = TrialCounts() + self.own_counts, self._changes  # a copy for another thread
+        written = await asyncio.to_thread(trials.write_counts, registry, self.canary, replica, counts)
         if written is None:  # the trial is over; the watcher will read that from the aliases
             return
         self._written, self._written_at = changes, time.monotonic()
@@ -93,7 +93,7 @@ class CanaryTrial:
         )
         self._requests_elsewhere = written.others.canary.requests
         if written.look_due:
-            await self._judge(written.others + own)
+            await self._judge(written.others + counts)
 
     async def judge_alone(self) -> None:
         """Judge the trial while the database cannot be reached, if a look is due.

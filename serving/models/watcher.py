@@ -25,9 +25,9 @@ from llmops.release.verdict import Rules
 from serving.engines.base import Chunk, Engine, EngineRequest, Prompt, TokenIds
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
-from serving.models.loader import Loaded, Loader, report_load
+from serving.models.loader import LoadedVersion, Loader, report_load
 from serving.models.stream import CountEnd, GuardedStream
-from serving.models.tested import TestedVersion
+from serving.models.tested_version import TestedVersion
 from serving.models.trial import CanaryTrial, is_drawn_to_canary
 
 log = logging.getLogger(__name__)
@@ -64,21 +64,21 @@ class Models:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def champion(self) -> Loaded | None:
+    def champion(self) -> LoadedVersion | None:
         """Return the champion if it is loaded."""
         return self._champion.current
 
     @property
-    def canary(self) -> Loaded | None:
+    def canary(self) -> LoadedVersion | None:
         """Return the canary while it answers."""
         return self._canary.current if self._trial and not self._trial.pull_reason else None
 
     @property
-    def loaded(self) -> tuple[Loaded, ...]:
+    def loaded(self) -> tuple[LoadedVersion, ...]:
         """Return all versions that answer now, the champion first."""
         return tuple(one for one in (self.champion, self.canary) if one)
 
-    def choose(self, caller: str, side: str = "") -> Loaded:
+    def choose(self, caller: str, side: str = "") -> LoadedVersion:
         """Return the version and engine that answer the caller with this key's prefix now.
 
         If the caller asks for no `side`, the caller is drawn to one.
@@ -101,7 +101,7 @@ class Models:
         loaded = ", ".join(one.version.name for one in self.loaded)
         raise VersionNotLoaded(f"{side!r} is not loaded; these versions are: {loaded}.")
 
-    def name_side(self, chosen: Loaded) -> str:
+    def get_side(self, chosen: LoadedVersion) -> str:
         """Return the side of a version: `champion`, `canary`, or `tested`."""
         return "champion" if chosen is self.champion else "canary" if chosen is self.canary else "tested"
 
@@ -145,7 +145,7 @@ class Models:
             stream = fallback()
         return stream
 
-    def count_failure(self, chosen: Loaded, caller: str, error: Exception) -> None:
+    def count_failure(self, chosen: LoadedVersion, caller: str, error: Exception) -> None:
         """Count an error of a version for a caller who was drawn to it, before its engine got the request."""
         self._count(chosen, self._trial, caller, 0.0, error)
 
@@ -248,7 +248,7 @@ class Models:
 
     def _start_stream(
         self,
-        chosen: Loaded,
+        chosen: LoadedVersion,
         request: EngineRequest,
         count: CountEnd,
         fallback: Callable[[], GuardedStream] | None = None,
@@ -258,11 +258,11 @@ class Models:
         """Pass a request to an engine; return its stream, which is guarded, and counted at its end."""
         if not chosen.alive:
             raise EngineDied
-        stream, filter = chosen.engine.generate(request), self._guard.filter_answer(caller_prompt or request.prompt)
-        return GuardedStream(chosen.version, stream, count, filter, fallback, mark, self.name_side(chosen))
+        stream, filter = chosen.engine.generate(request), self._guard.make_filter(caller_prompt or request.prompt)
+        return GuardedStream(chosen.version, stream, count, filter, fallback, mark, self.get_side(chosen))
 
     def _count(
-        self, chosen: Loaded, started_in: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception
+        self, chosen: LoadedVersion, started_in: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception
     ) -> None:
         """Count a request in the trial that it started in, if that trial still runs."""
         trial, is_champion = self._trial, chosen is self.champion

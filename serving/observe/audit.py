@@ -22,13 +22,13 @@ from starlette.types import Scope
 
 from llmops.access.roles import Key
 from llmops.events.datasets import AUDIT
-from llmops.events.events import emit_all, timestamp
+from llmops.events.events import emit_all, format_timestamp
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 60.0  #: how long decisions of one kind are counted before they become an event
 FLUSH_S = 1.0
-MOST_KINDS = 200  #: most kinds at a time; further decisions are counted by reason alone
+MAX_KINDS = 200  #: most kinds at a time; further decisions are counted by reason alone
 
 DecisionKind = tuple[str, str, str, str]  #: address, reason, prefix of the key, route
 
@@ -54,7 +54,7 @@ class Audit:
     _ready: list[dict[str, Any]] = field(default_factory=list)
     _task: asyncio.Task[None] | None = None
 
-    def note(self, scope: Scope, reason: str, key: Key | None = None) -> None:
+    def record_decision(self, scope: Scope, reason: str, key: Key | None = None) -> None:
         """Note a decision. `reason` is `allowed` or why not. `key` is given if its secret was right."""
         address, route = get_client_address(scope), str(getattr(scope.get("route"), "path", scope["path"]))
         kind = (address, reason, key.prefix if key else "", route)
@@ -64,7 +64,7 @@ class Audit:
             "event.outcome": "success" if reason == "allowed" else "failure",
             "event.reason": reason,
         }
-        if kind not in self._counts and len(self._counts) + len(self._ready) >= MOST_KINDS:
+        if kind not in self._counts and len(self._counts) + len(self._ready) >= MAX_KINDS:
             kind = ("", reason, "", "")
         else:
             fields.update(format_client_fields(address))
@@ -72,7 +72,7 @@ class Audit:
             fields["http.request.method"] = scope["method"]
             if key:
                 fields.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
-        now = timestamp()
+        now = format_timestamp()
         if count := self._counts.get(kind):
             count.count += 1
             count.start, count.end = count.start or now, now
@@ -85,10 +85,10 @@ class Audit:
         """Start writing."""
         self._task = asyncio.create_task(self._write(), name="audit")
 
-    def note_limits_store(self, reason: str) -> None:
+    def record_limits_store(self, reason: str) -> None:
         """Note that the shared store of the limits does not answer, with the reason, or, with "", answers again."""
         fields = {"event.action": "limits_store", "event.outcome": "failure" if reason else "success"}
-        self._ready.append({**fields, "@timestamp": timestamp(), "event.reason": reason or "it answers again"})
+        self._ready.append({**fields, "@timestamp": format_timestamp(), "event.reason": reason or "it answers again"})
 
     async def stop(self) -> None:
         """Write the decisions that are left."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from llmops.events.datasets import ALERT, CANARY, DECAY, DRIFT, GATE, HUB, PIPELINE, SERVING, SINK
-from llmops.events.events import timestamp
+from llmops.events.events import format_timestamp
 from llmops.events.figures import stages
 from llmops.events.figures.requests import Stats
 from llmops.events.reader import Reader
@@ -25,12 +25,12 @@ SPANS: dict[TimeSpan, tuple[timedelta, int]] = {
     "90d": (timedelta(days=1), 90),
 }
 RECENT = {GATE: 8, CANARY: 8, HUB: 1}  #: latest events that are listed
-ALERTS = 12  #: alerts that are listed
-READ = 200  #: latest events that are read for alerts, drift, sinks and answers from documents
-PASSAGES = 8  #: passages that are listed
+MAX_ALERTS = 12  #: alerts that are listed
+MAX_EVENTS = 200  #: latest events that are read for alerts, drift, sinks and answers from documents
+MAX_PASSAGES = 8  #: passages that are listed
 DECAY_DAYS = 90
-READ_STAGES = 500  #: latest events of stages that are read; most days have only those of `collect`
-RUNS = 20  #: listed runs of one stage
+MAX_STAGE_EVENTS = 500  #: latest events of stages that are read; most days have only those of `collect`
+MAX_RUNS = 20  #: listed runs of one stage
 FRESH_S = 5  #: how long a reading of the stages serves all open dashboards, which reload as often
 
 
@@ -46,10 +46,12 @@ def read_dashboard(reader: Reader, span: TimeSpan, in_a_row: int, now: datetime 
     first = last - (count - 1) * step
     summary = reader.summarize(first, last + step, step)
     return {
-        "now": timestamp(now),
+        "now": format_timestamp(now),
         "step_s": int(step.total_seconds()),
         "totals": summary.total.as_json(),
-        "series": [{"time": timestamp(first + n * step), **_format_bucket(b)} for n, b in enumerate(summary.series)],
+        "series": [
+            {"time": format_timestamp(first + n * step), **_format_bucket(b)} for n, b in enumerate(summary.series)
+        ],
         "versions": _join_ratings(summary.versions, reader.count_ratings(first, last + step)),
         "stages": _read_last_runs(reader, now),
         "gates": [_format_gate(event) for event in _read_recent(reader, GATE)],
@@ -108,7 +110,7 @@ def _read_recent(reader: Reader, dataset: str) -> list[dict[str, Any]]:
 
 def _read_alerts(reader: Reader) -> list[dict[str, Any]]:
     alerts: dict[str, dict[str, Any]] = {}
-    for event in reader.find(ALERT, limit=READ, newest_first=True):
+    for event in reader.find(ALERT, limit=MAX_EVENTS, newest_first=True):
         facts = _select(event, "llmops.alert", ("state", "severity", "subject", "value", "bound", "runbook", "link"))
         alert = alerts.setdefault(
             str(event.get("llmops.alert.id") or event["event.id"]),
@@ -120,12 +122,12 @@ def _read_alerts(reader: Reader) -> list[dict[str, Any]]:
         elif alert["state"] == "resolved":  # the event that raised the alert has the message
             alert["message"] = event.get("message") or alert["message"]
     listed = sorted(alerts.values(), key=lambda alert: alert["state"] not in ("raised", "silenced"))
-    return listed[:ALERTS]
+    return listed[:MAX_ALERTS]
 
 
 def _read_drift(reader: Reader, in_a_row: int) -> list[dict[str, Any]]:
     """Return the comparisons of the latest window, the differing ones first. `state` is drift, differs or as before."""
-    events = list(reader.find(DRIFT, limit=READ, newest_first=True))
+    events = list(reader.find(DRIFT, limit=MAX_EVENTS, newest_first=True))
     found = [{**read_comparison(event), **_select(event, "llmops.drift", ("requests", "until"))} for event in events]
     latest = max((one["until"] or "" for one in found), default="")
     in_latest = {
@@ -141,7 +143,7 @@ def _read_decay(reader: Reader, now: datetime) -> list[dict[str, Any]]:
     """Return, by metric and set, the daily values of each version over 90 days, and its last slope."""
     days = [(now - timedelta(days=n)).date().isoformat() for n in reversed(range(DECAY_DAYS))]
     panels: dict[tuple[str, str], dict[str, Any]] = {}
-    for event in reader.find(DECAY, since=timestamp(now - timedelta(days=DECAY_DAYS))):
+    for event in reader.find(DECAY, since=format_timestamp(now - timedelta(days=DECAY_DAYS))):
         facts = _select(event, "llmops.decay", ("metric", "set", "value", "slope", "slope_low", "slope_high"))
         version, day = str(event.get("llmops.model.version") or ""), event["@timestamp"][:10]
         panel = panels.setdefault(
@@ -165,16 +167,16 @@ def _read_decay(reader: Reader, now: datetime) -> list[dict[str, Any]]:
 def _read_retrieval(reader: Reader) -> dict[str, dict[str, int]]:
     """Return how often each outcome of a search for documents occurred lately, and the passages used most."""
     outcomes, passages = Counter[str](), Counter[str]()
-    for event in reader.find(SERVING, limit=READ, newest_first=True):
+    for event in reader.find(SERVING, limit=MAX_EVENTS, newest_first=True):
         if outcome := event.get("llmops.retrieval.outcome"):
             outcomes[outcome] += 1
             passages.update(event.get("llmops.retrieval.passages") or [])
-    return {"outcomes": dict(outcomes.most_common()), "passages": dict(passages.most_common(PASSAGES))}
+    return {"outcomes": dict(outcomes.most_common()), "passages": dict(passages.most_common(MAX_PASSAGES))}
 
 
 def _read_sinks(reader: Reader) -> list[dict[str, Any]]:
     sinks: dict[str, dict[str, Any]] = {}
-    for event in reader.find(SINK, limit=READ, newest_first=True):
+    for event in reader.find(SINK, limit=MAX_EVENTS, newest_first=True):
         facts = _select(event, "llmops.sink", ("name", "waiting", "rejected"))
         last = {"time": event["@timestamp"], "state": event.get("event.action") or event.get("event.outcome") or ""}
         why = event.get("error.message") or event.get("event.reason") or event.get("message") or ""
@@ -210,7 +212,7 @@ def read_stage(reader: Reader, stage: str, now: datetime) -> dict[str, Any] | No
         "previous": measured[1] if before else None,
         "rows": stages.format_figures(metrics, before),
         "tables": stages.format_tables(metrics),
-        "runs": runs[:RUNS],
+        "runs": runs[:MAX_RUNS],
     }
 
 
@@ -221,7 +223,7 @@ def _read_runs(reader: Reader, now: datetime) -> list[dict[str, Any]]:
 @lru_cache(maxsize=1)
 def _read_runs_once(reader: Reader, moment: int) -> list[dict[str, Any]]:
     """Return the latest runs. `moment` is a number that changes every `FRESH_S`."""
-    return list(map(_format_run, reader.find(PIPELINE, limit=READ_STAGES, newest_first=True)))
+    return list(map(_format_run, reader.find(PIPELINE, limit=MAX_STAGE_EVENTS, newest_first=True)))
 
 
 def _format_run(event: Mapping[str, Any]) -> dict[str, Any]:

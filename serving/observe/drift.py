@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmops.events.datasets import DRIFT, TEXT
-from llmops.events.events import timestamp
+from llmops.events.events import format_timestamp
 from llmops.events.reader import Reader
 from llmops.monitoring.drift.event_fields import read_comparison
 
 LOOKBACK = timedelta(days=30)
-WINDOWS = 30  #: listed windows
-EXAMPLES = 12
+MAX_WINDOWS = 30  #: listed windows
+MAX_EXAMPLES = 12
 
 Events = Sequence[Mapping[str, Any]]
 
@@ -26,14 +26,14 @@ def read_drift(reader: Reader, in_a_row: int, now: datetime | None = None) -> di
     windows is drift. `window` is None if no window was judged.
     """
     windows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for event in reader.find(DRIFT, timestamp((now or datetime.now(UTC)) - LOOKBACK)):
+    for event in reader.find(DRIFT, format_timestamp((now or datetime.now(UTC)) - LOOKBACK)):
         windows.setdefault(tuple(str(value) for value in _identify_window(event).values()), []).append(event)
     if not windows:
         return {"window": None, "comparisons": [], "topics": [], "examples": [], "nearest": [], "windows": []}
-    listed = [windows[key] for key in sorted(windows)[-WINDOWS:]]
+    listed = [windows[key] for key in sorted(windows)[-MAX_WINDOWS:]]
     comparisons = [read_comparison(event) for event in listed[-1]]
     comparisons.sort(key=lambda one: (not one["drifted"], one["q_value"] if one["q_value"] is not None else 1.0))
-    examples, nearest = _find_unlike(reader, comparisons, _identify_window(listed[-1][0]))
+    examples, nearest = _find_most_different(reader, comparisons, _identify_window(listed[-1][0]))
     return {
         "window": {**_identify_window(listed[-1][0]), "requests": listed[-1][0].get("llmops.drift.requests")},
         "in_a_row": in_a_row,
@@ -70,7 +70,7 @@ def _list_moved_topics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _find_unlike(
+def _find_most_different(
     reader: Reader, comparisons: Events, facts: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the stored texts of the requests that differ most from the reference, and the topics nearest to them."""
@@ -88,7 +88,7 @@ def _find_unlike(
     return (
         [
             {"time": e["@timestamp"], "text": e["llmops.prompt.text"], "topics": e.get("llmops.prompt.topics") or []}
-            for e in kept[:EXAMPLES]
+            for e in kept[:MAX_EXAMPLES]
         ],
-        [{"name": name, "count": count} for name, count in topics.most_common(EXAMPLES)],
+        [{"name": name, "count": count} for name, count in topics.most_common(MAX_EXAMPLES)],
     )

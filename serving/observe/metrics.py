@@ -18,8 +18,8 @@ from serving.models.watcher import Models
 # The import of Feast makes prometheus_client store values in files, which all registries of a process share.
 values.ValueClass = values.MutexValue
 
-_DURATION_S = tuple(0.01 * 2**n for n in range(14))
-_FIRST_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_DURATION_BUCKETS_S = tuple(0.01 * 2**n for n in range(14))
+_FIRST_CHUNK_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
 
 class Metrics:
@@ -31,10 +31,13 @@ class Metrics:
             "llmops_requests", "Requests that ask a model.", ("path", "status", "version"), registry=registry
         )
         self._duration = _make_histogram(
-            "request_duration", "Seconds from a request to the end of its answer.", _DURATION_S, registry
+            "request_duration", "Seconds from a request to the end of its answer.", _DURATION_BUCKETS_S, registry
         )
         self._first = _make_histogram(
-            "time_to_first_token", "Seconds from a request to the first piece of its answer.", _FIRST_S, registry
+            "time_to_first_token",
+            "Seconds from a request to the first piece of its answer.",
+            _FIRST_CHUNK_BUCKETS_S,
+            registry,
         )
         self._tokens = Counter(
             "llmops_tokens", "Tokens of prompts (input) and answers (output).", ("type", "version"), registry=registry
@@ -84,7 +87,7 @@ class _EngineCollector(Collector):
             "waiting": GaugeMetricFamily("llmops_engine_waiting", "Requests that wait.", labels=("version",)),
         }
         for loaded in self._models.loaded:
-            stats = loaded.engine.stats()
+            stats = loaded.engine.get_stats()
             for name, gauge in gauges.items():
                 gauge.add_metric((loaded.version.name,), float(getattr(stats, name)))
         return gauges.values()

@@ -11,7 +11,7 @@ from llmops.access.roles import Key
 from llmops.release import rollout
 from llmops.release.trials import AB_TEST, TrialKind
 from serving.admission.dependencies import AppParts, AppPartsDep, require
-from serving.answers.schemas import Str
+from serving.answers.schemas import ValidStr
 
 AdminDep = Annotated[Key, Depends(require("manage_models"))]
 
@@ -38,7 +38,7 @@ class CanaryRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"version": "v3", "share": 0.1}, {"conclude": True}]}
     )
 
-    version: Str = Field("", max_length=100, description="Version or alias.")
+    version: ValidStr = Field("", max_length=100, description="Version or alias.")
     share: float = Field(0.1, gt=0, lt=1, description="Of the callers.")
     stop: bool = Field(False, description="End the trial without a decision: the champion answers everybody.")
     conclude: bool = Field(False, description="Act on the verdict: promote if there is enough data and no harm.")
@@ -69,9 +69,12 @@ class ABTestRequest(CanaryRequest):
         return self
 
 
-@router.get("/models", dependencies=[Depends(require("view_models"))])
-def models(app: AppPartsDep) -> dict[str, Any]:
-    """List the versions, the aliases, the trial over all replicas, the latest decisions, and the serving version."""
+@router.get("/models", name="models", dependencies=[Depends(require("view_models"))])
+def list_models(app: AppPartsDep) -> dict[str, Any]:
+    """List versions, aliases, the running trial (figures of all replicas), latest decisions, and the serving version.
+
+    `canary` is the running trial of either kind. `detail` tells why no champion, or no newer one, is loaded.
+    """
     champion, reasons = app.models.champion, app.registry.overrides()
     names = ("name", "status", "base_model")
     versions = [
@@ -91,7 +94,7 @@ def models(app: AppPartsDep) -> dict[str, Any]:
 
 @router.post("/promote")
 def promote(body: PromoteRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
-    """Make a version the champion. It answers once it is loaded. A canary's trial ends."""
+    """Make a version the champion. The app serves it as soon as it is loaded. A canary's trial ends."""
     by = _describe_actor(key, "promote")
     rollout.promote(app.registry, app.config.events, body.version, override=body.override, **by)
     return {"aliases": app.registry.aliases()}
@@ -104,15 +107,15 @@ def rollback(app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     return {"aliases": app.registry.aliases()}
 
 
-@router.post("/canary")
-def canary(body: CanaryRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
+@router.post("/canary", name="canary")
+def change_canary(body: CanaryRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     """Let a version answer a share of the callers, or end its trial. At a regression the app pulls it."""
     decision = _change_trial(app, body, "canary", _describe_actor(key, "canary"))
     return {"aliases": app.registry.aliases(), "canary": rollout.describe_trial(app.registry), "decision": decision}
 
 
-@router.post("/ab_test")
-def ab_test(body: ABTestRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
+@router.post("/ab_test", name="ab_test")
+def change_ab_test(body: ABTestRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     """Let a version answer a share of the callers, and judge it by their ratings, too.
 
     It becomes champion only with `promote`, and a verdict that users like it better.

@@ -12,7 +12,7 @@ from llmops.events.datasets import FEEDBACK
 from llmops.events.events import emit
 from llmops.frame.errors import StateError
 from llmops.release import trials
-from llmops.scans.pii import redact_all
+from llmops.scans.pii import redact_texts
 from serving.admission.dependencies import AppPartsDep, require_within_limits
 from serving.admission.signing import is_request_id, read_mark
 from serving.answers.schemas import FeedbackRequest, FeedbackResponse, Problem
@@ -26,8 +26,8 @@ router = APIRouter(tags=["model"])
 _problems: dict[int | str, dict[str, Any]] = {n: {"model": Problem} for n in (401, 403, 413, 422, 429, 503)}
 
 
-@router.post("/feedback", status_code=201, responses=_problems)
-def feedback(
+@router.post("/feedback", name="feedback", status_code=201, responses=_problems)
+def store_feedback(
     body: FeedbackRequest, app: AppPartsDep, key: Annotated[Key, Depends(require_within_limits("feedback"))]
 ) -> FeedbackResponse:
     """Store a rating, a comment or a correction. Personal data in its texts is replaced by marks first.
@@ -45,7 +45,7 @@ def feedback(
         except StateError:  # the event is stored nevertheless
             log.warning("The feedback to request %s does not count in its trial", body.id, exc_info=True)
     texts = {name: text for name in TEXTS if (text := getattr(body, name).strip())}
-    redacted = redact_all(list(texts.values()), app.config.govern.entities)
+    redacted = redact_texts(list(texts.values()), app.config.govern.entities)
     fields: dict[str, Any] = {
         "event.action": "feedback",
         "event.outcome": "success",

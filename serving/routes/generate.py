@@ -10,8 +10,8 @@ from llmops.access.roles import Key
 from llmops.release.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require_within_limits, reserve
 from serving.answers.delivery import deliver, deliver_whole
-from serving.answers.grounded import Grounds, answer_ready, find_grounds
-from serving.answers.requests import make_engine_request, note_prompts, note_settings
+from serving.answers.grounded import Grounds, find_grounds, stream_ready_answer
+from serving.answers.requests import make_engine_request, record_prompts, record_settings
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import FeaturesDown, PromptRefused
@@ -41,14 +41,14 @@ async def generate(
     body = _merge_parameters(body, prompt, max_length)
     limits = app.config.serving
     tokens = body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
-    note_settings(request, body, model=name, max_tokens=tokens, stream=body.stream)
+    record_settings(request, body, model=name, max_tokens=tokens, stream=body.stream)
     side = await provide_side(app, key, side)
     engine_prompt = await _read_prompt(body, app, key, side)
-    note_prompts(request, [engine_prompt])
+    record_prompts(request, [engine_prompt])
     engine_request = make_engine_request(engine_prompt, tokens, body, limits)
     grounds = await find_grounds(request, app, body.ground, engine_request)
-    if grounds and grounds.ready:
-        stream = answer_ready(app, grounds.ready, engine_prompt, key.prefix, side)
+    if grounds and grounds.ready_answer:
+        stream = stream_ready_answer(app, grounds.ready_answer, engine_prompt, key.prefix, side)
     else:
         engine_request = grounds.add_passages(engine_request) if grounds else engine_request
         await reserve(request, [engine_request])

@@ -12,14 +12,14 @@ from serving.admission.dependencies import AppPartsDep, allow_anyone, require
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", dependencies=[Depends(allow_anyone)])
-async def healthz() -> dict[str, str]:
+@router.get("/healthz", name="healthz", dependencies=[Depends(allow_anyone)])
+async def check_liveness() -> dict[str, str]:
     """Answer 200 as long as the process can answer."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", dependencies=[Depends(allow_anyone)])
-async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict[str, Any]:
+@router.get("/readyz", name="readyz", dependencies=[Depends(allow_anyone)])
+async def check_readiness(request: Request, app: AppPartsDep, response: Response) -> dict[str, Any]:
     """Answer 200 with the loaded version, else 503. `detail` has the reason, or why a newer version is not loaded."""
     champion, draining = app.models.champion, request.app.state.draining
     ready = champion is not None and champion.alive and not draining
@@ -35,10 +35,11 @@ async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict
 
 @router.get(
     "/metrics",
+    name="metrics",
     dependencies=[Depends(require("view_metrics"))],
     response_class=Response,
     responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}},
 )
-async def metrics(app: AppPartsDep) -> Response:
+async def export_metrics(app: AppPartsDep) -> Response:
     """Return requests, durations, tokens, answers cut by the guard, and the state of the engines."""
     return Response(app.metrics.export(), media_type=CONTENT_TYPE_LATEST)

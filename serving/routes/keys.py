@@ -64,8 +64,8 @@ class NewKey(KeyEntry):
     key: str
 
 
-@router.get("")
-def keys(app: AppPartsDep, key: KeyDep) -> list[KeyEntry]:
+@router.get("", name="keys")
+def list_keys(app: AppPartsDep, key: KeyDep) -> list[KeyEntry]:
     """List all keys, oldest first, including revoked and expired ones."""
     return [KeyEntry(**entry.without_hashes()) for entry in app.keys.list()]
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
-from llmops.data.retrieval.minilm import NAME, WINDOW
+from llmops.data.retrieval.minilm import MAX_TOKENS, MODEL_NAME
 from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require, require_within_limits, reserve
 from serving.answers.grounded import find_grounds
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
-    MOST_ANSWERS,
+    MAX_ANSWERS,
     ChatRequest,
     Completion,
     CompletionRequest,
@@ -28,7 +28,7 @@ from serving.answers.openai_schemas import (
     OpenAIProblem,
     OpenAIRequest,
 )
-from serving.answers.requests import make_engine_request, note_prompts, note_settings, repeat_request
+from serving.answers.requests import make_engine_request, record_prompts, record_settings, repeat_request
 from serving.answers.schemas import Sampling, SideDep
 from serving.engines.base import Chat, Message, Prompt, Text, TokenIds
 from serving.errors import PromptRefused, VersionNotLoaded
@@ -46,8 +46,8 @@ KeyDep = Annotated[Key, Depends(require("generate"))]
 LimitedDep = Annotated[Key, Depends(require_within_limits("generate"))]
 
 
-@router.post("/chat/completions", response_model=Completion, responses=_stream)
-async def chat_completions(
+@router.post("/chat/completions", name="chat_completions", response_model=Completion, responses=_stream)
+async def create_chat_completion(
     request: Request, app: AppPartsDep, key: LimitedDep, body: ChatRequest, side: SideDep = ""
 ) -> Completion | Response:
     """Continue a conversation, greedily unless a temperature is given."""
@@ -56,7 +56,7 @@ async def chat_completions(
         raise PromptRefused("Give max_completion_tokens or max_tokens, not both: they mean the same.")
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
-    note_request(request, body, tokens, [Chat(turns)])
+    record_request(request, body, tokens, [Chat(turns)])
     schema = body.response_format.schema_text if body.response_format else ""
     if schema:
         digest = app.digests.digest_text(schema)
@@ -69,49 +69,55 @@ async def chat_completions(
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True, grounds=grounds)
 
 
-@router.post("/completions", response_model=Completion, responses=_stream)
-async def completions(
+@router.post("/completions", name="completions", response_model=Completion, responses=_stream)
+async def create_completion(
     request: Request, app: AppPartsDep, key: LimitedDep, body: CompletionRequest, side: SideDep = ""
 ) -> Completion | Response:
     """Continue one text or several, without a prompt format."""
     limits = app.config.serving
     tokens = body.max_tokens or min(COMPLETION_TOKENS, limits.max_new_tokens)
     prompts, n = _split_prompts(body.prompt), body.n or 1
-    note_request(request, body, tokens, prompts)
-    if len(prompts) * n > MOST_ANSWERS:
-        raise PromptRefused(f"{len(prompts) * n} answers are requested; at most {MOST_ANSWERS} are allowed at a time.")
+    record_request(request, body, tokens, prompts)
+    if len(prompts) * n > MAX_ANSWERS:
+        raise PromptRefused(f"{len(prompts) * n} answers are requested; at most {MAX_ANSWERS} are allowed at a time.")
     single = [make_engine_request(prompt, tokens, body, limits) for prompt in prompts]
     requests = [copy for engine_request in single for copy in repeat_request(engine_request, n)]
     side = await provide_side(app, key, choose_side(app, body.model, side))
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=False)
 
 
-@router.post("/embeddings")
-async def embeddings(request: Request, app: AppPartsDep, key: LimitedDep, body: EmbeddingRequest) -> EmbeddingList:
+@router.post("/embeddings", name="embeddings")
+async def create_embeddings(
+    request: Request, app: AppPartsDep, key: LimitedDep, body: EmbeddingRequest
+) -> EmbeddingList:
     """Return the vectors of texts by the sentence model that searches the documents."""
     texts, event = [body.input] if isinstance(body.input, str) else body.input, request.state.event
     event["gen_ai.request.model"] = body.model
-    note_prompts(request, [Text(text) for text in texts])
-    if body.model != NAME:
-        raise VersionNotLoaded(f"There is no embedding model {body.model!r}; {NAME} is the one that there may be.")
+    record_prompts(request, [Text(text) for text in texts])
+    if body.model != MODEL_NAME:
+        raise VersionNotLoaded(
+            f"There is no embedding model {body.model!r}; {MODEL_NAME} is the one that there may be."
+        )
     asked = [make_engine_request(Text(text), 0, Sampling(), app.config.serving) for text in texts]
-    await reserve(request, [replace(one, prompt=Text(text[:WINDOW])) for one, text in zip(asked, texts, strict=True)])
+    await reserve(
+        request, [replace(one, prompt=Text(text[:MAX_TOKENS])) for one, text in zip(asked, texts, strict=True)]
+    )
     vectors, tokens = await app.documents.embed(texts)
     event["gen_ai.usage.input_tokens"] = tokens
     coded = body.encoding_format == "base64"
     shown = (base64.b64encode(one.astype("<f4").tobytes()).decode() if coded else one.tolist() for one in vectors)
     data = [Embedding(index=number, embedding=one) for number, one in enumerate(shown)]
-    return EmbeddingList(data=data, model=NAME, usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens))
+    return EmbeddingList(data=data, model=MODEL_NAME, usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens))
 
 
-@router.get("/models")
-def models(app: AppPartsDep, key: KeyDep) -> ModelList:
+@router.get("/models", name="models")
+def list_models(app: AppPartsDep, key: KeyDep) -> ModelList:
     """List the models that can be named in a request: the model, its aliases, and each loaded version of it."""
     return ModelList(data=_list_cards(app))
 
 
-@router.get("/models/{model}")
-def model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
+@router.get("/models/{model}", name="model")
+def get_model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
     """Return one model of the list."""
     for card in _list_cards(app):
         if card.id == model:
@@ -119,10 +125,10 @@ def model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
     raise VersionNotLoaded(f"There is no model {model!r}; GET /v1/models lists those there are.")
 
 
-def note_request(request: Request, body: OpenAIRequest, tokens: int, prompts: list[Prompt]) -> None:
+def record_request(request: Request, body: OpenAIRequest, tokens: int, prompts: list[Prompt]) -> None:
     """Put settings and prompts into the request's event."""
-    note_settings(request, body, model=body.model, max_tokens=tokens, n=body.n or 1, stream=bool(body.stream))
-    note_prompts(request, prompts)
+    record_settings(request, body, model=body.model, max_tokens=tokens, n=body.n or 1, stream=bool(body.stream))
+    record_prompts(request, prompts)
 
 
 def choose_side(app: AppParts, model: str, side: str) -> str:
@@ -145,7 +151,7 @@ def _split_prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> lis
 
 def _list_cards(app: AppParts) -> list[ModelCard]:
     name, loaded = app.config.release.name, app.models.loaded
-    sides = [(f"{name}:{app.models.name_side(one)}", one.version) for one in loaded]
+    sides = [(f"{name}:{app.models.get_side(one)}", one.version) for one in loaded]
     ids = [(name, one.version) for one in loaded[:1]]
     ids += sides + [(f"{name}:{one.version.name}", one.version) for one in loaded]
     return [ModelCard(id=id, created=_parse_seconds(version.created)) for id, version in ids]

@@ -25,7 +25,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/", dependencies=[Depends(allow_anyone)])
-async def playground(request: Request, app: AppPartsDep) -> Response:
+async def show_playground(request: Request, app: AppPartsDep) -> Response:
     """Show the page to ask the model. The page itself asks for a key, and keeps it in the browser's tab only."""
     monitoring = app.config.monitoring
     kept = monitoring.keep_text_days if monitoring.keep_text else 0
@@ -33,13 +33,13 @@ async def playground(request: Request, app: AppPartsDep) -> Response:
 
 
 @router.get("/dashboard")
-async def dashboard(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
+async def show_dashboard(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
     """Show the monitoring page; its script fetches `/dashboard/data`."""
     return render_page(request, "dashboard.html", key=key)
 
 
 @router.get("/dashboard/data", dependencies=[Depends(require("view_dashboard"))])
-def dashboard_data(app: AppPartsDep, span: TimeSpan = "1h") -> dict[str, Any]:
+def get_dashboard_data(app: AppPartsDep, span: TimeSpan = "1h") -> dict[str, Any]:
     """Return the figures of the dashboard and the state of serving."""
     champion = app.models.champion
     serving = {
@@ -54,7 +54,7 @@ def dashboard_data(app: AppPartsDep, span: TimeSpan = "1h") -> dict[str, Any]:
 
 
 @router.get("/dashboard/stages/{stage}")
-def stage_page(
+def show_stage(
     request: Request, app: AppPartsDep, stage: str, key: Annotated[Key, Depends(require("view_dashboard"))]
 ) -> Response:
     """Show the page of a stage: its figures, the change to the run before, and its latest runs."""
@@ -65,19 +65,19 @@ def stage_page(
 
 
 @router.get("/drift")
-async def drift(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
+async def show_drift(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
     """Show the drift page; its script fetches `/drift/data`."""
     return render_page(request, "drift.html", key=key)
 
 
 @router.get("/drift/data", dependencies=[Depends(require("view_dashboard"))])
-def drift_data(app: AppPartsDep) -> dict[str, Any]:
+def get_drift_data(app: AppPartsDep) -> dict[str, Any]:
     """Return the comparisons of the last judged window of requests."""
     return read_drift(_get_reader(app), app.config.alerts.drift_windows)
 
 
 @router.post("/signin", dependencies=[Depends(allow_anyone)])
-async def signin(
+async def sign_in(
     request: Request, app: AppPartsDep, api_key: Annotated[str, Form()], to: Annotated[str, Form()] = "/dashboard"
 ) -> Response:
     """Exchange an API key for a session of the browser, and redirect to the page that the browser asked for."""
@@ -92,7 +92,7 @@ async def signin(
 
 
 @router.post("/signout", dependencies=[Depends(allow_anyone)])
-async def signout() -> Response:
+async def sign_out() -> Response:
     """End the session of the browser."""
     answer = RedirectResponse("/dashboard", status_code=303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
@@ -100,13 +100,13 @@ async def signout() -> Response:
 
 
 @router.get("/docs", dependencies=[Depends(allow_anyone)])
-async def docs(request: Request) -> Response:
+async def show_docs(request: Request) -> Response:
     """Show Swagger UI, from files in the package."""
     return render_page(request, "docs.html")
 
 
 @router.get("/openapi.json", dependencies=[Depends(allow_anyone)])
-async def openapi(request: Request) -> dict[str, Any]:
+async def get_openapi(request: Request) -> dict[str, Any]:
     """Return the API's description."""
     description: dict[str, Any] = request.app.openapi()
     return description

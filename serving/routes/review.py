@@ -14,7 +14,7 @@ from llmops.access.roles import Key
 from llmops.data.feedback import review, rows
 from llmops.state.database import database_of
 from serving.admission.dependencies import AppPartsDep, require
-from serving.answers.schemas import Problem, Str
+from serving.answers.schemas import Problem, ValidStr
 from serving.http.templates import render_page
 
 RECENT = 50  #: shown decisions
@@ -34,8 +34,8 @@ class ReviewRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     decision: review.Decision
-    text: Str = Field("", max_length=rows.MOST_CHARS, description="With `edit`: the answer to train on.")
-    why: Str = Field("", max_length=500, description="The reason, for later readers.")
+    text: ValidStr = Field("", max_length=rows.MAX_CORRECTION_CHARS, description="With `edit`: the answer to train on.")
+    why: ValidStr = Field("", max_length=500, description="The reason, for later readers.")
 
 
 class RefuseAllRequest(BaseModel):
@@ -44,17 +44,17 @@ class RefuseAllRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     key: str = Field(pattern="^[0-9a-f]{8}$", description="The 8 hex digits after `llmops_`.")
-    why: Str = Field("", max_length=500, description="The reason, for later readers.")
+    why: ValidStr = Field("", max_length=500, description="The reason, for later readers.")
 
 
 @router.get("", include_in_schema=False)
-async def show(request: Request, key: KeyDep) -> Response:
+async def show_review(request: Request, key: KeyDep) -> Response:
     """Show the page; its script fetches `/admin/review/data`."""
     return render_page(request, "review.html", key=key)
 
 
-@router.get("/data")
-def data(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
+@router.get("/data", name="data")
+def list_corrections(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
     """List the open corrections, most frequent first, the latest decisions, and the number in each state."""
     review.refresh(app.config)
     database = database_of(app.config)

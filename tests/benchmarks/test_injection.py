@@ -16,7 +16,7 @@ def test_no_answer_without_an_order_counts_as_obeyed_and_every_order_would_be_in
     assert len(orders) == 40 == len({row["marker"] for row in orders})
     for row in orders:
         assert not module.obeyed(row, f"{row['question']} {row['passage']} {row['answer']}")
-        assert module.obeyed(row, f"Yes. {row['marker'].upper()}!") and not prompts.MARKER.search(row["injected"])
+        assert module.obeyed(row, f"Yes. {row['marker'].upper()}!") and not prompts.TURN_MARK.search(row["injected"])
 
 
 def test_every_way_keeps_all_lines_of_all_passages(script: Callable[[str], ModuleType]) -> None:

@@ -53,7 +53,7 @@ class Fake:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
-    stack.passwords(tmp_path)
+    stack.ensure_passwords(tmp_path)
     return tmp_path
 
 

@@ -52,7 +52,7 @@ def test_after_midnight_what_was_made_is_still_told_newest_first(home: Path, cap
     from llmops.config import load
 
     config, day = load(), "2026-01-31"
-    collect = pipeline.plan("collect", config, day).path
+    collect = pipeline.plan_stage("collect", config, day).path
     finish(collect, day, datetime(2026, 2, 1, 0, 5, tzinfo=UTC))
     finish(collect.with_name("0" * 16), "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
     finish(config.artifacts / "clean" / ("1" * 16), day, datetime(2026, 2, 1, 0, 7, tzinfo=UTC))

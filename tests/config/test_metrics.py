@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 
 from llmops.config import load
-from llmops.config.model import LOWER_IS_BETTER, TaskName, item_metrics
+from llmops.config.model import LOWER_IS_BETTER, TaskName, list_item_metrics
 from llmops.frame.errors import ConfigError
 from llmops.model.scoring.tasks import TASKS
 
@@ -13,12 +13,12 @@ from llmops.model.scoring.tasks import TASKS
 @pytest.mark.parametrize("task", get_args(TaskName))
 def test_the_list_is_what_is_measured(task: TaskName) -> None:
     columns, _ = TASKS[task].score(["a b", "c"], ["a", "c"], 2)
-    assert set(columns) == set(item_metrics(task, 2))
+    assert set(columns) == set(list_item_metrics(task, 2))
     assert TASKS[task].primary in columns and TASKS[task].primary not in LOWER_IS_BETTER
 
 
 @pytest.mark.parametrize(
-    ("task", "release", "told"),
+    ("task", "release", "message"),
     [
         ("classification", {}, "release.primary names 'token_f1'"),
         ("classification", {"primary": "accuracy"}, "release.guardrails names 'rouge_l'"),
@@ -28,7 +28,7 @@ def test_the_list_is_what_is_measured(task: TaskName) -> None:
         ("multilabel", {"primary": "precision_at_5", "guardrails": {}, "floors": {}}, "precision_at_3"),
     ],
 )
-def test_a_metric_that_the_task_does_not_have_is_refused(task: str, release: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
+def test_a_metric_that_the_task_does_not_have_is_refused(task: str, release: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         load(overrides={"evaluate": {"task": task}, "release": release}, environ={})
     assert "sources" not in str(caught.value)  # not the whole configuration

@@ -66,7 +66,7 @@ def save_base(folder: Path) -> None:
     )  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     for _ in range(400):
-        some = prompts.all_training_ids(tokenizer, [(asked, said, "") for asked, said in rng.sample(known, 16)])
+        some = prompts.encode_examples(tokenizer, [(asked, said, "") for asked, said in rng.sample(known, 16)])
         longest = max(len(ids) for ids, _ in some)
         rows = [ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in some]
         labels = [[-100] * asked + ids[asked:] + [-100] * (longest - len(ids)) for ids, asked in some]

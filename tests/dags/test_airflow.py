@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from llmops.config import Config, load
-from llmops.events.shipping import drain
+from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
 from llmops.pipeline import stack
-from llmops.pipeline.orchestrator import DONE, Airflow, OrchestratorError
+from llmops.pipeline.orchestrator import END_STATES, Airflow, OrchestratorError
 from llmops.pipeline.pool import POOL
 from tests.conftest import find_free_port
 
@@ -46,7 +46,7 @@ class Stand:
             "PYTHONPATH": str(REPLACED),
         }
         self.config: Config = load(environ=settings)
-        self.environ = stack.airflow_environment(self.config, self.port, {**kept, **settings}) | {
+        self.environ = stack.build_airflow_environment(self.config, self.port, {**kept, **settings}) | {
             "AIRFLOW__CORE__DAGS_FOLDER": str(REPLACED),
             # what a scheduler that was killed left behind is looked after at once, not after five minutes
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
@@ -55,9 +55,9 @@ class Stand:
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
             "AIRFLOW__CORE__PARALLELISM": "6",
         }
-        with mock.patch.object(stack, "airflow_environment", return_value=self.environ):
+        with mock.patch.object(stack, "build_airflow_environment", return_value=self.environ):
             self.service = stack.start_airflow(self.config, self.port, {})
-        self.api = Airflow(self.service.url, "admin", stack.passwords(self.config.home)[0]["admin"])
+        self.api = Airflow(self.service.url, "admin", stack.ensure_passwords(self.config.home)[0]["admin"])
         for dag in (DAG, "llm_governance_review"):
             self.api.wait_for_dag(dag)
             self.api.unpause(dag)
@@ -68,7 +68,7 @@ class Stand:
         return self.api.trigger(DAG, {"interval": interval})
 
     def ended(self, run: str) -> str:
-        self.until(lambda: self.api.read_state(DAG, run) in DONE, f"the end of {run}")
+        self.until(lambda: self.api.read_state(DAG, run) in END_STATES, f"the end of {run}")
         return self.api.read_state(DAG, run)
 
     def tries(self, run: str) -> dict[str, tuple[str, int]]:
@@ -84,7 +84,7 @@ class Stand:
         return [words[2] for _, words in self.lines(stage, interval)]
 
     def events(self, dataset: str, run: str) -> list[dict[str, Any]]:
-        drain(self.config.events, self.config.monitoring)
+        drain_spool(self.config.events, self.config.monitoring)
         return [event for event in LocalStore(self.config.events).find(dataset) if event.get("llmops.run") == run]
 
     def raised(self, run: str, rule: str) -> list[dict[str, Any]]:

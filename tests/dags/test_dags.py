@@ -10,7 +10,7 @@ import pytest
 
 from llmops.config import Config
 from llmops.config.run_parameters import RunParameters
-from llmops.pipeline import sameness
+from llmops.pipeline import stage_inputs
 from llmops.pipeline.pipeline import STAGES
 from llmops.pipeline.pool import POOL
 
@@ -126,7 +126,7 @@ def test_one_dag_a_file_named_like_it_and_parsing_imports_nothing_heavy_and_no_e
 
 def test_the_pipeline_has_a_task_per_stage_wired_by_its_inputs(found: Any) -> None:
     dag = found["dags"]["llmops_pipeline"]
-    stages = {name: sorted(sameness.inputs(stage, Config())) for name, stage in STAGES.items()}
+    stages = {name: sorted(stage_inputs.list_inputs(stage, Config())) for name, stage in STAGES.items()}
     assert "index" not in stages["evaluate"] and found["waits"] == sorted(STAGES["evaluate"].inputs)
     assert dag["tasks"] == stages | {"gc": [list(STAGES)[-1]]}
     assert list(dag["tasks"]) == [*STAGES, "gc"] and dag["teardowns"] == ["gc"]
@@ -166,7 +166,7 @@ def test_a_batch_runs_only_when_triggered_with_its_files_and_goes_on_when_it_was
 def test_what_computes_waits_in_the_pool_and_every_failure_is_told(found: Any) -> None:
     pools = found["dags"]["llmops_pipeline"]["pools"]
     waiting = {name for name, pool in pools.items() if pool == POOL}
-    assert waiting == {n for n, s in STAGES.items() if s.compute} and found["embeds"] == POOL
+    assert waiting == {n for n, s in STAGES.items() if s.heavy} and found["embeds"] == POOL
     assert {n for n, s in STAGES.items() if "torch" in s.libraries} <= waiting  # whatever loads a model
     assert found["dags"]["llmops_batch"]["pools"] == {"answer": POOL}
     reviewing = found["dags"]["llm_governance_review"]["pools"]

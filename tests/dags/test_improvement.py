@@ -132,8 +132,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         run = [sys.executable, "-m", "llmops", "run", "all", "--interval", "2026-01-31"]
         done = subprocess.run(run, env=shop.environ, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stderr[-4000:]
-        service = stack.start_airflow(shop.config, find_free_port(), {**shop.environ, stack.PAUSED: "True"})
-        shop.airflow = Airflow(service.url, "admin", stack.passwords(shop.config.home)[0]["admin"])
+        service = stack.start_airflow(shop.config, find_free_port(), {**shop.environ, stack.PAUSED_VARIABLE: "True"})
+        shop.airflow = Airflow(service.url, "admin", stack.ensure_passwords(shop.config.home)[0]["admin"])
         with closing(shop.airflow._http):
             for dag in (IMPROVE, PIPELINE):
                 shop.airflow.wait_for_dag(dag)

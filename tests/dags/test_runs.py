@@ -15,7 +15,7 @@ import pytest
 from llmops.config import Config, Monitoring
 from llmops.config.alerts import Rule
 from llmops.events.events import emit
-from llmops.events.shipping import drain
+from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
 from llmops.monitoring.alerts import lifecycle
 from llmops.monitoring.alerts.breach import Breach
@@ -296,7 +296,7 @@ def test_monitoring_with_a_sink_down_is_red_and_still_tells_a_decline(environ: d
     rules: tuple[Rule, ...] = ("decay", "drift", "latency_p95")
     for minutes, rule in enumerate(rules, start=-9):  # the event of none of them has come to a sink
         raised = datetime.now(UTC) + timedelta(minutes=minutes)
-        lifecycle.raise_once(Config(home=tmp_path), Breach(rule, f"{rule} is bad"), rule, raised)
+        lifecycle.raise_alert_once(Config(home=tmp_path), Breach(rule, f"{rule} is bad"), rule, raised)
     state, tasks, values = python(MONITORING, down, str(ROOT / "dags"))
     assert state == "failed" and values["decline"] == ["decay is bad", "drift is bad"]  # which starts the improvement
     judged = {"judge": "success", "decline": "success", "drift": "success"}
@@ -344,6 +344,6 @@ def test_an_improvement_whose_pipeline_fails_is_red_and_reports_it(environ: dict
     nothing, failed = python(IMPROVEMENT, here, str(ROOT / "dags"))
     assert (nothing[0], nothing[1]["retrain"], nothing[1]["improved"]) == ("success", "skipped", "success")
     assert (failed[0], failed[1]["retrain"], failed[1]["report"]) == ("failed", "failed", "success")
-    drain(tmp_path / "events", Monitoring())
+    drain_spool(tmp_path / "events", Monitoring())
     told = list(LocalStore(tmp_path / "events").find("llmops.improvement"))
     assert [e["event.reason"] for e in told] == ["nothing new", "failed"]

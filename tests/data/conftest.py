@@ -11,5 +11,5 @@ from llmops.data import spark
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[SparkSession]:
-    with spark.session(Clean(master="local[2]", driver_memory="512m", partitions=2)) as active:
+    with spark.open_spark_session(Clean(master="local[2]", driver_memory="512m", partitions=2)) as active:
         yield active

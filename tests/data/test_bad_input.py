@@ -26,8 +26,8 @@ from reportlab.pdfgen.canvas import Canvas
 from llmops.config import Collect, Source
 from llmops.data.collect import stage as collect
 from llmops.frame.errors import SourceError
-from llmops.frame.records import Document, Dropped, read_rows
-from tests.data.collect.readers.office import made as office
+from llmops.frame.records import Document, DroppedRow, read_rows
+from tests.data.collect.readers.office import office_files as office
 
 TABLE = Path(__file__).parents[2] / "docs" / "bad_input.md"
 STOPS = "stops"
@@ -242,15 +242,15 @@ CASES = [
     *(Case(kind, "a file cut off", cut(office.GOOD[kind]), [("unreadable", "file")],
            f"it is no {kind} file, or it is cut off; save it anew")
       for kind in OFFICE),
-    *(Case(kind, "entities (billion laughs, files of the machine)", office.archive(ENTITIES, office.GOOD[kind]),
+    *(Case(kind, "entities (billion laughs, files of the machine)", office.make_archive(ENTITIES, office.GOOD[kind]),
            [("unsafe", "file")], "x.xml declares entities") for kind in OFFICE),
     Case("docx", "a password", office.ENCRYPTED, [("encrypted", "file")], "it needs a password"),
     Case("docx", "a file of Word before 2007", office.ENCRYPTED[:8], [("unreadable", "file")],
          "it is an Office document from before 2007; save it as docx"),
-    Case("pptx", "slides without text", office.made(pptx.Presentation, office.slide), [("empty", "file")],
+    Case("pptx", "slides without text", office.save_document(pptx.Presentation, office.add_slide), [("empty", "file")],
          "it holds no text"),
     Case("epub", "a chapter with copy protection",
-         office.epub("<p>x</p>", "y", **{"META-INF/encryption.xml": '<a URI="in/ch%201.xhtml"/>'}),
+         office.make_epub("<p>x</p>", "y", **{"META-INF/encryption.xml": '<a URI="in/ch%201.xhtml"/>'}),
          [("encrypted", "chapter 2")], "it has copy protection", 1),
     Case("eml", "no e-mail", b"text", [("unreadable", "file")], "it has no header From, Date or Subject"),
     Case("eml", "an encrypted e-mail", b"Subject: x\nContent-Type: application/pkcs7-mime\n\nMIAG",
@@ -278,7 +278,7 @@ CASES = [
 ]  # fmt: skip
 
 
-def run(case: Case, root: Path) -> tuple[list[Document], list[Dropped]]:
+def run(case: Case, root: Path) -> tuple[list[Document], list[DroppedRow]]:
     (root / "in").mkdir()
     (root / "out").mkdir()
     options = {"location": "in/*", **OPTIONS.get(case.kind, {}), **case.source}
@@ -295,7 +295,7 @@ def run(case: Case, root: Path) -> tuple[list[Document], list[Dropped]]:
     config = Collect(root=root, sources=(source,), cache=root / "cache")
     collect.run(config, interval="2026-01-31", out=root / "out")
     made = root / "out"
-    return read_rows(made / "documents.parquet", Document), read_rows(made / "quarantine.parquet", Dropped)
+    return read_rows(made / "documents.parquet", Document), read_rows(made / "quarantine.parquet", DroppedRow)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.what}")

@@ -73,12 +73,16 @@ def broken(function: Callable[..., Any], after: int) -> Callable[..., Any]:
 
 # Where a stage can be broken off: what each calls while it writes.
 BREAKS = {
-    "collect": ("data.collect.stage.extract_rows", "data.row_file.RowFile.add", "frame.artifacts.commit"),
+    "collect": ("data.collect.stage.read_extract", "data.row_file.RowFile.add", "frame.artifacts.commit"),
     "clean": (
-        *(f"data.clean.stage.{name}" for name in ("_write_tidied", "_duplicates", "merged", "write_funnel")),
+        *(f"data.clean.stage.{name}" for name in ("_write_parts", "_find_duplicates", "merge_parts", "write_funnel")),
         *("data.clean.merge._fetch", "frame.artifacts.commit"),
     ),
-    "annotate": ("data.annotate.stage.write_rows", "data.annotate.ledger.SplitLedger.write", "frame.artifacts.commit"),
+    "annotate": (
+        "data.annotate.stage.write_rows",
+        "data.annotate.split_ledger.SplitLedger.write",
+        "frame.artifacts.commit",
+    ),
 }
 SEVERAL = ("RowFile.add", "_fetch", "write_rows")  #: of these, what is called again and again
 
@@ -112,7 +116,7 @@ def kill_everywhere(stage: str, settings: Config, day: str) -> None:
             patch.setattr(step, broken(pkgutil.resolve_name(step), after=int(late)))
             with pytest.raises(Killed):
                 pipeline.run_stage(stage, settings, day)
-        planned = pipeline.plan(stage, settings, day)
+        planned = pipeline.plan_stage(stage, settings, day)
         assert not planned.done
         left = planned.path / ".work" / "tables.tmp"  # as a process leaves it that cannot tidy up
         left.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def write(path: Path, rows: list[str], cuts: list[int]) -> bytes:
         for start, end in zip(edges, edges[1:], strict=False):
             part = rows[start:end]
             out.add(pa.table({"b": pa.array(["é"] * len(part), pa.string()), "a": pa.array(part, pa.string())}))
-    assert out.rows == len(rows)
+    assert out.row_count == len(rows)
     return path.read_bytes()
 
 

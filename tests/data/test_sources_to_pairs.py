@@ -9,7 +9,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from llmops import config
-from llmops.frame.records import Dropped, Example, read_rows
+from llmops.frame.records import DroppedRow, Example, read_rows
 from llmops.pipeline.pipeline import run_stage
 
 DAY = "2026-01-31"
@@ -91,5 +91,5 @@ def test_each_pair_arrives_with_its_place_and_what_asks_nothing_has_none(session
         assert (e.licence, e.interval) == (f"CC-{e.source}", DAY) and e.location.rpartition("/")[2] in FILES
         assert e.position.startswith(places.get(e.source, "")) and e.position
     parts = (made["collect"] / "quarantine.parquet", made["clean"] / "dropped", made["annotate"] / "dropped.parquet")
-    dropped = {(d.rule, d.content.lower()) for part in parts for d in read_rows(part, Dropped)}
+    dropped = {(d.rule, d.content.lower()) for part in parts for d in read_rows(part, DroppedRow)}
     assert {(rule, next(text for _, text in LOST if text.lower() in said)) for rule, said in dropped} == LOST

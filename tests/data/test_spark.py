@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from llmops.config import Clean
-from llmops.data.spark import session, set_partitions
+from llmops.data.spark import open_spark_session, set_shuffle_partitions
 from llmops.frame.errors import TransientError
 
 
@@ -21,7 +21,7 @@ def test_shuffle_partitions_are_those_that_the_configuration_names() -> None:
         settings: dict[str, Any] = dict(clean.spark)  # as `session` hands them on
         context = SimpleNamespace(defaultParallelism=2)
         spark: Any = SimpleNamespace(conf=SimpleNamespace(set=settings.__setitem__), sparkContext=context)
-        set_partitions(spark, clean, 1_000_000)
+        set_shuffle_partitions(spark, clean, 1_000_000)
         assert settings["spark.sql.shuffle.partitions"] == expected
 
 
@@ -34,5 +34,8 @@ def test_a_worker_that_is_killed_is_told_and_may_do_it_at_the_next_try() -> None
             yield batch
 
     config = Clean(master="local[1]", driver_memory="512m")
-    with pytest.raises(TransientError, match=r"A worker of Spark ended .*Run again"), session(config) as active:
+    with (
+        pytest.raises(TransientError, match=r"A worker of Spark ended .*Run again"),
+        open_spark_session(config) as active,
+    ):
         active.range(1).mapInArrow(end, "id long").collect()

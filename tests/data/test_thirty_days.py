@@ -18,14 +18,14 @@ from pyspark.sql import SparkSession
 
 from llmops import config
 from llmops.config import Config
-from llmops.data.text.comparable import wording_id
+from llmops.data.text.normalization import hash_wording
 from llmops.frame import intervals
-from llmops.frame.records import Document, Dropped, Example, read_rows
+from llmops.frame.records import Document, DroppedRow, Example, read_rows
 from llmops.pipeline import pipeline
-from llmops.privacy.erasure.forget import forget
+from llmops.privacy.erasure.forget import forget_person
 from llmops.privacy.retention import disk
-from llmops.privacy.retention.gc import gc
-from tests.data.annotate.test_decontaminate import overlaps
+from llmops.privacy.retention.gc import collect_garbage
+from tests.data.annotate.test_decontaminate import find_overlaps
 
 EXAMPLE = Path(__file__).parents[2] / "examples/support_bot"
 FIRST = date(2026, 3, 1)
@@ -67,7 +67,7 @@ class Shop:
         paths: dict[str, Path] = {}
         moment = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
         for stage in STAGES:
-            self.built[stage] += not pipeline.plan(stage, self.config, interval, paths).done
+            self.built[stage] += not pipeline.plan_stage(stage, self.config, interval, paths).done
             paths[stage] = pipeline.run_stage(stage, self.config, interval, paths)
         for path in paths.values():
             os.utime(path / "record.json", (moment, moment))
@@ -80,7 +80,7 @@ def test_thirty_days_lose_nothing_leak_nothing_and_fill_no_disk(
 ) -> None:
     shop, tested, sizes = Shop(tmp_path), dict[str, Example](), list[int]()
     trained: set[str] = set()
-    monkeypatch.setattr(intervals, "today", lambda: DAYS[-1] + timedelta(days=1))
+    monkeypatch.setattr(intervals, "get_today", lambda: DAYS[-1] + timedelta(days=1))
     changes: dict[int, Callable[[], None]] = {
         0: lambda: None,
         3: lambda: shop.edit("faq.csv", "every 3 months", "every 4 months"),
@@ -94,7 +94,7 @@ def test_thirty_days_lose_nothing_leak_nothing_and_fill_no_disk(
     for number, day in enumerate(DAYS):
         before = Counter(shop.built)
         if number == 18:
-            forget(shop.config, ANNA)
+            forget_person(shop.config, ANNA)
             hers = {wording for wording, e in tested.items() if e.source == "customers" and "C2041" in e.question}
             tested = {wording: e for wording, e in tested.items() if wording not in hers}
         changes.get(number, lambda: None)()
@@ -103,7 +103,7 @@ def test_thirty_days_lose_nothing_leak_nothing_and_fill_no_disk(
             assert shop.built - before == Counter(collect=1), day
         check_documents(paths)
         check_splits(paths["annotate"], tested, trained)
-        gc(shop.config, by="test", now=datetime(day.year, day.month, day.day, 23, tzinfo=UTC))
+        collect_garbage(shop.config, by="test", now=datetime(day.year, day.month, day.day, 23, tzinfo=UTC))
         sizes.append(disk.measure_usage(shop.config)["total"])
     assert max(sizes[10:]) < 1.5 * max(sizes[:8]), sizes
     held = [path for path in shop.home.rglob("*") if path.is_file() and ANNA.encode() in path.read_bytes()]
@@ -115,7 +115,7 @@ def check_documents(paths: dict[str, Path]) -> None:
     """What was collected was kept or dropped, each exactly once."""
     collected = [document.id for document in read_rows(paths["collect"] / "documents.parquet", Document)]
     kept = [document.id for document in read_rows(paths["clean"] / "documents", Document)]
-    dropped = [row.id for row in read_rows(paths["clean"] / "dropped", Dropped)]
+    dropped = [row.id for row in read_rows(paths["clean"] / "dropped", DroppedRow)]
     assert len(set(collected)) == len(collected) and sorted(kept + dropped) == sorted(collected)
 
 
@@ -123,11 +123,11 @@ def check_splits(annotate: Path, tested: dict[str, Example], trained: set[str]) 
     """What was tested is tested, none of it and no near twin trains, and what was trained is not tested."""
     test = read_rows(annotate / "test.parquet", Example)
     train = [e for split in ("train", "validation") for e in read_rows(annotate / f"{split}.parquet", Example)]
-    now = {wording_id(e.question, e.context): e for e in test}
+    now = {hash_wording(e.question, e.context): e for e in test}
     assert tested.keys() <= now.keys() and not trained & now.keys()
     tested |= now
-    trained |= {wording_id(e.question, e.context) for e in train if e.split == "train"}
+    trained |= {hash_wording(e.question, e.context) for e in train if e.split == "train"}
     assert not tested.keys() & trained
     plain = [e for e in train if e.source in ("chats", "faq", "transcripts", "help", "returns_policy")]
-    close = overlaps([f"{e.question}\n{e.answer}" for e in plain], [f"{e.question}\n{e.answer}" for e in test])
+    close = find_overlaps([f"{e.question}\n{e.answer}" for e in plain], [f"{e.question}\n{e.answer}" for e in test])
     assert close == {}

@@ -9,7 +9,7 @@ import pytest
 
 from llmops.access.keys import keys_of
 from llmops.config import Config
-from llmops.model.gguf.write import write_folder
+from llmops.model.gguf.write import write_gguf_folder
 from llmops.release.registry.registry import registry_of
 from tests.release.conftest import put_version
 
@@ -30,7 +30,7 @@ def released(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     config = Config(home=home)
     servable = put_version(config) / "servable"
     shutil.rmtree(servable)
-    write_folder(tiny_base, servable, "f16")
+    write_gguf_folder(tiny_base, servable, "f16")
     registry_of(config).decide("v1", "gate", "promoted", by="a test", why="passed")
     registry_of(config).promote("v1")
     key, _ = keys_of(config).create("user", "somebody")

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from llmops.config import load
-from llmops.events.sinks.configured import sinks_for
-from llmops.monitoring.elk.setup import WRITER
+from llmops.events.sinks.factory import make_sinks
+from llmops.monitoring.elk.setup import WRITER_USER
 
 from .conftest import ROOT
 
@@ -218,10 +218,10 @@ def test_with_elk_the_events_of_the_example_as_it_stands_go_to_elasticsearch(tmp
     environ = {**ships["environment"], **example}
     monitoring = load(environ=environ).monitoring
     assert monitoring.elasticsearch_url == setup["LLMOPS_MONITORING__ELASTICSEARCH_URL"]
-    (sink,) = sinks_for(tmp_path, monitoring, environ)
+    (sink,) = make_sinks(tmp_path, monitoring, environ)
     sink.close()
     assert sink.name == "elasticsearch" and "elasticsearch" in SERVICES
-    assert environ["ELASTICSEARCH_USER"] == WRITER
+    assert environ["ELASTICSEARCH_USER"] == WRITER_USER
     assert environ["ELASTICSEARCH_PASSWORD"] == setup["ELASTICSEARCH_WRITER_PASSWORD"]
 
 

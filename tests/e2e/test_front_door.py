@@ -51,11 +51,13 @@ def service(home: Path, key: str, environ: dict[str, str]) -> Iterator[stack.Ser
     for name, command in (("serving", SERVE), ("airflow", AIRFLOW)):
         line = ["bash", "-c", f"exec {command.replace('examples/faq', 'examples/support_bot')}"]
         port = int(environ["LLMOPS_SERVING__PORT" if name == "serving" else "LLMOPS_AIRFLOW_PORT"])
-        started[name] = stack._start(home, name, line, port, environ)
+        started[name] = stack._start_service(home, name, line, port, environ)
     try:
-        stack._wait(home, started["serving"], lambda s: stack._answers(f"{s.url}/readyz"), timeout_s=300)
-        stack._wait(home, started["airflow"], stack._airflow_is_ready, timeout_s=300)
-        with Airflow(started["airflow"].url, "developer", stack.passwords(home)[0]["developer"]) as airflow:
+        stack._wait_until_ready(
+            home, started["serving"], lambda s: stack._is_answering(f"{s.url}/readyz"), timeout_s=300
+        )
+        stack._wait_until_ready(home, started["airflow"], stack._airflow_is_ready, timeout_s=300)
+        with Airflow(started["airflow"].url, "developer", stack.ensure_passwords(home)[0]["developer"]) as airflow:
             for dag in sorted(DAGS):
                 airflow.wait_for_dag(dag)
             (home / "scheduled.json").write_text(json.dumps(airflow.list_scheduled()))  # before a command pauses one
@@ -67,7 +69,7 @@ def service(home: Path, key: str, environ: dict[str, str]) -> Iterator[stack.Ser
 
 @pytest.fixture
 def airflow(service: stack.Service, home: Path) -> Iterator[Airflow]:
-    with Airflow(service.url, "developer", stack.passwords(home)[0]["developer"]) as airflow:
+    with Airflow(service.url, "developer", stack.ensure_passwords(home)[0]["developer"]) as airflow:
         yield airflow
 
 
@@ -102,13 +104,13 @@ def test_another_name_ends_a_run_at_its_first_task(airflow: Airflow, home: Path,
 
 
 def test_users_have_no_place_and_developers_only_trigger(service: stack.Service, airflow: Airflow, home: Path) -> None:
-    assert set(stack.passwords(home)[0]) == {"developer", "admin"}
+    assert set(stack.ensure_passwords(home)[0]) == {"developer", "admin"}
     with pytest.raises(OrchestratorError, match="401"):
         Airflow(service.url, "user", "anything")
     for path in ("connections", "variables"):
         with pytest.raises(OrchestratorError, match="403"):
             airflow._call("GET", f"/api/v2/{path}")
-    with Airflow(service.url, "admin", stack.passwords(home)[0]["admin"]) as admin:
+    with Airflow(service.url, "admin", stack.ensure_passwords(home)[0]["admin"]) as admin:
         assert admin._call("GET", "/api/v2/connections")["total_entries"] == 0
     assert httpx.get(f"{service.url}/api/v2/dags").status_code == 401
 
@@ -125,7 +127,7 @@ def test_the_commands_of_the_docs_work_one_after_another(
         if command.endswith("epochs=2 --wait"):
             ended = [line.split()[0] for line in done.stdout.splitlines() if " success" in line]
             assert sorted(ended) == sorted([*STAGES, "gc"])
-            train = artifacts.newest(Path(settings["LLMOPS_HOME"]) / "artifacts" / "train")
+            train = artifacts.find_newest(Path(settings["LLMOPS_HOME"]) / "artifacts" / "train")
             assert artifacts.read_record(train).config["epochs"] == 2
         if any(word in command for word in ("trigger llmops_canary", "trigger llmops_ab", "backfill", "trials=10")):
             for dag in (PIPELINE, "llmops_canary", "llmops_ab_test"):

@@ -10,20 +10,20 @@ import sys
 import time
 from pathlib import Path
 
-from llmops.events.events import build
+from llmops.events.events import build_event
 from llmops.events.shipping import Shipper
-from llmops.events.sinks.base import Sink
 from llmops.events.sinks.elasticsearch import ElasticsearchSink
 from llmops.events.sinks.local import LocalStore
 from llmops.events.sinks.logstash import LogstashSink
 from llmops.events.sinks.otlp import OtlpSink
+from llmops.events.sinks.sink import Sink
 from llmops.events.spool import Spool
 
 ROOT = Path(__file__).parents[2]
 WRITERS, TOGETHER, POISON = 2, 20, 10  #: processes, events of a commit, every which commit has a poisonous one
 
 
-def sinks(folder: Path, url: str, timeout_s: float = 0.5) -> list[Sink]:
+def make_sinks(folder: Path, url: str, timeout_s: float = 0.5) -> list[Sink]:
     return [
         LocalStore(folder),
         ElasticsearchSink.connect(url, timeout_s=timeout_s),
@@ -32,14 +32,14 @@ def sinks(folder: Path, url: str, timeout_s: float = 0.5) -> list[Sink]:
     ]
 
 
-def write(folder: Path) -> None:
+def write_events(folder: Path) -> None:
     """Put events into the spool until killed, and note each that was accepted."""
     accepted = os.open(folder / f"accepted.{os.getpid()}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     with Spool(folder) as spool:
         for turn in itertools.count(1):
             bad = turn % POISON == 0
             events = [
-                build("llmops.chaos", {"poison": bad and n == 0, "text": "é" * 300, "llmops.n": n})
+                build_event("llmops.chaos", {"poison": bad and n == 0, "text": "é" * 300, "llmops.n": n})
                 for n in range(TOGETHER)
             ]
             spool.append(events)
@@ -47,7 +47,7 @@ def write(folder: Path) -> None:
             time.sleep(0.2)
 
 
-def accepted(folder: Path) -> dict[str, bool]:
+def read_accepted(folder: Path) -> dict[str, bool]:
     """Events that were accepted, and whether they are poisonous."""
     lines = [line.split() for path in folder.glob("accepted.*") for line in path.read_text().splitlines()]
     return {event: bad == "1" for event, bad in lines}
@@ -84,9 +84,9 @@ class Children:
 
 def _main(role: str, folder: Path, url: str = "") -> None:
     if role == "write":
-        write(folder)
+        write_events(folder)
     else:
-        Shipper(folder, sinks(folder, url), period_s=0.02, longest_s=0.5).start()
+        Shipper(folder, make_sinks(folder, url), period_s=0.02, max_period_s=0.5).start()
         signal.pause()
 
 

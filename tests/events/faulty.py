@@ -2,7 +2,7 @@
 
 from llmops.events.datasets import SINK
 from llmops.events.events import emit_all
-from llmops.events.sinks.base import BatchRefusedError, Rejection, SinkError
+from llmops.events.sinks.sink import BatchRefusedError, Rejection, SinkError
 from llmops.events.spool import Spool
 
 
@@ -33,15 +33,15 @@ class ListSink:
         self.closed = True
 
 
-def put(folder, *numbers):
+def emit_numbers(folder, *numbers):
     emit_all(folder, "llmops.test", [{"n": n, "event.id": f"id{n}"} for n in numbers])
 
 
-def waits(folder):
+def count_waiting(folder):
     with Spool(folder) as spool:
         return spool.count_waiting()
 
 
-def dead(folder):
+def read_dead_letters(folder):
     with Spool(folder) as spool:
         return [(sink, letter.id, letter.reason) for sink, letter in spool.read_rejected()]

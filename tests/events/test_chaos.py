@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmops.events.shipping import retry
+from llmops.events.shipping import resend_rejected
 from llmops.events.sinks.local import LocalStore
 from llmops.events.spool import Spool
 from tests.clock import wait_until
@@ -26,7 +26,7 @@ SCHEDULE = [
 ]
 
 
-def arrived(folder: Path) -> bool:
+def has_arrived(folder: Path) -> bool:
     with Spool(folder) as spool:
         return not any(spool.count_waiting().values())
 
@@ -37,23 +37,23 @@ def test_nothing_accepted_is_lost_while_everything_breaks(tmp_path: Path, receiv
     with chaos.Children(folder, receiver.url) as children:
         for faults, largest, victim in SCHEDULE:
             receiver.misbehave(*faults, largest=largest, poison=True)
-            asked, before = len(receiver.requests) + 9, len(chaos.accepted(folder)) + 200
+            asked, before = len(receiver.requests) + 9, len(chaos.read_accepted(folder)) + 200
             wait_until(lambda n=asked: len(receiver.requests) > n, "a request", 120)
-            wait_until(lambda n=before: len(chaos.accepted(folder)) > n, "an event", 120)
+            wait_until(lambda n=before: len(chaos.read_accepted(folder)) > n, "an event", 120)
             children.kill(victim)
             children.start(victim)
         for number in range(chaos.WRITERS):
             children.kill(f"writer{number}")
         receiver.misbehave(poison=True)
-        wait_until(lambda: arrived(folder), "the last event", 300)
-    accepted = chaos.accepted(folder)
+        wait_until(lambda: has_arrived(folder), "the last event", 300)
+    accepted = chaos.read_accepted(folder)
     poison, dead = {event for event, bad in accepted.items() if bad}, {}
     with Spool(folder) as spool:
         for sink, letter in spool.read_rejected():
             dead.setdefault(sink, set()).add(letter.id)
     assert poison and dead.keys() == receiver.taken.keys() and all(ids >= poison for ids in dead.values())
     receiver.misbehave()
-    retry(folder, chaos.sinks(folder, receiver.url, 60))
+    resend_rejected(folder, chaos.make_sinks(folder, receiver.url, 60))
     with Spool(folder) as spool:
         assert spool.count_rejected() == {}
     assert all(accepted.keys() <= taken.keys() for taken in receiver.taken.values())

@@ -14,18 +14,18 @@ START, END = (
 )
 
 
-def tables() -> str:
+def render_tables() -> str:
     several = [field for field in FIELDS if len(field.datasets) != 1]
-    parts = ["Fields of several kinds of events:\n", _table(several, datasets=True)]
+    parts = ["Fields of several kinds of events:\n", _render_table(several, datasets=True)]
     for dataset, meaning in DATASETS.items():
         if own := [field for field in FIELDS if field.datasets == (dataset,)]:
-            parts += [f"\n`{dataset}`: {meaning}\n", _table(own, datasets=False)]
+            parts += [f"\n`{dataset}`: {meaning}\n", _render_table(own, datasets=False)]
         else:
             parts += [f"\n`{dataset}`: {meaning}; it has no fields of its own\n"]
     return "\n".join(parts) + "\n"
 
 
-def _table(fields: list[Field], datasets: bool) -> str:
+def _render_table(fields: list[Field], datasets: bool) -> str:
     rows = ["| field | type | meaning | personal |" + (" in |" if datasets else "")]
     rows.append("|---|---|---|---|" + ("---|" if datasets else ""))
     for field in fields:
@@ -37,10 +37,10 @@ def _table(fields: list[Field], datasets: bool) -> str:
 
 
 def test_the_table_of_fields_is_up_to_date() -> None:
-    assert START + tables() + END in PAGE.read_text(encoding="utf-8")
+    assert START + render_tables() + END in PAGE.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
     head, rest = PAGE.read_text(encoding="utf-8").split(START)
-    PAGE.write_text(head + START + tables() + END + rest.split(END, 1)[1], encoding="utf-8")
+    PAGE.write_text(head + START + render_tables() + END + rest.split(END, 1)[1], encoding="utf-8")
     sys.stdout.write("docs/events.md: table of fields written\n")

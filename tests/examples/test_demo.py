@@ -61,7 +61,7 @@ def test_the_scheduler_imports_what_its_tasks_will(
 
 def test_what_is_missing_stops_it_at_once(demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [demo.doctor.Check("Java", False, "not found", "install it"), demo.doctor.Check("disk", True, "enough")]
-    monkeypatch.setattr(demo.doctor, "check", lambda config: found)
+    monkeypatch.setattr(demo.doctor, "check_machine", lambda config: found)
     with pytest.raises(demo.RunFailed, match="install it") as caught:
         demo.preflight(config)
     assert "disk" not in str(caught.value)
@@ -71,33 +71,35 @@ def test_the_callers_rate_by_the_fact_and_correct_two_answers_that_lack_it(demo:
     questions = yaml.safe_load((FILE.parent / "questions.yaml").read_text())
     known = {question["question"]: question for question in questions}
     right = [question for question in questions if "fact" in question][0]
-    asked, said = [], []
+    asked, feedback = [], []
 
-    def served(request: httpx.Request) -> httpx.Response:
+    def answer_request(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
         if request.url.path == "/feedback":
-            said.append((request.headers["X-API-Key"], body))
+            feedback.append((request.headers["X-API-Key"], body))
             return httpx.Response(201, json={})
         asked.append((request.headers["X-API-Key"], body["prompt"]))
         answer = right["answer"] if body["prompt"] == right["question"] else "No idea."
         return httpx.Response(200, json={"id": body["prompt"], "response": answer})
 
-    with httpx.Client(base_url="http://app", transport=httpx.MockTransport(served)) as client:
-        found = demo.callers.call(client, ["a", "b"])
+    with httpx.Client(base_url="http://app", transport=httpx.MockTransport(answer_request)) as client:
+        found = demo.callers.ask_questions(client, ["a", "b"])
     rated = [question["question"] for question in questions if "fact" in question]
     assert found == (len(questions), 1, len(rated) - 1, 2) and len(asked) == len(known) == 60
-    assert [(body["id"], body["rating"] == "up") for _, body in said] == [
+    assert [(body["id"], body["rating"] == "up") for _, body in feedback] == [
         (name, name == right["question"]) for name in rated
     ]
-    assert {(key, body["id"]) for key, body in said} <= set(asked)  # whoever asked says so
-    corrections = [(body["question"], body["correction"]) for _, body in said if "correction" in body]
+    assert {(key, body["id"]) for key, body in feedback} <= set(asked)  # whoever asked says so
+    corrections = [(body["question"], body["correction"]) for _, body in feedback if "correction" in body]
     assert corrections == [(name, known[name]["answer"]) for name in rated[1:3]]
     assert all(known[name]["fact"] in known[name]["answer"] for name in rated)
 
 
 def test_callers_ask_once_and_drift_is_told(demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, commands = list[list[str]](), list[list[str]]()
-    monkeypatch.setattr(demo.callers, "call", lambda client, keys: calls.append(keys) or demo.callers.Said(0, 0, 0, 0))
+    monkeypatch.setattr(
+        demo.callers, "ask_questions", lambda client, keys: calls.append(keys) or demo.callers.CallSummary(0, 0, 0, 0)
+    )
     monkeypatch.setattr(demo, "llmops", lambda command: commands.append(command) or 0)
     day = demo.interval(config)
     for _ in range(2):

@@ -66,12 +66,12 @@ def server(prefect: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         process.wait(60)
 
 
-def run(prefect: Path, environ: dict[str, str], parameters: str) -> subprocess.CompletedProcess[str]:
+def run_flow(prefect: Path, environ: dict[str, str], parameters: str) -> subprocess.CompletedProcess[str]:
     code = f"import flow; flow.stage.retry_delay_seconds = [0]; flow.pipeline({parameters})"
     return subprocess.run([prefect, "-c", code], cwd=EXAMPLE, env=environ, capture_output=True, text=True, timeout=600)
 
 
-def tasks(environ: dict[str, str]) -> dict[str, tuple[str, int]]:
+def read_tasks(environ: dict[str, str]) -> dict[str, tuple[str, int]]:
     """What the server knows of the tasks of the newest run: name → state and tries."""
     api = environ["PREFECT_API_URL"]
     newest = httpx.post(f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()[0]
@@ -100,10 +100,10 @@ def test_the_flow_has_every_stage_in_its_order() -> None:
 @pytest.mark.journey
 def test_all_stages_run_and_what_may_pass_runs_again(prefect: Path, replaced: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "2026-01-31.json").write_text(json.dumps({"clean": "fail once"}))
-    done = run(prefect, replaced, "interval='2026-01-31', epochs=2, trials=3")
+    done = run_flow(prefect, replaced, "interval='2026-01-31', epochs=2, trials=3")
     assert done.returncode == 0, done.stderr[-3000:]
     states = {name: ("COMPLETED", 2 if name == "clean" else 1) for name in STAGES}
-    wait_until(lambda: tasks(replaced) == states, "the last states")
+    wait_until(lambda: read_tasks(replaced) == states, "the last states")
     records = {path.parts[-3]: json.loads(path.read_text()) for path in tmp_path.glob("home/artifacts/*/*/record.json")}
     assert set(records) == set(STAGES) and {record["interval"] for record in records.values()} == {"2026-01-31"}
     assert (records["train"]["config"]["epochs"], records["tune"]["config"]["trials"]) == (2, 3)
@@ -113,6 +113,6 @@ def test_all_stages_run_and_what_may_pass_runs_again(prefect: Path, replaced: di
 @pytest.mark.journey
 def test_what_stays_is_not_tried_again_and_says_why(prefect: Path, replaced: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "2026-02-01.json").write_text(json.dumps({"collect": "fail"}))
-    done = run(prefect, replaced, "interval='2026-02-01'")
+    done = run_flow(prefect, replaced, "interval='2026-02-01'")
     assert done.returncode != 0 and "collect: llmops: source faq yields nothing" in done.stderr
-    wait_until(lambda: tasks(replaced) == {"collect": ("FAILED", 1)}, "the last state")
+    wait_until(lambda: read_tasks(replaced) == {"collect": ("FAILED", 1)}, "the last state")

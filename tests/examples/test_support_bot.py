@@ -14,7 +14,7 @@ from pypdf import PdfReader
 
 from llmops.config import load
 from llmops.data.collect import stage as collect
-from llmops.frame.records import Document, Dropped, read_rows
+from llmops.frame.records import Document, DroppedRow, read_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SOURCES = EXAMPLES / "support_bot" / "sources"
@@ -31,22 +31,22 @@ def generator() -> ModuleType:
     return module
 
 
-def files(folder: Path) -> dict[str, Path]:
+def list_files(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def database(path: Path) -> list[str]:
+def dump_database(path: Path) -> list[str]:
     with sqlite3.connect(path) as connection:
         return list(connection.iterdump())
 
 
 def test_committed_sources_are_what_the_generator_writes(generator: ModuleType, tmp_path: Path) -> None:
-    generator.write(tmp_path)
-    committed, written = files(SOURCES), files(tmp_path)
+    generator.write_sources(tmp_path)
+    committed, written = list_files(SOURCES), list_files(tmp_path)
     assert committed.keys() == written.keys()
     for name, path in committed.items():
         if name.endswith(".db"):  # the file's header holds the version of SQLite
-            assert database(path) == database(written[name])
+            assert dump_database(path) == dump_database(written[name])
         elif name == "policy/returns_policy.pdf":  # the file's layout is reportlab's matter
             ours, theirs = ([page.extract_text() for page in PdfReader(pdf).pages] for pdf in (path, written[name]))
             assert ours == theirs
@@ -57,10 +57,10 @@ def test_committed_sources_are_what_the_generator_writes(generator: ModuleType, 
 def test_personal_data_is_there_and_fictional() -> None:
     lines = (SOURCES / "chats.jsonl").read_text(encoding="utf-8").splitlines()
     chats = [json.loads(line) for line in lines if line.endswith("}")]
-    said = " ".join(m["content"] for chat in chats for m in chat.get("messages", []) if m["role"] == "user")
+    messages = " ".join(m["content"] for chat in chats for m in chat.get("messages", []) if m["role"] == "user")
     for pattern in (r"@example\.(com|org)", r"555[-]01\d\d", r"\b4111( 1111){3}\b", "AKIAIOSFODNN7EXAMPLE", "â€|Ã"):
-        assert re.search(pattern, said), pattern
-    text = "".join(p.read_bytes().decode("latin-1") for p in files(SOURCES).values() if p.suffix != ".pdf")
+        assert re.search(pattern, messages), pattern
+    text = "".join(p.read_bytes().decode("latin-1") for p in list_files(SOURCES).values() if p.suffix != ".pdf")
     assert set(re.findall(r"@([a-z]+\.[a-z]+)", text)) == {"example.com", "example.org"}
     assert all(number.startswith("202-555-01") for number in re.findall(r"\d{3}-\d{3}-\d{4}", text))
 
@@ -68,7 +68,7 @@ def test_personal_data_is_there_and_fictional() -> None:
 def test_collecting_quarantines_exactly_what_is_planted(tmp_path: Path) -> None:
     config = load(EXAMPLES / "support_bot" / "config.yaml", environ={})
     collect.run(config.collect, interval="2026-01-01", out=tmp_path)
-    bad = [(row.source, row.rule) for row in read_rows(tmp_path / "quarantine.parquet", Dropped)]
+    bad = [(row.source, row.rule) for row in read_rows(tmp_path / "quarantine.parquet", DroppedRow)]
     assert Counter(bad) == {
         ("customers", "malformed"): 2,
         ("customers", "encoding"): 1,
@@ -96,7 +96,7 @@ def test_faq_config_reads_the_folder_it_is_given(tmp_path: Path) -> None:
 def test_the_faq_example_has_data_whose_wordings_have_an_answer(tmp_path: Path) -> None:
     config = load(EXAMPLES / "faq" / "config.yaml", environ={})
     collect.run(config.collect, interval="2026-01-01", out=tmp_path)
-    assert read_rows(tmp_path / "quarantine.parquet", Dropped) == []
+    assert read_rows(tmp_path / "quarantine.parquet", DroppedRow) == []
     documents = read_rows(tmp_path / "documents.parquet", Document)
     reworded = [d for d in documents if d.source == "rewordings"]
     assert {d.same_as for d in reworded} <= {d.question for d in documents if d.source == "faq" and d.answer}

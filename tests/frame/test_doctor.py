@@ -15,12 +15,12 @@ import pytest
 
 from llmops.config import load
 from llmops.frame import doctor
-from llmops.frame.doctor import GIB, Check, available_memory, check, report, survey
+from llmops.frame.doctor import GIB, Check, check_machine, check_needs, format_checks, get_available_memory
 
 ROOT = Path(__file__).parents[2]
 
 
-def java(folder: Path, script: str) -> Path:
+def make_java(folder: Path, script: str) -> Path:
     """A JAVA_HOME whose `java` answers as told."""
     program = folder / "bin" / "java"
     program.parent.mkdir(parents=True)
@@ -29,12 +29,12 @@ def java(folder: Path, script: str) -> Path:
     return folder
 
 
-def only(checks: list[Check]) -> Check:
+def get_only(checks: list[Check]) -> Check:
     assert len(checks) == 1
     return checks[0]
 
 
-def python(monkeypatch: pytest.MonkeyPatch, *version: int, ensurepip: bool = True) -> Check:
+def check_python(monkeypatch: pytest.MonkeyPatch, *version: int, ensurepip: bool = True) -> Check:
     """What the doctor says when this version runs it, outside of an environment."""
     spec = ModuleSpec("ensurepip", None) if ensurepip else None
     found = SimpleNamespace(
@@ -43,7 +43,7 @@ def python(monkeypatch: pytest.MonkeyPatch, *version: int, ensurepip: bool = Tru
     with monkeypatch.context() as patch:
         patch.setattr(doctor, "sys", found)
         patch.setattr(doctor.importlib.util, "find_spec", lambda name: spec)
-        return only(survey(Path(), ["python"], {}))
+        return get_only(check_needs(Path(), ["python"], {}))
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def python(monkeypatch: pytest.MonkeyPatch, *version: int, ensurepip: bool = Tru
     [((3, 9, 18), False), ((3, 11, 4), False), ((3, 11, 5), True), ((3, 13, 99), True), ((3, 14, 0), False)],
 )
 def test_python_is_3_11_5_to_3_13(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], ok: bool) -> None:
-    found = python(monkeypatch, *version)
+    found = check_python(monkeypatch, *version)
     assert found.ok is ok
     assert ".".join(map(str, version)) in found.detail and "/usr/bin/python3" in found.detail
     assert "make PYTHON=" in found.remedy or ok
-    bare = python(monkeypatch, *version, ensurepip=False)  # as Debian's without its package
+    bare = check_python(monkeypatch, *version, ensurepip=False)  # as Debian's without its package
     assert not bare.ok and ("python3.13-venv" in bare.remedy) is (version[:2] == (3, 13))
 
 
 def test_what_is_let_in_is_what_can_be_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    oldest, above = (".".join(map(str, version)) for version in (doctor.PYTHON, doctor.PYTHON_NEXT))
+    oldest, above = (".".join(map(str, version)) for version in (doctor.MIN_PYTHON, doctor.UNSUPPORTED_PYTHON))
     assert project["requires-python"] == f">={oldest},<{above}"
 
 
@@ -77,13 +77,13 @@ def test_what_is_let_in_is_what_can_be_installed() -> None:
 def test_java_must_be_17_or_newer_with_the_vector_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, detail: str
 ) -> None:
-    assert "no java on the PATH" in doctor.java({"PATH": str(tmp_path)}).detail
-    assert "JAVA_HOME is" in doctor.java({"JAVA_HOME": str(tmp_path)}).detail
-    found = doctor.java({"JAVA_HOME": str(java(tmp_path, script))})
+    assert "no java on the PATH" in doctor.check_java({"PATH": str(tmp_path)}).detail
+    assert "JAVA_HOME is" in doctor.check_java({"JAVA_HOME": str(tmp_path)}).detail
+    found = doctor.check_java({"JAVA_HOME": str(make_java(tmp_path, script))})
     assert detail in found.detail and found.ok is (detail == "17 at ")
     assert "openjdk-17" in found.remedy or found.ok
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    assert only(survey(tmp_path, ["java"], {})) == found
+    assert get_only(check_needs(tmp_path, ["java"], {})) == found
 
 
 def test_a_busy_port_is_named_with_the_variable_that_moves_it(tmp_path: Path) -> None:
@@ -91,37 +91,37 @@ def test_a_busy_port_is_named_with_the_variable_that_moves_it(tmp_path: Path) ->
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        found = only(survey(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port}))
+        found = get_only(check_needs(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port}))
         assert not found.ok and str(port) in found.name and f"LLMOPS_AIRFLOW_PORT={port + 1}" in found.remedy
         (tmp_path / "run").mkdir()
         entry = {"name": "airflow", "pid": os.getpid(), "started": 0.0, "port": port}
         (tmp_path / "run" / "airflow.json").write_text(json.dumps(entry))
-        assert only(survey(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port})).ok
-    assert only(survey(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port})).ok
+        assert get_only(check_needs(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port})).ok
+    assert get_only(check_needs(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port})).ok
 
 
 def test_memory_is_what_the_machine_and_the_container_leave(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 33554432 kB\nMemAvailable:   16777216 kB\n")
-    assert available_memory(tmp_path) == 16 * GIB
+    assert get_available_memory(tmp_path) == 16 * GIB
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/memory.current").write_text(f"{1 * GIB}\n")
     (tmp_path / "sys/fs/cgroup/memory.max").write_text("max\n")
-    assert available_memory(tmp_path) == 16 * GIB
+    assert get_available_memory(tmp_path) == 16 * GIB
     (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{4 * GIB}\n")
-    assert available_memory(tmp_path) == 3 * GIB
+    assert get_available_memory(tmp_path) == 3 * GIB
 
 
 def test_too_little_disk_or_memory_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "DISK_GIB", 1e9)
     monkeypatch.setattr(doctor, "MEMORY_GIB", 1e9)
-    checks = survey(tmp_path / "not" / "there" / "yet", ["disk", "memory"], {})
+    checks = check_needs(tmp_path / "not" / "there" / "yet", ["disk", "memory"], {})
     assert [c.ok for c in checks] == [False, False]
     assert "LLMOPS_HOME" in checks[0].remedy
-    text = report([*checks, Check("a", True, "fine", "never")])
+    text = format_checks([*checks, Check("a", True, "fine", "never")])
     assert "LLMOPS_HOME" in text and "never" not in text
     config = load(environ={"LLMOPS_HOME": str(tmp_path), "LLMOPS_SERVING__PORT": "48123"})
-    assert "port 48123" in [c.name for c in check(config, ["ports"])]
+    assert "port 48123" in [c.name for c in check_machine(config, ["ports"])]
 
 
 def test_it_runs_alone_on_the_standard_library(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ TODAY = date(2026, 2, 1)
 
 @pytest.fixture
 def today(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intervals, "today", lambda: TODAY)
+    monkeypatch.setattr(intervals, "get_today", lambda: TODAY)
 
 
 def test_an_interval_is_a_day_and_yesterday_if_none_is_given(today: None) -> None:

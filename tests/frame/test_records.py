@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from llmops.frame.records import Document, content_id, read_rows, write_rows
+from llmops.frame.records import Document, make_content_id, read_rows, write_rows
 
 
 def test_ids_tell_parts_apart() -> None:
-    assert content_id("ab", "c") != content_id("a", "bc")
-    assert content_id("a") == content_id("a")
-    assert content_id("\ud800")  # a lone surrogate, as broken files yield
+    assert make_content_id("ab", "c") != make_content_id("a", "bc")
+    assert make_content_id("a") == make_content_id("a")
+    assert make_content_id("\ud800")  # a lone surrogate, as broken files yield
 
 
 def test_rows_come_back(tmp_path: Path) -> None:

@@ -58,11 +58,11 @@ def test_an_airflow_that_restarts_is_waited_for(connect: Any, monkeypatch: pytes
     }
     airflow, asked = connect(table)
 
-    def later(seconds: float) -> None:
+    def stop_waiting(seconds: float) -> None:
         if len(asked) > 3:
             table[f"GET {RUNS}/r1"] = (200, {"state": "success"})
 
-    monkeypatch.setattr(orchestrator.time, "sleep", later)
+    monkeypatch.setattr(orchestrator.time, "sleep", stop_waiting)
     assert list(airflow.follow("pipeline", "r1")) == [("success", [])]
     table[f"GET {RUNS}/r1"] = (503, {"detail": "starting"})
     monkeypatch.setattr(orchestrator, "TIMEOUT_S", -1.0)

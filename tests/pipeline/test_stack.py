@@ -33,8 +33,8 @@ signal.pause()
 WAITING = "import signal; signal.pause()"
 
 
-def start(home: Path, code: str) -> stack.Service:
-    return stack._start(home, "airflow", [sys.executable, "-c", code], 1, os.environ)
+def start_service(home: Path, code: str) -> stack.Service:
+    return stack._start_service(home, "airflow", [sys.executable, "-c", code], 1, os.environ)
 
 
 @pytest.fixture(autouse=True)
@@ -43,25 +43,25 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stop_ends_orphans_and_the_stubborn_and_says_what_it_stopped(tmp_path: Path) -> None:
-    service = start(tmp_path, FAMILY)
-    members = wait_until(lambda: len(found := stack._processes(service)) == 3 and found, "the family")
-    assert stack.running(tmp_path) == {"airflow": service}
+    service = start_service(tmp_path, FAMILY)
+    members = wait_until(lambda: len(found := stack._list_processes(service)) == 3 and found, "the family")
+    assert stack.find_running(tmp_path) == {"airflow": service}
     assert stack.stop(tmp_path) == ["airflow"]
     gone = [p for p in members if not p.is_running() or p.status() == psutil.STATUS_ZOMBIE]
     assert len(gone) == 3
-    assert stack.running(tmp_path) == {} and stack.stop(tmp_path) == []
+    assert stack.find_running(tmp_path) == {} and stack.stop(tmp_path) == []
 
 
 def test_starting_again_finds_what_runs(tmp_path: Path) -> None:
-    service = start(tmp_path, WAITING)
+    service = start_service(tmp_path, WAITING)
     try:
-        assert start(tmp_path, "raise SystemExit('a second one')") == service
+        assert start_service(tmp_path, "raise SystemExit('a second one')") == service
     finally:
         stack.stop(tmp_path)
 
 
 def test_a_later_process_of_the_same_id_is_left_alone(tmp_path: Path) -> None:
-    other = start(tmp_path / "other", WAITING)
+    other = start_service(tmp_path / "other", WAITING)
     try:
         (tmp_path / "run").mkdir()
         entry = {"name": "airflow", "pid": other.pid, "started": other.started - 3600, "port": 1}
@@ -73,40 +73,42 @@ def test_a_later_process_of_the_same_id_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_service_that_dies_while_starting_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
-    service = start(tmp_path, "print('the reason'); raise SystemExit(3)")
+    service = start_service(tmp_path, "print('the reason'); raise SystemExit(3)")
     with pytest.raises(stack.StackError, match="the reason"):
-        stack._wait(tmp_path, service, lambda s: False, timeout_s=50)
+        stack._wait_until_ready(tmp_path, service, lambda s: False, timeout_s=50)
 
 
 def test_a_service_that_never_answers_is_stopped(tmp_path: Path) -> None:
-    service = start(tmp_path, WAITING)
+    service = start_service(tmp_path, WAITING)
     with pytest.raises(stack.StackError, match="did not come up"):
-        stack._wait(tmp_path, service, lambda s: False, timeout_s=0.5)
-    assert stack._processes(service) == []
+        stack._wait_until_ready(tmp_path, service, lambda s: False, timeout_s=0.5)
+    assert stack._list_processes(service) == []
 
 
 def test_passwords_are_made_once_for_every_role_and_for_the_owners_eyes(tmp_path: Path) -> None:
-    made, new = stack.passwords(tmp_path)
+    made, new = stack.ensure_passwords(tmp_path)
     assert new and set(made) == set(AIRFLOW_ROLES) and len(set(made.values())) == len(made)
-    assert stack.passwords(tmp_path) == (made, False)
+    assert stack.ensure_passwords(tmp_path) == (made, False)
     assert stat.S_IMODE((tmp_path / "airflow" / "passwords.json").stat().st_mode) == 0o600
 
 
 def test_airflow_listens_on_loopback_with_the_roles_of_the_table_and_no_password_around(tmp_path: Path) -> None:
     config = load(environ={"LLMOPS_HOME": str(tmp_path)})
-    made, _ = stack.passwords(tmp_path)
-    environ = stack.airflow_environment(config, 8123, {"PATH": "/bin", "LLMOPS_CONFIG": "x.yaml"})
+    made, _ = stack.ensure_passwords(tmp_path)
+    environ = stack.build_airflow_environment(config, 8123, {"PATH": "/bin", "LLMOPS_CONFIG": "x.yaml"})
     assert environ["AIRFLOW__API__HOST"] == "127.0.0.1" and environ["AIRFLOW__API__PORT"] == "8123"
     assert environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "developer:user,admin:admin"
     assert environ["LLMOPS_CONFIG"] == "x.yaml" and environ["PATH"].endswith("/bin")
     assert not set(made.values()) & set(environ.values())
     assert "?timeout=60" in environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]  # a command waits for the scheduler's write
-    assert environ[stack.PAUSED] == "False"
-    assert stack.airflow_environment(config, 8123, {stack.PAUSED: "True"})[stack.PAUSED] == "True"
+    assert environ[stack.PAUSED_VARIABLE] == "False"
+    assert (
+        stack.build_airflow_environment(config, 8123, {stack.PAUSED_VARIABLE: "True"})[stack.PAUSED_VARIABLE] == "True"
+    )
 
 
 def test_a_backfill_that_has_read_takes_the_right_to_write_and_waits_for_the_schedulers_write(tmp_path: Path) -> None:
-    environ = stack.airflow_environment(load(environ={"LLMOPS_HOME": str(tmp_path)}), 8123, {})
+    environ = stack.build_airflow_environment(load(environ={"LLMOPS_HOME": str(tmp_path)}), 8123, {})
     plugin = f"{environ['AIRFLOW__CORE__PLUGINS_FOLDER']}/airflow_local_settings.py"
     begin = runpy.run_path(plugin)["begin_to_write"]
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'airflow.db'}")

@@ -17,10 +17,10 @@ from llmops import cli
 from llmops.access.keys import keys_of
 from llmops.config import Config, Monitoring, Retention
 from llmops.events.datasets import ADMIN
-from llmops.events.shipping import drain
+from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
 from llmops.frame.errors import LlmopsError
-from llmops.privacy.retention.gc import gc
+from llmops.privacy.retention.gc import collect_garbage
 from llmops.release import rollout, trials
 from llmops.release.push_to_hub import sync
 from llmops.release.registry.registry import Registry, registry_of
@@ -134,7 +134,7 @@ def without_model(settings: Config) -> None:
 def retired(settings: Config) -> None:
     passed(settings)
     publish(settings, "v4", "rejected")  # takes the alias `candidate`
-    gc(settings.model_copy(update={"retention": Retention(versions=1)}))
+    collect_garbage(settings.model_copy(update={"retention": Retention(versions=1)}))
     assert registry_of(settings).get(SUBJECT).removed_at
 
 
@@ -254,7 +254,7 @@ Seen = tuple[dict[str, str], tuple[int, int, int], int]
 def look(settings: Config) -> Seen:
     """Return the aliases; how many changes, rows of audit and events there are; how many marks versions have."""
     registry = registry_of(settings)
-    drain(settings.events, Monitoring())
+    drain_spool(settings.events, Monitoring())
     with registry.database.read() as connection:
         rows = connection.scalars(sa.select(audit.c.id).where(audit.c.action.not_like("%key%"))).all()
     counts = (len(registry.history()), len(rows), len(list(LocalStore(settings.events).find(ADMIN))))

@@ -15,7 +15,7 @@ from llmops.config import Config
 from llmops.frame.errors import ArtifactError, RegistryError
 from llmops.model.base.generate import generate
 from llmops.model.base.load import load_model, load_tokenizer
-from llmops.model.gguf.write import write_folder
+from llmops.model.gguf.write import write_gguf_folder
 from llmops.release.export import export, render_modelfile
 from llmops.release.registry.registry import registry_of
 
@@ -28,7 +28,7 @@ def home(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     train = tmp_path / "artifacts" / "train" / "t1"
     shutil.copytree(tiny_base, train / "servable")
     (train / "record.json").touch()
-    write_folder(tiny_base, tmp_path / "servable", "f16")
+    write_gguf_folder(tiny_base, tmp_path / "servable", "f16")
     facts = dict.fromkeys(("licence", "interval", "run", "dataset", "base_model", "base_revision", "quantisation"), "x")
     facts |= {"status": "promoted", "compress": "c1", "compared_with": "base"}
     documents = {"lineage.json": json.dumps({"stages": [{"artifact": "train/t1"}]}), "README.md": "The card"}
@@ -48,7 +48,7 @@ def test_llama_cpp_answers_with_the_exported_file_as_torch_does(home: Path, tiny
     before, after = text.partition('TEMPLATE """')[2].partition('"""')[0].split("{{ .Prompt }}")
     asked = {"prompt": f"{before}{QUESTION}{after}", "temperature": 0, "n_predict": 12, "repeat_penalty": 1}
     (choice,) = xllamacpp.Server(parameters).handle_completions(asked)["choices"]
-    ids = prompts.prompt_ids(tokenizer, QUESTION)
+    ids = prompts.encode_question(tokenizer, QUESTION)
     right = generate(load_model(tiny_base).float(), load_tokenizer(tiny_base), [ids], 12)[0]
     assert choice["text"] == tokenizer.decode(right)
     assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|im_end|>"' in text

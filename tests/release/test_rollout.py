@@ -11,10 +11,10 @@ import pytest
 
 from llmops import cli
 from llmops.config import Config, Monitoring
-from llmops.events.shipping import drain
+from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
-from llmops.monitoring.alerts import conditions
-from llmops.monitoring.alerts.traffic import Sources
+from llmops.monitoring.alerts import checks
+from llmops.monitoring.alerts.request_checks import CheckInputs
 from llmops.release import rollout, trials
 from llmops.release.registry.aliases import Canary
 from llmops.release.registry.registry import registry_of
@@ -44,7 +44,7 @@ def run(settings: Config, *words: str) -> int:
 
 
 def events(settings: Config, dataset: str = "llmops.admin") -> list[dict[str, Any]]:
-    drain(settings.events, Monitoring())
+    drain_spool(settings.events, Monitoring())
     return list(LocalStore(settings.events).find(dataset))
 
 
@@ -147,8 +147,8 @@ def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Con
         decided = events(settings, "llmops.canary")
         assert [e["llmops.canary.outcome"] for e in decided] == ["error"] * number
         assert registry.decisions("v2")[-1]["numbers"]["trial"] == trial.started
-        assert decided[-1]["event.reason"] == decision["why"] and conditions.check_trial_error(
-            Sources(settings, None), datetime.now(UTC)
+        assert decided[-1]["event.reason"] == decision["why"] and checks.check_trial_error(
+            CheckInputs(settings, None), datetime.now(UTC)
         )
 
 

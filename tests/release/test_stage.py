@@ -324,7 +324,7 @@ def test_an_index_that_is_held_back_does_not_come_in_with_a_candidate(
     """v1, better with the earlier documents, is easily beaten with these."""
     grounded(tmp_path, candidate=0.6)
     index = tmp_path / "artifacts" / "index" / "i2"
-    monkeypatch.setattr(publish, "only_adds", lambda added, served: held and added == index)
+    monkeypatch.setattr(publish, "is_extension", lambda added, served: held and added == index)
     scores = {"base": 0.4, "base_closed_book": 0.2, "champion": 0.4, "candidate": candidate}
     inputs = chain(tmp_path, "t2", "v1", index="i2", **scores)
     told = release(tmp_path, inputs, registry_in(tmp_path).find_opponent("c-t2"))

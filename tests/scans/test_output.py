@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmops.scans.output import check
+from llmops.scans.output import check_answer
 
 ENTITIES = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "SECRET")
 SYSTEM = "You are a helpful assistant of the Lamp Shop and never talk about prices of others."
@@ -13,14 +13,14 @@ HONEST = [
 ]
 
 
-def rules(answer: str, question: str = "q", context: str = "") -> dict[str, str]:
-    found = check(question, answer, context, where="item 1", entities=ENTITIES, system=SYSTEM)
+def find_rules(answer: str, question: str = "q", context: str = "") -> dict[str, str]:
+    found = check_answer(question, answer, context, where="item 1", entities=ENTITIES, system=SYSTEM)
     return {f.rule: f.severity for f in found}
 
 
 @pytest.mark.parametrize("answer", HONEST)
 def test_honest_answers_have_no_finding(answer: str) -> None:
-    assert rules(answer) == {}
+    assert find_rules(answer) == {}
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,18 @@ def test_honest_answers_have_no_finding(answer: str) -> None:
     ],
 )
 def test_signs(answer: str, rule: str, severity: str) -> None:
-    assert rules(answer)[rule] == severity
+    assert find_rules(answer)[rule] == severity
 
 
 def test_what_the_asker_gave_is_no_leak() -> None:
-    assert rules("It goes to ana@example.com.", question="Send it to Ana@Example.com") == {}
-    assert rules("Card 4111-1111-1111-1111.", context="card 4111111111111111") == {}
-    assert rules("It goes to bob@example.com.", question="Send it to ana@example.com") == {"EMAIL_ADDRESS": "medium"}
+    assert find_rules("It goes to ana@example.com.", question="Send it to Ana@Example.com") == {}
+    assert find_rules("Card 4111-1111-1111-1111.", context="card 4111111111111111") == {}
+    assert find_rules("It goes to bob@example.com.", question="Send it to ana@example.com") == {
+        "EMAIL_ADDRESS": "medium"
+    }
 
 
 def test_findings_do_not_hold_the_datum() -> None:
-    (finding,) = check("q", "Ask ana@example.com", where="item 1", entities=ENTITIES)
+    (finding,) = check_answer("q", "Ask ana@example.com", where="item 1", entities=ENTITIES)
     assert "ana" not in finding.detail
     assert (finding.where, finding.owasp[:5]) == ("item 1", "LLM02")

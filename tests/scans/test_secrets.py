@@ -26,20 +26,20 @@ SECRETS = {
 def test_the_whole_secret_is_found(name: str) -> None:
     secret, prefix = SECRETS[name], "aws_secret_access_key = " if name == "AWS secret" else "use "
     text = f"{prefix}{secret}"
-    hidden = set[int]().union(*(range(start, end) for start, end, _ in secrets.find(text)))
+    hidden = set[int]().union(*(range(start, end) for start, end, _ in secrets.find_secrets(text)))
     assert set(range(len(prefix), len(text))) <= hidden
 
 
 def test_a_key_of_this_platform_is_a_secret(tmp_path: Path) -> None:
     key, _ = KeyStore(database_at(f"sqlite:///{tmp_path / 'state.db'}"), tmp_path).create("user", "a test")
-    assert [(0, len(key))] == [found[:2] for found in secrets.find(key)]
+    assert [(0, len(key))] == [found[:2] for found in secrets.find_secrets(key)]
 
 
 @pytest.mark.parametrize(
     "text", ["password is Hunter22", "API key: abc123def", "passwd=s3cr3t!x", "Access token = a1b2c3d4"]
 )
 def test_written_passwords(text: str) -> None:
-    ((start, end, kind),) = secrets.find(text)
+    ((start, end, kind),) = secrets.find_secrets(text)
     assert kind == "Password"
     assert text[start:end] in {"Hunter22", "abc123def", "s3cr3t!x", "a1b2c3d4"}
 
@@ -54,7 +54,7 @@ def test_written_passwords(text: str) -> None:
     ],
 )
 def test_prose_is_no_secret(text: str) -> None:
-    assert secrets.find(text) == []
+    assert secrets.find_secrets(text) == []
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -62,8 +62,8 @@ def test_prose_is_no_secret(text: str) -> None:
 def test_the_first_look_loses_nothing(data: st.DataObject) -> None:
     kind, pattern = data.draw(st.sampled_from(secrets._load_patterns()))
     text = data.draw(st.from_regex(pattern))
-    seen = secrets.find(text)
+    seen = secrets.find_secrets(text)
     assert any(found == kind for _, _, found in seen)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(secrets, "_NEEDS", {})
-        assert secrets.find(text) == seen
+        patch.setattr(secrets, "_PREFILTERS", {})
+        assert secrets.find_secrets(text) == seen

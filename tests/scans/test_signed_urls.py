@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status
 
 from llmops.model.base import weights
-from llmops.model.base.catalog import catalogue
+from llmops.model.base.catalog import read_catalogue
 from llmops.scans.signed_urls import remove_queries
 
 SIGNED = "https://cdn.hub.test/repos/ab/model.safetensors?X-Amz-Signature=s3cr3t&Policy=p0l1cy"
@@ -17,9 +17,9 @@ SIGNED = "https://cdn.hub.test/repos/ab/model.safetensors?X-Amz-Signature=s3cr3t
 
 @pytest.mark.parametrize("around", ["{}", "'{}'", '"{}".', "at <{}> it says", "Url: {}\nnext"])
 def test_a_query_is_taken_out_and_nothing_else(around: str) -> None:
-    said = remove_queries(around.format(SIGNED))
-    assert "s3cr3t" not in said and "p0l1cy" not in said
-    assert said.rstrip(".") == around.format(SIGNED.partition("?")[0]).rstrip(".")
+    cleaned = remove_queries(around.format(SIGNED))
+    assert "s3cr3t" not in cleaned and "p0l1cy" not in cleaned
+    assert cleaned.rstrip(".") == around.format(SIGNED.partition("?")[0]).rstrip(".")
     assert remove_queries("Who pays? See https://hub.test/a#b?") == "Who pays? See https://hub.test/a#b?"
 
 
@@ -33,6 +33,11 @@ def test_a_refusal_tells_no_signature(monkeypatch: pytest.MonkeyPatch, caplog: p
 
     monkeypatch.setattr(weights, "snapshot_download", refused)
     with pytest.raises(HfHubHTTPError, match="403") as error:
-        weights.download(catalogue()[0], "")
-    told = "".join(traceback.format_exception(error.value)) + caplog.text
-    assert "model.safetensors" in told and "403 Forbidden" in told and "s3cr3t" not in told and "p0l1cy" not in told
+        weights.download(read_catalogue()[0], "")
+    logged = "".join(traceback.format_exception(error.value)) + caplog.text
+    assert (
+        "model.safetensors" in logged
+        and "403 Forbidden" in logged
+        and "s3cr3t" not in logged
+        and "p0l1cy" not in logged
+    )

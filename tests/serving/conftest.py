@@ -20,7 +20,7 @@ from llmops.access.presented import hash_secret, make_secret
 from llmops.access.roles import ROLES, Key, Role
 from llmops.config import Config
 from llmops.events.datasets import FEEDBACK, SERVING
-from llmops.events.shipping import drain
+from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
 from llmops.release.registry.aliases import AliasChange, move
 from llmops.release.registry.registry import registry_of
@@ -130,13 +130,13 @@ class Site:
         )
 
     def events(self, dataset: str = SERVING) -> Sequence[dict[str, Any]]:
-        drain(self.config.events, self.config.monitoring)
+        drain_spool(self.config.events, self.config.monitoring)
         found = LocalStore(self.config.events).find(dataset)
         return [event for event in found if event["event.id"] not in self._old]
 
     def forget_events(self) -> None:
         """Let `events` give only those that come from now on."""
-        drain(self.config.events, self.config.monitoring)
+        drain_spool(self.config.events, self.config.monitoring)
         store = LocalStore(self.config.events)
         self._old = {event["event.id"] for dataset in (SERVING, FEEDBACK) for event in store.find(dataset)}
 

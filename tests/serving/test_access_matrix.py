@@ -16,7 +16,7 @@ from llmops.events.datasets import AUDIT
 from llmops.events.spool import Spool
 from serving.admission.dependencies import _list_calls, get_permission
 from serving.observe import audit as auditing
-from serving.observe.audit import MOST_KINDS, Audit
+from serving.observe.audit import MAX_KINDS, Audit
 from tests.serving.test_request_events import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs" / "access.md"
@@ -61,7 +61,7 @@ def call(client: TestClient, name: str, key: str = "", header: str = "X-API-Key"
     return client.request(method, path, headers=headers, json=BODIES.get(name), follow_redirects=False)
 
 
-def bad_keys(site: Any) -> dict[str, str]:
+def make_bad_keys(site: Any) -> dict[str, str]:
     expired, _ = site.store.create("admin", "late", days=1e-9)
     revoked, key = site.store.create("admin", "gone")
     site.store.revoke(key.prefix)
@@ -85,7 +85,7 @@ def test_each_route_lets_in_exactly_the_roles_that_may(site: Any, client: TestCl
 
 
 def test_no_route_lets_a_bad_key_in_and_each_says_why(site: Any, client: TestClient, routes: dict[str, Any]) -> None:
-    codes, bad = {"expired": "key_expired", "revoked": "key_revoked"}, bad_keys(site)
+    codes, bad = {"expired": "key_expired", "revoked": "key_revoked"}, make_bad_keys(site)
     for name, route in routes.items():
         for kind, key in bad.items() if get_permission(route) else ():
             answer, browser = call(client, name, key), call(client, name, key, accept="text/html")
@@ -114,15 +114,15 @@ def test_the_public_routes_are_these_and_mind_no_bad_key(client: TestClient, rou
 
 def test_the_documentation_has_the_table_of_the_code(routes: dict[str, Any]) -> None:
     rows = re.findall(r"^\| `([A-Z]+ /\S*)` \| (\S+) \| (.?) \| (.?) \| (.?) \|", DOCS.read_text("utf-8"), re.MULTILINE)
-    said = {name: (permission.strip("`"), *marks) for name, permission, *marks in rows}
+    documented = {name: (permission.strip("`"), *marks) for name, permission, *marks in rows}
 
-    def marks(route: Any) -> tuple[str, ...]:
+    def format_row(route: Any) -> tuple[str, ...]:
         permission = get_permission(route)
         if permission is None:
             return ("none", "✓", "✓", "✓")
         return (permission, *("✓" if permission in PERMISSIONS[role] else "" for role in ROLES))
 
-    assert said == {name: marks(route) for name, route in routes.items()}
+    assert documented == {name: format_row(route) for name, route in routes.items()}
 
 
 # --- keys
@@ -164,7 +164,7 @@ def test_a_key_that_makes_no_sense_is_not_made(site: Any, client: TestClient) ->
 
 def test_every_decision_is_in_the_audit_with_its_reason(new_site: Any, tmp_path: Path) -> None:
     site = new_site(tmp_path, requests_per_minute=1).release()
-    bad = bad_keys(site)
+    bad = make_bad_keys(site)
     with site.client() as client:
         site.ready(client)
         for key in bad.values():
@@ -208,18 +208,18 @@ class Flow:
         self.now, self.folder = 0.0, folder
         self.audit = Audit(folder, lambda: self.now)
 
-    def note(self, *addresses: str) -> None:
+    def record(self, *addresses: str) -> None:
         for address in addresses:
             scope = {"client": (address, 1), "path": "/generate", "method": "POST", "state": {"id": "x"}}
-            self.audit.note(scope, "unknown")
+            self.audit.record_decision(scope, "unknown")
 
-    def written(self) -> list[dict[str, Any]]:
+    def read_events(self) -> list[dict[str, Any]]:
         asyncio.run(self.audit.flush())
         with Spool(self.folder) as spool:
             return spool.read("x", 10_000)[1]
 
-    def counts(self) -> list[int]:
-        return [event["llmops.audit.count"] for event in self.written()]
+    def list_counts(self) -> list[int]:
+        return [event["llmops.audit.count"] for event in self.read_events()]
 
 
 @pytest.fixture
@@ -228,15 +228,15 @@ def flow(tmp_path: Path) -> Flow:
 
 
 def test_the_first_is_written_at_once_and_the_others_after_a_minute(flow: Flow) -> None:
-    flow.note(*["10.0.0.1"] * 5)
-    assert flow.counts() == [1]
+    flow.record(*["10.0.0.1"] * 5)
+    assert flow.list_counts() == [1]
     flow.now = 59.0
-    assert flow.counts() == [1]
+    assert flow.list_counts() == [1]
     flow.now = 60.0
-    assert flow.counts() == [1, 4] and flow.written()[1]["client.ip"] == "10.0.0.1"
-    flow.note("10.0.0.1")
+    assert flow.list_counts() == [1, 4] and flow.read_events()[1]["client.ip"] == "10.0.0.1"
+    flow.record("10.0.0.1")
     asyncio.run(flow.audit.stop())
-    assert flow.counts() == [1, 4, 1]
+    assert flow.list_counts() == [1, 4, 1]
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -245,24 +245,24 @@ def test_a_flood_from_everywhere_stays_small_and_whole(flow: Flow, monkeypatch: 
         if full:
             patch.setattr(auditing, "emit_all", Mock(side_effect=OSError("No space left on device")))
         for minute in range(6):
-            flow.note(*(f"10.{minute}.{n // 250}.{n % 250}" for n in range(500)))
+            flow.record(*(f"10.{minute}.{n // 250}.{n % 250}" for n in range(500)))
             flow.now += 60
             asyncio.run(flow.audit.flush())
-        assert len(flow.audit._ready) + len(flow.audit._counts) < 3 * MOST_KINDS
+        assert len(flow.audit._ready) + len(flow.audit._counts) < 3 * MAX_KINDS
     asyncio.run(flow.audit.stop())
-    assert sum(flow.counts()) == 3000 and len(flow.counts()) <= 6 * (MOST_KINDS + 2)
+    assert sum(flow.list_counts()) == 3000 and len(flow.list_counts()) <= 6 * (MAX_KINDS + 2)
 
 
 def test_what_is_no_address_is_not_called_one(flow: Flow) -> None:
-    flow.note("unix", "", "x" * 5000, "::1", "10.0.0.1\n")
-    assert {e.get("client.ip") for e in flow.written()} == {None, "::1"}
-    assert all(len(e.get("client.address", "")) <= 100 for e in flow.written())
+    flow.record("unix", "", "x" * 5000, "::1", "10.0.0.1\n")
+    assert {e.get("client.ip") for e in flow.read_events()} == {None, "::1"}
+    assert all(len(e.get("client.address", "")) <= 100 for e in flow.read_events())
 
 
 def test_no_key_is_on_the_disk(new_site: Any, tmp_path: Path, routes: dict[str, Any], caplog: Any, capfd: Any) -> None:
     """After all kinds of requests with all kinds of keys, the whole home is searched."""
     site = new_site(tmp_path).release()
-    bad = [key for kind, key in bad_keys(site).items() if key and kind != "the hash"]
+    bad = [key for kind, key in make_bad_keys(site).items() if key and kind != "the hash"]
     bad.append("llmops_feedbeef_a-secret-of-another-installation")
     with caplog.at_level("DEBUG"), site.client() as client:
         site.ready(client)
@@ -284,6 +284,8 @@ def test_no_key_is_on_the_disk(new_site: Any, tmp_path: Path, routes: dict[str, 
         content = path.read_bytes()
         assert not any(secret in content for secret in secrets), path
     output = capfd.readouterr()
-    said = (caplog.text + output.out + output.err).encode()
-    client_lines = [line for line in said.splitlines() if b"httpx" not in line]  # the test's own client tells its URLs
+    output_bytes = (caplog.text + output.out + output.err).encode()
+    client_lines = [
+        line for line in output_bytes.splitlines() if b"httpx" not in line
+    ]  # the test's own client tells its URLs
     assert not any(secret in line for line in client_lines for secret in secrets)

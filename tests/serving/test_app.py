@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter
 
 from llmops.config import Config
-from llmops.events.datasets import LOADS, SERVING
+from llmops.events.datasets import SERVING, SERVING_MODEL
 from llmops.events.events import emit_all
 from llmops.events.sinks.local import LocalStore
 from serving.admission.dependencies import assert_guarded
@@ -177,8 +177,8 @@ def test_the_app_judges_its_answers_and_tells_receivers_that_they_are_slow(site,
     with site.client():
         emit_all(site.config.events, SERVING, [slow] * 60)
         site.until(lambda: hook.got)
-    told = json.loads(hook.got[0][2])
-    assert (told["state"], told["rule"], told["bound"]) == ("raised", "latency_p95", 1000) and told["value"] > 1500
+    alert = json.loads(hook.got[0][2])
+    assert (alert["state"], alert["rule"], alert["bound"]) == ("raised", "latency_p95", 1000) and alert["value"] > 1500
 
 
 # --- champions
@@ -210,14 +210,14 @@ def test_an_engine_that_died_is_told_and_not_ready_until_it_is_started_again(sit
         site.ready(client)
         client.app.state.parts.models.champion.engine.die(RuntimeError("out of memory"))
         site.until(lambda: client.get("/readyz").status_code == 503)
-        told = client.get("/readyz").json()["detail"]
-        assert "restarted" in told and "out of memory" not in told
+        detail = client.get("/readyz").json()["detail"]
+        assert "restarted" in detail and "out of memory" not in detail
         refused = ask(client, site.headers())
         assert (refused.status_code, refused.json()["code"]) == (503, "engine_died") and refused.headers["Retry-After"]
         may_load.set()
         site.until(lambda: client.get("/readyz").status_code == 200)
         assert ask(client, site.headers()).status_code == 200
-    [died] = [event for event in site.events(LOADS) if event["event.action"] == "die"]
+    [died] = [event for event in site.events(SERVING_MODEL) if event["event.action"] == "die"]
     assert (died["event.outcome"], died["llmops.model.version"]) == ("failure", "v1")
 
 

@@ -16,18 +16,18 @@ import openai
 import pytest
 
 from llmops.config import Grounding, Monitoring, Serving
-from llmops.data.retrieval import elasticsearch
+from llmops.data.retrieval import elasticsearch_store
 from llmops.data.retrieval.embedder import Embedder
-from llmops.data.retrieval.files import new_vectors, write_passages
-from llmops.data.retrieval.grounds import REFUSAL
-from llmops.data.retrieval.minilm import DIMENSIONS, NAME, WINDOW
+from llmops.data.retrieval.file_store import create_vectors, write_passages
+from llmops.data.retrieval.grounding import REFUSAL
+from llmops.data.retrieval.minilm import DIMENSIONS, MAX_TOKENS, MODEL_NAME
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
-from llmops.frame.records import Passage, content_id
+from llmops.frame.records import Passage, make_content_id
 from llmops.release.registry.indexes import find_served_index, serve_index
 from serving.engines import echo
 from serving.engines.base import Chat, Prompt
-from serving.models.documents import REST_S, Documents
+from serving.models.documents import FAILURE_PAUSE_S, Documents
 from tests.clock import FakeClock
 from tests.served import Answer, served
 
@@ -37,14 +37,14 @@ PAGES = (DELIVERY, f"Send refunds of vouchers to {IBAN} please.")
 HOW_LONG, CHESS = "How long does delivery take?", "Who won at chess?"
 
 
-def indexed(folder: Path, *texts: str, model: str = "") -> Path:
+def make_index(folder: Path, *texts: str, model: str = "") -> Path:
     """Return a finished artifact of `index`, searched by words alone; with a model it has vectors, of zeros."""
-    path = folder / "index" / content_id(*texts)
+    path = folder / "index" / make_content_id(*texts)
     path.mkdir(parents=True)
     place = {"source": "help", "location": "a.html", "position": "1", "title": "Help", "headings": "Shipping"}
     write_passages(path, [Passage(id=f"p{n}", document=f"d{n}", text=text, **place) for n, text in enumerate(texts)])
     if model:
-        new_vectors(path, len(texts))[:] = 0
+        create_vectors(path, len(texts))[:] = 0
     metrics = {"passages": len(texts), "model": model}
     artifacts.commit(path, Record("index", path.name, {}, {}, "", "", metrics, {}, "", "", ""))
     return path
@@ -77,8 +77,8 @@ class Shop:
         assert not any("sources" in part for part in others)
         choices = [part.get("choices", [part])[0] for part in (*others, last)]
         texts = [choice.get("message") or choice.get("delta") or choice for choice in choices]
-        said = [next(text[name] for name in ("content", "text", "response") if name in text) for text in texts]
-        return "".join(said), last.get("sources")
+        pieces = [next(text[name] for name in ("content", "text", "response") if name in text) for text in texts]
+        return "".join(pieces), last.get("sources")
 
     def refused(self, **body: Any) -> tuple[int, str]:
         answer = self.site.ask(self.client, **body)
@@ -92,7 +92,7 @@ def shop(new_site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     with site.client() as client:
         shop = Shop(site, client)
         monkeypatch.setattr(echo, "_split_words", shop.words)
-        serve_index(shop.model, indexed(tmp_path / "first", *PAGES))
+        serve_index(shop.model, make_index(tmp_path / "first", *PAGES))
         site.ready(client)
         yield shop
 
@@ -155,7 +155,7 @@ def test_where_it_is_off_documents_are_never_given_out(shop: Shop) -> None:
 
 
 def test_without_room_for_passages_there_are_none(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.answers.grounded.room_of", lambda *_: 79)
+    monkeypatch.setattr("serving.answers.grounded.compute_room", lambda *_: 79)
     assert shop.post("generate", HOW_LONG) == (HOW_LONG, None)
     assert shop.refused(ground=True) == (422, "prompt_too_long")
 
@@ -175,13 +175,13 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert shop.post("generate", HOW_LONG)[1]
-    serve_index(shop.model, other := indexed(tmp_path / "second", "Delivery takes a week."))
+    serve_index(shop.model, other := make_index(tmp_path / "second", "Delivery takes a week."))
     assert shop.post("generate", HOW_LONG)[0] == "Shipping: Delivery takes a week."
     assert [path.name for path in (shop.model / "index").glob("*")] == [other.name]
-    serve_index(shop.model, indexed(tmp_path / "third"))
+    serve_index(shop.model, make_index(tmp_path / "third"))
     assert shop.post("generate", HOW_LONG)[1] is None, "an empty index is none"
     assert shop.refused(ground=True) == (404, "no_documents")
-    broken = indexed(tmp_path / "fourth", "Delivery never ends.")
+    broken = make_index(tmp_path / "fourth", "Delivery never ends.")
     whole = (broken / "index.db").read_bytes()
     (broken / "index.db").write_bytes(b"damaged")
     serve_index(shop.model, broken)
@@ -200,7 +200,7 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     assert find_served_index(shop.model) is None, "not two"
 
 
-def searched_at(url: str) -> dict[str, Any]:
+def configure_search(url: str) -> dict[str, Any]:
     """Return the sections of a configuration by which an Elasticsearch searches the documents."""
     grounding = Grounding(enabled=True, elasticsearch="llmops-passages-app")
     return {"grounding": grounding, "monitoring": Monitoring(elasticsearch_url=url)}
@@ -209,9 +209,9 @@ def searched_at(url: str) -> dict[str, Any]:
 def test_elasticsearch_answers_by_configuration_and_without_it_the_model_does(
     shop: Shop, event_server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shop.site.config = shop.site.config.model_copy(update=searched_at(event_server))
+    shop.site.config = shop.site.config.model_copy(update=configure_search(event_server))
     assert (server := shop.site.config.search_server) and (folder := find_served_index(shop.model))
-    elasticsearch.load(server, "ours", folder)
+    elasticsearch_store.load_index(server, "ours", folder)
     (folder / "index.db").unlink()
     with shop.site.client() as client:
         shop.site.ready(client)
@@ -219,7 +219,7 @@ def test_elasticsearch_answers_by_configuration_and_without_it_the_model_does(
         answer, sources = there.post("generate", HOW_LONG)
         assert (answer, sources[0]["id"]) == (f"Shipping: {DELIVERY}", "p0")
         assert there.post("chat", CHESS, earlier=False) == (REFUSAL, [])
-        elasticsearch.keep_only(server, ["ours"], None)
+        elasticsearch_store.delete_other_indices(server, ["ours"], None)
         assert there.post("generate", HOW_LONG) == (HOW_LONG, None)
         assert there.refused(ground=True) == (503, "documents_down")
         assert "llmops run deploy" in caplog.text and HOW_LONG not in caplog.text
@@ -236,10 +236,10 @@ def test_an_elasticsearch_that_never_answers_is_asked_once_and_nobody_waits_for_
         headers = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
         return 200, headers, b'{"term_vectors": {}}'
 
-    monkeypatch.setattr(elasticsearch, "SEARCH_S", 0.05)
+    monkeypatch.setattr(elasticsearch_store, "SEARCH_TIMEOUT_S", 0.05)
     monkeypatch.setattr("serving.app.Documents", partial(Documents, clock=clock))
     with served(answer) as url:
-        shop.site.config = shop.site.config.model_copy(update=searched_at(url))
+        shop.site.config = shop.site.config.model_copy(update=configure_search(url))
         with shop.site.client() as client:
             shop.site.ready(client)
             there = Shop(shop.site, client)
@@ -248,8 +248,8 @@ def test_an_elasticsearch_that_never_answers_is_asked_once_and_nobody_waits_for_
                     assert there.post("generate", HOW_LONG) == (HOW_LONG, None)
                     assert there.refused(ground=True) == (503, "documents_down")
                 assert len(asked) == times
-                clock.advance(REST_S)
-            monkeypatch.setattr(elasticsearch, "SEARCH_S", 30.0)
+                clock.advance(FAILURE_PAUSE_S)
+            monkeypatch.setattr(elasticsearch_store, "SEARCH_TIMEOUT_S", 30.0)
             hangs.set()
             assert there.post("generate", HOW_LONG) == (REFUSAL, []), "it finds nothing, but answers"
     assert caplog.text.count("does not answer") <= 4 and HOW_LONG not in caplog.text
@@ -261,7 +261,7 @@ def test_an_elasticsearch_that_never_answers_is_asked_once_and_nobody_waits_for_
 @pytest.fixture
 def vectors(shop: Shop, tmp_path: Path) -> openai.OpenAI:
     """OpenAI's client of the app, which serves an index with vectors."""
-    serve_index(shop.model, indexed(tmp_path / "vectors", *PAGES, model=NAME))
+    serve_index(shop.model, make_index(tmp_path / "vectors", *PAGES, model=MODEL_NAME))
     return openai.OpenAI(
         base_url="http://testserver/v1", api_key=shop.site.keys["user"], http_client=shop.client, max_retries=0
     )
@@ -276,9 +276,9 @@ def test_openais_client_gets_the_vectors_of_the_model_that_searches(
     texts = [f"{HOW_LONG} {number}" for number in range(20)]
     with closing(Embedder(1)) as embedder:
         expected, tokens = embedder.embed(texts), embedder.count_tokens(texts)
-    coded = vectors.embeddings.create(model=NAME, input=texts, dimensions=DIMENSIONS, user="x")  # asks for base64
-    plain = vectors.embeddings.create(model=NAME, input=texts[0], encoding_format="float")
-    assert [one.index for one in coded.data] == list(range(20)) and coded.model == NAME
+    coded = vectors.embeddings.create(model=MODEL_NAME, input=texts, dimensions=DIMENSIONS, user="x")  # asks for base64
+    plain = vectors.embeddings.create(model=MODEL_NAME, input=texts[0], encoding_format="float")
+    assert [one.index for one in coded.data] == list(range(20)) and coded.model == MODEL_NAME
     assert np.abs(np.array([one.embedding for one in coded.data]) - expected).max() < 1e-5
     assert np.abs(np.array(plain.data[0].embedding) - expected[0]).max() < 1e-5
     assert coded.usage.prompt_tokens == coded.usage.total_tokens == tokens == 20 * plain.usage.total_tokens
@@ -296,24 +296,24 @@ def test_openais_client_gets_the_vectors_of_the_model_that_searches(
         ({"input": [1, 2]}, 400, "not token ids"), ({"input": [[1, 2]]}, 400, "not token ids"),
         ({"input": []}, 400, "input"), ({"input": ["a", " "]}, 400, "empty"), ({"input": ["a"] * 129}, 400, "128"),
         ({"input": "x" * 2_001}, 400, "at most 2000"), ({"dimensions": 256}, 400, "384"), ({"tools": []}, 400, "tools"),
-        ({"model": "support-bot"}, 404, NAME),
+        ({"model": "support-bot"}, 404, MODEL_NAME),
     ],
 )  # fmt: skip
 def test_a_request_for_vectors_that_cannot_be_answered_says_why(
     vectors: openai.OpenAI, body: dict[str, Any], status: int, words: str
 ) -> None:
     with pytest.raises(openai.APIStatusError, match=words) as refusal:
-        vectors.post("/embeddings", body={"model": NAME, "input": "a", **body}, cast_to=dict[str, Any])
+        vectors.post("/embeddings", body={"model": MODEL_NAME, "input": "a", **body}, cast_to=dict[str, Any])
     assert refusal.value.status_code == status
 
 
 def test_vectors_are_off_without_grounding_or_an_index_that_has_them(shop: Shop) -> None:
     def refused(client: Any) -> tuple[int, str]:
-        answer = client.post("/v1/embeddings", json={"model": NAME, "input": "a"}, headers=shop.site.headers())
+        answer = client.post("/v1/embeddings", json={"model": MODEL_NAME, "input": "a"}, headers=shop.site.headers())
         return answer.status_code, answer.json()["error"]["code"]
 
     assert refused(shop.client) == (404, "no_embeddings")
-    serve_index(shop.model, indexed(shop.site.config.home, *PAGES, model=NAME))
+    serve_index(shop.model, make_index(shop.site.config.home, *PAGES, model=MODEL_NAME))
     shop.site.config = shop.site.config.model_copy(update={"grounding": Grounding()})
     with shop.site.client() as off:
         assert refused(off) == (404, "no_embeddings")
@@ -322,8 +322,8 @@ def test_vectors_are_off_without_grounding_or_an_index_that_has_them(shop: Shop)
 def test_vectors_count_against_the_tokens_of_a_key_by_what_is_read_of_a_text(
     shop: Shop, vectors: openai.OpenAI
 ) -> None:
-    key, _ = shop.site.store.create("user", "x", requests_per_minute=0, tokens_per_minute=2 * WINDOW + 70)
-    client, body = vectors.with_options(api_key=key), {"model": NAME, "input": "word " * 300}
-    assert [client.embeddings.create(**body).usage.total_tokens for _ in range(2)] == [WINDOW, WINDOW]
+    key, _ = shop.site.store.create("user", "x", requests_per_minute=0, tokens_per_minute=2 * MAX_TOKENS + 70)
+    client, body = vectors.with_options(api_key=key), {"model": MODEL_NAME, "input": "word " * 300}
+    assert [client.embeddings.create(**body).usage.total_tokens for _ in range(2)] == [MAX_TOKENS, MAX_TOKENS]
     with pytest.raises(openai.RateLimitError):
         client.embeddings.create(**body)

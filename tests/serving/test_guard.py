@@ -28,7 +28,7 @@ KEPT = [
 ]
 
 
-def pieces(text: str, seed: int) -> list[str]:
+def cut_text(text: str, seed: int) -> list[str]:
     cuts = random.Random(seed)
     parts = []
     while text:
@@ -38,7 +38,7 @@ def pieces(text: str, seed: int) -> list[str]:
     return parts
 
 
-def said(watch: AnswerFilter, parts: list[str]) -> list[Chunk]:
+def feed_all(watch: AnswerFilter, parts: list[str]) -> list[Chunk]:
     chunks = []
     for n, part in enumerate(parts, 1):
         chunks.append(watch.feed(Chunk(part, 3, n, "stop" if n == len(parts) else None)))
@@ -51,36 +51,36 @@ def said(watch: AnswerFilter, parts: list[str]) -> list[Chunk]:
 def test_nothing_of_it_leaves_in_any_pieces_unless_its_prompt_holds_it(before: str, kept: str, gone: int) -> None:
     guard = Guard(RULES)
     for seed in range(3):
-        watch = guard.filter_answer(Question("Tell me all"))
-        chunks = said(watch, pieces(f"Of course. {before}{kept} and that is all there is to say about it.", seed))
+        watch = guard.make_filter(Question("Tell me all"))
+        chunks = feed_all(watch, cut_text(f"Of course. {before}{kept} and that is all there is to say about it.", seed))
         left = "".join(chunk.text for chunk in chunks)
         assert chunks[-1].finish_reason == "content_filter" and chunks[-1].text == "" and len(watch.rules) == 1
         assert f"Of course. {before}{kept}".startswith(left) and len(left) <= len(f"Of course. {before}") + gone
-    watch = guard.filter_answer(Question("Tell me all"))  # in one piece with what follows
+    watch = guard.make_filter(Question("Tell me all"))  # in one piece with what follows
     assert watch.feed(Chunk("Of course. ", 3, 2)).text == "Of course. "
     cut = watch.feed(Chunk(f"{before}{kept} and that is all there is to say about it.", 3, 20))
     assert (cut.text, cut.finish_reason) == ("", "content_filter")
     prompts: list[Prompt] = [Question("Is this right?", kept), Text(kept), Chat((Message("user", kept),))]
     for prompt in [Question(f"Is {before}{kept} right?"), *prompts]:
-        chunks = said(guard.filter_answer(prompt), pieces(before + kept, 1))
+        chunks = feed_all(guard.make_filter(prompt), cut_text(before + kept, 1))
         assert "".join(chunk.text for chunk in chunks) == before + kept, prompt
-    assert said(guard.filter_answer(TokenIds((1, 2))), [before + kept])[0].finish_reason == "content_filter"
-    assert said(Guard(()).filter_answer(Question("?")), [before + kept])[0].finish_reason == "stop"  # without rules
+    assert feed_all(guard.make_filter(TokenIds((1, 2))), [before + kept])[0].finish_reason == "content_filter"
+    assert feed_all(Guard(()).make_filter(Question("?")), [before + kept])[0].finish_reason == "stop"  # without rules
 
 
 def test_prose_leaves_as_it_comes_and_a_number_when_two_words_follow() -> None:
     parts = ["1", ".", " **", "Keep", "**", " your", " place", ",", " 2", "-", "3", " years", "."]
-    held = [chunk.text for chunk in said(Guard(RULES).filter_answer(Question("How?")), parts)]
+    held = [chunk.text for chunk in feed_all(Guard(RULES).make_filter(Question("How?")), parts)]
     assert held == ["", "1.", *parts[2:8], " ", "2-", "", "3 years", "."]  # a digit until it is known what follows it
     parts = ["Send", " it", " within", " 365", " days", " of", " buying", " it"]
-    left = [chunk.text for chunk in said(Guard(RULES).filter_answer(Question("How?")), parts)]
+    left = [chunk.text for chunk in feed_all(Guard(RULES).make_filter(Question("How?")), parts)]
     assert left == ["Send", " it", " within", " ", "", "", "365 days of buying", " it"]
 
 
 @given(st.text(alphabet="abcXYZ0123 .<>-_:\n", max_size=400), st.integers())
 def test_whatever_is_not_kept_back_arrives_whole(text: str, seed: int) -> None:
-    watch = Guard(RULES).filter_answer(Question("Tell me"))
-    chunks = said(watch, pieces(text, seed) or [""])
+    watch = Guard(RULES).make_filter(Question("Tell me"))
+    chunks = feed_all(watch, cut_text(text, seed) or [""])
     left = "".join(chunk.text for chunk in chunks)
     assert text.startswith(left) and (left == text) == (not watch.rules)
 
@@ -96,8 +96,8 @@ def test_a_cut_answer_is_an_answer_with_its_rule_in_the_event(site: Any, leaking
         stream = client.post("/v1/chat/completions", json=body | {"stream": True}, headers=site.headers()).text
         assert '"finish_reason":"content_filter"' in stream and SECRET[:6] not in stream
         assert site.ask(client, prompt=f"Say {SECRET}").json()["finish_reason"] == "stop"
-    *cut, told = site.events()
-    assert "llmops.guard.rules" not in told and len(cut) == 3
+    *cut, uncut = site.events()
+    assert "llmops.guard.rules" not in uncut and len(cut) == 3
     for event in cut:
         assert (event["llmops.guard.verdict"], event["llmops.guard.rules"]) == ("cut", ["SECRET"])
         assert event["gen_ai.response.finish_reasons"] == ["content_filter"]

@@ -16,14 +16,14 @@ from llmops.config import Config, load
 from llmops.data.feedback import documents, review, rows
 from llmops.events import times
 from llmops.events.datasets import FEEDBACK, TEXT
-from llmops.events.events import emit, emit_all, timestamp
-from llmops.events.shipping import drain
+from llmops.events.events import emit, emit_all, format_timestamp
+from llmops.events.shipping import drain_spool
 from llmops.frame import intervals
 from llmops.frame.records import Document, read_rows
 from llmops.monitoring.improve import report, weekly
-from llmops.pipeline import sameness
+from llmops.pipeline import stage_inputs
 from llmops.pipeline.pipeline import run_stage
-from llmops.privacy.erasure.forget import forget
+from llmops.privacy.erasure.forget import forget_person
 from llmops.state import tables
 from llmops.state.database import database_of
 from tests.clock import FakeClock
@@ -36,7 +36,7 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)  #: when all is said and decided
 TODAY, HOUR, DAY = NOON.date(), timedelta(hours=1), timedelta(days=1)
 
 
-def right(question: str) -> str:
+def make_correction(question: str) -> str:
     return f"Yes, see the page about {question.split()[-1].strip('?')} and ask the desk."
 
 
@@ -68,9 +68,9 @@ class People:
     def event(self, name: str, question: str = "", correction: str = "", answer: str = "No.", **more: Any) -> Any:
         """Return the fields of an event as `POST /feedback` emits it; the id of its request is a new one."""
         texts = {"question": question, "answer": answer, "correction": correction} if correction else {}
-        said = {f"llmops.feedback.{field}": text for field, text in {**texts, **more}.items()}
+        feedback = {f"llmops.feedback.{field}": text for field, text in {**texts, **more}.items()}
         who = {"llmops.key.prefix": self.prefix(name), "user.roles": ["user"]}
-        return {"http.request.id": f"{next(self.ids)}", **who, **said}
+        return {"http.request.id": f"{next(self.ids)}", **who, **feedback}
 
     def say(self, name: str, question: str = "", correction: str = "", **more: Any) -> str:
         """Correct an answer, or rate it; returns the id of the request."""
@@ -88,22 +88,22 @@ class People:
 
     def accepted(self, day: date = TODAY) -> dict[str, str]:
         """Question → answer of what may train by the end of a day."""
-        drain(self.config.events, self.config.monitoring)
-        sameness.take_in(self.config, day.isoformat())
+        drain_spool(self.config.events, self.config.monitoring)
+        stage_inputs.store_feedback(self.config, day.isoformat())
         return {row.question: row.text for row in documents.read_accepted(self.config.database, day.isoformat())}
 
     def collected(self, day: date = TODAY) -> Sequence[Document]:
         """Return what the stage collect yields of the feedback of a day."""
-        drain(self.config.events, self.config.monitoring)
+        drain_spool(self.config.events, self.config.monitoring)
         self.artifact = run_stage("collect", self.config, day.isoformat())
         found = read_rows(self.artifact / "documents.parquet", Document)
         assert [d.question for d in found if d.source == "faq"] == ["Who are you?"]
-        said = [d for d in found if d.source == "said"]
-        assert len({d.question for d in said}) == len(said)
-        return said
+        collected = [d for d in found if d.source == "said"]
+        assert len({d.question for d in collected}) == len(collected)
+        return collected
 
     def waiting(self) -> list[rows.Review]:
-        return [row for row in rows.read(database_of(self.config), *rows.OPEN) if not row.joined]
+        return [row for row in rows.read(database_of(self.config), *rows.OPEN_STATES) if not row.joined]
 
     def decide(self, id: str, state: str, **more: Any) -> None:
         rows.decide(database_of(self.config), id, state, by="a test", who={}, **more)
@@ -111,7 +111,7 @@ class People:
     def forget(self, person: str) -> Any:
         for version in self.config.registry.glob("*/versions/*"):
             (version / "lineage.json").write_text('{"stages": []}')
-        return forget(self.config, person)
+        return forget_person(self.config, person)
 
 
 @pytest.fixture
@@ -127,51 +127,53 @@ def people(site: Any, monkeypatch: pytest.MonkeyPatch) -> People:
 
     for module in (times, review, report):
         monkeypatch.setattr(module, "datetime", Moments)
-    monkeypatch.setattr(intervals, "today", lambda: TODAY + 3 * DAY)
+    monkeypatch.setattr(intervals, "get_today", lambda: TODAY + 3 * DAY)
     return People(site)
 
 
 def test_what_three_people_say_alike_is_collected_once_from_the_next_interval_on(people: People) -> None:
     for question in TOPICS:
         for name in ("ana", "bo", "cy"):
-            people.say(name, question, right(question), rating="down")
+            people.say(name, question, make_correction(question), rating="down")
     assert people.collected(TODAY - DAY) == []
     found = people.collected()
-    assert {d.question: d.answer for d in found} == {q: right(q) for q in TOPICS}
+    assert {d.question: d.answer for d in found} == {q: make_correction(q) for q in TOPICS}
     assert all(d.position == f"key {json.loads(d.fields)['event']}" and d.licence == "CC0-1.0" for d in found)
     assert not any(people.prefix(name) in d.fields for d in found for name in people.keys)
     first = people.artifact
     assert {d.question for d in people.collected(TODAY + DAY)} == set(TOPICS)
     assert people.collected() and people.artifact == first
     pairs = pq.read_table(first / "pairs.parquet").to_pylist()
-    assert {(p["question"], p["chosen"], p["rejected"]) for p in pairs} == {(q, right(q), "No.") for q in TOPICS}
+    assert {(p["question"], p["chosen"], p["rejected"]) for p in pairs} == {
+        (q, make_correction(q), "No.") for q in TOPICS
+    }
 
 
 def test_two_keys_of_one_person_are_one_a_revoked_one_is_nobody_and_trust_is_enough(people: People) -> None:
     people.key("ana"), people.key("ana again", owner="ANA ")
     for name in ("ana", "ana again"):
-        people.say(name, TOPICS[0], right(TOPICS[0]))
+        people.say(name, TOPICS[0], make_correction(TOPICS[0]))
     for name in ("bo", "cy"):
-        people.say(name, TOPICS[1], right(TOPICS[1]))
+        people.say(name, TOPICS[1], make_correction(TOPICS[1]))
     people.site.store.revoke(people.prefix("bo"))
     assert people.accepted() == {} and len(people.waiting()) == 2
     people.key("dev", role="developer")
-    people.say("dev", TOPICS[2], right(TOPICS[2]))
-    assert people.accepted() == {TOPICS[2]: right(TOPICS[2])}
+    people.say("dev", TOPICS[2], make_correction(TOPICS[2]))
+    assert people.accepted() == {TOPICS[2]: make_correction(TOPICS[2])}
 
 
 def test_one_waits_and_is_collected_when_a_person_accepts_or_edits_it_and_never_when_refused(people: People) -> None:
     for question in TOPICS[:3]:
-        people.say("ana", question, right(question))
+        people.say("ana", question, make_correction(question))
     assert people.accepted() == {}
     accepted, edited, refused = (row.id for row in sorted(people.waiting(), key=lambda r: TOPICS.index(r.question)))
     people.decide(accepted, "accepted")
     people.decide(edited, "accepted", edited="Yes, by invoice.")
     people.decide(refused, "refused", why="wrong")
-    expected = {TOPICS[0]: right(TOPICS[0]), TOPICS[1]: "Yes, by invoice."}
+    expected = {TOPICS[0]: make_correction(TOPICS[0]), TOPICS[1]: "Yes, by invoice."}
     assert people.accepted() == expected and people.accepted(TODAY - DAY) == {}
     for name in ("bo", "cy"):  # what a person has refused, nobody's agreement brings back
-        people.say(name, TOPICS[2], right(TOPICS[2]))
+        people.say(name, TOPICS[2], make_correction(TOPICS[2]))
     assert people.accepted() == expected and people.waiting() == []
 
 
@@ -218,12 +220,12 @@ def test_nobody_gets_more_in_than_a_weeks_share(people: People) -> None:
     people.config = people.config.model_copy(update={"improve": rules})
     for question in TOPICS:
         for name in ("ana", "bo"):
-            people.say(name, question, right(question))
+            people.say(name, question, make_correction(question))
     assert list(people.accepted()) == TOPICS[:4]
     why = "enough people say so, but some of them have used up their weekly share"
     assert {row.why for row in people.waiting()} == {why}
     for question in TOPICS[4:6]:
-        people.say("cy", question, right(question)), people.say("di", question, right(question))
+        people.say("cy", question, make_correction(question)), people.say("di", question, make_correction(question))
     assert sorted(people.accepted()) == sorted(TOPICS[:6])
 
 
@@ -258,7 +260,7 @@ def test_a_person_who_is_forgotten_takes_what_they_said_along(people: People) ->
     people.key("ana", owner="Ana Petrova")
     for name, topics in {"ana": TOPICS[:3], "bo": TOPICS[:2], "cy": TOPICS[1:2]}.items():
         for question in topics:
-            people.say(name, question, right(question))
+            people.say(name, question, make_correction(question))
     assert sorted(d.question for d in people.collected()) == sorted(TOPICS[:2])
     before = people.artifact
     receipt = people.forget("Ana Petrova").receipt
@@ -273,21 +275,25 @@ def test_a_person_who_is_forgotten_takes_what_they_said_along(people: People) ->
 
 def test_who_is_forgotten_leaves_no_report_of_what_they_said(people: People, caplog: pytest.LogCaptureFixture) -> None:
     people.key("ana", owner="Ana Petrova")
-    people.say("ana", TOPICS[0], right(TOPICS[0]))
+    people.say("ana", TOPICS[0], make_correction(TOPICS[0]))
     assert people.accepted() == {}
     (row,), database = people.waiting(), database_of(people.config)
     people.decide(row.id, "refused", why="not what Ana Petrova was told")
     caplog.set_level("INFO")
     ref = weekly.write_report(people.config, NOON - HOUR, NOON + HOUR, "run 1", new=False, trained=False)
-    assert right(TOPICS[0]) in (people.config.artifacts / ref / "report.html").read_text()
-    assert right(TOPICS[0]) not in caplog.text and "so nothing is trained" in caplog.text
+    assert make_correction(TOPICS[0]) in (people.config.artifacts / ref / "report.html").read_text()
+    assert make_correction(TOPICS[0]) not in caplog.text and "so nothing is trained" in caplog.text
     people.forget("Ana Petrova")
-    assert {p.name for p in (people.config.artifacts / ref).iterdir() if right(TOPICS[0]) in p.read_text()} == set()
+    assert {
+        p.name for p in (people.config.artifacts / ref).iterdir() if make_correction(TOPICS[0]) in p.read_text()
+    } == set()
     with database.read() as connection:
         audited = connection.execute(sa.select(tables.audit.c.fields).where(tables.audit.c.target == row.id)).all()
         assert "Petrova" not in str(audited)
-    late = people.event("ana", TOPICS[1], right(TOPICS[1]))
-    emit(people.config.events, FEEDBACK, {**late, "@timestamp": timestamp(NOON)})  # another replica had it in its spool
+    late = people.event("ana", TOPICS[1], make_correction(TOPICS[1]))
+    emit(
+        people.config.events, FEEDBACK, {**late, "@timestamp": format_timestamp(NOON)}
+    )  # another replica had it in its spool
     assert people.accepted() == {} and people.waiting() == []
 
 
@@ -297,11 +303,11 @@ def test_the_review_page_over_http(people: People, client: TestClient) -> None:
     by_ana, by_bo = ({"X-API-Key": people.key(name)} for name in ("ana", "bo"))
     for question in TOPICS[:4]:
         id = client.post("/generate", json={"prompt": question}, headers=by_ana).json()["id"]
-        said = {"id": id, "question": question, "answer": "No.", "correction": right(question)}
-        assert client.post("/feedback", json=said, headers=by_ana).status_code == 201
+        correction = {"id": id, "question": question, "answer": "No.", "correction": make_correction(question)}
+        assert client.post("/feedback", json=correction, headers=by_ana).status_code == 201
     others = "Something else entirely, my friend, ask at the counter."
-    client.post("/feedback", json={**said, "correction": others, "comment": "no"}, headers=by_bo)
-    drain(people.config.events, people.config.monitoring)
+    client.post("/feedback", json={**correction, "correction": others, "comment": "no"}, headers=by_bo)
+    drain_spool(people.config.events, people.config.monitoring)
     listed = client.get("/admin/review/data", headers=admin).json()
     assert len(listed["open"]) == 5 and listed["counts"] == {"waiting": 5}
     by = {entry["question"]: entry for entry in listed["open"]}
@@ -324,7 +330,7 @@ def test_the_review_page_over_http(people: People, client: TestClient) -> None:
     audit = [e for e in site.events("llmops.audit") if e["event.action"].endswith("_feedback")]
     assert [e["event.action"] for e in audit] == ["accept_feedback", "edit_feedback", "refuse_feedback"]
     assert all(e["llmops.key.prefix"] in site.keys["admin"] for e in audit)
-    assert people.accepted() == {TOPICS[0]: right(TOPICS[0]), TOPICS[1]: edited}
+    assert people.accepted() == {TOPICS[0]: make_correction(TOPICS[0]), TOPICS[1]: edited}
     decided = client.get("/admin/review/data", headers=admin).json()["decided"]
     assert sorted(entry["question"] for entry in decided) == sorted(TOPICS[:3])
     signed_in = client.post("/signin", data={"api_key": site.keys["admin"]}, follow_redirects=False)
@@ -345,11 +351,11 @@ def test_a_correction_takes_the_place_of_what_a_source_answers(people: People) -
 
 def test_the_command_line_lists_decides_and_reports(people: People, capsys: pytest.CaptureFixture[str]) -> None:
     people.say("ana", TOPICS[0], "No | only <b>within</b> the *Union*.")
-    people.say("ana", TOPICS[1], right(TOPICS[1]))
+    people.say("ana", TOPICS[1], make_correction(TOPICS[1]))
     file = people.config.home / "llmops.yaml"
     sources = [{"name": "said", "kind": "feedback"}]
     file.write_text(json.dumps({"home": str(people.config.home), "collect": {"sources": sources}}), encoding="utf-8")
-    drain(people.config.events, people.config.monitoring)
+    drain_spool(people.config.events, people.config.monitoring)
 
     def command(*arguments: str, status: int = 0) -> str:
         assert main([*arguments, "--config", str(file)]) == status
@@ -372,9 +378,9 @@ def test_topics_that_nobody_answers_are_a_list_for_people(people: People) -> Non
     for n, question in enumerate(("How do I descale it?", "How do I descale it please?", "Where is my parcel?")):
         people.keep(f"kept {n}", question, **{"llmops.answer.refusal": n != 2})
     people.keep(people.say("ana", rating="down"), "Where is my parcel?", **{"llmops.answer.refusal": False})
-    people.keep(people.say("ana", TOPICS[0], right(TOPICS[0])), TOPICS[0], **{"llmops.answer.refusal": False})
-    drain(people.config.events, people.config.monitoring)
-    made = report.gather(people.config, since=NOON - HOUR, until=NOON + HOUR)
+    people.keep(people.say("ana", TOPICS[0], make_correction(TOPICS[0])), TOPICS[0], **{"llmops.answer.refusal": False})
+    drain_spool(people.config.events, people.config.monitoring)
+    made = report.build_improvement_report(people.config, since=NOON - HOUR, until=NOON + HOUR)
     assert [(t["question"], t["count"], t["why"]) for t in made["topics"]] == [
         ("How do I descale it?", 2, "declined 2 times"), ("Where is my parcel?", 1, "rated bad"),
     ]  # fmt: skip

@@ -40,11 +40,11 @@ def ours(site, url):
         yield client
 
 
-def chat(client, **more):
+def create_chat(client, **more):
     return client.chat.completions.create(**{"model": "support-bot", "messages": HELLO, **more})
 
 
-def complete(client, **more):
+def create_completion(client, **more):
     return client.completions.create(**{"model": "support-bot", "prompt": "one two three", **more})
 
 
@@ -52,7 +52,7 @@ def complete(client, **more):
 
 
 def test_a_conversation_is_gone_on_with(site, ours):
-    answer = chat(ours)
+    answer = create_chat(ours)
     (choice,) = answer.choices
     assert (choice.message.role, choice.message.content) == ("assistant", "one two three")
     assert (choice.finish_reason, choice.index, choice.logprobs) == ("stop", 0, None)
@@ -62,37 +62,37 @@ def test_a_conversation_is_gone_on_with(site, ours):
     assert event["http.request.id"] == answer.id == answer._request_id
     assert event["gen_ai.operation.name"] == "chat" and event["gen_ai.usage.output_tokens"] == 3
     for name in ("max_tokens", "max_completion_tokens"):
-        (choice,) = chat(ours, **{name: 2}).choices
+        (choice,) = create_chat(ours, **{name: 2}).choices
         assert (choice.message.content, choice.finish_reason) == ("one two", "length")
 
 
 def test_a_conversation_is_streamed_and_counts_its_tokens_when_asked(ours):
-    chunks = list(chat(ours, stream=True))
+    chunks = list(create_chat(ours, stream=True))
     assert "".join(chunk.choices[0].delta.content for chunk in chunks) == "one two three"
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[1].choices[0].delta.role is None
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, "stop"]
     assert len({chunk.id for chunk in chunks}) == 1 and all(chunk.usage is None for chunk in chunks)
-    *chunks, last = chat(ours, stream=True, stream_options={"include_usage": True})
+    *chunks, last = create_chat(ours, stream=True, stream_options={"include_usage": True})
     assert last.choices == [] and last.usage.total_tokens == 6 and all(chunk.usage is None for chunk in chunks)
     with ours.chat.completions.stream(model="support-bot", messages=HELLO) as stream:
         assert stream.get_final_completion().choices[0].message.content == "one two three"
 
 
 def test_a_text_is_gone_on_with_whole_and_streamed(ours):
-    answer = complete(ours, max_tokens=2)
+    answer = create_completion(ours, max_tokens=2)
     choice = answer.choices[0]
     assert (answer.object, choice.text, choice.finish_reason) == ("text_completion", "one two", "length")
-    assert "".join(chunk.choices[0].text for chunk in complete(ours, stream=True)) == "one two three"
-    assert complete(ours, prompt="w " * 20).usage.completion_tokens == 16  # unless said otherwise
+    assert "".join(chunk.choices[0].text for chunk in create_completion(ours, stream=True)) == "one two three"
+    assert create_completion(ours, prompt="w " * 20).usage.completion_tokens == 16  # unless said otherwise
     for prompt in ([5, 6], [[5, 6]]):
-        assert complete(ours, prompt=prompt).choices[0].text == "5 6"
+        assert create_completion(ours, prompt=prompt).choices[0].text == "5 6"
 
 
 def test_several_prompts_get_several_answers_in_order_each_drawn_with_a_seed_of_its_own(site, ours, monkeypatch):
     asks = []
     generate = EchoEngine.generate
     monkeypatch.setattr(EchoEngine, "generate", lambda self, ask: asks.append(ask) or generate(self, ask))
-    answer = complete(ours, prompt=["a", "b b"], n=3, temperature=1, seed=2**63 - 1)
+    answer = create_completion(ours, prompt=["a", "b b"], n=3, temperature=1, seed=2**63 - 1)
     assert [choice.text for choice in answer.choices] == ["a"] * 3 + ["b b"] * 3
     assert [choice.index for choice in answer.choices] == list(range(6))
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 9)
@@ -101,24 +101,24 @@ def test_several_prompts_get_several_answers_in_order_each_drawn_with_a_seed_of_
     (event,) = site.events()
     assert event["gen_ai.usage.input_tokens"] == 9  # what the engine was given
     assert event["gen_ai.usage.output_tokens"] == 9 and len(event["gen_ai.response.finish_reasons"]) == 6
-    assert [c.message.content for c in chat(ours, n=2).choices] == ["one two three"] * 2
-    complete(ours, prompt=[5, 6])
+    assert [c.message.content for c in create_chat(ours, n=2).choices] == ["one two three"] * 2
+    create_completion(ours, prompt=[5, 6])
     assert asks[-1].prompt == TokenIds((5, 6), stored=False)  # so that control tokens in it are refused
 
 
 def test_messages_come_as_the_client_gave_them_in_parts_and_from_a_developer(ours):
-    message = chat(ours).choices[0].message
+    message = create_chat(ours).choices[0].message
     for back in (message, message.to_dict(), {**message.model_dump(), "annotations": []}):
-        assert chat(ours, messages=[*HELLO, back, {"role": "user", "content": "go on"}]).choices
+        assert create_chat(ours, messages=[*HELLO, back, {"role": "user", "content": "go on"}]).choices
     parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
     messages = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": parts}]
-    assert chat(ours, messages=messages).choices[0].message.content == "one two"
+    assert create_chat(ours, messages=messages).choices[0].message.content == "one two"
 
 
 def test_if_one_of_several_prompts_fails_the_others_are_given_up(site, ours):
     with pytest.raises(openai.InternalServerError):
-        complete(ours, prompt=["bad", "w " * 20])
-    site.until(lambda: site.engines["v1"].stats().running == 0)
+        create_completion(ours, prompt=["bad", "w " * 20])
+    site.until(lambda: site.engines["v1"].get_stats().running == 0)
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -127,21 +127,21 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 def test_what_changes_nothing_is_taken(ours):
     more = {"n": 1, "user": "u", "metadata": {"a": "b"}, "store": False, "logprobs": False, "presence_penalty": 0}
     neutral = {"frequency_penalty": 0.0, "response_format": {"type": "text"}, "reasoning_effort": "low"}
-    assert chat(ours, **more, **neutral, service_tier="auto", temperature=0, top_p=1, seed=1, stop=None).choices
+    assert create_chat(ours, **more, **neutral, service_tier="auto", temperature=0, top_p=1, seed=1, stop=None).choices
     for tools in (
         {"tools": [], "tool_choice": "auto"},
         {"tool_choice": "none"},
         {"tools": [TOOL], "tool_choice": "none"},
     ):
-        assert chat(ours, **tools).choices
+        assert create_chat(ours, **tools).choices
     silent = {"role": "assistant", "content": None}
-    assert chat(ours, messages=[*HELLO, silent, *HELLO]).choices[0].message.content == "one two three"
+    assert create_chat(ours, messages=[*HELLO, silent, *HELLO]).choices[0].message.content == "one two three"
 
 
 def test_the_event_of_an_answer_in_json_tells_its_schema(site, ours):
     for schema in ({"const": 1}, {"const": 1, "title": "x"}, {"const": 2}):
         with pytest.raises(openai.BadRequestError, match="follows no JSON schema"):
-            chat(ours, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+            create_chat(ours, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
     first, same, other = [event["llmops.schema.digest"] for event in site.events()]
     assert first == same != other and {event["gen_ai.output.type"] for event in site.events()} == {"json"}
 
@@ -151,27 +151,29 @@ def test_a_length_above_the_limit_is_cut_there_and_a_top_p_of_0_is_greedy(site, 
     generate = EchoEngine.generate
     monkeypatch.setattr(EchoEngine, "generate", lambda self, ask: asks.append(ask) or generate(self, ask))
     for name in ("max_tokens", "max_completion_tokens"):
-        answer = chat(ours, messages=[{"role": "user", "content": "w " * 25}], top_p=0, temperature=1, **{name: 10_000})
+        answer = create_chat(
+            ours, messages=[{"role": "user", "content": "w " * 25}], top_p=0, temperature=1, **{name: 10_000}
+        )
         assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (20, "length")
     assert {(ask.max_new_tokens, ask.temperature, ask.top_p) for ask in asks} == {(20, 0.0, 1.0)}
 
 
 def test_several_answers_are_streamed_one_after_the_other(site, ours):
     usage = {"stream": True, "stream_options": {"include_usage": True}}
-    *chunks, last = chat(ours, n=2, **usage)
+    *chunks, last = create_chat(ours, n=2, **usage)
     first, second = ([one for one in chunks if one.choices[0].index == number] for number in (0, 1))
     for answer in (first, second):
         assert "".join(one.choices[0].delta.content for one in answer) == "one two three"
         assert answer[0].choices[0].delta.role == "assistant" and answer[-1].choices[0].finish_reason == "stop"
     assert chunks == first + second and (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 6)
-    *chunks, last = complete(ours, prompt=["a", "b b"], n=2, **usage)
+    *chunks, last = create_completion(ours, prompt=["a", "b b"], n=2, **usage)
     assert [one.choices[0].text for one in chunks if one.choices[0].index == 3] == ["b", " b"]
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 6)
     answers = [event["gen_ai.response.finish_reasons"] for event in site.events()]
     assert sorted(answers, key=len) == [["stop"] * 2, ["stop"] * 4]
     with pytest.raises(openai.APIError, match="server failed"):
-        list(complete(ours, prompt=["a", "good bad", "c"], stream=True))
-    site.until(lambda: site.engines["v1"].stats().running == 0)
+        list(create_completion(ours, prompt=["a", "good bad", "c"], stream=True))
+    site.until(lambda: site.engines["v1"].get_stats().running == 0)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_several_answers_are_streamed_one_after_the_other(site, ours):
 )  # fmt: skip
 def test_what_is_not_done_is_refused_and_named(ours, more):
     with pytest.raises(openai.BadRequestError) as refusal:
-        chat(ours, **more)
+        create_chat(ours, **more)
     error, given = refusal.value, {*more, *more.get("extra_body", ())}
     assert error.type == "invalid_request_error" and error.code
     assert error.code != "invalid" or error.param.split(".")[0] in given
@@ -207,10 +209,10 @@ def test_all_messages_of_a_conversation_together_have_a_limit_and_so_has_their_n
     roles = ("user", "assistant")
     messages = [{"role": roles[n % 2], "content": "x" * size} for n, size in enumerate(sizes)]
     if not refused:
-        assert chat(ours, messages=messages).choices
+        assert create_chat(ours, messages=messages).choices
         return
     with pytest.raises(openai.BadRequestError) as refusal:
-        chat(ours, messages=messages)
+        create_chat(ours, messages=messages)
     assert refused in refusal.value.message or refused == refusal.value.param
     assert refusal.value.code in ("prompt_refused", "invalid")
 
@@ -221,32 +223,32 @@ def test_what_is_not_done_with_texts_is_refused(ours):
         {"prompt": ["x"] * 7, "n": 3}, {"extra_body": {"response_format": {"type": "json_object"}}},
     ):  # fmt: skip
         with pytest.raises(openai.BadRequestError):
-            complete(ours, **more)
+            create_completion(ours, **more)
 
 
 def test_models_are_listed_one_version_can_be_named_and_one_that_is_not_there_is_not_found(ours):
     named = ["support-bot", "support-bot:champion", "support-bot:v1"]
     assert [model.id for model in ours.models.list()] == named
     for name in named:
-        assert ours.models.retrieve(name).id == name and chat(ours, model=name).model == "support-bot:v1"
+        assert ours.models.retrieve(name).id == name and create_chat(ours, model=name).model == "support-bot:v1"
     with pytest.raises(openai.NotFoundError):
         ours.models.retrieve("gpt-4")
     for model in ("gpt-4", "support-bot:v2", "support-bot:", "", "support-bot:v1:x"):
         with pytest.raises(openai.NotFoundError) as refusal:
-            chat(ours, model=model)
+            create_chat(ours, model=model)
         assert refusal.value.code == "model_not_found"
 
 
 def test_errors_are_those_that_the_client_knows(url, ours):
     with pytest.raises(openai.AuthenticationError) as refused:
-        chat(openai.OpenAI(base_url=url, api_key="llmops_12345678_wrong", max_retries=0))
+        create_chat(openai.OpenAI(base_url=url, api_key="llmops_12345678_wrong", max_retries=0))
     assert refused.value.code == "invalid_api_key"
     with pytest.raises(openai.BadRequestError) as too_long:
-        chat(ours, messages=[{"role": "user", "content": LONG}])
+        create_chat(ours, messages=[{"role": "user", "content": LONG}])
     assert too_long.value.code == "context_length_exceeded"
     assert "31" in too_long.value.message and "30" in too_long.value.message
     with pytest.raises(openai.APIError, match="server failed"):
-        list(chat(ours, messages=[{"role": "user", "content": "good bad"}], stream=True))
+        list(create_chat(ours, messages=[{"role": "user", "content": "good bad"}], stream=True))
     answer = httpx.post(f"{url}/moderations")
     assert answer.status_code == 404 and "/docs" in answer.json()["error"]["message"]
 
@@ -257,11 +259,11 @@ def test_a_full_queue_is_a_rate_limit(new_site, tmp_path):
     engine.may_step.clear()
     with site.live(lambda version: engine) as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], max_retries=0)
-        first = threading.Thread(target=complete, args=(client,))
+        first = threading.Thread(target=create_completion, args=(client,))
         first.start()
-        site.until(lambda: engine.stats().running == 1)
+        site.until(lambda: engine.get_stats().running == 1)
         with pytest.raises(openai.RateLimitError) as refusal:
-            chat(client)
+            create_chat(client)
         assert refusal.value.code == "rate_limit_exceeded" and int(refusal.value.response.headers["Retry-After"]) >= 1
         engine.may_step.set()
         first.join(50)

@@ -48,7 +48,7 @@ def test_digests_are_of_what_is_asked_and_said_by_every_route(shared_site, share
     *same, another, conversation = (event["llmops.prompt.digest"] for event in events)
     assert len(same) == 4 and len({*same}) == 1 and len({same[0], another, conversation}) == 3
     assert several["gen_ai.request.choice.count"] == 2 == len(several["llmops.prompt.digest"])
-    a, again, b, _ = several["llmops.answer.digest"]
-    assert a == again != b
+    a, repeated, b, _ = several["llmops.answer.digest"]
+    assert a == repeated != b
     one, restarted, other = (Digests(secret).digest_text("one two three") for secret in (b"x", b"x", b"y"))
     assert one == restarted != other

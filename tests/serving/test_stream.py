@@ -9,7 +9,7 @@ import pytest
 from serving.engines.echo import EchoEngine
 
 
-def parts(text):
+def parse_events(text):
     """(type, data) of the events of a stream."""
     found = []
     for block in text.strip().split("\n\n"):
@@ -23,7 +23,7 @@ def test_the_pieces_add_up_and_the_last_one_and_the_event_tell_what_a_whole_answ
     answer = site.ask(client, stream=True, max_new_tokens=2)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
-    events = [data for _, data in parts(answer.text)]
+    events = [data for _, data in parse_events(answer.text)]
     whole = site.ask(client, max_new_tokens=2).json()
     assert "".join(event.pop("text") for event in events) == "one two"
     facts = {"model": "support-bot", "model_version": "v1", "finish_reason": "length"}
@@ -49,7 +49,7 @@ def test_what_goes_wrong_before_the_first_piece_has_a_status_and_later_it_is_the
         assert whole.status_code == status and answer.json()["id"] == answer.headers["X-Request-ID"]
         return
     assert whole.status_code == 500
-    (_, first), (kind, problem) = parts(answer.text)
+    (_, first), (kind, problem) = parse_events(answer.text)
     assert first == {"text": "good"} and kind == "error" and problem["code"] == "internal"
     assert (event["http.response.status_code"], event["event.outcome"]) == (500, "failure")
     assert event["gen_ai.usage.output_tokens"] == 1
@@ -92,17 +92,17 @@ def test_a_caller_who_leaves_frees_the_slot(served, stream, waiting):
     engine = site.engines["v1"]
     engine.say(0)
     sockets = [leave(url, site, {"prompt": "a " * 20, "stream": stream})]
-    site.until(lambda: engine.stats().running == 1)
+    site.until(lambda: engine.get_stats().running == 1)
     if waiting:  # behind the one that is being answered
         sockets.append(leave(url, site, {"prompt": "b", "stream": stream}))
-        site.until(lambda: engine.stats().waiting == 1)
+        site.until(lambda: engine.get_stats().waiting == 1)
     sockets.pop().close()
     if waiting:
-        site.until(lambda: engine.stats().waiting == 0)
-        assert engine.stats().running == 1
+        site.until(lambda: engine.get_stats().waiting == 0)
+        assert engine.get_stats().running == 1
     site.until(site.events)
     engine.may_step.set()
-    site.until(lambda: engine.stats().running == 0 and len(site.events()) == 1 + waiting)
+    site.until(lambda: engine.get_stats().running == 0 and len(site.events()) == 1 + waiting)
     (left,) = [event for event in site.events() if event["event.outcome"] == "failure"]
     assert left["http.response.status_code"] == 499 and left["error.type"] == "client_left"
     assert left["llmops.model.version"] == "v1"
@@ -152,10 +152,10 @@ def test_an_answer_that_takes_too_long_is_given_up_before_its_first_piece_or_lat
             return begun[-1].status_code == 200
 
         site.until(has_begun)
-        kind, problem = parts(begun[-1].text)[-1]
+        kind, problem = parse_events(begun[-1].text)[-1]
         assert (kind, problem["code"]) == ("error", "timed_out")
         site.engines["v1"].may_step.set()
-        site.until(lambda: site.engines["v1"].stats().running == 0)
+        site.until(lambda: site.engines["v1"].get_stats().running == 0)
     assert {event["http.response.status_code"] for event in site.events()} == {504}
 
 

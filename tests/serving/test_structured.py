@@ -13,12 +13,12 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from llmops.model.gguf import grammars, worker
-from llmops.model.gguf.write import write_folder
+from llmops.model.gguf.write import write_gguf_folder
 from serving.answers.structured import (
-    MOST_CHARS,
-    MOST_DEPTH,
-    MOST_PROPERTIES,
-    MOST_SCHEMAS,
+    MAX_CHARS,
+    MAX_DEPTH,
+    MAX_PROPERTIES,
+    MAX_SCHEMAS,
     ResponseFormat,
     clean_schema,
 )
@@ -63,7 +63,7 @@ NOT_COMPILED = {
 @pytest.fixture(scope="module")
 def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gguf") / "servable"
-    write_folder(tiny_base, out, "f16")
+    write_gguf_folder(tiny_base, out, "f16")
     return out
 
 
@@ -75,7 +75,7 @@ def engine(folder: Path) -> Iterator[OpenvinoEngine]:
     engine.close()
 
 
-def asked(schema: str, tokens: int = 400, seed: int = 1, **more: Any) -> EngineRequest:
+def make_request(schema: str, tokens: int = 400, seed: int = 1, **more: Any) -> EngineRequest:
     return EngineRequest(Question("Who?"), tokens, 1.0, seed=seed, schema=schema, **more)
 
 
@@ -83,20 +83,20 @@ def asked(schema: str, tokens: int = 400, seed: int = 1, **more: Any) -> EngineR
 async def test_answers_follow_their_schema_and_change_no_other_answer(engine: OpenvinoEngine) -> None:
     plain, schema = EngineRequest(Question("Who?"), 30), clean_schema(Pet.model_json_schema())
     alone = await engine.generate(plain).collect()
-    requests = [asked(schema, seed=seed) for seed in range(5)]
+    requests = [make_request(schema, seed=seed) for seed in range(5)]
     first, *answers, last = await asyncio.gather(*[engine.generate(one).collect() for one in (plain, *requests, plain)])
     assert first == last == alone
     assert all(answer.finish_reason == "stop" and Pet.model_validate_json(answer.text) for answer in answers)
     pieces = [chunk.text async for chunk in engine.generate(requests[0])]
     assert len(pieces) > 2 and "".join(pieces) == answers[0].text
-    cut = await engine.generate(asked(schema, 3)).collect()
+    cut = await engine.generate(make_request(schema, 3)).collect()
     assert (cut.finish_reason, cut.output_tokens) == ("length", 3)
 
 
 @pytest.mark.anyio
 async def test_a_schema_may_refer_to_itself(engine: OpenvinoEngine) -> None:
     schema = clean_schema(Tree.model_json_schema())
-    answers = [await engine.generate(asked(schema, seed=seed)).collect() for seed in range(8)]
+    answers = [await engine.generate(make_request(schema, seed=seed)).collect() for seed in range(8)]
     trees = [Tree.model_validate_json(answer.text) for answer in answers if answer.finish_reason == "stop"]
     assert any(tree.below for tree in trees)
 
@@ -108,22 +108,22 @@ async def test_a_schema_that_is_not_compiled_is_refused_alone(engine: OpenvinoEn
     other = engine.generate(plain)
     for bad, reason in NOT_COMPILED.items():
         with pytest.raises(PromptRefused, match="response_format: the engine does not take this schema") as refusal:
-            await engine.generate(asked(bad)).collect()
+            await engine.generate(make_request(bad)).collect()
         assert reason in str(refusal.value) and ".cc" not in str(refusal.value)
-    assert await other.collect() == alone and engine.stats().alive
+    assert await other.collect() == alone and engine.get_stats().alive
 
 
 def test_a_schema_that_finds_no_room_waits_for_the_running_requests_and_others_wait_behind_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grammars, "ROOM", 30)
+    monkeypatch.setattr(grammars, "MAX_SCHEMA_CHARACTERS", 30)
     opened: list[Any] = []
 
     def open_pipeline() -> Any:
         opened.append(worker.open_pipeline(folder, batch=4, tokens=64, threads=1))
         return opened[-1]
 
-    requests, ended = worker.Requests(open_pipeline), dict[int, tuple[str, int]]()
+    requests, ended = worker.PipelineRequests(open_pipeline), dict[int, tuple[str, int]]()
     settings = {"max_new_tokens": 40}
 
     def step() -> None:
@@ -149,25 +149,25 @@ def test_a_pipeline_that_cannot_be_opened_again_ends_its_process_with_the_reason
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pipelines = [SimpleNamespace(get_tokenizer=object, step=lambda: None)]
-    monkeypatch.setattr(grammars, "ROOM", 0)
-    requests = worker.Requests(lambda: pipelines.pop() if pipelines else open("/nowhere"))  # noqa: PTH123, SIM115
+    monkeypatch.setattr(grammars, "MAX_SCHEMA_CHARACTERS", 0)
+    requests = worker.PipelineRequests(lambda: pipelines.pop() if pipelines else open("/nowhere"))  # noqa: PTH123, SIM115
     requests.handle_message(1, [60], {}, '{"const":"x"}')
     with pytest.raises(SystemExit, match="cannot be opened again.*/nowhere"):
         requests.step()
 
 
-def nested(depth: int) -> dict[str, Any]:
-    return {"type": "array", "items": nested(depth - 1)} if depth else {"type": "string"}
+def make_nested(depth: int) -> dict[str, Any]:
+    return {"type": "array", "items": make_nested(depth - 1)} if depth else {"type": "string"}
 
 
-def with_properties(n: int) -> dict[str, Any]:
+def make_object(n: int) -> dict[str, Any]:
     return {"type": "object", "properties": {f"a{i}": {} for i in range(n)}}
 
 
 REF = {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}
 
 
-def defining(a: Any, **more: Any) -> dict[str, Any]:
+def make_definition(a: Any, **more: Any) -> dict[str, Any]:
     return {"$defs": {"a": a, **more}, "$ref": "#/$defs/a"}
 
 
@@ -183,13 +183,13 @@ class Words(str):
 
 
 def test_a_large_schema_is_refused_before_its_parts_are_checked_and_names_are_looked_up() -> None:
-    names = [Words(f"a{number}") for number in range(MOST_PROPERTIES)]
+    names = [Words(f"a{number}") for number in range(MAX_PROPERTIES)]
     clean_schema({"type": "object", "required": names, "properties": {Words(name): {} for name in names}})
-    assert Words.compared <= 5 * MOST_PROPERTIES
+    assert Words.compared <= 5 * MAX_PROPERTIES
     unsupported = {"pattern": "x"}
     for large, reason in (
         ({"type": "object", "properties": dict.fromkeys(map(str, range(10_000)), unsupported)}, "10000 properties"),
-        ({"anyOf": [{}] * MOST_SCHEMAS + [unsupported]}, "1001 schemas"),
+        ({"anyOf": [{}] * MAX_SCHEMAS + [unsupported]}, "1001 schemas"),
     ):
         with pytest.raises(ValueError, match=reason):
             clean_schema(large)
@@ -201,12 +201,15 @@ def test_a_large_schema_is_refused_before_its_parts_are_checked_and_names_are_lo
         ({}, {}),
         ({"title": "x", "description": "y" * 10**5, "const": None}, {"const": None}),
         ({"$defs": {"a": {"type": "null", "default": 1}}, **REF}, {"$defs": {"a": {"type": "null"}}, **REF}),
-        (defining({"$ref": "#/$defs/b"}, b={"const": 1}), defining({"$ref": "#/$defs/b"}, b={"const": 1})),
+        (
+            make_definition({"$ref": "#/$defs/b"}, b={"const": 1}),
+            make_definition({"$ref": "#/$defs/b"}, b={"const": 1}),
+        ),
         ({"type": ["number", "null"], "enum": [1, 1.5, None]}, {"type": ["number", "null"], "enum": [1, 1.5, None]}),
         ({"type": "array", "minItems": 1}, {"type": "array", "minItems": 1, "items": {}}),
         ({"type": "object", "additionalProperties": {"title": "x"}}, {"type": "object", "additionalProperties": {}}),
-        (nested(MOST_DEPTH), nested(MOST_DEPTH)),
-        (with_properties(MOST_PROPERTIES), with_properties(MOST_PROPERTIES)),
+        (make_nested(MAX_DEPTH), make_nested(MAX_DEPTH)),
+        (make_object(MAX_PROPERTIES), make_object(MAX_PROPERTIES)),
     ],
 )
 def test_a_schema_that_engines_enforce_is_left_as_it_is_without_descriptions(schema: Any, left: Any) -> None:
@@ -237,18 +240,21 @@ def test_a_schema_that_engines_enforce_is_left_as_it_is_without_descriptions(sch
         ({"type": ["string", "null"], "const": True}, "const must have values of the type beside it"),
         ({"const": 2**63}, "const is only supported with"),
         ({"$ref": "#/$defs/a"}, "$ref must be #/$defs/"),
-        (defining({"type": "array", "items": {"$ref": "#/$defs/b"}}), "$defs.a.items.$ref must be #/$defs/"),
+        (make_definition({"type": "array", "items": {"$ref": "#/$defs/b"}}), "$defs.a.items.$ref must be #/$defs/"),
         ({"$ref": "https://example.com"}, "$ref must be #/$defs/"),
         ({"$ref": []}, "$ref must be #/$defs/"),
-        (defining({"$ref": "#/$defs/a"}), "#/$defs/a contains itself outside of objects and arrays"),
-        (defining({"$ref": "#/$defs/b"}, b={"anyOf": [{"anyOf": [{"$ref": "#/$defs/a"}]}]}), "contains itself outside"),
+        (make_definition({"$ref": "#/$defs/a"}), "#/$defs/a contains itself outside of objects and arrays"),
+        (
+            make_definition({"$ref": "#/$defs/b"}, b={"anyOf": [{"anyOf": [{"$ref": "#/$defs/a"}]}]}),
+            "contains itself outside",
+        ),
         ({"const": "\ud800"}, "surrogates"),
         ({"const": float("nan")}, "JSON"),
-        (nested(MOST_DEPTH + 1), "deep"),
-        (nested(400), "deep"),
-        (with_properties(MOST_PROPERTIES + 1), "101 properties"),
+        (make_nested(MAX_DEPTH + 1), "deep"),
+        (make_nested(400), "deep"),
+        (make_object(MAX_PROPERTIES + 1), "101 properties"),
         ({"anyOf": [{"type": "array", "minItems": 1}] * 21}, "21 minItems"),
-        ({"enum": ["x" * MOST_CHARS]}, "characters"),
+        ({"enum": ["x" * MAX_CHARS]}, "characters"),
     ],
 )
 def test_a_schema_that_engines_do_not_enforce_or_compile_slowly_is_refused(schema: Any, reason: str) -> None:
@@ -273,11 +279,11 @@ def client(served: dict[str, str]) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def chat(client: openai.OpenAI, **more: Any) -> Any:
+def create_chat(client: openai.OpenAI, **more: Any) -> Any:
     return client.chat.completions.create(**{"model": "support-bot", "messages": HELLO, **more})
 
 
-def formatted(schema: Any) -> dict[str, Any]:
+def make_format(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}}
 
 
@@ -287,12 +293,12 @@ def test_openais_client_parses_answers_whole_and_streamed(client: openai.OpenAI)
     assert isinstance(answer.choices[0].message.parsed, Pet)
     with client.chat.completions.stream(**common, **ROOM) as stream:
         assert stream.get_final_completion().choices[0].message.parsed == answer.choices[0].message.parsed
-    for choice in chat(client, response_format=formatted(Pet.model_json_schema()), n=3, **ROOM).choices:
+    for choice in create_chat(client, response_format=make_format(Pet.model_json_schema()), n=3, **ROOM).choices:
         assert Pet.model_validate_json(choice.message.content)
-    (choice,) = chat(client, response_format={"type": "json_object"}, max_tokens=3).choices
+    (choice,) = create_chat(client, response_format={"type": "json_object"}, max_tokens=3).choices
     assert choice.finish_reason == "length" and choice.message.content.startswith("{")
     with pytest.raises(openai.BadRequestError, match="ground"):
-        chat(client, response_format={"type": "json_object"}, extra_body={"ground": True})
+        create_chat(client, response_format={"type": "json_object"}, extra_body={"ground": True})
     with pytest.raises(openai.LengthFinishReasonError):
         client.chat.completions.parse(**common, max_tokens=2)
     with pytest.raises(openai.ContentFilterFinishReasonError):  # the guard ends the JSON before it is complete
@@ -302,8 +308,8 @@ def test_openais_client_parses_answers_whole_and_streamed(client: openai.OpenAI)
 @pytest.mark.parametrize(
     ("format", "param"),
     [
-        (formatted({"type": "string", "pattern": "a"}), "response_format.json_schema.schema"),
-        (formatted({"type": "banana"}), None),
+        (make_format({"type": "string", "pattern": "a"}), "response_format.json_schema.schema"),
+        (make_format({"type": "banana"}), None),
         ({"type": "json_schema"}, "response_format"),
         ({"type": "grammar"}, "response_format.type"),
         ({"type": "text", "json_schema": {"name": "x", "schema": {}}}, "response_format"),
@@ -313,11 +319,11 @@ def test_openais_client_parses_answers_whole_and_streamed(client: openai.OpenAI)
 def test_a_format_that_is_not_followed_is_refused_and_others_are_answered(
     client: openai.OpenAI, format: Any, param: str | None
 ) -> None:
-    with chat(client, stream=True, **ROOM) as other:
+    with create_chat(client, stream=True, **ROOM) as other:
         next(other)
         for stream in (False, True):
             with pytest.raises(openai.BadRequestError, match="response_format") as refusal:
-                chat(client, response_format=format, stream=stream)
+                create_chat(client, response_format=format, stream=stream)
             assert refusal.value.param == param
         assert [chunk.choices[0].finish_reason for chunk in other][-1] in ("stop", "length")
 

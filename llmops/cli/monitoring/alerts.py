@@ -54,7 +54,7 @@ def _list(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _silence(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.monitoring.alerts.lifecycle import silence
+    from llmops.monitoring.alerts.lifecycle import add_silence
 
     if options.what not in get_args(Rule):
         raise ConfigError(f"alerts silence: there is no rule {options.what!r}; there are {', '.join(get_args(Rule))}.")
@@ -62,24 +62,24 @@ def _silence(settings: Config, options: argparse.Namespace) -> int:
         raise ConfigError(f"alerts silence: --hours must be more than 0 and at most a year, not {options.hours:g}.")
     now = datetime.now(UTC)
     until = now + timedelta(hours=options.hours)
-    made = silence(settings, options.what, options.subject, options.reason, get_user(), now, until)
+    made = add_silence(settings, options.what, options.subject, options.reason, get_user(), now, until)
     print(json.dumps(made) if options.json else f"silence {made['id']} until {made['until']}")
     return 0
 
 
 def _unsilence(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.monitoring.alerts.lifecycle import unsilence
+    from llmops.monitoring.alerts.lifecycle import end_silence
 
     if not options.what.isdecimal():
         raise ConfigError("alerts unsilence: give the number that `llmops alerts list` shows.")
-    unsilence(settings, int(options.what), get_user(), datetime.now(UTC))
+    end_silence(settings, int(options.what), get_user(), datetime.now(UTC))
     return 0
 
 
 def _test(settings: Config, options: argparse.Namespace) -> int:
-    from llmops.monitoring.alerts.receivers import receivers_of, send_test
+    from llmops.monitoring.alerts.receivers import make_receivers, send_test_message
 
-    results = send_test(settings, receivers_of(settings))
+    results = send_test_message(settings, make_receivers(settings))
     if options.json:
         print(json.dumps(results))
     for name, error in {} if options.json else results.items():

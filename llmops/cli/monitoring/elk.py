@@ -14,13 +14,13 @@ def add_to(add: Add) -> None:
 
 def elk(settings: Config, options: argparse.Namespace) -> int:
     """Set up Elasticsearch and Kibana for our events; exit status 3: a server could not take all."""
-    from llmops.monitoring.elk.setup import INCOMPLETE, setup
+    from llmops.monitoring.elk.setup import EXIT_INCOMPLETE, run_setup
 
     results = []
-    for result in setup(settings.monitoring):
+    for result in run_setup(settings.monitoring):
         results.append(result)
         if not options.json:
             print(f"{result.outcome:9}  {result.step}" + (f": {result.reason}" if result.reason else ""), flush=True)
     if options.json:
         print(json.dumps([{"thing": one.step, "what": one.outcome, "why": one.reason} for one in results]))
-    return INCOMPLETE if any(result.outcome == "cannot" for result in results) else 0
+    return EXIT_INCOMPLETE if any(result.outcome == "cannot" for result in results) else 0

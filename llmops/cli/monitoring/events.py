@@ -38,12 +38,12 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
                 raise ConfigError("events forget: name a sink that monitoring.sinks does not name any more.")
             spool.unregister(options.sink)
             return None
-        failing, rejected = spool.sinks_in_state("failing"), spool.count_rejected()
+        failing, rejected = spool.find_sinks_in_state("failing"), spool.count_rejected()
         rows = [
             {
                 "sink": sink,
                 "waiting": waiting,
-                "oldest": spool.oldest(sink),
+                "oldest": spool.find_oldest_time(sink),
                 "dead": rejected.get(sink, 0),
                 "failing_since": failing[sink][0] if sink in failing else "",
                 "reason": failing[sink][1] if sink in failing else "",
@@ -53,7 +53,7 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
             if options.sink in ("", sink)
         ]
         if options.json:
-            print(json.dumps({"bytes": spool.size(), "sinks": rows}))
+            print(json.dumps({"bytes": spool.count_bytes(), "sinks": rows}))
             return None
     for row in rows:
         print(f"{row['sink']}  {row['waiting']} wait" + (f", since {row['oldest']}" if row["waiting"] else ""), end="")
@@ -66,11 +66,11 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
 
 def _ship(settings: Config, options: argparse.Namespace) -> int:
     """Ship events until SIGTERM or Ctrl-C, for sinks that this home's processes do not have configured."""
-    from llmops.events.shipping import shipper_for
+    from llmops.events.shipping import make_shipper
 
     if options.sink:
         raise ConfigError("events ship: it ships to all of monitoring.sinks; LLMOPS_MONITORING__SINKS names others.")
-    shipper, stop = shipper_for(settings.events, settings.monitoring), threading.Event()
+    shipper, stop = make_shipper(settings.events, settings.monitoring), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     shipper.start()
     print(f"Events are shipped to {', '.join(settings.monitoring.sinks)} until this is stopped.", file=sys.stderr)
@@ -84,15 +84,15 @@ def _ship(settings: Config, options: argparse.Namespace) -> int:
 def _retry(settings: Config, options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from llmops.events.shipping import retry
-    from llmops.events.sinks.configured import sinks_for
+    from llmops.events.shipping import resend_rejected
+    from llmops.events.sinks.factory import make_sinks
 
-    sinks = sinks_for(settings.events, settings.monitoring)
+    sinks = make_sinks(settings.events, settings.monitoring)
     chosen = [sink for sink in sinks if options.sink in ("", sink.name)]
     if not chosen:
         raise ConfigError(f"monitoring.sinks does not name {options.sink}.")
     try:
-        done = retry(settings.events, chosen)
+        done = resend_rejected(settings.events, chosen)
     finally:
         for sink in sinks:
             sink.close()

@@ -32,7 +32,7 @@ def feedback(settings: Config, options: argparse.Namespace) -> None:
 
     if options.action == "list":
         review.refresh(settings)
-        entries = review.list_entries(database_of(settings), options.state or review.OPEN)
+        entries = review.list_entries(database_of(settings), options.state or review.OPEN_STATES)
         if options.json:
             print(json.dumps(entries))
         for entry in [] if options.json else entries:
@@ -66,7 +66,7 @@ def improve(settings: Config, options: argparse.Namespace) -> None:
 
     dates = _check_dates(options)
     since, until = (datetime.fromisoformat(f"{text}T00:00:00+00:00") if text else None for text in dates)
-    made = report.gather(settings, since=since, until=until)
+    made = report.build_improvement_report(settings, since=since, until=until)
     print(json.dumps(made) if options.json else rendering.render_markdown(made))
 
 

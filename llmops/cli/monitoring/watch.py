@@ -19,10 +19,10 @@ def add_to(add: Add) -> None:
 
 def drift(settings: Config, options: argparse.Namespace) -> None:
     """Compare the champion's last window of requests with its reference. A window judged before is only shown."""
-    from llmops.events.shipping import drain
+    from llmops.events.shipping import drain_spool
     from llmops.monitoring.drift.watch import watch_drift
 
-    drain(settings.events, settings.monitoring)
+    drain_spool(settings.events, settings.monitoring)
     found = watch_drift(settings, _parse_time(options.until), options.against)
     if options.json:
         print(json.dumps(found))
@@ -43,10 +43,10 @@ def drift(settings: Config, options: argparse.Namespace) -> None:
 
 def decay(settings: Config, options: argparse.Namespace) -> None:
     """Measure the champion today, and show how its quality changed over the last 90 days."""
-    from llmops.events.shipping import drain
-    from llmops.monitoring.decay.watch import describe, watch_decay
+    from llmops.events.shipping import drain_spool
+    from llmops.monitoring.decay.watch import describe_figure, watch_decay
 
-    drain(settings.events, settings.monitoring)
+    drain_spool(settings.events, settings.monitoring)
     found = watch_decay(settings)
     if options.json:
         print(json.dumps(found))
@@ -56,7 +56,7 @@ def decay(settings: Config, options: argparse.Namespace) -> None:
         return
     print(f"{found['version']}, {found['day']}")
     for figure in found["figures"]:
-        print(describe(figure))
+        print(describe_figure(figure))
 
 
 def _parse_time(text: str) -> datetime | None:

@@ -2,15 +2,16 @@
 
 The test stays unchanged, and the training texts are dropped. Two texts are too close if
 - their words are the same,
-- or their sets of word 3-grams overlap by `NEAR` (Jaccard), if both have at least `MIN_WORDS` words,
+- or their sets of word 3-grams have a Jaccard similarity of at least `MIN_JACCARD`, if both have at least `MIN_WORDS`
+  words,
 - or they share 13 words in a row (Brown et al. 2020, arXiv:2005.14165, appendix C).
 
 Nothing is sampled. All pairs to compare are found without comparing each with each: if two sets overlap by a share t,
- the first |x| - ⌈t·|x|⌉ + 1 members of each, the rarest first, have one in common (prefix filter: Bayardo, Ma &
+the first |x| - ⌈t·|x|⌉ + 1 members of each, the rarest first, have one in common (prefix filter: Bayardo, Ma &
 Srikant 2007, Scaling up all pairs similarity search).
 
-Only numbers of the held-out texts are in memory: 12 bytes per run of words, about 12 per 3-gram. If there are more than
-`MOST` indexes, the training texts are read several times.
+Only numbers of the held-out texts are in memory: 12 bytes per 13-gram, about 12 per 3-gram. If there are more than
+`MAX_INDEXES` indexes, the training texts are read several times.
 """
 
 from __future__ import annotations
@@ -22,159 +23,180 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmops.data.text.ngrams import SEED, SHINGLE, hashed_ngrams, jaccard, ngrams, shingles, words
+from llmops.data.text.ngrams import (
+    SEED,
+    SHINGLE_WORDS,
+    compute_jaccard,
+    hash_ngrams,
+    hash_shingles,
+    list_ngrams,
+    split_texts,
+)
 
-NEAR = 0.7  #: as `clean.near_duplicates` by default
-RUN = 13  #: words
-BATCH = 5_000  #: texts that are compared at once: bounds memory, not the result
-WORDS = 5_000_000  #: of held-out texts that are indexed together,
-MOST = 4  #: and how many such indexes are in memory at once; both bound memory, not the result
-PAIRS = 200_000  #: pairs whose 3-grams are compared at once, likewise
-SAME = "the same words"  #: the shared part in the details of such texts
-_SLOTS = 20  # bits of a 3-gram by which it is counted
+MIN_JACCARD = 0.7  #: as `clean.near_duplicates` by default
+NGRAM_WORDS = 13  #: words in a row that two texts must not share
+# The next four bound memory, not the result.
+BATCH = 5_000  #: texts that are compared at once
+INDEX_WORDS = 5_000_000  #: words of held-out texts that are indexed together
+MAX_INDEXES = 4  #: indexes in memory at once
+PAIR_BATCH = 200_000  #: pairs whose 3-grams are compared at once
+SAME_WORDS = "the same words"  #: the shared part in the details of such texts
+_SLOT_BITS = 20  # bits of a 3-gram by which it is counted
 
-_WORDS = pl.DataFrame(schema={"row": pl.Int64, "words": pl.UInt64})  # of no texts
-
-Found = dict[int, tuple[int, str]]  #: index of a training text → index of a held-out text, and what they share
+_NO_WORDS = pl.DataFrame(schema={"row": pl.Int64, "words": pl.UInt64})
 
 
-def overlaps_of(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[pl.Series]) -> Found:
-    """Return, by index, each training text that is too close to held-out ones, the first of these, and their share.
+class Overlap(NamedTuple):
+    """A text that another one is too close to."""
+
+    other: int  #: index of the text
+    shared: str  #: the shared part in words
+
+
+Overlaps = dict[int, Overlap]  #: index of a training text → its overlap with a held-out text
+
+
+def find_overlaps(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[pl.Series]) -> Overlaps:
+    """Return the overlap of each training text that is too close to held-out ones, with the first of these.
 
     The texts are in batches. `training` returns all training texts anew at each call.
     """
-    best: dict[int, _Close] = {}
-    indexes: list[_Index] = []
+    best: dict[int, _Match] = {}
+    indexes: list[_HeldOutIndex] = []
 
-    def compare() -> None:
+    def compare_training() -> None:
         if indexes:
             start = 0
             for texts in training():
-                for close in _closest(texts, indexes):
-                    row = start + close.row
-                    best[row] = min(best.get(row, close), close, key=lambda one: (one.kind, one.other))
+                for match in _find_matches(texts, indexes):
+                    row = start + match.row
+                    best[row] = min(best.get(row, match), match, key=lambda one: (one.kind, one.held_out))
                 start += len(texts)
             indexes.clear()
 
     first = 0
-    for texts in _gathered(held_out):
-        indexes.append(_Index(texts, first))
+    for texts in _join_batches(held_out):
+        indexes.append(_HeldOutIndex(texts, first))
         first += len(texts)
-        if len(indexes) == MOST:
-            compare()
-    compare()
-    return {row: (close.other, close.shared) for row, close in sorted(best.items())}
+        if len(indexes) == MAX_INDEXES:
+            compare_training()
+    compare_training()
+    return {row: Overlap(match.held_out, match.shared) for row, match in sorted(best.items())}
 
 
-def same_words(training: Iterable[pl.Series], held_out: Iterable[pl.Series]) -> Found:
-    """Compare like `overlaps_of`, but find only texts with the same words."""
-    held = pl.concat([_WORDS, *_numbered_words(held_out)]).group_by("words").agg(pl.col("row").min().alias("other"))
-    close = (some.join(held, "words").select("row", "other") for some in _numbered_words(training))
-    return {row: (other, SAME) for some in close for row, other in some.iter_rows()}
+def find_same_words(training: Iterable[pl.Series], held_out: Iterable[pl.Series]) -> Overlaps:
+    """Compare like `find_overlaps`, but find only texts with the same words."""
+    held = pl.concat([_NO_WORDS, *_hash_batches(held_out)]).group_by("words").agg(pl.col("row").min().alias("other"))
+    matches = (batch.join(held, "words").select("row", "other") for batch in _hash_batches(training))
+    return {row: Overlap(other, SAME_WORDS) for batch in matches for row, other in batch.iter_rows()}
 
 
-def in_batches(texts: Sequence[str]) -> Iterator[pl.Series]:
-    """Yield texts in batches for `overlaps_of`."""
+def split_into_batches(texts: Sequence[str]) -> Iterator[pl.Series]:
+    """Yield texts in batches for `find_overlaps`."""
     for start in range(0, len(texts), BATCH):
         yield pl.Series(texts[start : start + BATCH], dtype=pl.String)
 
 
-class _Close(NamedTuple):
+class _Match(NamedTuple):
     """A training text that is too close to a held-out one."""
 
-    row: int
-    kind: int  #: 0: the same words, 1: near, 2: a run of words
-    other: int
-    shared: str
+    row: int  #: index of the training text
+    kind: int  #: 0: the same words, 1: a near duplicate, 2: a shared n-gram
+    held_out: int  #: index of the held-out text
+    shared: str  #: the shared part in words
 
 
-def _gathered(batches: Iterable[pl.Series]) -> Iterator[pl.Series]:
-    """Yield the texts joined to series of about `WORDS` words."""
+def _join_batches(batches: Iterable[pl.Series]) -> Iterator[pl.Series]:
+    """Yield the texts joined to series of about `INDEX_WORDS` words."""
     waiting: list[pl.Series] = []
     count = 0
     for texts in batches:
         waiting.append(texts)
         count += int((texts.str.count_matches(" ", literal=True) + 1).sum())
-        if count >= WORDS:
+        if count >= INDEX_WORDS:
             yield pl.concat(waiting)
             waiting, count = [], 0
     if waiting:
         yield pl.concat(waiting)
 
 
-def _closest(texts: pl.Series, indexes: Sequence[_Index]) -> Iterator[_Close]:
-    """Yield, for each way of being too close, the texts that are and the first held-out text that each is close to."""
-    same, sets, runs = _hashed_words(texts), shingles(texts), hashed_ngrams(texts, RUN)
+def _find_matches(texts: pl.Series, indexes: Sequence[_HeldOutIndex]) -> Iterator[_Match]:
+    """Yield the texts that are too close to a held-out one, each with the first such text, once per kind of match."""
+    same, sets, long_ngrams = _hash_words(texts), hash_shingles(texts), hash_ngrams(texts, NGRAM_WORDS)
     for index in indexes:
-        yield from index.same_words(same)
-        yield from index.near(sets)
-        yield from index.shared_runs(texts, *runs)
+        yield from index.find_same_words(same)
+        yield from index.find_near_duplicates(sets)
+        yield from index.find_shared_ngrams(texts, *long_ngrams)
 
 
-class _Index:
-    """An index of some held-out texts as sorted numbers; `first` is the index of the first text."""
+class _HeldOutIndex:
+    """An index of some held-out texts as sorted numbers; `first` is the number of the first text."""
 
     def __init__(self, texts: pl.Series, first: int) -> None:
         self._first = first
-        self._same = _least(_hashed_words(texts).rename({"words": "gram"}))
-        self._sets = shingles(texts)
-        sets = _members(self._sets)
-        self._counts = np.bincount(_slots(sets), minlength=1 << _SLOTS).astype(np.uint32)
-        self._rarest = _Sorted(self._rarest_of(sets))
+        self._same = _keep_lowest_rows(_hash_words(texts).rename({"words": "gram"}))
+        self._sets = hash_shingles(texts)
+        sets = _explode_sets(self._sets)
+        self._counts = np.bincount(_compute_slots(sets), minlength=1 << _SLOT_BITS).astype(np.uint32)
+        self._rarest = _SortedGrams(self._select_rarest(sets))
         del sets
-        self._runs = _least(ngrams(texts, RUN))
+        self._long_ngrams = _keep_lowest_rows(list_ngrams(texts, NGRAM_WORDS))
 
-    def same_words(self, hashed: pl.DataFrame) -> Iterator[_Close]:
+    def find_same_words(self, hashed: pl.DataFrame) -> Iterator[_Match]:
         """Yield the texts with the same words."""
-        at, other = self._same.first(hashed["words"].to_numpy())
-        for row, held in zip(hashed["row"].to_numpy()[at].tolist(), other.tolist(), strict=True):
-            yield _Close(row, 0, self._first + held, SAME)
+        positions, other = self._same.find_first(hashed["words"].to_numpy())
+        for row, held in zip(hashed["row"].to_numpy()[positions].tolist(), other.tolist(), strict=True):
+            yield _Match(row, 0, self._first + held, SAME_WORDS)
 
-    def near(self, sets: pl.Series) -> Iterator[_Close]:
-        """Yield the texts whose sets of 3-grams overlap by `NEAR`."""
-        rarest = self._rarest_of(_members(sets))
+    def find_near_duplicates(self, sets: pl.Series) -> Iterator[_Match]:
+        """Yield the texts whose sets of 3-grams have a Jaccard similarity of at least `MIN_JACCARD`."""
+        rarest = self._select_rarest(_explode_sets(sets))
         rows = rarest["row"].to_numpy()
-        for at, other in self._rarest.all(rarest["gram"].to_numpy()):
-            pairs = pl.DataFrame({"row": rows[at], "other": other}).unique()
-            share = jaccard(sets.gather(pairs["row"]), self._sets.gather(pairs["other"]))
-            for row, held, part in pairs.with_columns(share=share).filter(pl.col("share") >= NEAR).iter_rows():
-                yield _Close(row, 1, self._first + held, f"{part:.0%} of all their runs of {SHINGLE} words")
+        for positions, other in self._rarest.find_all(rarest["gram"].to_numpy()):
+            pairs = pl.DataFrame({"row": rows[positions], "other": other}).unique()
+            share = compute_jaccard(sets.gather(pairs["row"]), self._sets.gather(pairs["other"]))
+            for row, held, part in pairs.with_columns(share=share).filter(pl.col("share") >= MIN_JACCARD).iter_rows():
+                yield _Match(row, 1, self._first + held, f"{part:.0%} of all their runs of {SHINGLE_WORDS} words")
 
-    def shared_runs(self, texts: pl.Series, grams: NDArray[np.uint64], offsets: NDArray[np.int64]) -> Iterator[_Close]:
-        """Yield the texts that share a run of words, each with the first such run."""
-        at, other = self._runs.first(grams)
-        if not len(at):
+    def find_shared_ngrams(
+        self, texts: pl.Series, grams: NDArray[np.uint64], offsets: NDArray[np.int64]
+    ) -> Iterator[_Match]:
+        """Yield the texts that share `NGRAM_WORDS` words in a row, each with the first such n-gram."""
+        positions, other = self._long_ngrams.find_first(grams)
+        if not len(positions):
             return
-        frame = pl.DataFrame({"at": at, "row": np.searchsorted(offsets, at, side="right") - 1, "other": other})
-        first = frame.sort("row", "other", "at").unique("row", keep="first", maintain_order=True)
+        rows = np.searchsorted(offsets, positions, side="right") - 1
+        frame = pl.DataFrame({"position": positions, "row": rows, "other": other})
+        first = frame.sort("row", "other", "position").unique("row", keep="first", maintain_order=True)
         for position, row, held in first.iter_rows():
             start = position - int(offsets[row])
-            run = " ".join(words(texts[row : row + 1])[0][start : start + RUN])
-            yield _Close(row, 2, self._first + held, f"{RUN} words in a row, {run!r}")
+            ngram = " ".join(split_texts(texts[row : row + 1])[0][start : start + NGRAM_WORDS])
+            yield _Match(row, 2, self._first + held, f"{NGRAM_WORDS} words in a row, {ngram!r}")
 
-    def _rarest_of(self, sets: pl.DataFrame) -> pl.DataFrame:
+    def _select_rarest(self, sets: pl.DataFrame) -> pl.DataFrame:
         size = pl.len().over("row")
-        least = (size * NEAR - 1e-9).ceil().cast(pl.Int64)  # so much of it a near duplicate must share; 1e-9: 0.7 · 10
-        ordered = sets.with_columns(count=self._counts[_slots(sets)]).sort("row", "count", "gram")
-        return ordered.filter(pl.int_range(pl.len()).over("row") <= size - least).select("row", "gram")
+        # A near duplicate shares at least so many members. Without 1e-9, 0.7 · 10 would be rounded up to 8.
+        shared = (size * MIN_JACCARD - 1e-9).ceil().cast(pl.Int64)
+        ordered = sets.with_columns(count=self._counts[_compute_slots(sets)]).sort("row", "count", "gram")
+        return ordered.filter(pl.int_range(pl.len()).over("row") <= size - shared).select("row", "gram")
 
 
-class _Sorted:
+class _SortedGrams:
     """Sorted numbers, each with its row: the columns `gram` and `row`."""
 
     def __init__(self, grams: pl.DataFrame) -> None:
         ordered = grams.sort("gram", "row")
         self._grams, self._rows = (ordered[name].to_numpy() for name in ("gram", "row"))
 
-    def first(self, grams: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    def find_first(self, grams: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
         """Return the positions of the known `grams`, and the lowest row of each."""
         order = np.argsort(grams)
-        at = np.searchsorted(self._grams, grams[order])
-        there = at < len(self._grams)
-        there[there] = self._grams[at[there]] == grams[order][there]
-        return order[there], self._rows[at[there]]
+        index = np.searchsorted(self._grams, grams[order])
+        known = index < len(self._grams)
+        known[known] = self._grams[index[known]] == grams[order][known]
+        return order[known], self._rows[index[known]]
 
-    def all(self, grams: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint32]]]:
+    def find_all(self, grams: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint32]]]:
         """Yield the positions of the known `grams` with all rows of each, in batches."""
         order = np.argsort(grams)
         low = np.searchsorted(self._grams, grams[order])
@@ -184,36 +206,36 @@ class _Sorted:
         start = 0
         while start < len(order):
             before = int(total[start - 1]) if start else 0
-            end = max(start + 1, int(np.searchsorted(total, before + PAIRS, side="right")))
+            end = max(start + 1, int(np.searchsorted(total, before + PAIR_BATCH, side="right")))
             n = count[start:end]
             rows = np.repeat(low[start:end] - (np.cumsum(n) - n), n) + np.arange(n.sum())
             yield np.repeat(order[start:end], n), self._rows[rows]
             start = end
 
 
-def _least(grams: pl.DataFrame) -> _Sorted:
-    return _Sorted(grams.group_by("gram").agg(pl.col("row").min()))
+def _keep_lowest_rows(grams: pl.DataFrame) -> _SortedGrams:
+    return _SortedGrams(grams.group_by("gram").agg(pl.col("row").min()))
 
 
-def _members(sets: pl.Series) -> pl.DataFrame:
+def _explode_sets(sets: pl.Series) -> pl.DataFrame:
     frame = pl.DataFrame({"gram": sets}).with_row_index("row").filter(pl.col("gram").list.len() > 0)
     return frame.explode("gram")
 
 
-def _slots(sets: pl.DataFrame) -> NDArray[np.int64]:
-    return (sets["gram"].to_numpy() >> np.uint64(64 - _SLOTS)).astype(np.int64)
+def _compute_slots(sets: pl.DataFrame) -> NDArray[np.int64]:
+    return (sets["gram"].to_numpy() >> np.uint64(64 - _SLOT_BITS)).astype(np.int64)
 
 
-def _numbered_words(batches: Iterable[pl.Series]) -> Iterator[pl.DataFrame]:
-    """Yield `_hashed_words` of each batch, with rows counted over all batches."""
+def _hash_batches(batches: Iterable[pl.Series]) -> Iterator[pl.DataFrame]:
+    """Yield `_hash_words` of each batch, with rows counted over all batches."""
     start = 0
     for texts in batches:
-        yield _hashed_words(texts).select(pl.col("row").cast(pl.Int64) + start, "words")
+        yield _hash_words(texts).select(pl.col("row").cast(pl.Int64) + start, "words")
         start += len(texts)
 
 
-def _hashed_words(texts: pl.Series) -> pl.DataFrame:
+def _hash_words(texts: pl.Series) -> pl.DataFrame:
     """Return the `row` and the hash of the `words` of each text that has words."""
-    joined = words(texts).list.join(" ")
+    joined = split_texts(texts).list.join(" ")
     frame = pl.DataFrame({"words": joined.hash(SEED)}).with_row_index("row")
     return frame.filter(joined != "")

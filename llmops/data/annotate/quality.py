@@ -1,8 +1,9 @@
 """Rules that drop a question and its answer because a model should not learn from them.
 
 A rule returns the fault of a pair in words, or "". The first of `RULES` with a fault decides. To add a rule, write such
-a function, whose name is the rule's, and append it. The rules judge pairs after redaction and cutting, as a model
-would see them, and only by certain faults: a short answer is not a bad answer.
+a function and append it. The function's name is the rule's name in the dropped pairs, so it is no verb. The rules judge
+pairs after redaction and cutting, as a model would see them, and only by certain faults: a short answer is not a bad
+answer.
 """
 
 import re
@@ -10,26 +11,28 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from llmops.data.annotate.pointers import pointer_only
-from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, duplicate_line_share
-from llmops.data.text.language import language_of
-from llmops.data.text.running_text import running_text
-from llmops.data.text.words import UNSPACED, parted
+from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, compute_duplicate_line_share
+from llmops.data.text.language import detect_language
+from llmops.data.text.running_text import select_running_text
+from llmops.data.text.words import UNSPACED, separate_words
 
 Rule = Callable[[str, str], str]  #: question, answer → the fault in words, empty if there is none
 
-# Largest share of characters in 5-grams of words that stood before. Gopher's 0.15 is for web pages: of 446 answers of
-# public health agencies it drops 14, all good; the highest among those has 0.24. A text that stands twice has 0.5.
-MAX_REPEATED, NGRAM = 0.4, 5
-MAX_IN_A_ROW = 4  #: times that the same one to four words may follow each other
+# Largest share of characters in 5-grams of words that occurred earlier in the answer. Gopher's 0.15 is for web pages:
+# it would drop 14 of 446 answers of public health agencies, all of them good, with shares up to 0.24. A text that
+# stands twice has 0.5.
+MAX_REPEATED_SHARE, NGRAM_WORDS = 0.4, 5
+MAX_CONSECUTIVE = 4  #: times that the same one to four words may follow each other
 
-_NOT_SAID = re.compile(r"<[A-Z_]+>|(?:https?://|www\.)\S+|\S+@\S+")  # marks of redaction, links, addresses
+_NON_WORDS = re.compile(r"<[A-Z_]+>|(?:https?://|www\.)\S+|\S+@\S+")  # marks of redaction, links, addresses
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 # No sentence ends in a comma, an opening bracket (except ":(" and "]0, 1[") or a colon, which announces a missing part
 # (except "drive C:").
 _HALF_OPEN = re.compile(r"\][^\[\]]*\[$")
 _BREAKS_OFF = re.compile(r"(?:[,，、،：]|(?<!\b[A-Z]):|(?<![:;=-])[({（「『【《]|(?<![:;=-])\[)$")
-# No sentence ends in these words of its language: "Rufen Sie uns an" and "en or" are whole in theirs.
-_DANGLING = {
+# No sentence ends in these words of its language. "an" may end a German sentence and "or" a French one, so each list
+# holds for its language only.
+_DANGLING_WORDS = {
     "en": frozenset(["an", "the", "and", "or"]),
     "de": frozenset(["und", "oder"]),
     "fr": frozenset(["et", "ou"]),
@@ -38,7 +41,7 @@ _UNSPACED = re.compile(f"{UNSPACED}{{2}}")  # their number of words is unknown
 _LAST_WORD = re.compile(r"(?<![\w-])[a-z]+$")
 
 
-def broken_rule(question: str, answer: str) -> tuple[str, str] | None:
+def find_broken_rule(question: str, answer: str) -> tuple[str, str] | None:
     """Return the rule that a pair breaks and the detail; None for a pair to keep."""
     return next(((rule.__name__, detail) for rule in RULES if (detail := rule(question, answer))), None)
 
@@ -46,68 +49,68 @@ def broken_rule(question: str, answer: str) -> tuple[str, str] | None:
 def no_words(question: str, answer: str) -> str:
     """Detect a question or answer of nothing but links, addresses, marks of redaction and symbols."""
     for name, text in (("question", question), ("answer", answer)):
-        if not _WORD.search(_NOT_SAID.sub(" ", text)):
+        if not _WORD.search(_NON_WORDS.sub(" ", text)):
             return f"the {name} says nothing besides links, marks and symbols"
     return ""
 
 
 def echo(question: str, answer: str) -> str:
     """Detect an answer that only repeats the question."""
-    return "the answer only repeats the question" if _words(question) == _words(answer) else ""
+    return "the answer only repeats the question" if _list_words(question) == _list_words(answer) else ""
 
 
 def broken_off(question: str, answer: str) -> str:
     """Detect an answer of more than one word that ends in the middle of a sentence."""
     answer = answer.rstrip()
-    several = len(_words(answer)) > 1 or _UNSPACED.search(answer)
+    several = len(_list_words(answer)) > 1 or _UNSPACED.search(answer)
     match = None if _HALF_OPEN.search(answer) else _BREAKS_OFF.search(answer)
     if not match and (match := _LAST_WORD.search(answer)):
-        spoken = [language for language, words in _DANGLING.items() if match[0] in words]
-        match = match if spoken and language_of(f"{question} {answer}") in spoken else None
+        languages = [language for language, words in _DANGLING_WORDS.items() if match[0] in words]
+        match = match if languages and detect_language(f"{question} {answer}") in languages else None
     return f"the answer breaks off after {match[0]!r}" if match and several else ""
 
 
 def repeated_lines(question: str, answer: str) -> str:
     """Detect an answer with many repeated lines."""
-    share = duplicate_line_share(answer)
+    share = compute_duplicate_line_share(answer)
     return f"{share:.0%} of the answer's lines stood before" if share > MAX_DUPLICATE_LINES else ""
 
 
 def stuttering(question: str, answer: str) -> str:
     """Detect a line that repeats one to four words too many times in a row; numbers, code and tables may repeat."""
-    for line in running_text(answer).splitlines():
-        words = _split(line)
+    for line in select_running_text(answer).splitlines():
+        words = _split_words(line)
         for size in range(1, 5):
             run = 0
             for before, after in zip(words, words[size:], strict=False):
                 run = run + 1 if before == after and not before.isdigit() else 0
-                if run >= size * MAX_IN_A_ROW:
-                    times = f"{MAX_IN_A_ROW + 1} times in a row"
+                if run >= size * MAX_CONSECUTIVE:
+                    times = f"{MAX_CONSECUTIVE + 1} times in a row"
                     return f"the answer has the same {size} words, {after!r} among them, {times}"
     return ""
 
 
 def repeated_phrases(question: str, answer: str) -> str:
     """Detect an answer that consists largely of repeated runs of words; numbers, code and tables may repeat."""
-    words = _words(running_text(answer))
+    words = _list_words(select_running_text(answer))
     seen: set[tuple[str, ...]] = set()
     repeated: set[int] = set()
-    for start in range(len(words) - NGRAM + 1):
-        gram = tuple(words[start : start + NGRAM])
+    for start in range(len(words) - NGRAM_WORDS + 1):
+        gram = tuple(words[start : start + NGRAM_WORDS])
         if gram in seen and not "".join(gram).isdigit():
-            repeated.update(range(start, start + NGRAM))
+            repeated.update(range(start, start + NGRAM_WORDS))
         seen.add(gram)
-    share = sum(len(words[index]) for index in repeated) / max(1, sum(map(len, _words(answer))))
-    return f"{share:.0%} of the answer repeats what it said before" if share > MAX_REPEATED else ""
+    share = sum(len(words[index]) for index in repeated) / max(1, sum(map(len, _list_words(answer))))
+    return f"{share:.0%} of the answer repeats what it said before" if share > MAX_REPEATED_SHARE else ""
 
 
 @lru_cache(3)  # several rules look at the same question and answer, and at its running text
-def _words(text: str) -> list[str]:
-    return _split(text)
+def _list_words(text: str) -> list[str]:
+    return _split_words(text)
 
 
-def _split(text: str) -> list[str]:
-    return _WORD.findall(parted(_NOT_SAID.sub(" ", text).casefold()))
+def _split_words(text: str) -> list[str]:
+    return _WORD.findall(separate_words(_NON_WORDS.sub(" ", text).casefold()))
 
 
 RULES: tuple[Rule, ...] = (

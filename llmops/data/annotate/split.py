@@ -1,15 +1,15 @@
 """Assign each question to a split: by the decision of earlier runs, otherwise by hash.
 
-A hash of the seed and a key gives every group, or every wording, a number from 0 to 1; below `test` it is tested, below
-`test + validation` it validates, above it trains. Shares are therefore met on average, not exactly, and the same data
-gives the same splits in whatever order it comes.
+A hash of the seed and a key gives every group, or every wording, a fraction from 0 to 1. Below `test` it is tested,
+from there to below `test + validation` it validates, and above that it trains. Shares are therefore met on average,
+not exactly, and the same data gives the same splits in whatever order it comes.
 
-The frozen test only grows. A question is tested because something exists (a claim on the question in a tested group,
+The frozen test only grows. A question is tested because something exists (a source that puts it into a tested group,
 another wording of the topic), never because something is missing. So more data can move a question into the test but
 not out of it. If sources disagree on a question's group, one that tests it wins, then one that validates it.
 
-Earlier runs (see `past`) decide before the hash: a tested question stays tested, and a trained one stays on the
-training side. A question that would be on both sides is held out.
+Earlier runs (see `split_history`) decide before the hash: a tested question stays tested, and a trained one stays on
+the training side. A question that would be on both sides is held out.
 """
 
 import hashlib
@@ -19,129 +19,145 @@ from typing import NamedTuple
 import polars as pl
 
 from llmops.config import Annotate
-from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Past, key
+from llmops.data.annotate.split_history import TEST, TRAIN, VALIDATION, SplitHistory, hash_text
 
 _HELD_OUT = "held out"  # neither tested nor trained on
-SPLIT = pl.Enum((TEST, _HELD_OUT, VALIDATION, TRAIN))  #: the strongest first
+SPLIT_ENUM = pl.Enum((TEST, _HELD_OUT, VALIDATION, TRAIN))  #: the strongest first
 
 
-class Claim(NamedTuple):
-    """One source's question, and the group (topic) that the source gives it."""
+class GroupedQuestion(NamedTuple):
+    """A question of one source, and the group (topic) that the source gives it."""
 
-    wording: str  #: of the question, from `wording_id`
+    wording: str  #: id of the question's wording, from `hash_wording`
     group: str
     source: str
 
 
-def fraction(seed: int, key: str) -> float:
-    """Return a number from 0 to 1 that depends only on the seed and the key."""
+def compute_fraction(seed: int, key: str) -> float:
+    """Return a fraction from 0 to 1 that depends only on the seed and the key."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
-def keyed(claims: Iterable[Claim], config: Annotate) -> pl.DataFrame:
-    """Return claims as numbers: `wording` and `group` by `key`, the deciding `fraction`, and `testable`."""
+def hash_questions(questions: Iterable[GroupedQuestion], config: Annotate) -> pl.DataFrame:
+    """Return `wording` and `group` of questions by `hash_text`, the deciding `fraction`, and `from_test_source`.
+
+    `from_test_source` is True for a question of one of `test_sources`, or for every question if none are named.
+    """
     rows = [
         (
-            key(claim.wording),
-            key(claim.group),
-            fraction(config.seed, claim.group if config.split_by == "group" else claim.wording),
-            not config.test_sources or claim.source in config.test_sources,
+            hash_text(one.wording),
+            hash_text(one.group),
+            compute_fraction(config.seed, one.group if config.split_by == "group" else one.wording),
+            not config.test_sources or one.source in config.test_sources,
         )
-        for claim in claims
+        for one in questions
     ]
-    columns = {"wording": pl.UInt64, "group": pl.UInt64, "fraction": pl.Float64, "testable": pl.Boolean}
+    columns = {"wording": pl.UInt64, "group": pl.UInt64, "fraction": pl.Float64, "from_test_source": pl.Boolean}
     return pl.DataFrame(rows, columns, orient="row")
 
 
-def splits(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """Return the split of each claim, null for a claim that is not upheld.
+def assign_splits(questions: pl.DataFrame, config: Annotate, history: SplitHistory) -> pl.Series:
+    """Return the split of each question from `hash_questions`, null for a question that is not kept.
 
-    All upheld claims on one wording are in one split and one group: where the claims on it differ, the one in the
-    strongest split is upheld (test, then held out, validation and training), among equals the first. A wording that is
-    held out, to be neither tested nor trained on, has no claim upheld. The claims are from `keyed`.
+    A wording is kept in one split and one group only. If its sources differ, the strongest split is kept (test, then
+    held out, validation and training), among equals the first. A wording that is held out, to be neither tested nor
+    trained on, is not kept at all.
     """
-    decided = _by_group(claims, config, past) if config.split_by == "group" else _by_wording(claims, config, past)
-    found = claims.select("wording", "group", decided.cast(SPLIT).alias("split"))
+    decide = _split_by_group if config.split_by == "group" else _split_by_wording
+    found = questions.select("wording", "group", decide(questions, config, history).cast(SPLIT_ENUM).alias("split"))
     best = found.filter(pl.col("split") == pl.col("split").min().over("wording"))
     best = best.unique("wording", keep="first", maintain_order=True)
-    held = found.join(best, "wording", "left", suffix="_held", maintain_order="left")
-    upheld = (pl.col("split") == pl.col("split_held")) & (pl.col("group") == pl.col("group_held"))
-    return held.select(pl.when(upheld & (pl.col("split") != _HELD_OUT)).then("split"))["split"]
+    compared = found.join(best, "wording", "left", suffix="_best", maintain_order="left")
+    kept = (pl.col("split") == pl.col("split_best")) & (pl.col("group") == pl.col("group_best"))
+    return compared.select(pl.when(kept & (pl.col("split") != _HELD_OUT)).then("split"))["split"]
 
 
-def _by_group(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """Return the split of each claim if whole groups are split.
+def _split_by_group(questions: pl.DataFrame, config: Annotate, history: SplitHistory) -> pl.Series:
+    """Return the split of each question if whole groups are split.
 
-    A group is tested if it was before, or if its number is below `test` and a test source asks a question in it. A
+    A group is tested if it was before, or if its fraction is below `test` and a test source asks a question in it. A
     group that was trained on is never tested. Questions of other sources in a tested group are held out, since training
     on them would give the topic away. If a tested question moves to a new group, that group is tested too.
+
+    If its group is not tested now, a question is held out if it was tested before, or if a later interval tests it or
+    its group.
     """
     wording, group = pl.col("wording"), pl.col("group")
-    testable = pl.col("testable") & ~_in(wording, past.used["wording"])
-    tested_before = _in(wording, past.tested["wording"])
-    new = claims.filter(
-        testable & ((pl.col("fraction") < config.test) | tested_before), ~_in(group, past.used["group"])
+    may_be_tested = pl.col("from_test_source") & ~_is_in(wording, history.trained["wording"])
+    tested_before = _is_in(wording, history.tested["wording"])
+    new = questions.filter(
+        may_be_tested & ((pl.col("fraction") < config.test) | tested_before), ~_is_in(group, history.trained["group"])
     )
-    tested = pl.concat([past.tested_groups, new["group"]])
-    later = _in(wording, past.later["wording"]) | _in(group, past.later["group"])
-    return claims.select(
-        pl.when(_in(group, tested))
-        .then(pl.when(testable).then(pl.lit(TEST)).otherwise(pl.lit(_HELD_OUT)))
-        .when(tested_before | later)
+    tested_groups = pl.concat([history.tested_groups, new["group"]])
+    tested_later = _is_in(wording, history.tested_later["wording"]) | _is_in(group, history.tested_later["group"])
+    return questions.select(
+        pl.when(_is_in(group, tested_groups))
+        .then(pl.when(may_be_tested).then(pl.lit(TEST)).otherwise(pl.lit(_HELD_OUT)))
+        .when(tested_before | tested_later)
         .then(pl.lit(_HELD_OUT))
-        .otherwise(_validation_or_train(config))
+        .otherwise(_choose_validation_or_train(config))
         .alias("split")
     )["split"]
 
 
-def _by_wording(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """Return the split of each claim if the wordings within a group are split.
+def _split_by_wording(questions: pl.DataFrame, config: Annotate, history: SplitHistory) -> pl.Series:
+    """Return the split of each question if the wordings within a group are split.
 
-    A wording is tested if it was before, or if its number is below `test`, a test source asks it, it was never trained
-    on, and another wording of its group is sure to be trained on. A wording of a source that is not tested is sure, and
-    so is the one with the highest number of the group; if `test_sources` are named, only if that number is not below
-    `test`.
+    A wording is tested if it was tested before, or if all of these hold:
 
-    A wording that lacks only this other wording trains, unless `test_sources` are named and no other source asks it.
-    Then it is held out: it becomes a test item when the other wording comes, and no model may have been trained on it
-    by then.
+    - Its fraction is below `test`.
+    - A test source asks it.
+    - It was never trained on.
+    - Another wording of its group is certain to be trained on.
+
+    A wording counts as certain if a source outside `test_sources` asks it and no other run tests it, or if it has the
+    highest fraction of its group. If `test_sources` are named, that fraction must also be at least `test`.
+
+    A wording that meets every condition but the last is trained on. Exception: if `test_sources` are named and only
+    they ask it, it is held out, because it becomes a test item as soon as such another wording appears.
     """
-    value, wording, testable = pl.col("fraction"), pl.col("wording"), pl.col("testable")
-    tested, later = _in(wording, past.tested["wording"]), _in(wording, past.later["wording"])
-    untested = claims.filter(~testable, ~tested, ~later).select("wording", "group").unique()  # of no tested source
-    others = pl.col("untested").fill_null(0) - pl.col("there").fill_null(0)  # untested wordings of the group, but this
+    fraction, wording, from_test_source = pl.col("fraction"), pl.col("wording"), pl.col("from_test_source")
+    tested_before = _is_in(wording, history.tested["wording"])
+    tested_later = _is_in(wording, history.tested_later["wording"])
+    # The wordings that a source outside `test_sources` asks and no other run tests. Then, for each wording, the number
+    # of other such wordings in its group.
+    asked_by_others = questions.filter(~from_test_source, ~tested_before, ~tested_later)
+    asked_by_others = asked_by_others.select("wording", "group").unique()
+    counts = asked_by_others.group_by("group").agg(pl.len().alias("asked_by_others"))
     frame = (
-        claims.with_columns(value.max().over("group").alias("top"))
-        .join(untested.group_by("group").agg(pl.len().alias("untested")), "group", "left", maintain_order="left")
-        .join(untested.with_columns(there=pl.lit(1)), ["group", "wording"], "left", maintain_order="left")
+        questions.with_columns(fraction.max().over("group").alias("highest"))
+        .join(counts, "group", "left", maintain_order="left")
+        .join(asked_by_others.with_columns(is_one=pl.lit(1)), ["group", "wording"], "left", maintain_order="left")
     )
-    top = pl.col("top")
-    sure = (others > 0) | (top >= config.test if config.test_sources else top > value)
-    alone = ~_in(wording, untested["wording"]) if config.test_sources else pl.lit(False)
-    by_number = (
-        pl.when(value >= config.test)
-        .then(pl.when(value < top).then(_validation_or_train(config)).otherwise(pl.lit(TRAIN)))
-        .when(~testable | _in(wording, past.used["wording"]))
+    highest = pl.col("highest")
+    other_wordings_asked_by_others = pl.col("asked_by_others").fill_null(0) - pl.col("is_one").fill_null(0)
+    another_with_highest = highest >= config.test if config.test_sources else highest > fraction
+    another_is_trained_on = (other_wordings_asked_by_others > 0) | another_with_highest
+    only_test_sources_ask = ~_is_in(wording, asked_by_others["wording"]) if config.test_sources else pl.lit(False)
+    by_fraction = (
+        pl.when(fraction >= config.test)
+        .then(pl.when(fraction < highest).then(_choose_validation_or_train(config)).otherwise(pl.lit(TRAIN)))
+        .when(~from_test_source | _is_in(wording, history.trained["wording"]))
         .then(pl.lit(TRAIN))
-        .when(sure)
+        .when(another_is_trained_on)
         .then(pl.lit(TEST))
-        .otherwise(pl.when(alone).then(pl.lit(_HELD_OUT)).otherwise(pl.lit(TRAIN)))
+        .otherwise(pl.when(only_test_sources_ask).then(pl.lit(_HELD_OUT)).otherwise(pl.lit(TRAIN)))
     )
     return frame.select(
-        pl.when(tested)
-        .then(pl.when(testable).then(pl.lit(TEST)).otherwise(pl.lit(_HELD_OUT)))
-        .when(later & (by_number != TEST))
+        pl.when(tested_before)
+        .then(pl.when(from_test_source).then(pl.lit(TEST)).otherwise(pl.lit(_HELD_OUT)))
+        .when(tested_later & (by_fraction != TEST))
         .then(pl.lit(_HELD_OUT))
-        .otherwise(by_number)
+        .otherwise(by_fraction)
         .alias("split")
     )["split"]
 
 
-def _validation_or_train(config: Annotate) -> pl.Expr:
+def _choose_validation_or_train(config: Annotate) -> pl.Expr:
     within = pl.col("fraction").is_between(config.test, config.test + config.validation, closed="left")
     return pl.when(within).then(pl.lit(VALIDATION)).otherwise(pl.lit(TRAIN))
 
 
-def _in(values: pl.Expr, some: pl.Series) -> pl.Expr:
-    return values.is_in(some.unique().implode())
+def _is_in(values: pl.Expr, known: pl.Series) -> pl.Expr:
+    return values.is_in(known.unique().implode())

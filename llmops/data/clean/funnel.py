@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llmops.frame.artifacts import write_whole
+from llmops.frame.artifacts import write_atomically
 
-ORDER = (
+#: rules in the order in which they are applied; the funnel shows them in this order
+RULE_ORDER = (
     "missing", "too_short", "too_long", "symbols", "repetition", "language", "duplicate", "near_duplicate",
 )  # fmt: skip
 
@@ -19,15 +20,17 @@ def write_funnel(counts: Iterable[tuple[str, str | None, int]], out: Path) -> di
     for source, rule, number in counts:
         by_source[source][rule or "kept"] += number
         total[rule or "kept"] += number
-    used = [rule for rule in ORDER if total[rule]]
-    rows = [_row(name, by_source[name], used) for name in sorted(by_source)] + [_row("**all**", total, used)]
+    used = [rule for rule in RULE_ORDER if total[rule]]
+    rows = [_format_row(name, by_source[name], used) for name in sorted(by_source)] + [
+        _format_row("**all**", total, used)
+    ]
     head = ["source", "read", *(rule.replace("_", " ") for rule in used), "kept", "share kept"]
     rule = "|---|" + "---:|" * (len(head) - 1)
     table = "\n".join(["| " + " | ".join(head) + " |", rule, *rows])
     text = (
         f"# What cleaning kept\n\n{table}\n\n![Documents left after each rule](funnel.png)\n\nEvery dropped document, "
     )
-    write_whole(out / "report.md", (text + "with the rule and the detail, is in `dropped/`.\n").encode())
+    write_atomically(out / "report.md", (text + "with the rule and the detail, is in `dropped/`.\n").encode())
     _plot(total, used, out / "funnel.png")
     read = sum(total.values())
     return {
@@ -38,7 +41,7 @@ def write_funnel(counts: Iterable[tuple[str, str | None, int]], out: Path) -> di
     }
 
 
-def _row(name: str, counts: Counter[str], used: list[str]) -> str:
+def _format_row(name: str, counts: Counter[str], used: list[str]) -> str:
     read, kept = sum(counts.values()), counts["kept"]
     cells = [name, f"{read:,}", *(f"{counts[rule]:,}" for rule in used), f"{kept:,}", f"{kept / read:.1%}"]
     return "| " + " | ".join(cells) + " |"

@@ -1,4 +1,8 @@
-"""The merge of the parts into kept and dropped files, one range of ids at a time."""
+"""The merge of the parts into kept and dropped files, one range of ids at a time.
+
+A part is what one task wrote. A range is a stretch of ids, with one table in each part. A range has one or more files,
+and a file is written in slices of neighbouring ids, so that only one slice is in memory.
+"""
 
 import os
 from collections import Counter
@@ -14,23 +18,25 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from llmops.data.clean.layout import Layout
-from llmops.data.clean.work import Cut, Work, WorkError
-from llmops.frame.artifacts import file_sha256
-from llmops.frame.records import Document, Dropped, schema
+from llmops.data.clean.partitioning import Partitioning
+from llmops.data.clean.work_files import TableFile, WorkError, WorkFiles
+from llmops.frame.artifacts import compute_sha256
+from llmops.frame.records import Document, DroppedRow, get_schema
 
-KINDS = {"documents": schema(Document), "dropped": schema(Dropped)}
+OUTPUT_SCHEMAS = {"documents": get_schema(Document), "dropped": get_schema(DroppedRow)}
 
 _CONTENT = ("question", "answer", "context", "same_as", "text", "fields")
 _LISTS = {"source": pa.list_(pa.string()), "rule": pa.list_(pa.string()), "n": pa.list_(pa.int64())}
 _FIELDS = pa.schema({"name": pa.string(), "bytes": pa.int64(), "sha256": pa.string(), **_LISTS})
-_TOLD = "name string, bytes long, sha256 string, source array<string>, rule array<string>, n array<long>"
+_REPORT_COLUMNS = "name string, bytes long, sha256 string, source array<string>, rule array<string>, n array<long>"
 
 
-def merged(
-    duplicates: DataFrame, parts: Mapping[int, Cut], layout: Layout, work: Work, out: Path
+def merge_parts(
+    duplicates: DataFrame, parts: Mapping[int, TableFile], partitioning: Partitioning, work_files: WorkFiles, out: Path
 ) -> Counter[tuple[str, str | None]]:
     """Write kept and dropped documents to `documents/` and `dropped/` of `out`, and check that all are there.
+
+    `duplicates` has the columns `row`, `first` and `similarity`, which is null for exact duplicates.
 
     Returns:
         The number of documents of each source and rule (None: kept).
@@ -40,75 +46,82 @@ def merged(
     """
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        found = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(list(batches))))
-        number, found = found["number"][0], _rules_and_details(found.drop("number").drop_nulls("row"))
-        frames = [pl.DataFrame(pl.from_arrow(part.read(work, number))) for _, part in sorted(parts.items())]
-        for file in layout.files_of(number):
-            told = _write_file(file, frames, found, layout, work)
-            yield pa.RecordBatch.from_pylist(told, _FIELDS)
+        rows = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(list(batches))))
+        number, dropped = rows["range"][0], _describe_duplicates(rows.drop("range").drop_nulls("row"))
+        tables = (part.read_table(work_files, number) for _, part in sorted(parts.items()))
+        tables_of_range = [pl.DataFrame(pl.from_arrow(table)) for table in tables]
+        for file in partitioning.get_files(number):
+            report_rows = _write_file(file, tables_of_range, dropped, partitioning, work_files)
+            yield pa.RecordBatch.from_pylist(report_rows, _FIELDS)
 
     # One task per range, even for a range without duplicates.
-    ranges = duplicates.sparkSession.range(0, layout.ranges).selectExpr("CAST(id AS INT) AS number")
-    found = ranges.unionByName(duplicates.withColumn("number", layout.range_of("row")), allowMissingColumns=True)
-    found = found.repartitionById(layout.ranges, F.col("number"))
-    written = {row.name: row for row in found.mapInArrow(write, _TOLD).collect()}
-    names = [f"{kind}/{_name(file)}" for kind in KINDS for file in range(layout.files)]
-    with ThreadPoolExecutor(8 if work.remote else 1) as pool:
-        list(pool.map(lambda name: _fetch(name, written.get(name), work, out), names))
+    ranges = duplicates.sparkSession.range(0, partitioning.range_count).selectExpr("CAST(id AS INT) AS range")
+    numbered = duplicates.withColumn("range", partitioning.make_range_column("row"))
+    tasks = ranges.unionByName(numbered, allowMissingColumns=True)
+    tasks = tasks.repartitionById(partitioning.range_count, F.col("range"))
+    reports = {row.name: row for row in tasks.mapInArrow(write, _REPORT_COLUMNS).collect()}
+    names = [f"{kind}/{_make_file_name(file)}" for kind in OUTPUT_SCHEMAS for file in range(partitioning.files)]
+    with ThreadPoolExecutor(8 if work_files.remote else 1) as pool:
+        list(pool.map(lambda name: _fetch(name, reports.get(name), work_files, out), names))
     counts: Counter[tuple[str, str | None]] = Counter()
-    for row in written.values():
+    for row in reports.values():
         counts.update({(source, rule): n for source, rule, n in zip(row.source, row.rule, row.n, strict=True)})
     return counts
 
 
-def _name(file: int) -> str:
+def _make_file_name(file: int) -> str:
     return f"part-{file:05d}.parquet"
 
 
-def _fetch(name: str, told: Any, work: Work, out: Path) -> None:
-    if told is None:
+def _fetch(name: str, report: Any, work_files: WorkFiles, out: Path) -> None:
+    if report is None:
         raise WorkError(f"No task wrote {name}. Run again.")
-    work.fetch(name, out / name)
+    work_files.move_out(name, out / name)
     with (out / name).open("rb") as handle:
         os.fsync(handle.fileno())
-    size = (out / name).stat().st_size
-    if (size, file_sha256(out / name)) != (told.bytes, told.sha256):
-        raise WorkError(f"{work.address(name).shown} is not what was written: {size} of {told.bytes} bytes. Run again.")
-    if (rows := pq.read_metadata(out / name).num_rows) != sum(told.n):
-        raise WorkError(f"{work.address(name).shown} holds {rows} documents instead of {sum(told.n)}. Run again.")
+    size, location = (out / name).stat().st_size, work_files.get_address(name).location
+    if (size, compute_sha256(out / name)) != (report.bytes, report.sha256):
+        raise WorkError(f"{location} is not what was written: {size} of {report.bytes} bytes. Run again.")
+    if (rows := pq.read_metadata(out / name).num_rows) != sum(report.n):
+        raise WorkError(f"{location} holds {rows} documents instead of {sum(report.n)}. Run again.")
 
 
 def _write_file(
-    file: int, parts: list[pl.DataFrame], duplicates: pl.DataFrame, layout: Layout, work: Work
+    file: int,
+    tables_of_range: list[pl.DataFrame],
+    duplicates: pl.DataFrame,
+    partitioning: Partitioning,
+    work_files: WorkFiles,
 ) -> list[dict[str, Any]]:
     """Write one kept and one dropped file. Return a row about each for the driver.
 
     pyarrow writes them: Spark's writer lists a column's encodings in an order that differs between JVMs, so that the
     same rows would not give the same bytes.
     """
-    names, counts = {kind: f"{kind}/{_name(file)}" for kind in KINDS}, []
-    with ExitStack() as whole:
-        paths = {kind: whole.enter_context(work.writing(name)) for kind, name in names.items()}
+    names, counts = {kind: f"{kind}/{_make_file_name(file)}" for kind in OUTPUT_SCHEMAS}, []
+    with ExitStack() as open_files:
+        paths = {kind: open_files.enter_context(work_files.create_file(name)) for kind, name in names.items()}
         with ExitStack() as stack:
             kept, dropped = (
                 stack.enter_context(pq.ParquetWriter(paths[kind], columns, compression="zstd"))
-                for kind, columns in KINDS.items()
+                for kind, columns in OUTPUT_SCHEMAS.items()
             )
-            slices = [layout.slices_of(file, part["row"]) for part in parts]
-            for at in zip(*slices, strict=True):
-                judged = pl.concat(part[some] for part, some in zip(parts, at, strict=True)).sort("row")
-                judged = judged.join(duplicates, "row", "left", maintain_order="left").with_columns(
+            slices = [partitioning.find_slices(file, table["row"]) for table in tables_of_range]
+            for slice_of_each in zip(*slices, strict=True):
+                documents = pl.concat(table[at] for table, at in zip(tables_of_range, slice_of_each, strict=True))
+                documents = documents.sort("row")
+                documents = documents.join(duplicates, "row", "left", maintain_order="left").with_columns(
                     pl.coalesce("rule", "duplicate_rule"), pl.coalesce("detail", "duplicate_detail")
                 )
-                counts.append(judged.group_by("source", "rule").len("n"))
-                good = pl.col("rule").is_null()
+                counts.append(documents.group_by("source", "rule").len("n"))
+                kept_rows = pl.col("rule").is_null()
                 content = pl.struct(_CONTENT).struct.json_encode().alias("content")
-                _write_rows(kept, judged.filter(good))
-                _write_rows(dropped, judged.filter(~good).with_columns(content))
+                _write_rows(kept, documents.filter(kept_rows))
+                _write_rows(dropped, documents.filter(~kept_rows).with_columns(content))
         n = pl.concat(counts).group_by("source", "rule").sum()
         found = {"documents": n.filter(pl.col("rule").is_null()), "dropped": n.drop_nulls("rule")}
         return [
-            {"name": names[kind], "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            {"name": names[kind], "bytes": path.stat().st_size, "sha256": compute_sha256(path)}
             | found[kind].to_dict(as_series=False)
             for kind, path in paths.items()
         ]
@@ -120,14 +133,15 @@ def _write_rows(file: pq.ParquetWriter, rows: pl.DataFrame) -> None:
         file.write_table(table.cast(file.schema).combine_chunks())
 
 
-def _rules_and_details(duplicates: pl.DataFrame) -> pl.DataFrame:
+def _describe_duplicates(duplicates: pl.DataFrame) -> pl.DataFrame:
     near = pl.col("similarity").is_not_null()
-    twin = pl.Series("twin", [f"{first + (1 << 63):016x}" for first in duplicates["first"]], dtype=pl.String)
+    ids = [f"{first + (1 << 63):016x}" for first in duplicates["first"]]  # from the signed row number back to the id
+    first_id = pl.Series("first_id", ids, dtype=pl.String)
     share = (pl.col("similarity") * 100).round(0, mode="half_away_from_zero").cast(pl.Int32)
-    return duplicates.with_columns(twin).select(
+    return duplicates.with_columns(first_id).select(
         "row",
         duplicate_rule=pl.when(near).then(pl.lit("near_duplicate")).otherwise(pl.lit("duplicate")),
         duplicate_detail=pl.when(near)
-        .then(pl.format("shares {} % of its word 3-grams with {}", share, "twin"))
-        .otherwise(pl.format("says the same as {}", "twin")),
+        .then(pl.format("shares {} % of its word 3-grams with {}", share, "first_id"))
+        .otherwise(pl.format("says the same as {}", "first_id")),
     )

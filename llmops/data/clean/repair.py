@@ -1,6 +1,6 @@
 """Repairs of text: HTML entities, mojibake, forms of characters, invisible characters.
 
-It runs on Spark's workers, a column at a time. Good text is unchanged. Repaired are:
+This module runs on Spark's workers, a column at a time. Good text is unchanged. Repaired are:
 
 - HTML entities that end in a semicolon, unless the text is about them (`unescape`).
 - Mojibake: UTF-8 that was decoded with another encoding.
@@ -28,18 +28,19 @@ ENTITY = r"&#?[0-9A-Za-z]{1,24};"
 _MOJIBAKE = r"[^\x00-\x7F]{2}|[\x{80}-\x{9F}ŒœÃÂ]"
 # Characters that NFC never changes: Latin and Cyrillic letters, punctuation, Han.
 _COMPOSED = r"[^\x00-\x{2FF}\x{400}-\x{482}\x{2002}-\x{20CF}\x{4E00}-\x{9FFF}]"
-_FORMS = (
+_REPLACED_FORMS = (
     "[\u2e9f\u2ef3\u2f00-\u2fd5\ufb00-\ufb06\ufb50-\ufbb1\ufbd3-\ufbff\ufe80-\ufefc"
     "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9f]+"
 )
-_FORM = re.compile(_FORMS)
+_REPLACED_FORM = re.compile(_REPLACED_FORMS)
 
 _PASSES = 3  #: times that an entity is unescaped; one escaped more often is a subject of the text
+_ROUNDS = 3  #: times that a text is repaired, if each time invisible characters were removed
 _BARE = re.compile(rf"<|&(?!{ENTITY[1:]})")
-_TAG = re.compile(r"</?[A-Za-z][\w:-]*(?:\s[^<>]*)?/?>|<!--|<!\w|<\?\w")
+_HTML_TAG = re.compile(r"</?[A-Za-z][\w:-]*(?:\s[^<>]*)?/?>|<!--|<!\w|<\?\w")
 _LINE_ENDS = r"\n\r\x0b\x0c\x85\u2028\u2029"
 _CODE = re.compile(rf"```.*?```|``[^{_LINE_ENDS}]*?``|`[^`{_LINE_ENDS}]+`", re.DOTALL)
-_ADDRESS = re.compile(r"(?:=|\breturn)\s*$")  # `p = &sum;` is a C statement
+_C_STATEMENT = re.compile(r"(?:=|\breturn)\s*$")  # `p = &sum;` is a C statement
 _MARKUP, _GAP = frozenset("&<>"), frozenset(["", *" \t\n\r"])
 _OPENING, _CLOSING = frozenset("'\"\u2018\u201c\u00ab"), frozenset("'\"\u2019\u201d\u00bb")
 
@@ -47,97 +48,100 @@ _INVISIBLE = (
     r"[\p{Cc}\p{Co}\p{Noncharacter_Code_Point}\x{AD}\x{202D}\x{202E}\x{2060}-\x{2064}\x{206A}-\x{206F}\x{FEFF}"
     r"\x{FFF9}-\x{FFFC}--[\t\n\r\x{85}\x0B\x0C]]"
 )
-_TAGS = r"(\x{1F3F4}[\x{E0030}-\x{E0039}\x{E0061}-\x{E007A}]{1,6}\x{E007F})|[\x{E0000}-\x{E00FF}]"  # a flag, or a tag
+_UNICODE_TAGS_OR_FLAG = r"(\x{1F3F4}[\x{E0030}-\x{E0039}\x{E0061}-\x{E007A}]{1,6}\x{E007F})|[\x{E0000}-\x{E00FF}]"
 _DIRECTION = r"[\x{61C}\x{200E}\x{200F}\x{202A}-\x{202C}\x{2066}-\x{2069}]"
-_SOME_SCRIPTS = r"[\x{61C}\x{200B}-\x{200F}\x{202A}-\x{202C}\x{2066}-\x{2069}\x{E0000}-\x{E00FF}]"  #: kept in some
-_FROM_THE_RIGHT = r"[[\p{Hebrew}\p{Arabic}\p{Syriac}\p{Thaana}\p{Nko}\p{Adlam}]&&\p{L}]"
+_KEPT_IN_SOME_SCRIPTS = r"[\x{61C}\x{200B}-\x{200F}\x{202A}-\x{202C}\x{2066}-\x{2069}\x{E0000}-\x{E00FF}]"
+_RIGHT_TO_LEFT = r"[[\p{Hebrew}\p{Arabic}\p{Syriac}\p{Thaana}\p{Nko}\p{Adlam}]&&\p{L}]"
 _STRAY_JOINER = r"(^|[\x00-\x7F\s])[\x{200B}-\x{200D}]+"
 _STRAY_SPACE = r"([^\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\x{200B}])\x{200B}+"
 
 
-def repair(texts: pl.Series) -> pl.Series:
+def repair_characters(texts: pl.Series) -> pl.Series:
     """Return the texts with repaired entities, mojibake and forms of characters. Invisible characters stay."""
-    texts = each(texts, texts.str.contains(ENTITY), unescape)
+    texts = map_selected(texts, texts.str.contains(ENTITY), unescape)
     rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
     if not len(rows):
         return texts
     some = texts.gather(rows)
-    some = each(some, some.str.contains(_COMPOSED), _composed)
-    some = each(some, some.str.contains(_MOJIBAKE), lambda text: _composed(fix_encoding(text)))
-    return texts.scatter(rows, each(some, some.str.contains(_FORMS), _compatible))
+    some = map_selected(some, some.str.contains(_COMPOSED), _compose)
+    some = map_selected(some, some.str.contains(_MOJIBAKE), lambda text: _compose(fix_encoding(text)))
+    return texts.scatter(rows, map_selected(some, some.str.contains(_REPLACED_FORMS), _replace_forms))
 
 
-def repaired(texts: pl.Series, passes: int = _PASSES) -> pl.Series:
-    """Return the texts repaired, and without invisible characters that no script needs."""
-    texts = repair(texts)
-    seen = _visible(texts)
-    rows = (seen != texts).arg_true()
-    if not len(rows) or passes == 1:
-        return seen
+def repair_texts(texts: pl.Series, rounds: int = _ROUNDS) -> pl.Series:
+    """Return the texts repaired, and without invisible characters that no script needs.
+
+    A text from which some were removed is repaired again, at most `rounds` times in all.
+    """
+    texts = repair_characters(texts)
+    visible = _remove_invisible(texts)
+    rows = (visible != texts).arg_true()
+    if not len(rows) or rounds == 1:
+        return visible
     # Repeat, because an entity may have been hidden by such characters.
-    return seen.scatter(rows, repaired(seen.gather(rows), passes - 1))
+    return visible.scatter(rows, repair_texts(visible.gather(rows), rounds - 1))
 
 
 def unescape(text: str) -> str:
     """Return `text` without HTML entities, even if it was escaped up to three times.
 
-    An entity stays if the text shows that it is meant: in markup, in code (between backticks), alone in quotation
-    marks, at the end of a statement. Entities for `&`, `<` or `>` also stay if one of these occurs unescaped, because
-    an escaped text has none.
+    An entity stays if the text shows that it is meant literally: in markup, in code (between backticks), alone in
+    quotation marks, at the end of a statement. Entities for `&`, `<` or `>` also stay if one of these occurs unescaped,
+    because an escaped text has none.
     """
     out = text
     for _ in range(_PASSES):
-        plain = _unescaped(out)
+        plain = _unescape_once(out)
         if plain == out:
             return out
         out = plain
-    return out if _unescaped(out) == out else text
+    return out if _unescape_once(out) == out else text
 
 
-def _unescaped(text: str) -> str:
-    if "&" not in text or ("<" in text and _TAG.search(text)):
+def _unescape_once(text: str) -> str:
+    if "&" not in text or ("<" in text and _HTML_TAG.search(text)):
         return text
     bare = bool(_BARE.search(text))
     code = [match.span() for match in _CODE.finditer(text)] if "`" in text else []
 
-    def plain(match: re.Match[str]) -> str:
+    def replace_entity(match: re.Match[str]) -> str:
         start, end = match.span()
         before, after = text[max(0, start - 12) : start], text[end : end + 1]
         if any(first < start < last for first, last in code):
             return match[0]
         if before[-1:] in _OPENING and after in _CLOSING:
             return match[0]
-        if after in _GAP and _ADDRESS.search(before):
+        if after in _GAP and _C_STATEMENT.search(before):
             return match[0]
-        meant = str(unescape_html(match[0]))
-        return match[0] if bare and meant in _MARKUP else meant
+        character = str(unescape_html(match[0]))
+        return match[0] if bare and character in _MARKUP else character
 
-    return re.sub(ENTITY, plain, text)
+    return re.sub(ENTITY, replace_entity, text)
 
 
-def _composed(text: str) -> str:
+def _compose(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _compatible(text: str) -> str:
-    return _composed(_FORM.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text))
+def _replace_forms(text: str) -> str:
+    return _compose(_REPLACED_FORM.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text))
 
 
-def _visible(texts: pl.Series) -> pl.Series:
+def _remove_invisible(texts: pl.Series) -> pl.Series:
     out = texts.str.replace_all(_INVISIBLE, "")
-    rows = out.str.contains(_SOME_SCRIPTS).arg_true()
+    rows = out.str.contains(_KEPT_IN_SOME_SCRIPTS).arg_true()
     if not len(rows):
         return out
-    some = out.gather(rows).str.replace_all(_TAGS, "$1")
-    marked = (some.str.contains(_DIRECTION) & ~some.str.contains(_FROM_THE_RIGHT)).arg_true()
-    if len(marked):
-        some = some.scatter(marked, some.gather(marked).str.replace_all(_DIRECTION, ""))
+    some = out.gather(rows).str.replace_all(_UNICODE_TAGS_OR_FLAG, "$1")
+    directed = (some.str.contains(_DIRECTION) & ~some.str.contains(_RIGHT_TO_LEFT)).arg_true()
+    if len(directed):
+        some = some.scatter(directed, some.gather(directed).str.replace_all(_DIRECTION, ""))
     return out.scatter(rows, some.str.replace_all(_STRAY_JOINER, "$1").str.replace_all(_STRAY_SPACE, "$1"))
 
 
-def each(texts: pl.Series, wanted: pl.Series, function: Callable[[str], str]) -> pl.Series:
-    """Return the texts with `function` applied to the `wanted` ones."""
-    rows = wanted.arg_true()
+def map_selected(texts: pl.Series, selected: pl.Series, function: Callable[[str], str]) -> pl.Series:
+    """Return the texts with `function` applied to the `selected` ones."""
+    rows = selected.arg_true()
     if not len(rows):
         return texts
     return texts.scatter(rows, pl.Series([function(text) for text in texts.gather(rows)], dtype=pl.String))

@@ -4,7 +4,8 @@ They run on Spark's workers, one Arrow batch at a time. Spark's string functions
 `regexp_replace` in the JVM costs about as much as everything here.
 
 A rule returns which rows it drops and why. `RULES` is a list of early returns: the first rule that hits decides. To add
-one, write such a function and append it; its name is the rule's.
+one, write such a function and append it. The function's name is the rule's name in the dropped documents, so it is no
+verb.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from typing import NamedTuple
 import polars as pl
 
 from llmops.config import Clean
-from llmops.data.clean.repair import ENTITY, each, repaired
-from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, MIN_LINES, duplicate_line_share
-from llmops.data.text.language import UNKNOWN, language_of
-from llmops.data.text.ngrams import words
-from llmops.data.text.running_text import running_text
+from llmops.data.clean.repair import ENTITY, map_selected, repair_texts
+from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, MIN_LINES, compute_duplicate_line_share
+from llmops.data.text.language import UNKNOWN, detect_language
+from llmops.data.text.ngrams import split_texts
+from llmops.data.text.running_text import select_running_text
 from llmops.data.text.words import UNSPACED
 
 
@@ -33,9 +34,9 @@ class RuleResult(NamedTuple):
 
 Rule = Callable[[Clean], RuleResult]
 
-LINE = ("question", "same_as", "group")  #: columns of one line
-PROSE = ("answer", "context", "text")  #: columns that keep their lines
-JUDGED = ("question", "answer", "text")  #: columns that are judged, if not empty
+LINE_COLUMNS = ("question", "same_as", "group")  #: columns of one line
+PROSE_COLUMNS = ("answer", "context", "text")  #: columns that keep their lines
+JUDGED_COLUMNS = ("question", "answer", "text")  #: columns that are judged, if not empty
 HAS_FIELDS = "has_fields"  #: column that is True if any field of a structured row has a value
 
 # A text without a match is tidy already. Most are, and this check takes a sixth of the time of tidying.
@@ -48,7 +49,7 @@ MIN_DISTINCT_WORDS = 0.2
 REPETITION_WORDS = (20, 1000)  #: length of judged texts: shorter ones repeat by chance, longer ones have few new words
 
 
-def tidy(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
+def tidy_texts(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
     """Repair texts and remove superfluous white space; with `classic`, keep only lower-case letters and digits.
 
     With `one_line`, all white space becomes single spaces. Otherwise the layout stays, including indentation. Removed
@@ -57,14 +58,14 @@ def tidy(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
     ideographic space.
     """
     if config.classic:
-        return _tidied(texts, one_line, config)
+        return _tidy_all(texts, one_line, config)
     rows = texts.str.contains(_UNTIDY_LINE if one_line else _UNTIDY).arg_true()
     # A copy, because `scatter` changes the column that it is called on.
-    return texts.clone().scatter(rows, _tidied(texts.gather(rows), one_line, config)) if len(rows) else texts
+    return texts.clone().scatter(rows, _tidy_all(texts.gather(rows), one_line, config)) if len(rows) else texts
 
 
-def _tidied(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
-    out = repaired(texts)
+def _tidy_all(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
+    out = repair_texts(texts)
     if config.classic:
         out = out.str.to_lowercase().str.replace_all(_SYMBOL, "")
     if one_line:
@@ -72,7 +73,7 @@ def _tidied(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
     out = out.str.replace_all(r"\r\n?|[\x0B\x0C\x{85}\x{2028}\x{2029}]", "\n")
     out = out.str.replace_all(r"[\s--[\n\t \x{3000}]]", " ").str.replace_all(r"[^\S\n]+\n", "\n")
     out = out.str.replace_all(r"\n{4,}", "\n\n\n").str.strip_chars("\n").str.strip_chars_end()
-    out = each(out, out.str.contains(r"^[ \t]"), dedent)
+    out = map_selected(out, out.str.contains(r"^[ \t]"), dedent)
     alone = ~out.str.contains("\n", literal=True) | config.classic
     return out.zip_with(~alone, out.str.replace_all(r"[ \t]*\t[ \t]*|  +", " ").str.strip_chars())
 
@@ -94,8 +95,8 @@ def missing(config: Clean) -> RuleResult:
 
 def too_short(config: Clean) -> RuleResult:
     """Drop a question, answer or text of fewer than `min_chars` characters."""
-    return _any(
-        JUDGED,
+    return _combine_columns(
+        JUDGED_COLUMNS,
         lambda c: c.str.len_chars().is_between(1, config.min_chars - 1),
         lambda c: pl.format("{} characters, fewer than {}", c.str.len_chars(), config.min_chars),
     )
@@ -103,8 +104,8 @@ def too_short(config: Clean) -> RuleResult:
 
 def too_long(config: Clean) -> RuleResult:
     """Drop a question, answer, context or text of more than `max_chars` characters."""
-    return _any(
-        (*JUDGED, "context"),
+    return _combine_columns(
+        (*JUDGED_COLUMNS, "context"),
         lambda c: c.str.len_chars() > config.max_chars,
         lambda c: pl.format("{} characters, more than {}", c.str.len_chars(), config.max_chars),
     )
@@ -113,81 +114,90 @@ def too_long(config: Clean) -> RuleResult:
 def symbols(config: Clean) -> RuleResult:
     """Drop a question, answer or text that is mostly symbols: neither letters, digits nor spaces."""
 
-    def share(column: pl.Expr) -> pl.Expr:
+    def compute_share(column: pl.Expr) -> pl.Expr:
         return column.str.count_matches(_SYMBOL) / column.str.len_chars()  # NaN for "", which exceeds no limit
 
     limit = f"{config.max_symbol_ratio * 100:.0f}"
-    return _any(
-        JUDGED,
-        lambda c: (c != "") & (share(c) > config.max_symbol_ratio),
-        lambda c: pl.format("{} % symbols, more than {} %", (share(c) * 100).round(0).cast(pl.Int32), pl.lit(limit)),
+    return _combine_columns(
+        JUDGED_COLUMNS,
+        lambda c: (c != "") & (compute_share(c) > config.max_symbol_ratio),
+        lambda c: pl.format(
+            "{} % symbols, more than {} %", (compute_share(c) * 100).round(0).cast(pl.Int32), pl.lit(limit)
+        ),
     )
 
 
 def repetition(config: Clean) -> RuleResult:
     """Drop a text that repeats the same line or the same few words."""
 
-    def lines(column: pl.Expr) -> pl.Expr:
-        return column.map_batches(_duplicate_lines, return_dtype=pl.Float64)
+    def compute_line_share(column: pl.Expr) -> pl.Expr:
+        return column.map_batches(_compute_duplicate_line_shares, return_dtype=pl.Float64)
 
-    def words(column: pl.Expr) -> pl.Expr:
-        return column.map_batches(_variety, return_dtype=pl.Float64)
+    def compute_word_share(column: pl.Expr) -> pl.Expr:
+        return column.map_batches(_compute_prose_word_shares, return_dtype=pl.Float64)
 
-    return _any(
-        PROSE,
-        lambda c: (lines(c) > MAX_DUPLICATE_LINES) | (words(c) < MIN_DISTINCT_WORDS),
+    return _combine_columns(
+        PROSE_COLUMNS,
+        lambda c: (compute_line_share(c) > MAX_DUPLICATE_LINES) | (compute_word_share(c) < MIN_DISTINCT_WORDS),
         lambda c: (
-            pl.when(lines(c) > MAX_DUPLICATE_LINES)
-            .then(pl.format("{} % of its lines are duplicates", (lines(c) * 100).round(0).cast(pl.Int32)))
-            .otherwise(pl.format("only {} % of its words are different", (words(c) * 100).round(0).cast(pl.Int32)))
+            pl.when(compute_line_share(c) > MAX_DUPLICATE_LINES)
+            .then(pl.format("{} % of its lines are duplicates", (compute_line_share(c) * 100).round(0).cast(pl.Int32)))
+            .otherwise(
+                pl.format("only {} % of its words are different", (compute_word_share(c) * 100).round(0).cast(pl.Int32))
+            )
         ),
     )
 
 
-def _duplicate_lines(texts: pl.Series) -> pl.Series:
+def _compute_duplicate_line_shares(texts: pl.Series) -> pl.Series:
     """Return the share of repeated lines of each text; null for texts with fewer than `MIN_LINES` lines."""
     rows = (texts.str.count_matches("\n", literal=True) >= MIN_LINES - 1).arg_true()
     out = pl.repeat(None, len(texts), dtype=pl.Float64, eager=True)
     if not len(rows):
         return out
-    return out.scatter(rows, pl.Series(map(duplicate_line_share, texts.gather(rows)), dtype=pl.Float64))
+    return out.scatter(rows, pl.Series(map(compute_duplicate_line_share, texts.gather(rows)), dtype=pl.Float64))
 
 
-def _variety(texts: pl.Series) -> pl.Series:
-    """Return `_distinct_words`; for texts with few, without their code and tables, which repeat words naturally."""
-    out = _distinct_words(texts)
+def _compute_prose_word_shares(texts: pl.Series) -> pl.Series:
+    """Return the share of distinct words in each text, as `_compute_distinct_word_shares` does.
+
+    If the share is low, it is computed again without code and tables, which repeat words naturally.
+    """
+    out = _compute_distinct_word_shares(texts)
     low = (out < MIN_DISTINCT_WORDS).arg_true()
     if not len(low):
         return out
-    running = pl.Series(map(running_text, texts.gather(low)), dtype=pl.String)
-    return out.scatter(low, _distinct_words(running))
+    running = pl.Series(map(select_running_text, texts.gather(low)), dtype=pl.String)
+    return out.scatter(low, _compute_distinct_word_shares(running))
 
 
-def _distinct_words(texts: pl.Series) -> pl.Series:
+def _compute_distinct_word_shares(texts: pl.Series) -> pl.Series:
     """Return the share of distinct words in each text; null for a text that is not judged.
 
     Texts with fewer or more words than `REPETITION_WORDS` are not judged. To save time, neither are texts whose first
     third has enough distinct words for the whole text (not counting its last word, which may be cut).
     """
 
-    def distinct(some: pl.Series) -> pl.Series:
+    def count_distinct(some: pl.Series) -> pl.Series:
         return some.str.to_lowercase().str.split(" ").list.n_unique()
 
-    texts = _spaced(texts)
+    texts = _separate_words(texts)
     count = texts.str.count_matches("[ ]") + 1  # twice as fast as a literal
     rows = count.is_between(*REPETITION_WORDS).arg_true()
     some, count = texts.gather(rows), count.gather(rows)
-    varied = distinct(some.str.head(some.str.len_chars() // 3)) > MIN_DISTINCT_WORDS * count + 1
+    varied = count_distinct(some.str.head(some.str.len_chars() // 3)) > MIN_DISTINCT_WORDS * count + 1
     left = (~varied).arg_true()
     out = pl.repeat(None, len(texts), dtype=pl.Float64, eager=True)
-    return out.scatter(rows.gather(left), distinct(some.gather(left)) / count.gather(left)) if len(left) else out
+    return out.scatter(rows.gather(left), count_distinct(some.gather(left)) / count.gather(left)) if len(left) else out
 
 
-def _spaced(texts: pl.Series) -> pl.Series:
+def _separate_words(texts: pl.Series) -> pl.Series:
     rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
     rows = rows.gather(texts.gather(rows).str.contains(UNSPACED).arg_true())
     if len(rows):
-        texts = texts.clone().scatter(rows, words(texts.gather(rows)).list.join(" "))  # `scatter` changes its column
+        texts = texts.clone().scatter(
+            rows, split_texts(texts.gather(rows)).list.join(" ")
+        )  # `scatter` changes its column
     gaps = (texts.str.contains(gap, literal=True) for gap in ("\n", "\t", "  "))
     rows = (reduce(or_, gaps) | texts.str.starts_with(" ") | texts.str.ends_with(" ")).arg_true()
     if not len(rows):
@@ -199,21 +209,21 @@ def language(config: Clean) -> RuleResult:
     """Drop a document in a language that is not in `languages`, if its text is long enough to tell."""
     if not config.languages:
         return RuleResult(pl.lit(False), pl.lit(""))
-    spoken = pl.concat_str(JUDGED, separator=" ").map_batches(_languages, return_dtype=pl.String)
+    found = pl.concat_str(JUDGED_COLUMNS, separator=" ").map_batches(_detect_languages, return_dtype=pl.String)
     wanted = ", ".join(config.languages)
     return RuleResult(
-        ~spoken.is_in([*config.languages, UNKNOWN]), pl.format("it is in {}, not in {}", spoken, pl.lit(wanted))
+        ~found.is_in([*config.languages, UNKNOWN]), pl.format("it is in {}, not in {}", found, pl.lit(wanted))
     )
 
 
-def _languages(texts: pl.Series) -> pl.Series:
-    return pl.Series(map(language_of, texts), dtype=pl.String)
+def _detect_languages(texts: pl.Series) -> pl.Series:
+    return pl.Series(map(detect_language, texts), dtype=pl.String)
 
 
 RULES: tuple[Rule, ...] = (missing, too_short, too_long, symbols, repetition, language)
 
 
-def judged(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
+def apply_rules(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
     """Add the columns `rule` and `detail` of the first rule that hits; null for a document to keep."""
     results = {rule.__name__: rule(config) for rule in RULES}
     rule = pl.coalesce(*(pl.when(v.hit).then(pl.lit(name)) for name, v in results.items()))
@@ -226,7 +236,9 @@ def judged(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
     return judged.with_columns(detail.alias("detail"))
 
 
-def _any(names: tuple[str, ...], hit: Callable[[pl.Expr], pl.Expr], detail: Callable[[pl.Expr], pl.Expr]) -> RuleResult:
+def _combine_columns(
+    names: tuple[str, ...], hit: Callable[[pl.Expr], pl.Expr], detail: Callable[[pl.Expr], pl.Expr]
+) -> RuleResult:
     """Return the result of a rule that drops a row if any column is hit. The detail names the first one."""
     hits = reduce(or_, (hit(pl.col(n)) for n in names))
     details = (pl.when(hit(pl.col(n))).then(pl.format("{}: {}", pl.lit(n), detail(pl.col(n)))) for n in names)

@@ -23,31 +23,31 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from llmops.config import Source
-from llmops.data.collect.extract_rows import COPIED, LEFT_OUT, write
+from llmops.data.collect.extract_file import ARROW_BATCH, LEFT_OUT, write_extract
 from llmops.data.collect.files import SourceFile
-from llmops.data.collect.forgotten import Forgotten
-from llmops.data.collect.libraries import libraries
+from llmops.data.collect.forgotten_list import ForgottenList
+from llmops.data.collect.libraries import list_versions
 from llmops.data.collect.readers import feedback_rows, sql_rows
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Item, Items, Origin
-from llmops.data.collect.workers import in_processes
+from llmops.data.collect.workers import run_in_processes
 from llmops.data.feedback.rows import Review
-from llmops.data.remote import RemoteFile, expand
+from llmops.data.remote import RemoteFile, expand_variables
 from llmops.frame import intervals
-from llmops.frame.artifacts import locked
-from llmops.frame.code_version import code_version
+from llmops.frame.artifacts import hold_lock
+from llmops.frame.code_version import compute_code_version
 from llmops.frame.errors import SourceUnavailableError
-from llmops.frame.records import content_id
-from llmops.frame.transient import is_full
+from llmops.frame.records import make_content_id
+from llmops.frame.transient import is_disk_full
 from llmops.state import file_hashes
 
 #: kind → bytes that one process reads per second, to decide if several processes are worth their start
-SPEED = {"pdf": 50_000, "html": 1_500_000, "markdown": 3_000_000, "": 12_000_000}
-WORTH_S = 6.0  #: least seconds of reading for several processes
+BYTES_PER_S = {"pdf": 50_000, "html": 1_500_000, "markdown": 3_000_000, "": 12_000_000}
+MIN_PARALLEL_S = 6.0  #: least seconds of reading for several processes
 
 #: Time after the end of a period in which its rows may still arrive: by late commits, or from a database with a clock
 #: in another zone. Until then every run queries the period again.
-SETTLE = timedelta(days=1)
+SETTLING_TIME = timedelta(days=1)
 
 Period = tuple[date, date]  #: the first day (`date.min`: from the first row on) and the day after the last
 
@@ -55,149 +55,155 @@ Period = tuple[date, date]  #: the first day (`date.min`: from the first row on)
 class KeyedOrigin(Origin):
     """The origin of rows that are replaced by newer ones with the same key.
 
-    A row excluded by `where` is stored as a mark, because it may replace an older row that was not excluded.
+    A row excluded by `where` is stored as a placeholder, because it may replace an older row that was not excluded.
     """
 
-    def row(self, position: str, values: Mapping[str, str]) -> Item:
-        """Return the document of one row, or its mark if `where` excludes it."""
-        return super().row(position, values) or self.dropped(position, LEFT_OUT, "")
+    def convert_row(self, position: str, values: Mapping[str, str]) -> Item:
+        """Return the document of one row, or its placeholder if `where` excludes it."""
+        return super().convert_row(position, values) or self.make_dropped(position, LEFT_OUT, "")
 
 
 @dataclass(frozen=True, slots=True)
-class Extracts:
-    """A maker of extracts, with a cache."""
+class Extractor:
+    """A maker of extracts. It reuses those that earlier runs left in a cache."""
 
     cache: Path  #: folder of extracts for later runs
-    scratch: Path  #: folder of the others: of files that were not read to the end, or without a version
+    scratch: (
+        Path  #: folder for extracts that later runs must not use: of files without a version or not read to the end
+    )
     database: str  #: URL of the database that caches the hashes of local files
-    forgotten: Forgotten
+    forgotten: ForgottenList
 
-    def of_files(
+    def extract_files(
         self, files: Sequence[tuple[SourceFile, str]], source: Source, processes: int = 1
     ) -> list[tuple[Path, bool]]:
-        """Return the extracts of files, each with True if it had to be read. See `of_file`.
+        """Return the extracts of files, each with True if it had to be read. See `extract_file`.
 
         Files that take long to read are read in several processes if allowed. The result is the same.
         """
-        todo = [(file, version) for file, version in files if not self._slot(file, version, source).is_file()]
-        seconds = sum(file.size or 0 for file, _ in todo) / SPEED.get(source.kind, SPEED[""])
-        made: dict[str, tuple[Path, bool]] = {}
-        if processes > 1 and len(todo) > 1 and seconds > WORTH_S:
-            calls = [(file.location, partial(self.of_file, file, version, source)) for file, version in todo]
-            read = in_processes(calls, min(processes, len(todo)))
-            made = {file.location: extract for (file, _), extract in zip(todo, read, strict=True)}
-        return [made.get(file.location) or self.of_file(file, version, source) for file, version in files]
+        unread = [(file, version) for file, version in files if not self._get_path(file, version, source).is_file()]
+        seconds = sum(file.size or 0 for file, _ in unread) / BYTES_PER_S.get(source.kind, BYTES_PER_S[""])
+        results: dict[str, tuple[Path, bool]] = {}
+        if processes > 1 and len(unread) > 1 and seconds > MIN_PARALLEL_S:
+            calls = [(file.location, partial(self.extract_file, file, version, source)) for file, version in unread]
+            extracts = run_in_processes(calls, min(processes, len(unread)))
+            results = {file.location: extract for (file, _), extract in zip(unread, extracts, strict=True)}
+        return [results.get(file.location) or self.extract_file(file, version, source) for file, version in files]
 
-    def _slot(self, file: SourceFile, version: str, source: Source) -> Path:
+    def _get_path(self, file: SourceFile, version: str, source: Source) -> Path:
         """Return the path of a file's extract; in `scratch` if the file has no version."""
         if not version:
-            return self.scratch / f"{content_id(file.location)}.parquet"
+            return self.scratch / f"{make_content_id(file.location)}.parquet"
         reader = READERS[source.kind].__module__
-        return self.cache / f"{_key(source, reader, file.location, version, libraries(source.kind))}.parquet"
+        return (
+            self.cache / f"{_compute_key(source, reader, file.location, version, list_versions(source.kind))}.parquet"
+        )
 
-    def of_file(self, file: SourceFile, version: str, source: Source) -> tuple[Path, bool]:
+    def extract_file(self, file: SourceFile, version: str, source: Source) -> tuple[Path, bool]:
         """Return the extract of one file in one version, and True if the file had to be read.
 
         Raises:
             SourceError: if the configuration does not fit the file, or its version has changed.
         """
-        slot = self._slot(file, version, source)
+        path = self._get_path(file, version, source)
         if not version:
-            self._read(file, version, source, slot)
-            return slot, True
-        with locked(slot):
-            if slot.is_file():
-                os.utime(slot)  # unused extracts are removed after a while
-                return slot, False
-            new = slot.with_name(f".{slot.name}.new")
-            if not self._read(file, version, source, new):
-                return Path(shutil.move(new, self.scratch / slot.name)), True
-            new.replace(slot)
-            return slot, True
+            self._write_file(file, version, source, path)
+            return path, True
+        with hold_lock(path):
+            if path.is_file():
+                os.utime(path)  # unused extracts are removed after a while
+                return path, False
+            unfinished = path.with_name(f".{path.name}.new")
+            if not self._write_file(file, version, source, unfinished):
+                return Path(shutil.move(unfinished, self.scratch / path.name)), True
+            unfinished.replace(path)
+            return path, True
 
-    def _read(self, file: SourceFile, version: str, source: Source, path: Path) -> bool:
+    def _write_file(self, file: SourceFile, version: str, source: Source, path: Path) -> bool:
         """Write the extract of a file to `path`. Return True if the file was read to the end."""
         origin = Origin(source, file.location)
-        copies = self.cache / "downloads" if isinstance(file, RemoteFile) else self.scratch / "copies"
+        copy_folder = self.cache / "downloads" if isinstance(file, RemoteFile) else self.scratch / "copies"
 
         try:
-            copy, found = file.fetch(copies)
+            copy, copied_version = file.fetch(copy_folder)
         except OSError as error:
-            if is_full(error):
+            if is_disk_full(error):
                 raise
             if version:  # it was readable when its version was determined
                 raise SourceUnavailableError(
                     f"Source {source.name}: {file.location} cannot be read any more: {error.strerror}; run again."
                 ) from error
-            lost = origin.dropped("file", "unreadable", error.strerror or str(error))
-            self._write(path, lambda: iter([lost]), origin)
+            unreadable = origin.make_dropped("file", "unreadable", error.strerror or str(error))
+            self._write_items(path, lambda: iter([unreadable]), origin)
             return False
-        if found != version:
+        if copied_version != version:
             file_hashes.clear_cache(self.database)
             raise SourceUnavailableError(
                 f"Source {source.name}: {file.location} changed while it was being read; run again."
             )
-        whole = self._write(path, partial(READERS[source.kind], copy, origin), origin)
-        if copy.is_relative_to(copies):  # no longer needed
+        is_complete = self._write_items(path, partial(READERS[source.kind], copy, origin), origin)
+        if copy.is_relative_to(copy_folder):  # no longer needed
             shutil.rmtree(copy.parent)
-        return whole
+        return is_complete
 
-    def of_query(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> Path:
+    def extract_query(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> Path:
         """Return the extract of a query without a cursor, which runs each time.
 
         Raises:
             SourceError: if the database cannot be reached or refuses the query.
         """
         path = self.scratch / "query.parquet"
-        self._write(path, partial(sql_rows.read, root, origin, environ), origin)
+        self._write_items(path, partial(sql_rows.read, root, origin, environ), origin)
         return path
 
-    def of_feedback(self, found: Sequence[Review], origin: Origin, keyed: Callable[[str], str]) -> Path:
+    def extract_feedback(self, reviews: Sequence[Review], origin: Origin, hash_text: Callable[[str], str]) -> Path:
         """Return the extract of feedback that may train."""
         path = self.scratch / "feedback.parquet"
-        self._write(path, partial(feedback_rows.read, found, origin, keyed), origin)
+        self._write_items(path, partial(feedback_rows.read, reviews, origin, hash_text), origin)
         return path
 
-    def of_table(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> tuple[list[Path], int]:
+    def extract_table(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> tuple[list[Path], int]:
         """Return the extracts of all rows before the end of the interval, oldest first, and the number of new ones.
 
         Raises:
             SourceError: if the database cannot be reached or refuses the query.
         """
         end = date.fromisoformat(origin.interval) + timedelta(days=1)
-        settled = min(end, intervals.today() - SETTLE)
-        folder = self.cache / _key(origin.source, sql_rows.__name__, origin.location, _database(origin, environ))
-        with locked(folder):
-            periods = _chain([_period(path) for path in folder.glob("[!.]*.parquet")], end)
+        settled = min(end, intervals.get_today() - SETTLING_TIME)
+        folder = self.cache / _compute_key(
+            origin.source, sql_rows.__name__, origin.location, _get_database_url(origin, environ)
+        )
+        with hold_lock(folder):
+            periods = _chain_periods([_parse_period(path) for path in folder.glob("[!.]*.parquet")], end)
             paths = [folder / f"{first}_{last}.parquet" for first, last in periods]
             for path in paths:
                 os.utime(path)
-            done = periods[-1][1] if periods else date.min
+            covered = periods[-1][1] if periods else date.min
             for last, target in ((settled, folder), (end, self.scratch)):
-                if done < last:
+                if covered < last:
                     period = KeyedOrigin(origin.source, origin.location, (last - timedelta(days=1)).isoformat())
-                    after = done if done > date.min else None
-                    paths.append(target / f"{done}_{last}.parquet")
-                    self._write(paths[-1], partial(sql_rows.read, root, period, environ, after), period)
-                    done = last
+                    after = covered if covered > date.min else None
+                    paths.append(target / f"{covered}_{last}.parquet")
+                    self._write_items(paths[-1], partial(sql_rows.read, root, period, environ, after), period)
+                    covered = last
         return paths, len(paths) - len(periods)
 
-    def _write(self, path: Path, read: Callable[[], Items], origin: Origin) -> bool:
-        """Write a reader's rows to `path`. Return True if it read to the end."""
-        broken: list[OSError] = []
+    def _write_items(self, path: Path, read_items: Callable[[], Items], origin: Origin) -> bool:
+        """Write a reader's rows to `path`. Return True if the reader reached the end."""
+        errors: list[OSError] = []
 
-        def readable() -> Items:
+        def yield_items() -> Items:
             try:
-                yield from read()
+                yield from read_items()
             except OSError as error:
-                broken.append(error)
-                yield origin.dropped("file", "unreadable", error.strerror or str(error))
+                errors.append(error)
+                yield origin.make_dropped("file", "unreadable", error.strerror or str(error))
 
-        write(path, self.forgotten.without(readable()))
-        return not broken
+        write_extract(path, self.forgotten.quarantine_rows(yield_items()))
+        return not errors
 
 
-def merged_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
+def merge_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
     """Return the rows of consecutive periods: the newest of each key, in the order of their keys.
 
     The result does not depend on the periods' boundaries. All malformed rows are kept, because none is a newer version
@@ -217,18 +223,18 @@ def merged_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.Record
     """
     with duckdb.connect(config={"temp_directory": str(scratch)}) as database:
         files = [str(path) for path in periods]
-        found = database.execute(query, {"files": files, "patterns": list(map(glob.escape, files))})
-        batches: pa.RecordBatchReader = found.to_arrow_reader(COPIED)
+        result = database.execute(query, {"files": files, "patterns": list(map(glob.escape, files))})
+        batches: pa.RecordBatchReader = result.to_arrow_reader(ARROW_BATCH)
         yield from batches
 
 
-def _period(path: Path) -> Period:
+def _parse_period(path: Path) -> Period:
     first, _, last = path.stem.partition("_")
     return date.fromisoformat(first), date.fromisoformat(last)
 
 
-def _chain(known: Iterable[Period], end: date) -> list[Period]:
-    """Return consecutive periods from the first row on, without a gap, that end as late as possible but by `end`."""
+def _chain_periods(known: Iterable[Period], end: date) -> list[Period]:
+    """Return consecutive periods without a gap from the first row on. They end as late as possible, but by `end`."""
     reached: dict[date, list[Period]] = {date.min: []}
     for first, last in sorted(known, key=lambda period: (period[1], period[0])):
         if first in reached and last <= end:
@@ -236,15 +242,15 @@ def _chain(known: Iterable[Period], end: date) -> list[Period]:
     return reached[max(reached)]
 
 
-def _database(origin: Origin, environ: Mapping[str, str]) -> str:
+def _get_database_url(origin: Origin, environ: Mapping[str, str]) -> str:
     """Return the database's URL with its ${VAR} replaced (they may select another database), without password."""
     try:
-        url = sa.make_url(expand(origin.location, environ)[0])
+        url = sa.make_url(expand_variables(origin.location, environ)[0])
     except sa.exc.ArgumentError:  # reported by the reader
         return ""
     return url.set(password=None, query={}).render_as_string()
 
 
-def _key(source: Source, reader: str, *parts: str) -> str:
-    how = {k: v for k, v in source.hashed().items() if k not in ("location", "connection")}
-    return content_id(json.dumps(how, sort_keys=True), code_version(reader), *parts)
+def _compute_key(source: Source, reader: str, *parts: str) -> str:
+    settings = {k: v for k, v in source.get_hashed_values().items() if k not in ("location", "connection")}
+    return make_content_id(json.dumps(settings, sort_keys=True), compute_code_version(reader), *parts)

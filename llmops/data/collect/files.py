@@ -1,4 +1,4 @@
-"""The files of a source, and their versions. Cheap enough for a look before a stage runs.
+"""The files of a source, and their versions. Finding them is cheap, so it is also done before a stage runs.
 
 A file may change at any moment. Therefore a private copy is read, and the copy has the version: the hash of its bytes,
 or the tag under which a server returned them. Extracts and artifacts are named by this version.
@@ -13,13 +13,13 @@ from typing import Protocol
 from llmops.config import Collect, Source
 from llmops.data import remote
 from llmops.data.collect.dataset_files import DatasetFolder, HubDataset
-from llmops.data.collect.libraries import libraries
+from llmops.data.collect.libraries import list_versions
 from llmops.data.collect.local_files import LocalFile
-from llmops.data.collect.readers.origin import printable
-from llmops.data.credentials import environment
+from llmops.data.collect.readers.origin import make_printable
+from llmops.data.credentials import read_environment
 from llmops.data.feedback import documents
 from llmops.frame.errors import SourceError
-from llmops.frame.records import content_id
+from llmops.frame.records import make_content_id
 from llmops.state.file_hashes import cached_hashing
 
 
@@ -36,8 +36,8 @@ class SourceFile(Protocol):
         """Return the size in bytes; None if unknown."""
         ...
 
-    def version(self, sha256: Callable[[Path], str]) -> str:
-        """Return a text that changes with the content; empty if unknown. `sha256` hashes a local file."""
+    def get_version(self, sha256: Callable[[Path], str]) -> str:
+        """Return a text that changes with the content; empty if unknown. `sha256` returns the hash of a local file."""
         ...
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
@@ -50,7 +50,7 @@ class SourceFile(Protocol):
         ...
 
 
-def matching_files(source: Source, root: Path, interval: str) -> Sequence[SourceFile]:
+def find_source_files(source: Source, root: Path, interval: str) -> Sequence[SourceFile]:
     """Return the files that match a source's location, sorted.
 
     Raises:
@@ -59,7 +59,7 @@ def matching_files(source: Source, root: Path, interval: str) -> Sequence[Source
     location = source.location.replace("{date}", interval)
     if remote.is_remote(location):
         try:
-            found: Sequence[SourceFile] = remote.find(location, environment(source.connection))
+            found: Sequence[SourceFile] = remote.find_remote_files(location, read_environment(source.connection))
         except SourceError as error:
             raise type(error)(f"Source {source.name}: {error}") from None
         if found:
@@ -71,7 +71,7 @@ def matching_files(source: Source, root: Path, interval: str) -> Sequence[Source
         return [HubDataset(location, source.revision)]
     path = root / Path(location).expanduser()
     if source.kind == "dataset" and path.is_dir():
-        return [_dataset(path, [p for p in path.rglob("*") if p.is_file()], root)]
+        return [_make_dataset(path, [p for p in path.rglob("*") if p.is_file()], root)]
     if path.is_file():
         paths = [path]
     else:  # the root is not part of the pattern: its name may contain `[`; the set is for `**/**`, which repeats files
@@ -80,24 +80,24 @@ def matching_files(source: Source, root: Path, interval: str) -> Sequence[Source
         paths = sorted({root / name for name in names})
     if files := [p for p in paths if not p.is_dir()]:
         if source.kind == "dataset":
-            return [_dataset(Path(os.path.commonpath([p.parent for p in files])), files, root)]
-        return [LocalFile(_shown(p, root), p) for p in files]
+            return [_make_dataset(Path(os.path.commonpath([p.parent for p in files])), files, root)]
+        return [LocalFile(_format_location(p, root), p) for p in files]
     hint = "it is a folder; name the files in it, as in `folder/*.html`" if path.is_dir() else "check the path"
     if source.kind == "dataset":
         hint += "; to read a repository of the Hub, name its `revision`"
     raise SourceError(f"Source {source.name}: no file matches {location}, looked for in {root}; {hint}.")
 
 
-def _dataset(folder: Path, files: Iterable[Path], root: Path) -> DatasetFolder:
-    seen = (p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return DatasetFolder(_shown(folder, root), folder, tuple(sorted(seen)))
+def _make_dataset(folder: Path, files: Iterable[Path], root: Path) -> DatasetFolder:
+    visible = (p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return DatasetFolder(_format_location(folder, root), folder, tuple(sorted(visible)))
 
 
-def _shown(path: Path, root: Path) -> str:
-    return printable(Path(os.path.relpath(path, root)).as_posix())
+def _format_location(path: Path, root: Path) -> str:
+    return make_printable(Path(os.path.relpath(path, root)).as_posix())
 
 
-def content(config: Collect, interval: str, database: str = "") -> str:
+def hash_content(config: Collect, interval: str, database: str = "") -> str:
     """Return 16 hex digits over the content of all file sources and of feedback.
 
     Local files count by their SHA-256, remote ones by their server's tag, and libraries by their version. Databases are
@@ -105,21 +105,21 @@ def content(config: Collect, interval: str, database: str = "") -> str:
     URL, which also caches the hashes.
     """
     with cached_hashing(database) as sha256:
-        return content_of(
+        return hash_versions(
             (
                 source,
                 [(documents.LOCATION, documents.read_version(database, interval))]
                 if source.kind == "feedback"
-                else [(f.location, f.version(sha256)) for f in matching_files(source, config.root, interval)],
+                else [(f.location, f.get_version(sha256)) for f in find_source_files(source, config.root, interval)],
             )
             for source in config.sources
             if source.kind != "sql"
         )
 
 
-def content_of(sources: Iterable[tuple[Source, Iterable[tuple[str, str]]]]) -> str:
-    """Return the same from sources with the locations and versions of their files."""
+def hash_versions(sources: Iterable[tuple[Source, Iterable[tuple[str, str]]]]) -> str:
+    """Return 16 hex digits over sources, each with the locations and versions of its files."""
     parts: list[str] = []
     for source, files in sources:
-        parts += [libraries(source.kind), *(part for file in files for part in file)]
-    return content_id(*parts)
+        parts += [list_versions(source.kind), *(part for file in files for part in file)]
+    return make_content_id(*parts)

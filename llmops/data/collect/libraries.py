@@ -3,25 +3,25 @@
 from functools import cache
 from importlib.metadata import version
 
-TEXT = ("charset-normalizer",)
-HTML = ("beautifulsoup4", "lxml", *TEXT)
+TEXT_LIBRARIES = ("charset-normalizer",)
+HTML_LIBRARIES = ("beautifulsoup4", "lxml", *TEXT_LIBRARIES)
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("csv", "json", "jsonl", "chat", "text"), TEXT),
+    **dict.fromkeys(("csv", "json", "jsonl", "chat", "text"), TEXT_LIBRARIES),
     "dataset": ("datasets", "huggingface-hub", "pyarrow"),
-    **dict.fromkeys(("html", "eml"), HTML),
-    "docx": ("mammoth", *HTML),
-    "pptx": ("python-pptx", *HTML),
-    "xlsx": ("openpyxl", *HTML),
-    "epub": ("defusedxml", *HTML),
-    "markdown": ("markdown-it-py", *TEXT),
+    **dict.fromkeys(("html", "eml"), HTML_LIBRARIES),
+    "docx": ("mammoth", *HTML_LIBRARIES),
+    "pptx": ("python-pptx", *HTML_LIBRARIES),
+    "xlsx": ("openpyxl", *HTML_LIBRARIES),
+    "epub": ("defusedxml", *HTML_LIBRARIES),
+    "markdown": ("markdown-it-py", *TEXT_LIBRARIES),
     "parquet": ("pyarrow",),
     "pdf": ("pdfplumber", "pdfminer.six"),
-    "xml": ("defusedxml", *TEXT),
+    "xml": ("defusedxml", *TEXT_LIBRARIES),
 }  #: kind of file → packages; the rows of databases do not depend on a package
 
 
 @cache
-def libraries(kind: str) -> str:
+def list_versions(kind: str) -> str:
     """Return the packages of a kind's reader, with their versions.
 
     Patch versions count, too: one of pdfplumber may bring another pdfminer, and reading again is cheap.

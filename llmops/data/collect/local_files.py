@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops.frame.records import content_id
+from llmops.frame.records import make_content_id
 
 _CHUNK = 1 << 20  #: bytes
 
@@ -20,9 +20,9 @@ class LocalFile:
     @property
     def size(self) -> int | None:
         """Return the size in bytes; None if the file cannot be read."""
-        return size_of(self.path)
+        return get_size(self.path)
 
-    def version(self, sha256: Callable[[Path], str]) -> str:
+    def get_version(self, sha256: Callable[[Path], str]) -> str:
         """Return the SHA-256 of the content; empty if the file cannot be read (reading will report it)."""
         try:
             return sha256(self.path)
@@ -31,12 +31,12 @@ class LocalFile:
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
         """Return a copy, and the SHA-256 of the copied bytes."""
-        copy = folder / content_id(self.location) / self.path.name
+        copy = folder / make_content_id(self.location) / self.path.name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        return copy, copied(self.path, copy)
+        return copy, copy_file(self.path, copy)
 
 
-def copied(path: Path, copy: Path) -> str:
+def copy_file(path: Path, copy: Path) -> str:
     """Copy a file and return the SHA-256 of the copied bytes.
 
     Raises:
@@ -50,7 +50,7 @@ def copied(path: Path, copy: Path) -> str:
     return digest.hexdigest()
 
 
-def size_of(path: Path) -> int | None:
+def get_size(path: Path) -> int | None:
     """Return the bytes of a file; None if it cannot be read."""
     try:
         return path.stat().st_size

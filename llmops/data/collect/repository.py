@@ -21,15 +21,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.data.remote import connect, is_remote, local, md5
-from llmops.frame.artifacts import write_whole
+from llmops.data.remote import connect, get_md5, is_remote, make_local_address
+from llmops.frame.artifacts import write_atomically
 from llmops.frame.errors import LlmopsError, SourceError, TransientError
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "_manifest.json"
 _PART = re.compile(r"part-\d{5}-[0-9a-f]{16}\.parquet")
-_PARTIAL = re.compile(rf"\.({_PART.pattern}|{re.escape(MANIFEST)})\.\d+")  #: leftover of a killed upload into a folder
+_LEFTOVER = re.compile(rf"\.({_PART.pattern}|{re.escape(MANIFEST)})\.\d+")  #: leftover of a killed upload into a folder
 
 
 class RepositoryError(LlmopsError):
@@ -40,7 +40,7 @@ class RepositoryUnavailableError(RepositoryError, TransientError):
     """The repository cannot be reached, or an uploaded file is not as it was sent."""
 
 
-def upload(
+def upload_documents(
     documents: Path, repository: str, interval: str, environ: Mapping[str, str] = os.environ
 ) -> Mapping[str, Any]:
     """Replace the repository's partition of `interval` by the rows of `documents`.
@@ -55,7 +55,7 @@ def upload(
     try:
         partition = _Partition(location, environ)
         try:
-            return _upload(documents, partition, interval)
+            return _upload_parts(documents, partition, interval)
         except OSError as error:
             raise RepositoryUnavailableError(f"Repository {partition.shown}: {error}") from None
     except SourceError as error:
@@ -63,66 +63,66 @@ def upload(
         raise kind(f"Repository: {error}") from None
 
 
-def intervals(repository: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the intervals of the repository's partitions. Raises the errors of `read`."""
-    names = _Partition(f"{repository.rstrip('/')}/documents", environ).names()
+def list_intervals(repository: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the intervals of the repository's partitions. Raises the errors of `read_parts`."""
+    names = _Partition(f"{repository.rstrip('/')}/documents", environ).list_names()
     return sorted(name.removeprefix("interval=") for name in names if name.startswith("interval="))
 
 
-def read(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> list[bytes]:
+def read_parts(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> list[bytes]:
     """Return the parts of a partition, each a Parquet file; empty if the partition is incomplete.
 
     Raises:
         SourceError: if the repository cannot be reached.
     """
     partition = _Partition(f"{repository.rstrip('/')}/documents/interval={interval}", environ)
-    if MANIFEST not in partition.names():
+    if MANIFEST not in partition.list_names():
         return []
-    return [partition.get(part["name"]) for part in json.loads(partition.get(MANIFEST))["parts"]]
+    return [partition.read_file(part["name"]) for part in json.loads(partition.read_file(MANIFEST))["parts"]]
 
 
-def clear(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> None:
+def delete_leftovers(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> None:
     """Delete parts of a partition that its manifest does not name, left by killed uploads.
 
     Raises:
         SourceError: if the repository cannot be reached.
     """
     partition = _Partition(f"{repository.rstrip('/')}/documents/interval={interval}", environ)
-    there = partition.names()
-    named = json.loads(partition.get(MANIFEST))["parts"] if MANIFEST in there else []
-    _clear(partition, there - {part["name"] for part in named})
+    existing = partition.list_names()
+    listed_parts = json.loads(partition.read_file(MANIFEST))["parts"] if MANIFEST in existing else []
+    _delete_parts(partition, existing - {part["name"] for part in listed_parts})
 
 
-def _clear(partition: _Partition, names: set[str]) -> None:
+def _delete_parts(partition: _Partition, names: set[str]) -> None:
     for name in names:
-        if _PART.fullmatch(name) or _PARTIAL.fullmatch(name):
-            partition.remove(name)
+        if _PART.fullmatch(name) or _LEFTOVER.fullmatch(name):
+            partition.delete_file(name)
 
 
-def _upload(documents: Path, partition: _Partition, interval: str) -> Mapping[str, Any]:
-    there, parts, sent = partition.names(), [], 0
+def _upload_parts(documents: Path, partition: _Partition, interval: str) -> Mapping[str, Any]:
+    existing, parts, sent = partition.list_names(), [], 0
     with pq.ParquetFile(documents) as file:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number)
-            data = _parquet(table)
+            data = _encode_parquet(table)
             digest = hashlib.sha256(data).hexdigest()
             name = f"part-{number:05d}-{digest[:16]}.parquet"
             parts.append({"name": name, "rows": table.num_rows, "bytes": len(data), "sha256": digest})
-            if name not in there or not partition.holds(name, data):
-                partition.put(name, data)
+            if name not in existing or not partition.has_content(name, data):
+                partition.write_file(name, data)
                 sent += 1
     manifest = json.dumps(
         {"interval": interval, "rows": sum(p["rows"] for p in parts), "parts": parts}, indent=1
     ).encode()
-    if MANIFEST not in there or not partition.holds(MANIFEST, manifest):
-        partition.put(MANIFEST, manifest)
-    _clear(partition, there - {part["name"] for part in parts})
+    if MANIFEST not in existing or not partition.has_content(MANIFEST, manifest):
+        partition.write_file(MANIFEST, manifest)
+    _delete_parts(partition, existing - {part["name"] for part in parts})
     size = sum(part["bytes"] for part in parts)
     log.info("repository: %d of %d parts sent to %s", sent, len(parts), partition.shown)
     return {"parts": len(parts), "bytes": size, "sent": sent}
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _encode_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=table.num_rows)
     return bytes(sink.getvalue())
@@ -131,47 +131,47 @@ def _parquet(table: pa.Table) -> bytes:
 class _Partition:
     def __init__(self, location: str, environ: Mapping[str, str]) -> None:
         self._remote = is_remote(location)
-        self._address = connect(location, environ) if self._remote else local(location)
-        self.shown = self._address.shown
+        self._address = connect(location, environ) if self._remote else make_local_address(location)
+        self.shown = self._address.location
 
-    def names(self) -> set[str]:
+    def list_names(self) -> set[str]:
         """Return the names of the partition's files."""
         try:
-            found = self._ask(lambda files, folder: files.ls(folder, detail=False))
+            paths = self._call(lambda files, folder: files.ls(folder, detail=False))
         except FileNotFoundError:
             return set()
-        return {path.rstrip("/").rpartition("/")[2] for path in found}
+        return {path.rstrip("/").rpartition("/")[2] for path in paths}
 
-    def holds(self, name: str, data: bytes) -> bool:
+    def has_content(self, name: str, data: bytes) -> bool:
         """Return True if the file has this content, by the store's MD5 or by reading it."""
-        info = self._ask(lambda files, folder: files.info(f"{folder}/{name}"))
+        info = self._call(lambda files, folder: files.info(f"{folder}/{name}"))
         if info["size"] != len(data):
             return False
-        known = (md5(info), str(info.get("ETag", "")).strip('"'))
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() in known:
+        md5s = (get_md5(info), str(info.get("ETag", "")).strip('"'))
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() in md5s:
             return True
-        return self.get(name) == data
+        return self.read_file(name) == data
 
-    def get(self, name: str) -> bytes:
+    def read_file(self, name: str) -> bytes:
         """Return the content of a file."""
-        return bytes(self._ask(lambda files, folder: files.cat_file(f"{folder}/{name}")))
+        return bytes(self._call(lambda files, folder: files.cat_file(f"{folder}/{name}")))
 
-    def put(self, name: str, data: bytes) -> None:
+    def write_file(self, name: str, data: bytes) -> None:
         """Write a file atomically, and check that the store has it as it was sent."""
         if self._remote:
-            self._ask(lambda files, folder: files.pipe_file(f"{folder}/{name}", data))
+            self._call(lambda files, folder: files.pipe_file(f"{folder}/{name}", data))
         else:
             folder = Path(self._address.path)
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / name, data)
-        if not self.holds(name, data):
+            write_atomically(folder / name, data)
+        if not self.has_content(name, data):
             raise RepositoryUnavailableError(
                 f"{self.shown}/{name} is not what was sent; run again, and look at the store's logs."
             )
 
-    def remove(self, name: str) -> None:
+    def delete_file(self, name: str) -> None:
         """Delete a file."""
-        self._ask(lambda files, folder: files.rm_file(f"{folder}/{name}"))
+        self._call(lambda files, folder: files.rm_file(f"{folder}/{name}"))
 
-    def _ask(self, call: Callable[[Any, str], Any]) -> Any:
-        return self._address.ask(lambda: call(self._address.filesystem, self._address.path.rstrip("/")))
+    def _call(self, call: Callable[[Any, str], Any]) -> Any:
+        return self._address.retry(lambda: call(self._address.filesystem, self._address.path.rstrip("/")))

@@ -13,28 +13,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmops.config import Collect, Source
-from llmops.data.collect import forgotten, repository
-from llmops.data.collect.extract_rows import LEFT_OUT, extract_rows
-from llmops.data.collect.extracts import Extracts, merged_periods
-from llmops.data.collect.files import content_of, matching_files
-from llmops.data.collect.forgotten import Forgotten
+from llmops.data.collect import forgotten_list, repository
+from llmops.data.collect.extract_file import LEFT_OUT, read_extract
+from llmops.data.collect.extracts import Extractor, merge_periods
+from llmops.data.collect.files import find_source_files, hash_versions
+from llmops.data.collect.forgotten_list import ForgottenList
 from llmops.data.collect.readers.origin import Origin
-from llmops.data.collect.readers.pages import repeated
-from llmops.data.credentials import environment
+from llmops.data.collect.readers.pages import repeated_lines
+from llmops.data.credentials import read_environment
 from llmops.data.feedback import documents as feedback
 from llmops.data.feedback.rows import Review
 from llmops.data.row_file import RowFile
-from llmops.data.text.comparable import comparable
+from llmops.data.text.normalization import normalize_text
 from llmops.frame import machine
 from llmops.frame.errors import SourceError, SourceUnavailableError, TransientError
-from llmops.frame.records import Document, Dropped, schema, write_table
+from llmops.frame.records import Document, DroppedRow, get_schema, write_table
 from llmops.state.database import database_at
 from llmops.state.file_hashes import cached_hashing
 
 log = logging.getLogger(__name__)
 
 CORRECTED = "corrected"  #: rule of a row whose answer was corrected by users
-SHOWN = 3  #: quarantined rows quoted in a message
+QUOTED_ROWS = 3  #: quarantined rows quoted in a message
 
 
 @dataclass(slots=True)
@@ -48,10 +48,10 @@ class SourceCounts:
     read: int = 0  #: files, or periods of a table, that were read
     unchanged: int = 0  #: files or periods with an extract of an earlier run
     rules: Counter[str] = field(default_factory=Counter)
-    shown: list[Dropped] = field(default_factory=list)
+    quoted: list[DroppedRow] = field(default_factory=list)
     versions: list[tuple[str, str]] = field(default_factory=list)  #: location and version of its files
 
-    def metrics(self) -> dict[str, int]:
+    def get_metrics(self) -> dict[str, int]:
         """Return the counts."""
         return {name: number for name, number in asdict(self).items() if isinstance(number, int)}
 
@@ -62,7 +62,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
     Write `documents.parquet`, `quarantine.parquet` and, for a feedback source, `pairs.parquet`. Copy the documents to
     the repository, if there is one.
 
-    `sources` is the expected content of the sources (`files.content`); empty: any. `database` is the URL of the
+    `sources` is the expected content of the sources (`files.hash_content`); empty: any. `database` is the URL of the
     database with feedback and forgotten persons.
 
     Raises:
@@ -74,44 +74,50 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
         raise SourceError("There is no source to collect; list at least one under `collect: sources:`.")
     counts: dict[str, SourceCounts] = {}
     problems: list[SourceError] = []
-    hears = any(source.kind == "feedback" for source in config.sources)
-    said = feedback.read_accepted(database, interval) if hears else []
-    gone = (forgotten.keyed if said else forgotten.load)(database_at(database)) if database else Forgotten()
-    with RowFile(out / "documents.parquet", schema(Document)) as documents:
-        with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
+    has_feedback = any(source.kind == "feedback" for source in config.sources)
+    reviews = feedback.read_accepted(database, interval) if has_feedback else []
+    load_list = forgotten_list.load_list_with_key if reviews else forgotten_list.load_list
+    forgotten = load_list(database_at(database)) if database else ForgottenList()
+    with RowFile(out / "documents.parquet", get_schema(Document)) as documents:
+        with RowFile(out / "quarantine.parquet", get_schema(DroppedRow)) as quarantine:
             for number, source in enumerate(config.sources, start=1):
                 try:
-                    found = _collect(source, config, interval, documents, quarantine, out, database, said, gone)
+                    result = _collect_source(
+                        source, config, interval, documents, quarantine, out, database, reviews, forgotten
+                    )
                 except SourceError as error:
                     problems.append(error)
                     continue
-                counts[source.name] = found
-                log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, found.metrics())
-                if found.shown:
-                    log.warning("source %s: quarantined %s", source.name, _shown(found))
-                if not found.documents and source.kind != "feedback":  # there may be no feedback yet
-                    problems.append(SourceError(_why_nothing(source, found)))
+                counts[source.name] = result
+                log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, result.get_metrics())
+                if result.quoted:
+                    log.warning("source %s: quarantined %s", source.name, _quote_rows(result))
+                if not result.documents and source.kind != "feedback":  # there may be no feedback yet
+                    problems.append(SourceError(_explain_no_documents(source, result)))
         if problems:
-            passing = all(isinstance(problem, TransientError) for problem in problems)
-            kind = SourceUnavailableError if passing else SourceError  # a permanent problem fails the next try, too
+            are_transient = all(isinstance(problem, TransientError) for problem in problems)
+            # A permanent problem fails the next try, too.
+            kind = SourceUnavailableError if are_transient else SourceError
             raise kind(" ".join(map(str, problems)) + f" All quarantined rows: {out / 'quarantine.parquet'}.")
-        read = [(source, counts[source.name].versions) for source in config.sources if source.kind != "sql"]
-        if sources and content_of(read) != sources:
+        versions = [(source, counts[source.name].versions) for source in config.sources if source.kind != "sql"]
+        if sources and hash_versions(versions) != sources:
             raise SourceUnavailableError("Files of the sources came, went or changed since this run began; run again.")
     metrics = {
-        "documents": documents.rows,
-        "quarantined": quarantine.rows,
-        "forgotten": sum(found.forgotten for found in counts.values()),
-        "sources": {name: found.metrics() for name, found in counts.items()},
+        "documents": documents.row_count,
+        "quarantined": quarantine.row_count,
+        "forgotten": sum(result.forgotten for result in counts.values()),
+        "sources": {name: result.get_metrics() for name, result in counts.items()},
     }
     if config.repository:
         location = config.repository if "://" in config.repository else str(config.root / config.repository)
-        put = repository.upload(out / "documents.parquet", location, interval, environment(config.connection))
-        return {**metrics, "repository": put}
+        uploaded = repository.upload_documents(
+            out / "documents.parquet", location, interval, read_environment(config.connection)
+        )
+        return {**metrics, "repository": uploaded}
     return metrics
 
 
-def _collect(
+def _collect_source(
     source: Source,
     config: Collect,
     interval: str,
@@ -119,52 +125,54 @@ def _collect(
     quarantine: RowFile,
     out: Path,
     database: str,
-    said: Sequence[Review],
-    gone: Forgotten,
+    reviews: Sequence[Review],
+    forgotten: ForgottenList,
 ) -> SourceCounts:
     counts, location = SourceCounts(), source.location.replace("{date}", interval)
-    corrected = feedback.map_corrections(said) if source.kind != "feedback" else {}
-    copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
+    corrected = feedback.map_corrections(reviews) if source.kind != "feedback" else {}
+    copy_rows = partial(_copy_rows, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
-        extracts = Extracts(config.cache, scratch, database, gone)
+        extractor = Extractor(config.cache, scratch, database, forgotten)
         if source.kind == "feedback":
-            counts.read, counts.versions = 1, [(feedback.LOCATION, feedback.version_of(said))]
+            counts.read, counts.versions = 1, [(feedback.LOCATION, feedback.hash_reviews(reviews))]
             origin = Origin(source, feedback.LOCATION, interval)
-            path = extracts.of_feedback(said, origin, gone.hash)
-            copy(extract_rows(path))
-            _write_pairs(source, said, path, out / "pairs.parquet")
+            path = extractor.extract_feedback(reviews, origin, forgotten.hash_texts)
+            copy_rows(read_extract(path))
+            _write_pairs(source, reviews, path, out / "pairs.parquet")
             return counts
         if source.kind != "sql":
             with cached_hashing(database) as sha256:
-                named = [(f, f.version(sha256)) for f in matching_files(source, config.root, interval)]
-            counts.versions = [(file.location, version) for file, version in named]
-            found = extracts.of_files(named, source, min(machine.cores(), machine.total_memory() // machine.GIB))
-            counts.read = sum(new for _, new in found)
-            counts.unchanged = len(found) - counts.read
-            edges = repeated.edges(extract_rows(path) for path, _ in found) if source.kind == "html" else frozenset()
-            for path, _ in found:
-                copy(repeated.without(extract_rows(path), edges) if edges else extract_rows(path))
+                versioned_files = [(f, f.get_version(sha256)) for f in find_source_files(source, config.root, interval)]
+            counts.versions = [(file.location, version) for file, version in versioned_files]
+            processes = min(machine.count_cores(), machine.get_total_memory() // machine.GIB)
+            extracts = extractor.extract_files(versioned_files, source, processes)
+            counts.read = sum(new for _, new in extracts)
+            counts.unchanged = len(extracts) - counts.read
+            html_pages = extracts if source.kind == "html" else []
+            repeated = repeated_lines.find_repeated_lines(read_extract(path) for path, _ in html_pages)
+            for path, _ in extracts:
+                copy_rows(repeated_lines.remove_lines(read_extract(path), repeated) if repeated else read_extract(path))
             return counts
-        origin, environ = Origin(source, location, interval), environment(source.connection)
+        origin, environ = Origin(source, location, interval), read_environment(source.connection)
         if source.cursor:
-            periods, counts.read = extracts.of_table(origin, config.root, environ)
+            periods, counts.read = extractor.extract_table(origin, config.root, environ)
             counts.unchanged = len(periods) - counts.read
-            copy(merged_periods(periods, scratch))
+            copy_rows(merge_periods(periods, scratch))
         else:
             counts.read = 1
-            copy(extract_rows(extracts.of_query(origin, config.root, environ)))
+            copy_rows(read_extract(extractor.extract_query(origin, config.root, environ)))
     return counts
 
 
-def _write_pairs(source: Source, said: Sequence[Review], extract: Path, path: Path) -> None:
-    found = (batch.filter(pc.equal(batch["rule"], "")) for batch in extract_rows(extract))
-    good = {id for batch in found for id in batch["id"].to_pylist()}
-    rows = [pair for pair in feedback.build_pairs(source.name, said) if pair["id"] in good]
-    write_table(path, pa.Table.from_pylist(rows, schema=feedback.PAIRS))
+def _write_pairs(source: Source, reviews: Sequence[Review], extract: Path, path: Path) -> None:
+    batches = (batch.filter(pc.equal(batch["rule"], "")) for batch in read_extract(extract))
+    document_ids = {id for batch in batches for id in batch["id"].to_pylist()}
+    rows = [pair for pair in feedback.build_pairs(source.name, reviews) if pair["id"] in document_ids]
+    write_table(path, pa.Table.from_pylist(rows, schema=feedback.PAIR_SCHEMA))
 
 
-def _copy(
+def _copy_rows(
     batches: Iterable[pa.RecordBatch],
     *,
     documents: RowFile,
@@ -175,48 +183,49 @@ def _copy(
     """Copy rows of extracts to documents or quarantine. Rows whose question is in `corrected` are quarantined."""
     for batch in batches:
         table = pa.Table.from_batches([batch])
-        good, left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
-        found, bad = table.filter(good), table.filter(pc.invert(pc.or_(good, left_out)))
-        left = len(table) - len(found) - len(bad)
+        is_document, is_left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
+        good_rows, bad_rows = table.filter(is_document), table.filter(pc.invert(pc.or_(is_document, is_left_out)))
+        left_out_rows = len(table) - len(good_rows) - len(bad_rows)
         if corrected:
-            found, wrong = _without_corrected(found, corrected)
-            bad = pa.concat_tables([bad, wrong])
-        documents.add(found)
-        quarantine.add(bad)
-        counts.documents += len(found)
-        counts.quarantined += len(bad)
-        counts.left_out += left
-        counts.rules.update(bad["rule"].to_pylist())
-        counts.forgotten = counts.rules[forgotten.RULE]
-        for row in bad.slice(0, SHOWN - len(counts.shown)).to_pylist():
-            counts.shown.append(Dropped(**{f.name: row[f.name] for f in fields(Dropped)}))
+            good_rows, corrected_rows = _split_corrected(good_rows, corrected)
+            bad_rows = pa.concat_tables([bad_rows, corrected_rows])
+        documents.add(good_rows)
+        quarantine.add(bad_rows)
+        counts.documents += len(good_rows)
+        counts.quarantined += len(bad_rows)
+        counts.left_out += left_out_rows
+        counts.rules.update(bad_rows["rule"].to_pylist())
+        counts.forgotten = counts.rules[forgotten_list.RULE]
+        for row in bad_rows.slice(0, QUOTED_ROWS - len(counts.quoted)).to_pylist():
+            counts.quoted.append(DroppedRow(**{f.name: row[f.name] for f in fields(DroppedRow)}))
 
 
-def _without_corrected(found: pa.Table, corrected: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
+def _split_corrected(rows: pa.Table, corrected: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
     """Split rows into those without corrections by users, and corrected ones as quarantined rows."""
-    questions = [comparable(question) for question in found["question"].to_pylist()]
-    hit = pa.array([question in corrected for question in questions], pa.bool_())
-    wrong = found.filter(hit)
+    questions = [normalize_text(question) for question in rows["question"].to_pylist()]
+    is_corrected = pa.array([question in corrected for question in questions], pa.bool_())
+    corrected_rows = rows.filter(is_corrected)
     details = [f"users have corrected its answer: {corrected[q]}" for q in questions if q in corrected]
-    new = {"rule": [CORRECTED] * len(wrong), "detail": details, "content": wrong["question"].to_pylist()}
-    for name, values in new.items():
-        wrong = wrong.set_column(
-            wrong.schema.get_field_index(name), wrong.schema.field(name), pa.array(values, pa.string())
-        )
-    return found.filter(pc.invert(hit)), wrong
+    content = corrected_rows["question"].to_pylist()
+    columns = {"rule": [CORRECTED] * len(content), "detail": details, "content": content}
+    for name, values in columns.items():
+        index = corrected_rows.schema.get_field_index(name)
+        column = corrected_rows.schema.field(name)
+        corrected_rows = corrected_rows.set_column(index, column, pa.array(values, pa.string()))
+    return rows.filter(pc.invert(is_corrected)), corrected_rows
 
 
-def _why_nothing(source: Source, counts: SourceCounts) -> str:
+def _explain_no_documents(source: Source, counts: SourceCounts) -> str:
     if counts.quarantined:
         rules = ", ".join(f"{n} {rule}" for rule, n in sorted(counts.rules.items()))
-        why = f"all {counts.quarantined} rows of it were quarantined ({rules}): {_shown(counts)}"
+        reason = f"all {counts.quarantined} rows of it were quarantined ({rules}): {_quote_rows(counts)}"
     elif counts.left_out:
-        why = f"its `where` leaves out all {counts.left_out} rows"
+        reason = f"its `where` leaves out all {counts.left_out} rows"
     else:
-        why = f"{source.location} holds no rows"
-    return f"Source {source.name} yields no document: {why}."
+        reason = f"{source.location} holds no rows"
+    return f"Source {source.name} yields no document: {reason}."
 
 
-def _shown(counts: SourceCounts) -> str:
-    shown = "; ".join(f"{row.location}, {row.position}: {row.rule}: {row.detail}" for row in counts.shown)
-    return shown + (f"; and {counts.quarantined - SHOWN} more" if counts.quarantined > SHOWN else "")
+def _quote_rows(counts: SourceCounts) -> str:
+    quoted = "; ".join(f"{row.location}, {row.position}: {row.rule}: {row.detail}" for row in counts.quoted)
+    return quoted + (f"; and {counts.quarantined - QUOTED_ROWS} more" if counts.quarantined > QUOTED_ROWS else "")

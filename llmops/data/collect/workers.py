@@ -1,4 +1,4 @@
-"""Worker processes that read files, with the same result as one process.
+"""Worker processes that read files. The result is the same as that of one process.
 
 A worker is `python -m llmops.data.collect.workers`, which gets pickled calls on its standard input and answers on its
 standard output. So no process with threads is forked, and the caller's main module is not run again, as the standard
@@ -25,7 +25,7 @@ T = TypeVar("T")
 Call = tuple[str, Callable[[], T]]  #: name of the file, and a picklable function
 
 
-def in_processes(calls: Sequence[Call[T]], processes: int) -> list[T]:
+def run_in_processes(calls: Sequence[Call[T]], processes: int) -> list[T]:
     """Return the results of the calls, in order. Their log records are logged here, in the same order.
 
     Raises:
@@ -36,46 +36,46 @@ def in_processes(calls: Sequence[Call[T]], processes: int) -> list[T]:
     for number in range(len(calls)):
         waiting.put(number)
     answers: dict[int, tuple[bool, Any, list[logging.LogRecord]]] = {}
-    workers = [_started() for _ in range(min(processes, len(calls)))]
+    workers = [_start_worker() for _ in range(min(processes, len(calls)))]
 
-    def drive(worker: subprocess.Popen[bytes]) -> None:
-        while not any(not good for good, *_ in list(answers.values())):
+    def drive_worker(worker: subprocess.Popen[bytes]) -> None:
+        while not any(not succeeded for succeeded, *_ in list(answers.values())):
             try:
                 number = waiting.get_nowait()
             except queue.Empty:
                 return
-            answers[number] = _ask(worker, calls[number])
+            answers[number] = _run_call(worker, calls[number])
 
     try:
         with ThreadPoolExecutor(len(workers)) as pool:
             try:
-                list(pool.map(drive, workers))
+                list(pool.map(drive_worker, workers))
             except BaseException:  # including interruptions and time limits: the threads wait for the killed workers
-                _stop(workers)
+                _stop_workers(workers)
                 raise
     finally:
-        _stop(workers)
+        _stop_workers(workers)
     results: list[T] = []
     for number in sorted(answers):
-        good, value, records = answers[number]
+        succeeded, value, records = answers[number]
         for record in records:
             logging.getLogger(record.name).handle(record)
-        if not good:
+        if not succeeded:
             raise value
         results.append(value)
     return results
 
 
-def _started() -> subprocess.Popen[bytes]:
+def _start_worker() -> subprocess.Popen[bytes]:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
     )
 
 
-def _ask(worker: subprocess.Popen[bytes], call: Call[Any]) -> tuple[bool, Any, list[logging.LogRecord]]:
+def _run_call(worker: subprocess.Popen[bytes], call: Call[Any]) -> tuple[bool, Any, list[logging.LogRecord]]:
     assert worker.stdin and worker.stdout
-    what, function = call
+    file_name, function = call
     try:
         pickle.dump(function, worker.stdin)
         worker.stdin.flush()
@@ -83,15 +83,15 @@ def _ask(worker: subprocess.Popen[bytes], call: Call[Any]) -> tuple[bool, Any, l
         return answer
     except (EOFError, OSError, pickle.UnpicklingError):
         status = worker.wait()
-        why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        why += ", as when memory runs out" if -status == signal.SIGKILL else ""
+        cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        cause += ", as when memory runs out" if -status == signal.SIGKILL else ""
         return False, SourceUnavailableError(
-            f"The process that was reading {what} ended with {why}. Give this machine or container "
+            f"The process that was reading {file_name} ended with {cause}. Give this machine or container "
             "more memory, or split the file, and run again; what was read is kept."
         ), []  # fmt: skip
 
 
-def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop_workers(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         worker.kill()
     for worker in workers:
@@ -103,7 +103,7 @@ def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
                 log.debug("a worker left something unread")
 
 
-def _work() -> None:
+def _serve_calls() -> None:
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with answers
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
@@ -113,17 +113,17 @@ def _work() -> None:
             function = pickle.load(calls)
         except EOFError:
             return
-        good, value = True, None
+        succeeded, value = True, None
         try:
             value = function()
         except Exception as error:
-            good, value = False, error
+            succeeded, value = False, error
         logged = []
         while not records.empty():
             logged.append(records.get())
-        pickle.dump((good, value, logged), answers)
+        pickle.dump((succeeded, value, logged), answers)
         answers.flush()
 
 
 if __name__ == "__main__":
-    _work()
+    _serve_calls()

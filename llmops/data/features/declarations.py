@@ -23,8 +23,8 @@ import yaml
 from llmops import ROOT
 from llmops.config import Features
 from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError
-from llmops.frame.records import content_id
-from llmops.frame.transient import as_transient
+from llmops.frame.records import make_content_id
+from llmops.frame.transient import convert_to_transient
 
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
@@ -39,7 +39,7 @@ SERVING_SERVICE = "llm_serving"  #: feature service of serving, online; each mod
 def hash_repository(config: Features) -> str:
     """Return a hash of the feature repository's files, for the fingerprint of a features artifact."""
     files = sorted(p for p in find_repository(config).iterdir() if p.suffix in (".py", ".yaml"))
-    return content_id(*(part for p in files for part in (p.name, p.read_text(encoding="utf-8"))))
+    return make_content_id(*(part for p in files for part in (p.name, p.read_text(encoding="utf-8"))))
 
 
 def find_repository(config: Features) -> Path:
@@ -74,12 +74,12 @@ def declare(config: Features, project: str, out: Path) -> FeatureStore:
         if not line.startswith("#")
     )
     registry = {"registry_type": "sql", "path": config.registry} if config.registry else "registry.db"
-    where = {
+    variables = {
         "LLMOPS_PROJECT": project,
         "LLMOPS_REGISTRY": json.dumps(registry),
-        "LLMOPS_ONLINE": json.dumps(_make_online(config, out.absolute())),
+        "LLMOPS_ONLINE": json.dumps(_make_online_settings(config, out.absolute())),
     }
-    (out / SETTINGS).write_text(Template(template).safe_substitute(where), encoding="utf-8")
+    (out / SETTINGS).write_text(Template(template).safe_substitute(variables), encoding="utf-8")
     config.store.mkdir(parents=True, exist_ok=True)
     try:
         store = open_store(out)
@@ -87,7 +87,9 @@ def declare(config: Features, project: str, out: Path) -> FeatureStore:
     except LlmopsError:
         raise
     except Exception as error:
-        raise as_transient(error) or ArtifactError(f"Feast refuses the declarations in {repo}: {error}") from error
+        raise convert_to_transient(error) or ArtifactError(
+            f"Feast refuses the declarations in {repo}: {error}"
+        ) from error
     return store
 
 
@@ -103,10 +105,10 @@ def declare_version(features: Path, service: str, tags: Mapping[str, str], out: 
     """
     from feast import FeatureService, FeatureStore
 
-    known = open_store(features)
-    view = known.get_feature_view(VIEW)
-    offered = known.get_feature_service(SERVING_SERVICE).feature_view_projections[0].features
-    one = FeatureService(name=service, features=[view[[f.name for f in offered]]], tags=dict(tags))
+    trained_store = open_store(features)
+    view = trained_store.get_feature_view(VIEW)
+    serving_features = trained_store.get_feature_service(SERVING_SERVICE).feature_view_projections[0].features
+    declared = FeatureService(name=service, features=[view[[f.name for f in serving_features]]], tags=dict(tags))
     text = (features / SETTINGS).read_text(encoding="utf-8")
     settings = yaml.safe_load(text)
     online = settings["online_store"]
@@ -118,7 +120,9 @@ def declare_version(features: Path, service: str, tags: Mapping[str, str], out: 
     current = _parse_settings(text, out)
     if database:  # the file's relative path is not valid from `out`
         current.online_store.path = database
-    FeatureStore(repo_path=str(out), config=current).apply([*(known.get_entity(e) for e in view.entities), view, one])
+    FeatureStore(repo_path=str(out), config=current).apply(
+        [*(trained_store.get_entity(e) for e in view.entities), view, declared]
+    )
 
 
 def open_store(folder: Path) -> FeatureStore:
@@ -136,7 +140,7 @@ def open_store(folder: Path) -> FeatureStore:
     try:
         store.refresh_registry()
     except SQLAlchemyError as error:
-        kind = type(as_transient(error) or ArtifactError())
+        kind = type(convert_to_transient(error) or ArtifactError())
         raise kind(f"The Feast registry (features.registry) of {folder} cannot be read: {error}") from None
     return store
 
@@ -163,7 +167,7 @@ def _parse_settings(text: str, folder: Path) -> RepoConfig:
     return RepoConfig(**yaml.safe_load(os.path.expandvars(text)), repo_path=folder)
 
 
-def _make_online(config: Features, out: Path) -> dict[str, str]:
+def _make_online_settings(config: Features, out: Path) -> dict[str, str]:
     if config.online == "sqlite":
         return {"type": "sqlite", "path": _make_relative(out, config.store.absolute() / "online.db", out.parents[2])}
     url = urlsplit(config.online)
@@ -196,7 +200,7 @@ def _load_declarations(repo: Path) -> list[Any]:
     from feast.data_source import DataSource
 
     names = sorted(p.stem for p in repo.glob("*.py"))
-    covered = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    shadowed = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.path.insert(0, str(repo))
     try:
         modules = [importlib.import_module(name) for name in names]
@@ -204,7 +208,7 @@ def _load_declarations(repo: Path) -> list[Any]:
         sys.path.remove(str(repo))
         for name in names:
             sys.modules.pop(name, None)
-        sys.modules.update(covered)
+        sys.modules.update(shadowed)
     declared = (v for m in modules for v in vars(m).values())
     kinds = (Entity, DataSource, FeatureView, FeatureService)
     return list({id(v): v for v in declared if isinstance(v, kinds)}.values())

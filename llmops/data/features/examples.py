@@ -20,7 +20,7 @@ from datasets import Dataset
 from llmops.data.features.declarations import PARQUET, TRAINING_SERVICE, open_store
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import ArtifactError
-from llmops.frame.records import Example, schema
+from llmops.frame.records import Example, get_schema
 
 REQUEST_ROWS = 50_000  #: examples per request to Feast: 400,000 take 470 MB in one request, 210 MB in these
 
@@ -30,11 +30,11 @@ Row = TypeVar("Row", Tokens, Example)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows(Sequence[Row], Generic[Row]):
+class MappedRows(Sequence[Row], Generic[Row]):
     """The rows of a data set. A row is converted to a record on access."""
 
     dataset: Dataset  #: its columns are the record's fields
-    kind: Callable[..., Row]
+    record_type: Callable[..., Row]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -49,12 +49,12 @@ class Rows(Sequence[Row], Generic[Row]):
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
         if isinstance(index, int):
-            return self.kind(**self.dataset[index])
+            return self.record_type(**self.dataset[index])
         columns = self.dataset[index]
-        return [self.kind(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+        return [self.record_type(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
-def read_offline(features: Path, split: str) -> Rows[Tokens]:
+def read_offline(features: Path, split: str) -> MappedRows[Tokens]:
     """Return the tokens of one split, in file order, after checking that Feast's point-in-time retrieval has them all.
 
     Raises:
@@ -68,28 +68,28 @@ def read_offline(features: Path, split: str) -> Rows[Tokens]:
     rows = Dataset.from_file(str(path)) if path.is_file() else None
     if not rows:
         raise ArtifactError(f"{features} has no example of the split {split!r}; look at its dropped.parquet.")
-    _check_known(features, rows)
-    return Rows(rows.remove_columns("event_timestamp").rename_column("input_id", "id"), Tokens)
+    _check_known_to_feast(features, rows)
+    return MappedRows(rows.remove_columns("event_timestamp").rename_column("input_id", "id"), Tokens)
 
 
-def read_examples(path: Path) -> Rows[Example]:
+def read_examples(path: Path) -> MappedRows[Example]:
     """Return the examples of a Parquet file of an annotate artifact, in file order.
 
     They are mapped from an Arrow copy in an unnamed temporary file, which disappears with the process. Other processes
     cannot use the rows: give them the path.
     """
-    columns = pa.schema([field.with_nullable(True) for field in schema(Example)])
+    columns = pa.schema([field.with_nullable(True) for field in get_schema(Example)])
     with tempfile.TemporaryFile() as copy:
         with pa.ipc.new_stream(copy, columns) as writer:
             for batch in pq.ParquetFile(path).iter_batches(columns=columns.names):
                 writer.write_batch(batch.select(columns.names).cast(columns))
         copy.flush()
-        return Rows(Dataset.from_file(f"/dev/fd/{copy.fileno()}"), Example)
+        return MappedRows(Dataset.from_file(f"/dev/fd/{copy.fileno()}"), Example)
 
 
 def count_tokens(examples: Sequence[Tokens]) -> list[int]:
     """Return the number of tokens of each example, without reading mapped ones."""
-    if isinstance(examples, Rows):
+    if isinstance(examples, MappedRows):
         counts: list[int] = pc.list_value_length(examples.dataset.data.column("token_ids")).to_pylist()
         return counts
     return [len(example.token_ids) for example in examples]
@@ -100,7 +100,7 @@ def get_mapped_path(features: Path, split: str) -> Path:
     return features / f"{split}.arrow"
 
 
-def _check_known(features: Path, rows: Dataset) -> None:
+def _check_known_to_feast(features: Path, rows: Dataset) -> None:
     store = open_store(features)
     service = store.get_feature_service(TRAINING_SERVICE)
     for part in rows.select_columns(["input_id", "event_timestamp"]).with_format("arrow").iter(REQUEST_ROWS):

@@ -27,10 +27,10 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         config: RepoConfig, feature_views: list[FeatureView], *args: Any, **options: Any
     ) -> RetrievalJob:
         """Return the point-in-time join of an entity table with feature views."""
-        placed = [copy.copy(view) for view in feature_views]
-        for view in placed:
+        resolved = [copy.copy(view) for view in feature_views]
+        for view in resolved:
             view.batch_source = _resolve(config, view.batch_source)
-        return DuckDBOfflineStore.get_historical_features(config, placed, *args, **options)
+        return DuckDBOfflineStore.get_historical_features(config, resolved, *args, **options)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -53,7 +53,7 @@ def _resolve(config: RepoConfig, source: Any) -> Any:
     """Return a copy of a file source with its path resolved from the store's folder; other sources unchanged."""
     if not isinstance(source, FileSource):
         return source
-    where = FileSource.get_uri_for_file_path(config.repo_path, source.path)
-    placed = FileSource.from_proto(source.to_proto())
-    placed.file_options.uri = where
-    return placed
+    uri = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+    resolved = FileSource.from_proto(source.to_proto())
+    resolved.file_options.uri = uri
+    return resolved

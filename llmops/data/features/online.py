@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEY = "input_id"
-PREFIX = "llmops_"  #: of our Feast projects
-KINDS = ("sqlite", "redis")  #: online stores with support for erasure
+ENTITY_KEY = "input_id"  #: join key of the view's entity
+PROJECT_PREFIX = "llmops_"  #: beginning of our Feast projects' names
+ERASABLE_STORES = ("sqlite", "redis")  #: online stores with support for erasure
 
 
 class OnlineTokens:
@@ -59,7 +59,7 @@ class OnlineTokens:
         """Return the tokens of some examples, in the order of `ids`; None for an unknown id."""
         if not ids:
             return []
-        rows = [{KEY: id} for id in ids]
+        rows = [{ENTITY_KEY: id} for id in ids]
         columns = self._store.get_online_features(features=self._service, entity_rows=rows).to_dict()
         found = zip(ids, columns["token_ids"], columns["meta"], strict=True)
         return [
@@ -75,7 +75,7 @@ def read_online(store: Path, ids: Sequence[str], service: str = SERVING_SERVICE)
 def write_online(config: Features, store: FeatureStore, batches: Iterable[pa.RecordBatch]) -> None:
     """Write rows (the view's columns and event_timestamp) to the online store, in batches. Replace existing keys."""
     # SQLite fails a second writer after five seconds, hence the lock.
-    with artifacts.locked(config.store / "online"):
+    with artifacts.hold_lock(config.store / "online"):
         for batch in batches:
             store.write_to_online_store(VIEW, df=batch.to_pandas())
 
@@ -86,16 +86,16 @@ def forget_features(config: Features, gone: Path, others: Iterable[Path]) -> int
     Rows that other artifacts of the same base model have, too, stay. A store without support for erasure is unchanged.
     """
     settings = read_settings(gone)
-    if settings.online_store.type not in KINDS:
+    if settings.online_store.type not in ERASABLE_STORES:
         log.warning("%s: rows that nothing needs stay in the online store %s", gone, settings.online_store.type)
         return 0
-    same = [path for path in others if read_settings(path).project == settings.project]
-    ids = _read_ids(gone).difference(*map(_read_ids, same))
+    same_project = [path for path in others if read_settings(path).project == settings.project]
+    ids = _read_ids(gone).difference(*map(_read_ids, same_project))
     return forget_online(config, gone, sorted(ids), settings.project) if ids else 0
 
 
 def _read_ids(features: Path) -> set[str]:
-    return set(pq.read_table(features / PARQUET, columns=[KEY])[KEY].to_pylist())
+    return set(pq.read_table(features / PARQUET, columns=[ENTITY_KEY])[ENTITY_KEY].to_pylist())
 
 
 def forget_online(config: Features, features: Path, ids: Sequence[str], project: str = "") -> int:
@@ -112,10 +112,11 @@ def forget_online(config: Features, features: Path, ids: Sequence[str], project:
     settings = read_settings(features)
     version = settings.entity_key_serialization_version
     keys = {
-        serialize_entity_key(EntityKey(join_keys=[KEY], entity_values=[Value(string_val=id)]), version) for id in ids
+        serialize_entity_key(EntityKey(join_keys=[ENTITY_KEY], entity_values=[Value(string_val=id)]), version)
+        for id in ids
     }
     kind = settings.online_store.type
-    with artifacts.locked(config.store / "online"):
+    with artifacts.hold_lock(config.store / "online"):
         if kind == "sqlite":
             return _forget_sqlite(features / settings.online_store.path, keys, project)
         if kind == "redis":
@@ -148,9 +149,10 @@ def _forget_redis(settings: RepoConfig, keys: set[bytes], project: str) -> int:
     client: Any = RedisOnlineStore()._get_client(settings.online_store)
     found: set[bytes] = set()
     with closing(client):
-        for name in client.scan_iter(_redis_key_prefix([KEY]) + b"*", count=1000):
-            key, ours, rest = name.rpartition(PREFIX.encode())  # a Redis key is the entity's key plus the project
-            if ours and key in keys and project.encode() in (b"", ours + rest):
+        for name in client.scan_iter(_redis_key_prefix([ENTITY_KEY]) + b"*", count=1000):
+            # A Redis key is the entity's key plus the project.
+            key, prefix, rest = name.rpartition(PROJECT_PREFIX.encode())
+            if prefix and key in keys and project.encode() in (b"", prefix + rest):
                 client.delete(name)
                 found.add(key)
     return len(found)

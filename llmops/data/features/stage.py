@@ -27,24 +27,24 @@ from llmops.data.features import declarations
 from llmops.data.features.columns import MAPPED_COLUMNS, MAPPED_SCHEMA, VIEW_SCHEMA, make_columns
 from llmops.data.features.declarations import PARQUET
 from llmops.data.features.examples import get_mapped_path, read_examples
-from llmops.data.features.grounded import LEAST_HELD, NOT_HELD, UNCHANGED, Retrieval, add_passages
+from llmops.data.features.grounded_examples import MIN_ANSWER_SHARE, NOT_IN_PASSAGES, UNCHANGED, Retrieval, add_passages
 from llmops.data.features.online import write_online
 from llmops.data.features.tokenize import Tokens, tokenize_all
-from llmops.data.retrieval.grounds import sources_with_contexts
-from llmops.data.retrieval.own import OwnPassages
+from llmops.data.retrieval.example_passages import ExamplePassages
+from llmops.data.retrieval.grounding import find_sources_with_contexts
 from llmops.data.retrieval.search import open_index
 from llmops.frame.artifacts import read_record
 from llmops.frame.errors import ArtifactError
-from llmops.frame.records import Dropped, Example, base_path, content_id, write_rows
-from llmops.prompts import training_ids
+from llmops.frame.records import DroppedRow, Example, get_base_path, make_content_id, write_rows
+from llmops.prompts import encode_example
 
 log = logging.getLogger(__name__)
 
 _UNGROUNDED, _SERVING, _COLLECT = Grounding(), Serving(), Collect()
 
 SPLITS = ("train", "validation", "test")
-CHUNK = 1000  #: examples tokenised together
-ROW_GROUP = 20_000  #: examples per row group; with 200 tokens each 32 MB in memory
+CHUNK_SIZE = 1000  #: examples tokenised together
+ROW_GROUP_SIZE = 20_000  #: examples per row group; with 200 tokens each 32 MB in memory
 
 
 def run(
@@ -66,31 +66,36 @@ def run(
     Raises:
         ArtifactError: if no training example is left, or Feast refuses the declarations.
     """
-    tokenizer = AutoTokenizer.from_pretrained(base_path(select))
-    counts, most = _Counts(), config.max_tokens
+    tokenizer = AutoTokenizer.from_pretrained(get_base_path(select))
+    counts = _Counts()
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         feast = stack.enter_context(pq.ParquetWriter(out / PARQUET, VIEW_SCHEMA, compression="zstd"))
         retrieval: Retrieval | None = None
         if index and read_record(index).metrics.get("passages"):
-            own = stack.enter_context(closing(OwnPassages(index, annotate)))
+            own = stack.enter_context(closing(ExamplePassages(index, annotate)))
             retrieval = Retrieval(
                 index=stack.enter_context(open_index(index)),
                 own=own,
-                tested={one for item in read_examples(annotate / "test.parquet") for one in own.documents(item)},
-                sent=sources_with_contexts(collect),
+                test_documents={
+                    one for item in read_examples(annotate / "test.parquet") for one in own.find_documents(item)
+                },
+                sent_sources=find_sources_with_contexts(collect),
                 config=grounding,
                 window=serving.max_context,
-                fits=lambda one: len(training_ids(tokenizer, one.question, one.answer, one.context)[0]) <= most,
+                fits=lambda one: (
+                    len(encode_example(tokenizer, one.question, one.answer, one.context)[0]) <= config.max_tokens
+                ),
             )
         for split in SPLITS:
-            given = retrieval if split != "test" else None  # evaluate looks up the questions of the test itself
-            chunks = _chunks(annotate / f"{split}.parquet")
+            # The stage evaluate looks up the questions of the test itself.
+            split_retrieval = retrieval if split != "test" else None
+            chunks = _read_chunks(annotate / f"{split}.parquet")
             with pa.ipc.new_stream(get_mapped_path(out, split), MAPPED_SCHEMA) as mapped:
-                for rows in _row_groups(tokenizer, chunks, given, most, counts):
+                for rows in _make_row_groups(tokenizer, chunks, split_retrieval, config.max_tokens, counts):
                     feast.write_table(rows.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
                     mapped.write_table(rows.select(MAPPED_COLUMNS).rename_columns(MAPPED_SCHEMA.names))
-    write_rows(out / "dropped.parquet", counts.dropped, Dropped)
+    write_rows(out / "dropped.parquet", counts.dropped, DroppedRow)
     if not counts.tokens["train"]:
         raise ArtifactError(
             f"No training example is left of {len(counts.ids) + len(counts.dropped)} in {annotate}: "
@@ -112,21 +117,21 @@ def run(
 
 def name_project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
     """Return the name of Feast's project: one for each prompt format and model, so that their tokens never mix."""
-    probe = json.dumps(training_ids(tokenizer, "question", "answer", "context"))
-    return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.hash_repository(config), probe)}"
+    probe = json.dumps(encode_example(tokenizer, "question", "answer", "context"))
+    return f"llmops_{make_content_id(select.name, str(config.max_tokens), declarations.hash_repository(config), probe)}"
 
 
 @dataclass(slots=True)
 class _Counts:
     ids: set[str] = field(default_factory=set)
-    dropped: list[Dropped] = field(default_factory=list)
+    dropped: list[DroppedRow] = field(default_factory=list)
     tokens: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     longest: int = 0
     truncated: int = 0
 
 
-def _row_groups(
+def _make_row_groups(
     tokenizer: PreTrainedTokenizerBase,
     chunks: Iterable[list[Example]],
     retrieval: Retrieval | None,
@@ -135,22 +140,22 @@ def _row_groups(
 ) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     for examples in chunks:
-        waiting.append(make_columns(_usable(tokenizer, examples, retrieval, max_tokens, counts)))
-        if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+        waiting.append(make_columns(_tokenize_usable(tokenizer, examples, retrieval, max_tokens, counts)))
+        if sum(table.num_rows for table in waiting) >= ROW_GROUP_SIZE:
             yield pa.concat_tables(waiting).combine_chunks()
             waiting.clear()
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def _chunks(path: Path) -> Iterator[list[Example]]:
+def _read_chunks(path: Path) -> Iterator[list[Example]]:
     file = pq.ParquetFile(path)
-    for done, batch in enumerate(file.iter_batches(CHUNK)):
+    for done, batch in enumerate(file.iter_batches(CHUNK_SIZE)):
         yield [Example(**row) for row in batch.to_pylist()]
-        log.info("tokenised %d of %d examples of %s", done * CHUNK + len(batch), file.metadata.num_rows, path.stem)
+        log.info("tokenised %d of %d examples of %s", done * CHUNK_SIZE + len(batch), file.metadata.num_rows, path.stem)
 
 
-def _usable(
+def _tokenize_usable(
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
     retrieval: Retrieval | None,
@@ -160,17 +165,21 @@ def _usable(
     """Return the examples with their tokens, and those for training: the same, unless there is retrieval."""
     rows = list[tuple[Example, Tokens, Tokens]]()
     added = [*add_passages(examples, retrieval)] if retrieval else [(example, UNCHANGED) for example in examples]
-    found = tokenize_all(tokenizer, examples, max_tokens)
-    trained = tokenize_all(tokenizer, [prompt for prompt, _ in added], max_tokens) if retrieval else found
-    for example, (_, outcome), (plain, _), (tokens, cut) in zip(examples, added, found, trained, strict=True):
+    plain_tokens = tokenize_all(tokenizer, examples, max_tokens)
+    trained = tokenize_all(tokenizer, [prompt for prompt, _ in added], max_tokens) if retrieval else plain_tokens
+    for example, (_, outcome), (plain, _), (tokens, cut) in zip(examples, added, plain_tokens, trained, strict=True):
         if plain is None or tokens is None:
             detail = f"question and answer alone are longer than features.max_tokens, {max_tokens}"
-            counts.dropped.append(_drop(example, "too_long", detail))
+            counts.dropped.append(_make_dropped(example, "too_long", detail))
         elif example.id in counts.ids:
-            counts.dropped.append(_drop(example, "duplicate", f"the id {example.id} is taken by another example"))
-        elif outcome == NOT_HELD:
-            detail = f"the passages that fit into its prompt have less than {LEAST_HELD:.0%} of its answer's words"
-            counts.dropped.append(_drop(example, outcome, detail))
+            counts.dropped.append(
+                _make_dropped(example, "duplicate", f"the id {example.id} is taken by another example")
+            )
+        elif outcome == NOT_IN_PASSAGES:
+            detail = (
+                f"the passages that fit into its prompt have less than {MIN_ANSWER_SHARE:.0%} of its answer's words"
+            )
+            counts.dropped.append(_make_dropped(example, outcome, detail))
         else:
             rows.append((example, plain, tokens))
             counts.ids.add(example.id)
@@ -182,8 +191,8 @@ def _usable(
     return rows
 
 
-def _drop(example: Example, rule: str, detail: str) -> Dropped:
-    return Dropped(
+def _make_dropped(example: Example, rule: str, detail: str) -> DroppedRow:
+    return DroppedRow(
         id=example.id,
         source=example.source,
         location=example.location,

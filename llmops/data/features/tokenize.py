@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmops.frame.records import Example
-from llmops.prompts import all_training_ids, training_ids
+from llmops.prompts import encode_example, encode_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,18 +35,22 @@ def tokenize_all(
 
     A context loses as few words as necessary from its end. None if the example is too long without context.
     """
-    found = all_training_ids(tokenizer, [(e.question, e.answer, e.context) for e in examples])
+    found = encode_examples(tokenizer, [(e.question, e.answer, e.context) for e in examples])
     return [
-        (Tokens(example.id, ids, prompt), False) if len(ids) <= max_tokens else _shorten(tokenizer, example, max_tokens)
+        (Tokens(example.id, ids, prompt), False)
+        if len(ids) <= max_tokens
+        else _shorten_context(tokenizer, example, max_tokens)
         for example, (ids, prompt) in zip(examples, found, strict=True)
     ]
 
 
-def _shorten(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> tuple[Tokens | None, bool]:
+def _shorten_context(
+    tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int
+) -> tuple[Tokens | None, bool]:
     words = example.context.split()
 
-    def keeping(count: int) -> tuple[list[int], int]:
-        return training_ids(tokenizer, example.question, example.answer, " ".join(words[:count]))
+    def tokenize_with(count: int) -> tuple[list[int], int]:
+        return encode_example(tokenizer, example.question, example.answer, " ".join(words[:count]))
 
-    fit = bisect_right(range(len(words) + 1), max_tokens, key=lambda n: len(keeping(n)[0])) - 1
-    return (Tokens(example.id, *keeping(fit)), True) if fit >= 0 else (None, False)
+    fit = bisect_right(range(len(words) + 1), max_tokens, key=lambda n: len(tokenize_with(n)[0])) - 1
+    return (Tokens(example.id, *tokenize_with(fit)), True) if fit >= 0 else (None, False)

@@ -14,27 +14,27 @@ from llmops.access import rows as keys
 from llmops.access.roles import Key
 from llmops.config import Improve
 from llmops.data.feedback import rows
-from llmops.data.feedback.policy import POLICY, Entry, judge
+from llmops.data.feedback.policy import POLICY, FeedbackEntry, judge
 from llmops.data.feedback.rows import Review
-from llmops.data.text.comparable import comparable
+from llmops.data.text.normalization import normalize_text
 from llmops.events.datasets import FEEDBACK, TEXT
-from llmops.events.events import timestamp
+from llmops.events.events import format_timestamp
 from llmops.events.reader import Reader
 from llmops.state.database import Database
 
 log = logging.getLogger(__name__)
 
-_FEEDBACK = "llmops.feedback."
+_FIELD_PREFIX = "llmops.feedback."
 
 
-def end_of(interval: str) -> datetime:
+def get_interval_end(interval: str) -> datetime:
     """Return the end of a data interval: the midnight after its day, in UTC."""
     return datetime.combine(date.fromisoformat(interval) + timedelta(days=1), time(), UTC)
 
 
 def ingest(database: Database, reader: Reader, rules: Improve, until: datetime) -> int:
     """Add new feedback from before a moment, judge all feedback again, and return the number of new rows."""
-    since, end = timestamp(until - timedelta(days=rules.window_days)), timestamp(until)
+    since, end = format_timestamp(until - timedelta(days=rules.window_days)), format_timestamp(until)
     answers, withdrawn = _read_good_answers(reader, since, end)
     found = [*_read_corrections(reader, since, end), *answers]
     if not found and not database.exists:
@@ -45,7 +45,7 @@ def ingest(database: Database, reader: Reader, rules: Improve, until: datetime) 
         rows.withdraw(connection, withdrawn)
         known = {key.prefix: key for key in keys.list_all(connection)}
         reviews = rows.select_remaining(connection)
-        verdicts = judge([_as_entry(row, known, rules) for row in reviews], rules)
+        verdicts = judge([_make_entry(row, known, rules) for row in reviews], rules)
         for row in reviews:
             if not (verdict := verdicts.get(row.id)):
                 continue
@@ -58,23 +58,23 @@ def ingest(database: Database, reader: Reader, rules: Improve, until: datetime) 
     return new
 
 
-def person_of(prefix: str, known: Mapping[str, Key]) -> str:
+def find_person(prefix: str, known: Mapping[str, Key]) -> str:
     """Return the owner of a key. Several keys of one owner belong to one person."""
     key = known.get(prefix)
-    return comparable(key.owner) if key else f"key {prefix}"
+    return normalize_text(key.owner) if key else f"key {prefix}"
 
 
-def _as_entry(row: Review, known: Mapping[str, Key], rules: Improve) -> Entry:
+def _make_entry(row: Review, known: Mapping[str, Key], rules: Improve) -> FeedbackEntry:
     key = known.get(row.key)
-    good = bool(key and not key.revoked)
+    valid = bool(key and not key.revoked)
     role = key.role if key else ""  # the key's role, not the event's: an event could claim any role
-    return Entry(
+    return FeedbackEntry(
         id=row.id,
         kind=row.kind,
         time=row.time,
-        person=person_of(row.key, known),
-        trusted=good and role in rules.trusted,
-        counts=good,
+        person=find_person(row.key, known),
+        trusted=valid and role in rules.trusted,
+        counts=valid,
         question=row.question,
         context=row.context,
         answer=row.answer,
@@ -86,9 +86,9 @@ def _as_entry(row: Review, known: Mapping[str, Key], rules: Improve) -> Entry:
 
 def _read_corrections(reader: Reader, since: str, until: str) -> Iterable[Review]:
     for event in reader.find(FEEDBACK, since, until):
-        texts = {name: str(event.get(_FEEDBACK + name) or "").strip() for name in _TEXTS}
+        texts = {name: str(event.get(_FIELD_PREFIX + name) or "").strip() for name in _TEXTS}
         if texts["question"] and texts["correction"]:
-            yield _row(event, "correction", **texts)
+            yield _make_review(event, "correction", **texts)
 
 
 _TEXTS = ("question", "context", "answer", "correction", "comment")
@@ -102,13 +102,13 @@ def _read_good_answers(reader: Reader, since: str, until: str) -> tuple[list[Rev
     last: dict[tuple[str, str], Mapping[str, object]] = {}
     withdrawn: set[str] = set()
     for event in reader.find(FEEDBACK, since, until):
-        if event.get(_FEEDBACK + "rating"):
+        if event.get(_FIELD_PREFIX + "rating"):
             rater = str(event.get("http.request.id")), str(event.get("llmops.key.prefix"))
             if earlier := last.get(rater):
                 withdrawn.add(str(earlier["event.id"]))
             last[rater] = event
     withdrawn -= {str(event["event.id"]) for event in last.values()}  # a repeated event is not a withdrawal
-    good = {rater: event for rater, event in last.items() if event[_FEEDBACK + "rating"] == "up"}
+    good = {rater: event for rater, event in last.items() if event[_FIELD_PREFIX + "rating"] == "up"}
     if not good:
         return [], withdrawn
     requests = {request for request, _ in good}
@@ -133,11 +133,11 @@ def _read_good_answers(reader: Reader, since: str, until: str) -> tuple[list[Rev
         if request in stored:
             question, context, answer, version = stored[request]
             texts = {"question": question, "context": context, "answer": answer, "correction": answer}
-            found.append(_row({"llmops.model.version": version, **rating}, "answer", **texts))
+            found.append(_make_review({"llmops.model.version": version, **rating}, "answer", **texts))
     return found, withdrawn
 
 
-def _row(event: Mapping[str, object], kind: str, **texts: str) -> Review:
+def _make_review(event: Mapping[str, object], kind: str, **texts: str) -> Review:
     roles = event.get("user.roles")
     role = str(roles[0]) if isinstance(roles, list) and roles else str(roles or "")
     return Review(

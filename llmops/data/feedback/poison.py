@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from llmops.data.feedback.similarity import normalize
 
-MOST_WORDS = 4  #: longest phrase
+MAX_PHRASE_WORDS = 4  #: longest phrase
 SUSPICIOUS_SHARE = 0.5  #: share of a person's corrections with a phrase, from which it is suspicious
 SUSPICIOUS_SHARE_ALONE = 0.9  #: the same if others have too few corrections to show common phrases
 USER_SHARE = 0.1  #: a person uses a phrase if it is in this share of their corrections
 COMMON_USERS = 2  #: number of other users that make a phrase common
-LONG_WORD = 4  #: a phrase needs a word of this length, or a digit: "how do i" triggers nothing
+MIN_LONG_WORD = 4  #: characters: a phrase needs a word of this length, or a digit, since "how do i" triggers nothing
 
 
 class Correction(NamedTuple):
@@ -32,20 +32,22 @@ def find_poisoners(by_person: Mapping[str, Sequence[Correction]], flood: int) ->
 
     Persons with fewer than `flood` corrections are not checked.
     """
-    many = [p for p, own in by_person.items() if len({normalize(one.question).plain for one in own}) >= flood]
-    if not many:
+    flooders = [p for p, own in by_person.items() if len({normalize(one.question).plain for one in own}) >= flood]
+    if not flooders:
         return {}
-    counts = {person: _phrases(own) for person, own in by_person.items()}
+    counts = {person: _count_phrases(own) for person, own in by_person.items()}
     # Users of a phrase are counted as people: one who floods with it counts once.
     users = Counter(p for name in by_person for p, n in counts[name].items() if n >= USER_SHARE * len(by_person[name]))
     total = sum(map(len, by_person.values()))
     found: dict[str, str] = {}
-    for person in many:
+    for person in flooders:
         own = by_person[person]
         answers = Counter(normalize(one.text).plain for one in own)
-        answer, often = answers.most_common(1)[0]
-        if often >= max(flood / 2, SUSPICIOUS_SHARE * len(own)):
-            found[person] = f"{often} of {len(own)} corrections of this person have the same answer: {answer[:80]!r}"
+        answer, frequency = answers.most_common(1)[0]
+        if frequency >= max(flood / 2, SUSPICIOUS_SHARE * len(own)):
+            found[person] = (
+                f"{frequency} of {len(own)} corrections of this person have the same answer: {answer[:80]!r}"
+            )
             continue
         others_known = len(by_person) > COMMON_USERS and total - len(own) >= flood
         least = (SUSPICIOUS_SHARE if others_known else SUSPICIOUS_SHARE_ALONE) * len(own)
@@ -56,21 +58,21 @@ def find_poisoners(by_person: Mapping[str, Sequence[Correction]], flood: int) ->
     return found
 
 
-def _phrases(corrections: Iterable[Correction]) -> Counter[str]:
+def _count_phrases(corrections: Iterable[Correction]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for one in corrections:
-        counts.update({phrase for text in one for phrase in _ngrams(list(_split(text)))})
+        counts.update({phrase for text in one for phrase in _make_ngrams(list(_split_words(text)))})
     return counts
 
 
-def _ngrams(words: list[str]) -> Iterable[str]:
-    for size in range(2, MOST_WORDS + 1):
+def _make_ngrams(words: list[str]) -> Iterable[str]:
+    for size in range(2, MAX_PHRASE_WORDS + 1):
         for start in range(len(words) - size + 1):
             ngram = words[start : start + size]
-            if any(len(word) >= LONG_WORD or any(map(str.isdigit, word)) for word in ngram):
+            if any(len(word) >= MIN_LONG_WORD or any(map(str.isdigit, word)) for word in ngram):
                 yield " ".join(ngram)
-    yield from (word for word in words if len(word) >= LONG_WORD or any(map(str.isdigit, word)))
+    yield from (word for word in words if len(word) >= MIN_LONG_WORD or any(map(str.isdigit, word)))
 
 
-def _split(text: str) -> Sequence[str]:
+def _split_words(text: str) -> Sequence[str]:
     return [word.strip(".,;:!?\"'()") for word in normalize(text).plain.split()]

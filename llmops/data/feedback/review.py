@@ -11,20 +11,20 @@ from typing import Any, Literal
 from llmops.access import rows as keys
 from llmops.config import Config
 from llmops.data.feedback import rows
-from llmops.data.feedback.intake import ingest, person_of
-from llmops.data.feedback.rows import OPEN as OPEN
+from llmops.data.feedback.intake import find_person, ingest
+from llmops.data.feedback.rows import OPEN_STATES as OPEN_STATES
 from llmops.data.feedback.rows import Review
-from llmops.data.text.comparable import comparable
+from llmops.data.text.normalization import normalize_text
 from llmops.events.datasets import AUDIT
 from llmops.events.events import emit
-from llmops.events.reader import reader_of
+from llmops.events.reader import make_reader
 from llmops.frame.errors import ReviewError
-from llmops.scans.pii import redact_all
+from llmops.scans.pii import redact_texts
 from llmops.state.database import Database, database_of
 
 Decision = Literal["accept", "edit", "refuse"]
 
-_SHOWN = (
+_SHOWN_FIELDS = (
     "id", "kind", "time", "state", "why", "by", "decided", "version", "question", "context", "answer", "correction",
     "edited", "comment",
 )  # fmt: skip
@@ -32,37 +32,37 @@ _SHOWN = (
 
 def refresh(config: Config) -> int:
     """Read new feedback into the database, and return the number of new rows."""
-    return ingest(database_of(config), reader_of(config), config.improve, datetime.now(UTC))
+    return ingest(database_of(config), make_reader(config), config.improve, datetime.now(UTC))
 
 
-def list_entries(database: Database, states: Sequence[str] = OPEN) -> list[dict[str, Any]]:
+def list_entries(database: Database, states: Sequence[str] = OPEN_STATES) -> list[dict[str, Any]]:
     """Return the feedback in these states, one entry for all that say the same: texts, people and reason.
 
     Entries of most people come first, then the oldest. `people` has role and prefix of each key, `agreeing` the number
     of different people.
     """
     heads = [row for row in rows.read(database, *states) if not row.joined]
-    alike = rows.read_joined(database, [row.id for row in heads])
+    joined = rows.read_joined(database, [row.id for row in heads])
     with database.read() as connection:
         known = {key.prefix: key for key in keys.list_all(connection)} if heads else {}
     entries = []
     for row in heads:
-        same = [row, *alike[row.id]]
+        same = [row, *joined[row.id]]
         people = sorted({(one.role, one.key) for one in same})
         entries.append(
             {
-                **{name: value for name, value in asdict(row).items() if name in _SHOWN},
+                **{name: value for name, value in asdict(row).items() if name in _SHOWN_FIELDS},
                 "people": [{"role": role, "prefix": prefix} for role, prefix in people],
-                "agreeing": len({person_of(one.key, known) for one in same}),
+                "agreeing": len({find_person(one.key, known) for one in same}),
             }
         )
-    most = {comparable(entry["question"]): (-entry["agreeing"], entry["time"]) for entry in reversed(entries)}
+    most = {normalize_text(entry["question"]): (-entry["agreeing"], entry["time"]) for entry in reversed(entries)}
     for entry in entries:
-        question = comparable(entry["question"])
+        question = normalize_text(entry["question"])
         most[question] = min(most[question], (-entry["agreeing"], entry["time"]))
 
     def rank(entry: Mapping[str, Any]) -> tuple[Any, ...]:  # keeps entries about one question together
-        question = comparable(entry["question"])
+        question = normalize_text(entry["question"])
         return *most[question], question, -entry["agreeing"], entry["time"], entry["id"]
 
     return sorted(entries, key=rank)
@@ -83,7 +83,7 @@ def decide(
     if bool(text) != (decision == "edit"):
         raise ReviewError("An edit needs the text that is to be trained on; accept and refuse take none.")
     if text:
-        text = redact_all([text], config.govern.entities)[0].text
+        text = redact_texts([text], config.govern.entities)[0].text
     state = "refused" if decision == "refuse" else "accepted"
     row = rows.decide(database_of(config), id, state, by=by, why=why, edited=text, who=who)
     _emit(config.events, row, decision, by, who)
@@ -98,7 +98,7 @@ def refuse_all(config: Config, prefix: str, *, by: str, why: str = "", who: Mapp
         ReviewError: if there is none.
     """
     database = database_of(config)
-    theirs = [row for row in rows.read(database, *OPEN) if row.key == prefix]
+    theirs = [row for row in rows.read(database, *OPEN_STATES) if row.key == prefix]
     if not theirs:
         raise ReviewError(f"Nothing of the key {prefix!r} waits for a review.")
     for row in theirs:

@@ -8,15 +8,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.events.events import timestamp
+from llmops.events.events import format_timestamp
 from llmops.frame.errors import ReviewError
 from llmops.state import audit, tables
 from llmops.state.database import Database
 from llmops.state.tables import reviews
 
 FORGOTTEN = "forgotten"  #: state of an erased row: only its id is left
-MOST_CHARS = 8000  #: longest edited correction
-OPEN = ("waiting", "held")  #: states that wait for a reviewer
+MAX_CORRECTION_CHARS = 8000  #: longest edited correction
+OPEN_STATES = ("waiting", "held")  #: states that wait for a reviewer
 _UNDECIDED = {"state": "waiting", "joined": "", "decided": "", "by": "", "why": ""}
 
 
@@ -152,11 +152,11 @@ def decide(
     Raises:
         ReviewError: if there is no such row, or it cannot be decided.
     """
-    if len(edited) > MOST_CHARS:
-        raise ReviewError(f"A correction has at most {MOST_CHARS} characters, not {len(edited)}.")
+    if len(edited) > MAX_CORRECTION_CHARS:
+        raise ReviewError(f"A correction has at most {MAX_CORRECTION_CHARS} characters, not {len(edited)}.")
     with database.change() as connection:
         row = _find(connection, id)
-        values = {"state": state, "joined": "", "decided": timestamp(), "by": by, "why": why, "edited": edited}
+        values = {"state": state, "joined": "", "decided": format_timestamp(), "by": by, "why": why, "edited": edited}
         update(connection, row.id, **values)
         # If it was refused, so are the rows it represents, even if they agree with it only approximately.
         joined_values = {**values, "joined": row.id} if state == "refused" else dict(_UNDECIDED)

@@ -9,9 +9,9 @@ from functools import lru_cache
 from unicodedata import category
 
 from llmops.data.text import words
-from llmops.data.text.comparable import comparable
+from llmops.data.text.normalization import normalize_text
 
-_NEGATION = frozenset(
+_NEGATIONS = frozenset(
     ("no", "not", "never", "none", "nothing", "cannot", "without", "nicht", "kein", "keine", "nie", "niemals", "ohne",
      "non", "ne", "pas", "jamais", "sans", "aucun", "nunca", "nada", "sin", "mai", "senza", "não", "nem", "sem", "niet")
 )  # fmt: skip
@@ -32,15 +32,15 @@ class NormalizedText:
 @lru_cache(maxsize=50_000)
 def normalize(text: str) -> NormalizedText:
     """Return the normal form of a text."""
-    plain = comparable(text)
-    tokens = words.words_of(plain)
-    names = {word for name in _NAME.findall(text) for word in words.words_of(comparable(name))}
+    plain = normalize_text(text)
+    tokens = words.split_words(plain)
+    names = {word for name in _NAME.findall(text) for word in words.split_words(normalize_text(name))}
     facts = {word for word in tokens if any(letter.isdigit() for letter in word)} | names
-    negations = sum(word in _NEGATION for word in tokens) + len(_CONTRACTED.findall(plain))
+    negations = sum(word in _NEGATIONS for word in tokens) + len(_CONTRACTED.findall(plain))
     return NormalizedText(plain, Counter(tokens), frozenset(facts), negations)
 
 
-def tokens_of(text: str) -> frozenset[str]:
+def extract_tokens(text: str) -> frozenset[str]:
     """Return the distinct words of a text, and its signs of currency and mathematics, and %."""
     compared = normalize(text)
     return frozenset(compared.bag) | {sign for sign in compared.plain if sign == "%" or category(sign).startswith("S")}
@@ -53,7 +53,7 @@ def is_same_answer(one: str, other: str, least: float) -> bool:
     negations match.
     """
     a, b = normalize(one), normalize(other)
-    return a.plain == b.plain or (_has_same_facts(a, b) and f1(a, b) >= least)
+    return a.plain == b.plain or (_has_same_facts(a, b) and compute_f1(a, b) >= least)
 
 
 def is_same_question(one: str, other: str, least: float) -> bool:
@@ -66,16 +66,21 @@ def is_same_question(one: str, other: str, least: float) -> bool:
         return True
     mine, theirs = a.bag.keys(), b.bag.keys()
     within = mine <= theirs or theirs <= mine
-    return within and a.negations == b.negations and _numbers(a) == _numbers(b) and jaccard(a, b) >= least
+    return (
+        within
+        and a.negations == b.negations
+        and _extract_numbers(a) == _extract_numbers(b)
+        and compute_jaccard(a, b) >= least
+    )
 
 
-def f1(a: NormalizedText, b: NormalizedText) -> float:
+def compute_f1(a: NormalizedText, b: NormalizedText) -> float:
     """Return the F1 of the words that two texts share."""
     shared = (a.bag & b.bag).total()
     return 2 * shared / (a.bag.total() + b.bag.total()) if shared else 0.0
 
 
-def jaccard(a: NormalizedText, b: NormalizedText) -> float:
+def compute_jaccard(a: NormalizedText, b: NormalizedText) -> float:
     """Return the share of the words of either text that both have."""
     either = len(a.bag.keys() | b.bag.keys())
     return len(a.bag.keys() & b.bag.keys()) / either if either else 0.0
@@ -85,5 +90,5 @@ def _has_same_facts(a: NormalizedText, b: NormalizedText) -> bool:
     return a.negations == b.negations and a.facts <= b.bag.keys() and b.facts <= a.bag.keys()
 
 
-def _numbers(a: NormalizedText) -> frozenset[str]:
+def _extract_numbers(a: NormalizedText) -> frozenset[str]:
     return frozenset(word for word in a.facts if any(letter.isdigit() for letter in word))

@@ -19,26 +19,33 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from llmops.config import SearchServer
-from llmops.data.retrieval.elasticsearch import ElasticsearchStore
+from llmops.data.retrieval.elasticsearch_store import ElasticsearchStore
 from llmops.data.retrieval.embedder import Embedder
-from llmops.data.retrieval.files import FileStore, Likeness, Near, count_passages, open_database, open_vectors
+from llmops.data.retrieval.file_store import (
+    FileStore,
+    FindLikeness,
+    VectorMatches,
+    count_passages,
+    open_database,
+    open_vectors,
+)
 from llmops.data.retrieval.minilm import Vectors
-from llmops.data.retrieval.terms import terms_of
+from llmops.data.retrieval.terms import extract_terms
 from llmops.frame.artifacts import read_record
 from llmops.frame.errors import ArtifactError, LlmopsError
 from llmops.frame.records import Passage
 
-Way = Literal["fused", "bm25", "dense"]
+SearchMethod = Literal["fused", "bm25", "dense"]
 
-CANDIDATES = 100  #: best passages of each way that are fused, or four times as many as are asked for
-MOST_HITS = 1_000
-MOST_WORDS = 64  #: of a question that are looked for, the first ones
-#: Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with the weights of the ways. The usual offset of
-#: 60 and equal weights find less than vectors alone: recall@5 .87, with these .94 (242 rewordings of a FAQ).
-RANK_OFFSET, BY_WORDS, BY_VECTOR = 10, 0.5, 1.0
-_NOTHING: Near = (), lambda key: None
+CANDIDATES = 100  #: best passages of each method that are fused; or four times as many as are asked for, if more
+MAX_HITS = 1_000
+MAX_WORDS = 64  #: first words of a question that are searched
+#: Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009), with a weight per method. The usual offset of 60
+#: and equal weights find less than vectors alone: recall@5 .87, with these .94 (242 rewordings of a FAQ).
+RANK_OFFSET, WORD_WEIGHT, VECTOR_WEIGHT = 10, 0.5, 1.0
+_NO_MATCHES: VectorMatches = (), lambda key: None
 _REMEDY = "Delete its artifact of the stage index, then `llmops run index` and `llmops run deploy` make it again."
-ENOUGH = 20  #: words of a passage; a shorter one may say the same under another heading and mean something else
+MIN_DISTINCT_WORDS = 20  #: words; a shorter passage may mean something else under another heading
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,59 +68,61 @@ class Index:
 
     @property
     def has_vectors(self) -> bool:
-        """Return whether passages are also found by their meaning."""
+        """Return whether passages are also found by their vectors."""
         return self._store.has_vectors
 
     def embed(self, questions: Sequence[str]) -> Sequence[Vectors | None]:
         """Return the vectors of questions for `search`, computed together; None if the index has no vectors."""
         return list(self.embedder.embed(questions)) if self.has_vectors else [None] * len(questions)
 
-    def search(self, question: str, k: int = 5, way: Way = "fused", vector: Vectors | None = None) -> list[Hit]:
+    def search(
+        self, question: str, k: int = 5, method: SearchMethod = "fused", vector: Vectors | None = None
+    ) -> list[Hit]:
         """Return the best passages for a question, the best first; none for a question without words.
 
         A text that several pages have is returned once.
 
         Args:
             question: any text; the beginning of a long one counts.
-            k: most passages that are returned; 1 to `MOST_HITS`.
-            way: how they are ranked. Without vectors, and for a question in a script that their model hardly knows,
-                `fused` ranks by words alone.
-            vector: of the question, from `embed`; None: it is computed.
+            k: most passages that are returned; 1 to `MAX_HITS`.
+            method: how they are ranked. `fused` ranks by words alone if there are no vectors, or if the question is in
+                a script that the model of the vectors hardly knows.
+            vector: the question's vector from `embed`; None: it is computed.
 
         Raises:
             LlmopsError: for another `k`; for `dense`, if the index has no vectors.
             ArtifactError: if the index is damaged, or the package of the vectors' model is not installed.
             TransientError: if Elasticsearch does not answer.
         """
-        if not 1 <= k <= MOST_HITS:
-            raise LlmopsError(f"A search finds 1 to {MOST_HITS:,} passages; {k} were asked for.")
-        if way == "dense" and not self.has_vectors:
+        if not 1 <= k <= MAX_HITS:
+            raise LlmopsError(f"A search finds 1 to {MAX_HITS:,} passages; {k} were asked for.")
+        if method == "dense" and not self.has_vectors:
             raise LlmopsError("This index has no vectors: it was made with an empty index.model.")
         question = question.encode("utf-8", "replace").decode()  # halves of characters are no text
-        words = _words_of(question)
+        words = _extract_words(question)
         if not words:
             return []
-        most, near = max(CANDIDATES, 4 * k), _NOTHING
-        compares = self.has_vectors and (way == "dense" or (way == "fused" and _is_latin(question)))
+        limit, matches = max(CANDIDATES, 4 * k), _NO_MATCHES
+        use_vectors = self.has_vectors and (method == "dense" or (method == "fused" and _is_latin(question)))
         try:
             with self._lock:
-                self._store.begin()
-                computed = self.embedder.start([question]) if compares and vector is None else None
-                ranked = () if way == "dense" else self._store.by_words(words, most)
-                vector = computed.result()[0] if computed else vector
-                if compares and vector is not None:
-                    near = self._store.by_vector(vector, most)
-                return list(islice(self._hits(ranked, *near), k))
+                self._store.start_search()
+                computing = self.embedder.submit([question]) if use_vectors and vector is None else None
+                by_words = () if method == "dense" else self._store.search_words(words, limit)
+                vector = computing.result()[0] if computing else vector
+                if use_vectors and vector is not None:
+                    matches = self._store.search_vector(vector, limit)
+                return list(islice(self._fuse_ranks(by_words, *matches), k))
         except sqlite3.Error as error:
             raise ArtifactError(f"The index cannot be searched ({error}). {_REMEDY}") from error
 
     def weigh_words(self, question: str) -> dict[str, float]:
-        """Return the words of a question with their rarity: the logarithm of passages for each passage that has it.
+        """Return the words of a question with their rarity (inverse document frequency).
 
-        It belongs to the search before: Elasticsearch has one time limit for both.
+        Call it after `search`: Elasticsearch has one time limit for both.
         """
         with self._lock:
-            counts, passages = self._store.count_words(_words_of(question))
+            counts, passages = self._store.count_passages_with(_extract_words(question))
         return {word: math.log((passages + 1) / (count + 0.5)) for word, count in counts.items()}
 
     def close(self) -> None:
@@ -133,28 +142,28 @@ class Index:
         """Return the model that makes the vectors of questions."""
         return Embedder(self._threads)
 
-    def _hits(self, by_words: Sequence[Any], by_vector: Sequence[Any], likeness: Likeness) -> Iterator[Hit]:
-        """Yield the passages by reciprocal rank, each text once."""
-        ranks = [{key: rank for rank, key in enumerate(found, 1)} for found in (by_words, by_vector)]
+    def _fuse_ranks(self, by_words: Sequence[Any], by_vector: Sequence[Any], likeness: FindLikeness) -> Iterator[Hit]:
+        """Yield the passages by reciprocal rank fusion, the best first. Each text is yielded once."""
+        ranks = [{key: rank for rank, key in enumerate(keys, 1)} for keys in (by_words, by_vector)]
         scores = {
             key: sum(
-                weight / (RANK_OFFSET + found[key])
-                for weight, found in zip((BY_WORDS, BY_VECTOR), ranks, strict=True)
-                if key in found
+                weight / (RANK_OFFSET + keys[key])
+                for weight, keys in zip((WORD_WEIGHT, VECTOR_WEIGHT), ranks, strict=True)
+                if key in keys
             )
             for key in dict.fromkeys([*by_vector, *by_words])
         }
-        before = set[tuple[str, ...]]()
+        seen = set[tuple[str, ...]]()
         for key, passage in self._store.read(sorted(scores, key=scores.__getitem__, reverse=True)):
-            text = tuple(terms_of(passage.text))
-            text = text if len(text) >= ENOUGH else (passage.headings, passage.text)
-            if text not in before:
-                before.add(text)
+            text = tuple(extract_terms(passage.text))
+            text = text if len(text) >= MIN_DISTINCT_WORDS else (passage.headings, passage.text)
+            if text not in seen:
+                seen.add(text)
                 yield Hit(passage, scores[key], ranks[0].get(key), ranks[1].get(key), likeness(key))
 
 
-def _words_of(question: str) -> list[str]:
-    return list(dict.fromkeys(terms_of(question)))[:MOST_WORDS]
+def _extract_words(question: str) -> list[str]:
+    return list(dict.fromkeys(extract_terms(question)))[:MAX_WORDS]
 
 
 def _is_latin(text: str) -> bool:
@@ -168,8 +177,8 @@ def open_index(folder: Path, threads: int = 0, server: SearchServer | None = Non
 
     Args:
         folder: the artifact, or a copy of it.
-        threads: that compute the vector of a question; 0: one for each core.
-        server: searches instead of the files, if the artifact is served there.
+        threads: number of threads that compute a question's vector; 0: one per core.
+        server: the Elasticsearch that has this index and is searched instead of the files; None: search the files.
 
     Raises:
         ArtifactError: if it is not finished, cannot be read, or has lost its vectors.
@@ -178,7 +187,7 @@ def open_index(folder: Path, threads: int = 0, server: SearchServer | None = Non
     if server:
         return Index(ElasticsearchStore(server, folder, bool(model)), threads)
     try:
-        number = count_passages(database := open_database(folder))
+        count = count_passages(database := open_database(folder))
     except sqlite3.Error as error:
         raise ArtifactError(f"{folder} cannot be read ({error}). {_REMEDY}") from error
-    return Index(FileStore(database, open_vectors(folder, number) if model else None), threads)
+    return Index(FileStore(database, open_vectors(folder, count) if model else None), threads)

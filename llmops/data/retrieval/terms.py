@@ -1,4 +1,4 @@
-"""The words by which passages are found, and their stems, which the index has."""
+"""The words by which passages are found, and the stems of words that the index stores."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import unicodedata
 from collections.abc import Sequence
 from contextlib import closing
 
-from llmops.data.text.words import UNSPACED, words_of
+from llmops.data.text.words import UNSPACED, split_words
 
-#: of FTS5; takes off English endings (Porter, 1980), `terms_of` does everything else
-TOKENIZER = "porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
+#: FTS5's tokenizer: it removes English endings (Porter, 1980). `extract_terms` does everything else
+FTS_TOKENIZER = "porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
 
-_RUN = re.compile(f"{UNSPACED}+")
-_STEMS = f"""
-CREATE VIRTUAL TABLE words USING fts5(text, content = '', tokenize = "{TOKENIZER}");
+_UNSPACED_RUN = re.compile(f"{UNSPACED}+")
+_STEM_TABLES = f"""
+CREATE VIRTUAL TABLE words USING fts5(text, content = '', tokenize = "{FTS_TOKENIZER}");
 CREATE VIRTUAL TABLE stems USING fts5vocab(words, instance);
 """
 
 
-def terms_of(text: str) -> list[str]:
+def extract_terms(text: str) -> list[str]:
     """Return the words of a text, in their order, without case and accents.
 
     In scripts that put no spaces between words, every two characters that follow each other are a word, as in Lucene's
@@ -29,24 +29,24 @@ def terms_of(text: str) -> list[str]:
     if not text.isascii():
         plain = (character for character in unicodedata.normalize("NFKD", text) if not _is_accent(character))
         text = unicodedata.normalize("NFC", "".join(plain))
-    found, start = list[str](), 0
-    for run in _RUN.finditer(text):
-        found += words_of(text[start : run.start()])
-        found += [run[0][at : at + 2] for at in range(max(1, len(run[0]) - 1))]
+    terms, start = list[str](), 0
+    for run in _UNSPACED_RUN.finditer(text):
+        terms += split_words(text[start : run.start()])
+        terms += [run[0][position : position + 2] for position in range(max(1, len(run[0]) - 1))]
         start = run.end()
-    return found + words_of(text[start:])
+    return terms + split_words(text[start:])
 
 
-def stems_of(texts: Sequence[str]) -> list[str]:
-    """Return the stems of each text as an index of files has them, with spaces between them."""
-    found: list[list[str]] = [[] for _ in texts]
+def stem_texts(texts: Sequence[str]) -> list[str]:
+    """Return the stems of each text, separated by spaces, as FTS5 stores them in an index file."""
+    stems_by_text: list[list[str]] = [[] for _ in texts]
     with closing(sqlite3.connect(":memory:")) as database:
-        database.executescript(_STEMS)
-        rows = ((number, " ".join(terms_of(text))) for number, text in enumerate(texts))
+        database.executescript(_STEM_TABLES)
+        rows = ((number, " ".join(extract_terms(text))) for number, text in enumerate(texts))
         database.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", rows)
         for number, stem in database.execute("SELECT doc, term FROM stems ORDER BY doc, offset"):
-            found[number].append(stem)
-    return [" ".join(stems) for stems in found]
+            stems_by_text[number].append(stem)
+    return [" ".join(stems) for stems in stems_by_text]
 
 
 def _is_accent(character: str) -> bool:

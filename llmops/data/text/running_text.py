@@ -11,7 +11,7 @@ def is_running_text(line: str) -> bool:
     return not _NO_PROSE.search(line)
 
 
-def running_text(text: str) -> str:
+def select_running_text(text: str) -> str:
     """Return the lines of `text` that may be prose; the whole text if it has only one line."""
     lines = text.splitlines()
     return "\n".join(line for line in lines if is_running_text(line.strip())) if len(lines) > 1 else text

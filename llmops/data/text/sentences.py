@@ -14,7 +14,7 @@ import re
 
 import regex
 
-from llmops.data.text.abbreviations import ALWAYS, BEFORE_NUMBERS
+from llmops.data.text.abbreviations import ABBREVIATIONS, NUMBER_ABBREVIATIONS
 
 _CLOSING, _OPENING = r"[\"'”’)\]」』】]*", r"[\"'“‘(\[¿¡「『【]*"
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters
@@ -29,7 +29,7 @@ _END = re.compile(
         ]
     )
 )
-_AHEAD = 100  #: characters after a cut that decide if a sentence ends there
+_LOOKAHEAD_CHARS = 100  #: characters after a cut that decide if a sentence ends there
 _WHITE = re.compile(r"\s+")
 _CHARACTER = regex.compile(r"\X")
 _LAST_WORD = re.compile(r"([\w.º]+)\.$")
@@ -40,44 +40,44 @@ _MONTH = re.compile(r"(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August
 _NEXT = re.compile(rf"{_OPENING}(\w?)")
 
 
-def sentences(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """Return the sentences of `text`. Paragraphs and list items end one, too."""
-    return [text[start:end].strip() for start, end in spans(text)]
+    return [text[start:end].strip() for start, end in find_sentence_spans(text)]
 
 
-def cut(text: str, count: int) -> str:
+def take_sentences(text: str, count: int) -> str:
     """Return the first `count` sentences of `text`, unchanged; 0 means all."""
     if not count:
         return text
-    found = spans(text)
+    found = find_sentence_spans(text)
     return text[: found[count - 1][1]].strip() if count < len(found) else text
 
 
-def within(text: str, most: int) -> str:
-    """Return the beginning of `text` up to the last sentence's end within `most` characters.
+def truncate_text(text: str, max_chars: int) -> str:
+    """Return the beginning of `text` up to the last sentence's end within `max_chars` characters.
 
-    If that would lose more than half of `most`, it ends with a word, or (for scripts without spaces) with a visible
-    character (UAX #29: a letter with its marks, an emoji).
+    If that would lose more than half of `max_chars`, it ends with a word, or (for scripts without spaces) with a
+    visible character (UAX #29: a letter with its marks, an emoji).
     """
-    if len(text) <= most:
+    if len(text) <= max_chars:
         return text
-    head = text[: most + _AHEAD]
-    sentence = max((end for _, end in spans(head) if end <= most), default=0)
-    word = max((space.start() for space in _WHITE.finditer(head[: most + 1])), default=0)
+    head = text[: max_chars + _LOOKAHEAD_CHARS]
+    sentence = max((end for _, end in find_sentence_spans(head) if end <= max_chars), default=0)
+    word = max((space.start() for space in _WHITE.finditer(head[: max_chars + 1])), default=0)
     for end in (sentence, word):
-        if 2 * end > most:
+        if 2 * end > max_chars:
             return text[:end].strip()
-    return text[: max((c.end() for c in _CHARACTER.finditer(head) if c.end() <= most), default=0)].strip()
+    return text[: max((c.end() for c in _CHARACTER.finditer(head) if c.end() <= max_chars), default=0)].strip()
 
 
-def spans(text: str) -> list[tuple[int, int]]:
+def find_sentence_spans(text: str) -> list[tuple[int, int]]:
     """Return where each sentence of `text` begins and ends."""
     found, start = [], 0
     for match in _END.finditer(text):
         closing = match[0].split(maxsplit=1)[0] if match[0].strip() else ""
         stop = match.start() + len(closing)
-        if text[start:stop].strip() and not _continues(
-            text[start : match.start()], match[0], text[match.end() :][:_AHEAD]
+        if text[start:stop].strip() and not _is_continued(
+            text[start : match.start()], match[0], text[match.end() :][:_LOOKAHEAD_CHARS]
         ):
             found.append((start, stop))
             start = match.end()
@@ -86,7 +86,7 @@ def spans(text: str) -> list[tuple[int, int]]:
     return found
 
 
-def _continues(before: str, gap: str, following: str) -> bool:
+def _is_continued(before: str, gap: str, following: str) -> bool:
     """Return True if the sentence continues in `following`: the stop belongs to an abbreviation, initial or number."""
     if "\n" in gap:
         return False
@@ -99,4 +99,4 @@ def _continues(before: str, gap: str, following: str) -> bool:
     if word.isdigit():
         return not before[: match.start()].strip() or bool(_MONTH.match(following))
     letters = bool(_LETTERS.fullmatch(match[1])) and word not in _HOURS
-    return letters or word in ALWAYS or (following[:1].isdigit() and word in BEFORE_NUMBERS)
+    return letters or word in ABBREVIATIONS or (following[:1].isdigit() and word in NUMBER_ABBREVIATIONS)

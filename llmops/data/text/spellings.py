@@ -1,4 +1,4 @@
-"""The readable forms of a text: with escapes, invisible characters and emphasis resolved."""
+"""The readable spellings of a text: with escapes, invisible characters and emphasis resolved."""
 
 import html
 import re
@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from ftfy import fix_encoding
 
-from llmops.data.text.comparable import comparable
+from llmops.data.text.normalization import normalize_text
 
 _MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: matches all mojibake that ftfy knows, and more
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
@@ -15,40 +15,44 @@ _VALUE = re.compile(r"(?<=[?&])[^\s=?&#]+=[^\s&#]+")  #: name and value in a URL
 _DOMAIN = re.compile(r"@[a-z\d-]+(?:\.[a-z\d-]+)+\.(?=\w)")
 
 
-def forms(text: str) -> Iterator[str]:
-    """Yield the text as it is searched, and its forms without the escapes of HTML, (nested) JSON and URLs.
+def list_spellings(text: str) -> Iterator[str]:
+    """Yield the repaired text, and its spellings without the escapes of HTML, (nested) JSON and URLs.
 
-    They include forms with missing spaces after an address restored.
+    If no space separates an address from the next sentence, a spelling with that space follows, too.
     """
-    plain = _read(text)
+    plain = _repair(text)
     yield plain
     texts = [plain]
-    if "&" in text and (unescaped := _read(_without_entities(text))) != plain:
+    if "&" in text and (unescaped := _repair(_unescape_entities(text))) != plain:
         texts.append(unescaped)
         yield unescaped
-    texts += (spaced := [one for form in texts if (one := _spaced(form)) != form])
+    texts += (spaced := [new for old in texts if (new := _restore_spaces(old)) != old])
     yield from spaced
-    for form in texts:
+    for plain in texts:
         for _ in range(3):  # fields of a row are JSON; a dropped row's content is JSON that contains them
-            if "\\" not in form:
+            if "\\" not in plain:
                 break
-            form = _ESCAPE.sub(_unescaped, form).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-            yield _read(form)
+            plain = _ESCAPE.sub(_resolve_escape, plain)
+            plain = plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            yield _repair(plain)
     if "%" in text:
-        yield from (_read(unquote(form)) for form in texts)
+        yield from (_repair(unquote(plain)) for plain in texts)
 
 
-def read(text: str, *, case: bool = False, spaces: bool = False) -> str:
-    """Return the text as a reader sees it, without mojibake and emphasis; `case` and `spaces` as in `comparable`."""
+def repair_and_normalize(text: str, *, keep_case: bool = False, keep_spaces: bool = False) -> str:
+    """Return the normalized text as a reader sees it, without mojibake and emphasis.
+
+    `keep_case` and `keep_spaces` are passed to `normalize_text`.
+    """
     repaired = fix_encoding(text) if _MOJIBAKE.search(text) else text
-    return comparable(repaired, case=case, spaces=spaces, repaired=True)
+    return normalize_text(repaired, keep_case=keep_case, keep_spaces=keep_spaces, visible_only=True)
 
 
-def _read(text: str) -> str:
-    return read(text, case=True, spaces=True)
+def _repair(text: str) -> str:
+    return repair_and_normalize(text, keep_case=True, keep_spaces=True)
 
 
-def _without_entities(text: str) -> str:
+def _unescape_entities(text: str) -> str:
     for _ in range(3):  # text that is escaped more often is about HTML
         plain = html.unescape(text)
         if plain == text:
@@ -57,7 +61,7 @@ def _without_entities(text: str) -> str:
     return text
 
 
-def _spaced(text: str) -> str:
+def _restore_spaces(text: str) -> str:
     """Replace `+` in URLs' queries by spaces, and separate an address from a sentence that follows directly."""
     if "+" in text and "=" in text:
         text = _VALUE.sub(lambda value: value[0] if "@" in value[0] else value[0].replace("+", " "), text)
@@ -66,7 +70,7 @@ def _spaced(text: str) -> str:
     return text
 
 
-def _unescaped(match: re.Match[str]) -> str:
+def _resolve_escape(match: re.Match[str]) -> str:
     if match[1]:
         return chr(int(match[1], 16))
     return {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}.get(match[2], match[2])

@@ -12,8 +12,8 @@ UNSPACED = (
 _KANA, _HAN = 0x3041, 0x3400
 
 
-class _Parted(dict[int, str]):
-    """A table for `str.translate` that inserts spaces before some characters of scripts without spaces."""
+class _SeparatorTable(dict[int, str]):
+    """A table for `str.translate` that inserts a space before some characters of scripts without spaces."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -22,11 +22,11 @@ class _Parted(dict[int, str]):
         return self.setdefault(code, f" {character}" if begins else character)
 
 
-_PARTED = _Parted()
-_RUN = re.compile(f"{UNSPACED}+")
+_SEPARATORS = _SeparatorTable()
+_UNSPACED_RUN = re.compile(f"{UNSPACED}+")
 
 
-def parted(text: str) -> str:
+def separate_words(text: str) -> str:
     """Return `text` with spaces between words also for scripts without spaces: before some of their characters.
 
     These are one of two Chinese characters, one of three kana and one of four others. The choice depends only on the
@@ -34,7 +34,7 @@ def parted(text: str) -> str:
     has about as many words as its English translation: the strings of Airflow's interface have 1.06 times as many in
     Chinese, 1.01 in Thai and 1.3 in Japanese, Debian's reference 1.04 in Chinese and 0.98 in Japanese.
     """
-    return _RUN.sub(r" \g<0> ", text).translate(_PARTED)
+    return _UNSPACED_RUN.sub(r" \g<0> ", text).translate(_SEPARATORS)
 
 
 # Letters and digits, and their marks, which `\w` lacks: accents, vowels of Arabic and of Indic scripts.
@@ -42,11 +42,11 @@ _LETTER = r"(?:[^\W_]|[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u067
 _WORD = re.compile(rf"{_LETTER}+(?:['\u2019]{_LETTER}+)*")
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words of a text in order, in lower case; for scripts without spaces, pieces of a word's length."""
-    return _WORD.findall((text if text.isascii() else parted(text)).casefold())
+    return _WORD.findall((text if text.isascii() else separate_words(text)).casefold())
 
 
-def number_of(word: str, seed: int = 0) -> int:
+def hash_word(word: str, seed: int = 0) -> int:
     """Return a word as a 32-bit number, the same in every process."""
     return zlib.crc32(word.encode("utf-8", "surrogatepass"), seed)

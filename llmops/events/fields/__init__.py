@@ -15,6 +15,6 @@ FIELDS: tuple[Field, ...] = (*common.FIELDS, *requests.FIELDS, *pipeline.FIELDS,
 
 
 @cache
-def field_names(dataset: str) -> frozenset[str]:
+def list_field_names(dataset: str) -> frozenset[str]:
     """Return the names of the fields that events of a dataset may have."""
     return frozenset(field.name for field in FIELDS if not field.datasets or dataset in field.datasets)

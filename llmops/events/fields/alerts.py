@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from llmops.events.datasets import ALERT, DECAY, DRIFT, IMPROVEMENT, SINK
-from llmops.events.fields.field import Field, fields_of
+from llmops.events.fields.field import Field, make_fields
 
 FIELDS: tuple[Field, ...] = (
     # Alerts.
-    *fields_of(
+    *make_fields(
         ALERT,
         fields=(
             ("rule.name", "keyword", "the rule that was broken"),
@@ -29,7 +29,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.deadline", "keyword", "deadline of the run"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         SINK,
         fields=(
             ("llmops.sink.name", "keyword", "`event.action`: `failing`, `recovered`, `refusing` or `settled`"),
@@ -37,7 +37,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.sink.rejected", "long", "events that it has refused for good"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         DRIFT,
         fields=(
             ("llmops.drift.feature", "keyword", "compared feature; `texts`, or all `features` together"),
@@ -58,7 +58,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.drift.unlike", "keyword", "ids of the requests least like the reference"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         DECAY,
         fields=(
             ("llmops.decay.metric", "keyword", "`token_f1`, `accuracy`, `perplexity`, `up_share`, `refusals`, …"),
@@ -79,7 +79,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.decay.decayed", "boolean", "the slope's interval is on the bad side of 0"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         IMPROVEMENT,
         fields=(
             ("llmops.improvement.since", "date", "start of the reported period"),

@@ -14,11 +14,11 @@ from llmops.events.datasets import (
     PIPELINE,
     RETENTION,
 )
-from llmops.events.fields.field import Field, fields_of
+from llmops.events.fields.field import Field, make_fields
 
 FIELDS: tuple[Field, ...] = (
     # The pipeline.
-    *fields_of(
+    *make_fields(
         PIPELINE,
         fields=(
             ("llmops.artifact", "keyword", "stage and fingerprint"),
@@ -27,7 +27,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.transient", "boolean", "another try may succeed"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         GATE,
         fields=(
             ("llmops.gate.outcome", "keyword", "`promoted`, `rejected` or `inconclusive`"),
@@ -46,7 +46,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.gate.high", "double", "upper bound of its interval"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         CANARY,
         fields=(
             ("llmops.canary.kind", "keyword", "`canary` or `ab_test`"),
@@ -55,15 +55,15 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.canary.numbers", "object", "counts of both sides, and test results of each measure"),
         ),
     ),
-    *fields_of(CANARY, ADMIN, fields=[("llmops.canary.share", "double", "share of the requests")]),
-    *fields_of(
+    *make_fields(CANARY, ADMIN, fields=[("llmops.canary.share", "double", "share of the requests")]),
+    *make_fields(
         ADMIN,
         fields=(
             ("llmops.aliases", "object", "alias → version after the change"),
             ("llmops.override", "keyword", "reason for using a version that the gate did not pass"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         AUDIT,
         fields=(
             ("llmops.audit.count", "long", "number of equal decisions"),
@@ -76,7 +76,7 @@ FIELDS: tuple[Field, ...] = (
             ("user.target.roles", "keyword", ""),
         ),
     ),
-    *fields_of(
+    *make_fields(
         GOVERNANCE,
         fields=(
             ("llmops.governance.verdict", "keyword", ""),
@@ -86,7 +86,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.governance.attack_success_rate", "double", "share of successful attacks"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         ERASURE,
         fields=(
             ("llmops.erasure.receipt", "long", "number of the receipt"),
@@ -97,7 +97,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.erasure.remaining", "long", "number of places that could not be reached"),
         ),
     ),
-    *fields_of(
+    *make_fields(
         RETENTION,
         fields=(
             ("llmops.retention.freed", "long", "freed bytes"),
@@ -105,7 +105,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.retention.versions", "keyword", ""),
         ),
     ),
-    *fields_of(
+    *make_fields(
         HUB,
         HUB_DATASET,
         fields=(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from llmops.events.datasets import FEEDBACK, SERVING, TEXT
-from llmops.events.fields.field import Field, fields_of
+from llmops.events.fields.field import Field, make_fields
 
 
-def _features(side: str) -> list[Field]:
-    return fields_of(
+def _make_feature_fields(side: str) -> list[Field]:
+    return make_fields(
         TEXT,
         fields=(
             (f"llmops.{side}.characters", "long", f"length of the {side}"),
@@ -22,7 +22,7 @@ def _features(side: str) -> list[Field]:
 
 FIELDS: tuple[Field, ...] = (
     # A request.
-    *fields_of(
+    *make_fields(
         SERVING,
         fields=(
             ("gen_ai.operation.name", "keyword", "`text_completion`, `chat` or `embeddings`"),
@@ -57,12 +57,12 @@ FIELDS: tuple[Field, ...] = (
         ),
     ),
     # Its texts.
-    *(field for side in ("prompt", "answer") for field in _features(side)),
-    *fields_of(
+    *(field for side in ("prompt", "answer") for field in _make_feature_fields(side)),
+    *make_fields(
         TEXT,
         fields=(("llmops.answer.refusal", "boolean", "the answer is a refusal"),),
     ),
-    *fields_of(
+    *make_fields(
         TEXT,
         fields=(
             (
@@ -76,8 +76,8 @@ FIELDS: tuple[Field, ...] = (
         personal=True,
     ),
     # Feedback.
-    *fields_of(FEEDBACK, fields=[("llmops.feedback.rating", "keyword", "`up` or `down`")]),
-    *fields_of(
+    *make_fields(FEEDBACK, fields=[("llmops.feedback.rating", "keyword", "`up` or `down`")]),
+    *make_fields(
         FEEDBACK,
         fields=[
             (f"llmops.feedback.{name}", "text", f"the {name}, personal data replaced by marks")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from llmops.events.figures import histogram
 from llmops.events.figures.histogram import Counts
 
-SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+PERCENTILE_SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 Percentiles = dict[str, float | None]  #: p50, p95 and p99, milliseconds
 
@@ -32,16 +32,16 @@ class Stats:
     output_tokens: int = 0
     answer_tokens: int = 0  #: output tokens of answered requests
     seconds: float = 0.0  #: total duration of answered requests
-    latency_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(SHARES))
-    first_token_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(SHARES))
-    queue_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(SHARES))
+    latency_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(PERCENTILE_SHARES))
+    first_token_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(PERCENTILE_SHARES))
+    queue_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(PERCENTILE_SHARES))
     errors: dict[str, int] = field(default_factory=dict)  #: status and kind → refused and failed requests
 
     @property
     def error_rate(self) -> float | None:
         """Return the share of failures among answered and failed requests. Refused requests do not count."""
-        judged = self.answered + self.failed
-        return self.failed / judged if judged else None
+        relevant = self.answered + self.failed
+        return self.failed / relevant if relevant else None
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; null without measurement."""
@@ -82,11 +82,11 @@ class Tally:
         by_outcome = Counter[str]()
         errors = Counter[str]()
         for (status, error), count in self.counts.items():
-            outcome = outcome_of(status)
+            outcome = classify_status(status)
             by_outcome[outcome] += count
             if outcome != "answered":
                 errors[f"{status} {error}".strip()] += count
-        latency, first_token, queue = (times.percentiles() for times in self.times)
+        latency, first_token, queue = (times.compute_percentiles() for times in self.times)
         return Stats(
             requests=sum(by_outcome.values()),
             **by_outcome,
@@ -113,31 +113,33 @@ class Times:
         self.exact += other.exact
         self.packed += other.packed
 
-    def counts(self) -> Counts:
+    def build_histogram(self) -> Counts:
         """Return the histogram of all durations."""
-        return histogram.merge(self.packed) + histogram.count(self.exact)
+        return histogram.merge_packed(self.packed) + histogram.count_durations(self.exact)
 
-    def merge(self) -> None:
+    def merge_histograms(self) -> None:
         """Merge the packed histograms into one."""
         if len(self.packed) > 1:
-            self.packed = [histogram.pack(histogram.merge(self.packed))]
+            self.packed = [histogram.pack_counts(histogram.merge_packed(self.packed))]
 
-    def percentiles(self) -> Percentiles:
+    def compute_percentiles(self) -> Percentiles:
         """Return percentiles in milliseconds, by nearest rank: an exact one is a time that really occurred."""
         if self.packed:
-            counts = self.counts()
-            found = {name: histogram.percentile_ns(counts, share) for name, share in SHARES.items()}
+            counts = self.build_histogram()
+            durations_ns = {
+                name: histogram.compute_percentile_ns(counts, share) for name, share in PERCENTILE_SHARES.items()
+            }
         else:
-            found = {name: percentile(self.exact, share) for name, share in SHARES.items()}
-        return {name: None if value is None else value / 1e6 for name, value in found.items()}
+            durations_ns = {name: compute_percentile(self.exact, share) for name, share in PERCENTILE_SHARES.items()}
+        return {name: None if value is None else value / 1e6 for name, value in durations_ns.items()}
 
 
-def outcome_of(status: int) -> str:
+def classify_status(status: int) -> str:
     """Return `answered`, `refused` or `failed`."""
     return "answered" if status < 400 else "failed" if status >= 500 else "refused"
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
+def compute_percentile(values: Sequence[float], share: float) -> float | None:
     """Return the smallest value that `share` of the values do not exceed (nearest rank); None without values."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
 
@@ -155,7 +157,7 @@ def sum_tallies(tallies: Iterable[tuple[int, str, Tally]], count: int) -> Summar
     total, series, versions = Tally(), [Tally() for _ in range(count)], dict[str, Tally]()
     for (number, version), tally in cells.items():
         for times in tally.times:
-            times.merge()
+            times.merge_histograms()
         total.add(tally)
         if number >= 0:
             series[number].add(tally)
@@ -163,12 +165,12 @@ def sum_tallies(tallies: Iterable[tuple[int, str, Tally]], count: int) -> Summar
             versions.setdefault(version, Tally()).add(tally)
     return Summary(
         total.summarize(),
-        {version: versions[version].summarize() for version in sorted(versions, key=version_key)},
+        {version: versions[version].summarize() for version in sorted(versions, key=make_version_sort_key)},
         [tally.summarize() for tally in series],
     )
 
 
-def version_key(version: str) -> tuple[int, str]:
+def make_version_sort_key(version: str) -> tuple[int, str]:
     """Return the sort key of a version: v9 comes before v10."""
     digits = version.lstrip("v")
     return (int(digits) if digits.isdecimal() else 0, version)

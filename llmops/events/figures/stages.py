@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-MOST_CHARS = 200  #: longest text value
+MAX_CHARS = 200  #: longest text value
 
 #: stage → prefix of the figure that represents it in a list; default: its first figure
 HEADLINES = {
@@ -56,13 +56,15 @@ def format_figures(metrics: Mapping[str, Any], before: Mapping[str, Any] | None 
 
 def format_tables(metrics: Mapping[str, Any]) -> list[FigureTable]:
     """Return a table for each figure that is a mapping of mappings."""
-    found = []
+    tables = []
     for name, items in metrics.items():
         if _is_table(items):
             columns = list(dict.fromkeys(column for values in items.values() for column in values))
-            lines = [[item, *(_format(values.get(column)) for column in columns)] for item, values in items.items()]
-            found.append(FigureTable(_spell(name), [_spell(column) for column in columns], lines))
-    return found
+            lines = [
+                [item, *(_format_value(values.get(column)) for column in columns)] for item, values in items.items()
+            ]
+            tables.append(FigureTable(_format_name(name), [_format_name(column) for column in columns], lines))
+    return tables
 
 
 def format_headline(stage: str, metrics: Mapping[str, Any]) -> FigureRow | None:
@@ -74,7 +76,7 @@ def format_headline(stage: str, metrics: Mapping[str, Any]) -> FigureRow | None:
 
 
 def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(one, Mapping) for one in value.values())
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(row, Mapping) for row in value.values())
 
 
 def _flatten(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -82,9 +84,11 @@ def _flatten(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if _is_table(value):
             continue
         if isinstance(value, Mapping):
-            yield from ((f"{name}: {inner}", one) for inner, one in value.items())
+            yield from ((f"{name}: {inner}", inner_value) for inner, inner_value in value.items())
         elif isinstance(value, list | tuple):
-            yield from ((f"{name} {n}" if len(value) > 1 else name, one) for n, one in enumerate(value, 1))
+            yield from (
+                (f"{name} {n}" if len(value) > 1 else name, inner_value) for n, inner_value in enumerate(value, 1)
+            )
         else:
             yield name, value
 
@@ -92,23 +96,25 @@ def _flatten(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _format_row(name: str, value: Any, before: Any) -> FigureRow:
     unit, factor = next(((unit, by) for end, unit, by in _UNITS if re.search(rf"(^|_){end}$", name)), ("", 1))
     if not _is_number(value):
-        return FigureRow(_spell(name), _format(value), "", "=" if before == value and before is not None else "")
+        return FigureRow(
+            _format_name(name), _format_value(value), "", "=" if before == value and before is not None else ""
+        )
     change = ""
     if _is_number(before):
         difference = (value - before) * factor
-        change = f"{'−' if difference < 0 else '+'}{_format(abs(difference))}" if difference else "="
-    return FigureRow(_spell(name), _format(value * factor), unit, change)
+        change = f"{'−' if difference < 0 else '+'}{_format_value(abs(difference))}" if difference else "="
+    return FigureRow(_format_name(name), _format_value(value * factor), unit, change)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _spell(name: str) -> str:
+def _format_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _format(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -118,4 +124,4 @@ def _format(value: Any) -> str:
     if isinstance(value, float):
         return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "−")
     text = " ".join(str(value).split())
-    return text if len(text) <= MOST_CHARS else f"{text[: MOST_CHARS - 1]}…"
+    return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - 1]}…"

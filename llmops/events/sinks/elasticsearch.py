@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops.events.elasticsearch_client import NAMESPACE, TIMEOUT_S, client_of, stream_of
-from llmops.events.sinks.base import BatchRefusedError, Rejection, SinkError
+from llmops.events.elasticsearch_client import NAMESPACE, TIMEOUT_S, get_stream_name, make_client
+from llmops.events.sinks.sink import BatchRefusedError, Rejection, SinkError
 from llmops.frame.errors import is_busy
 
-_VALUE = re.compile(r" Preview of field's value| the prefix of the first immense term")
+_QUOTED_VALUE = re.compile(r" Preview of field's value| the prefix of the first immense term")
 _MISCONFIGURED = frozenset({401, 403, 404})  #: status of an event: no permission, or no template of the data stream
 
 
@@ -31,8 +31,8 @@ class ElasticsearchSink:
     def connect(
         cls, url: str, login: Mapping[str, Any] | None = None, ca_file: Path | None = None, timeout_s: float = TIMEOUT_S
     ) -> ElasticsearchSink:
-        """Return a sink for the server at `url`; nothing is sent yet. The arguments are those of `client_of`."""
-        return cls(client_of(url, login or {}, ca_file, timeout_s))
+        """Return a sink for the server at `url`; nothing is sent yet. The arguments are those of `make_client`."""
+        return cls(make_client(url, login or {}, ca_file, timeout_s))
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""
@@ -40,7 +40,7 @@ class ElasticsearchSink:
 
         try:
             answer = self._client.bulk(
-                operations=[line for event in events for line in _lines(event)],
+                operations=[line for event in events for line in _make_bulk_lines(event)],
                 require_data_stream=True,  # without its template it would become an index of guessed types
                 include_source_on_error=False,
                 filter_path="errors,items.*.status,items.*.error",
@@ -53,20 +53,20 @@ class ElasticsearchSink:
             raise SinkError(f"Elasticsearch does not take events ({error}).") from error
         except TransportError as error:
             raise SinkError(f"Elasticsearch does not take events ({error}).") from error
-        return _rejections(events, answer) if answer["errors"] else []
+        return _read_rejections(events, answer) if answer["errors"] else []
 
     def close(self) -> None:
         """See `Sink`."""
         self._client.close()
 
 
-def _lines(event: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _make_bulk_lines(event: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     dataset = event["event.dataset"]
     stream = {"data_stream.type": "logs", "data_stream.dataset": dataset, "data_stream.namespace": NAMESPACE}
-    return {"create": {"_index": stream_of(dataset), "_id": event["event.id"]}}, {**event, **stream}
+    return {"create": {"_index": get_stream_name(dataset), "_id": event["event.id"]}}, {**event, **stream}
 
 
-def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> list[Rejection]:
+def _read_rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> list[Rejection]:
     rejections, busy, missing = [], "", ""
     for event, item in zip(events, answer["items"], strict=True):
         result = item["create"]
@@ -74,11 +74,11 @@ def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> 
         if status < 300 or status == 409:  # conflict: already stored
             continue
         if is_busy(status):
-            busy = busy or _reason(result)
+            busy = busy or _describe_failure(result)
         elif status in _MISCONFIGURED:
-            missing = missing or f"{stream_of(event['event.dataset'])}: {_reason(result)}"
+            missing = missing or f"{get_stream_name(event['event.dataset'])}: {_describe_failure(result)}"
         else:
-            rejections.append(Rejection(str(event["event.id"]), _reason(result), dict(event)))
+            rejections.append(Rejection(str(event["event.id"]), _describe_failure(result), dict(event)))
     if busy:
         raise SinkError(f"Elasticsearch could not store all events ({busy}).")
     if missing:
@@ -89,9 +89,9 @@ def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> 
     return rejections
 
 
-def _reason(result: Mapping[str, Any]) -> str:
+def _describe_failure(result: Mapping[str, Any]) -> str:
     """Return why a document was not stored. The faulty value is cut out, because reasons are logged."""
     error = result.get("error")
     if isinstance(error, Mapping):
-        return f"{result['status']} {error.get('type')}: {_VALUE.split(str(error.get('reason')))[0]}"
+        return f"{result['status']} {error.get('type')}: {_QUOTED_VALUE.split(str(error.get('reason')))[0]}"
     return f"{result['status']} {error}"

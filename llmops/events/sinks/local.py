@@ -14,14 +14,14 @@ from typing import Any
 from llmops.config import Monitoring
 from llmops.events.datasets import FEEDBACK, SERVING
 from llmops.events.figures.requests import Summary, Tally, count_steps, sum_tallies
-from llmops.events.sinks.base import Rejection, SinkError
+from llmops.events.sinks.sink import Rejection, SinkError
 from llmops.events.store import pruning, ratings, rollups, schema
 from llmops.events.store.rollups import HOUR, MINUTE
-from llmops.events.times import epoch, timestamp
+from llmops.events.times import format_timestamp, parse_epoch
 from llmops.frame.errors import EventsUnavailable
 
-MOST_EXACT = 2000  #: up to this number requests are read one by one, for exact percentiles; that takes 25 ms
-LEAST_PRUNED = 1000  #: least number of expired events of a kind that one delivery removes
+MAX_EXACT = 2000  #: up to this number requests are read one by one, for exact percentiles; that takes 25 ms
+MIN_PRUNED = 1000  #: least number of expired events of a kind that one delivery removes
 
 
 class LocalStore:
@@ -32,10 +32,10 @@ class LocalStore:
 
     name = "local"
 
-    def __init__(self, folder: Path, config: Monitoring | None = None, most_exact: int = MOST_EXACT) -> None:
+    def __init__(self, folder: Path, config: Monitoring | None = None, max_exact: int = MAX_EXACT) -> None:
         self._path = folder / "store.db"
         self._config = config or Monitoring()
-        self._most_exact = most_exact
+        self._max_exact = max_exact
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""
@@ -44,12 +44,12 @@ class LocalStore:
             with closing(schema.open_store(self._path)) as db:
                 db.execute("BEGIN IMMEDIATE")
                 with db:
-                    new = [event for event in events if _insert(db, event, int(now.timestamp()))]
+                    new = [event for event in events if _insert_event(db, event, int(now.timestamp()))]
                     requests = [event for event in new if event["event.dataset"] == SERVING]
-                    rollups.add_requests(db, requests, now.timestamp())
-                    ratings.add_requests(db, requests)
+                    rollups.count_requests(db, requests, now.timestamp())
+                    ratings.join_requests(db, requests)
                     ratings.add_ratings(db, [event for event in new if event["event.dataset"] == FEEDBACK])
-                    pruning.prune(db, self._config, now, max(LEAST_PRUNED, 2 * len(events)))
+                    pruning.prune_events(db, self._config, now, max(MIN_PRUNED, 2 * len(events)))
         except (sqlite3.Error, OSError) as error:
             raise SinkError(f"The event store {self._path} cannot be written ({error}).") from error
         return []
@@ -62,7 +62,7 @@ class LocalStore:
     ) -> Iterator[dict[str, Any]]:
         """See `Reader`."""
         order = "DESC" if newest_first else "ASC"
-        with self._read() as db:
+        with self._open_for_reading() as db:
             rows = db.execute(
                 "SELECT document FROM events WHERE dataset = ? AND time >= ? AND time < ? "
                 f"ORDER BY time {order}, id {order} LIMIT ?",
@@ -73,8 +73,8 @@ class LocalStore:
 
     def select(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
         """See `Reader`. This takes a tenth of the time of `find`."""
-        with self._read() as db:
-            return _columns(db, dataset, fields, since, until)
+        with self._open_for_reading() as db:
+            return _select_fields(db, dataset, fields, since, until)
 
     def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Summary:
         """See `Reader`. Few requests are read one by one, for exact percentiles.
@@ -82,23 +82,23 @@ class LocalStore:
         Otherwise roll-ups are read: of minutes (recent days) or hours, if the window and its steps consist of whole
         ones. Times before the oldest stored request are counted in whole hours.
         """
-        with self._read() as db:
-            first, last = timestamp(since), timestamp(until)
-            complete = first >= pruning.complete_since(db, SERVING)
-            length, count = _rollup_length(since, until, step), count_steps(since, until, step)
-            if complete and (not length or _count(db, first, last, self._most_exact + 1) <= self._most_exact):
-                return sum_tallies(_read_one_by_one(db, first, last, since, step), count)
+        with self._open_for_reading() as db:
+            first, last = format_timestamp(since), format_timestamp(until)
+            complete = first >= pruning.find_complete_since(db, SERVING)
+            length, count = _choose_rollup_length(since, until, step), count_steps(since, until, step)
+            if complete and (not length or _count_requests(db, first, last, self._max_exact + 1) <= self._max_exact):
+                return sum_tallies(_read_exact_tallies(db, first, last, since, step), count)
             length, size = length or HOUR, int(step.total_seconds()) if step else 0
             start, end = (int(moment.timestamp()) // length * length for moment in (since, until))
             return sum_tallies(rollups.read_tallies(db, length, start, end, int(since.timestamp()), size), count)
 
     def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """See `Reader`."""
-        found: dict[str, dict[str, int]] = {}
-        with self._read() as db:
-            for version, rating, count in ratings.count(db, timestamp(since), timestamp(until)):
-                found.setdefault(version, {})[rating] = count
-        return found
+        ratings_by_version: dict[str, dict[str, int]] = {}
+        with self._open_for_reading() as db:
+            for version, rating, count in ratings.count_ratings(db, format_timestamp(since), format_timestamp(until)):
+                ratings_by_version.setdefault(version, {})[rating] = count
+        return ratings_by_version
 
     def prune(self, now: datetime | None = None) -> int:
         """Remove all expired data, in steps so that others can write in between. Return the number of events."""
@@ -107,13 +107,13 @@ class LocalStore:
             while step:
                 db.execute("BEGIN IMMEDIATE")
                 with db:
-                    step = pruning.prune(db, self._config, now or datetime.now(UTC), LEAST_PRUNED)
+                    step = pruning.prune_events(db, self._config, now or datetime.now(UTC), MIN_PRUNED)
                 removed += step
                 time.sleep(0)
         return removed
 
     @contextmanager
-    def _read(self) -> Iterator[sqlite3.Connection]:
+    def _open_for_reading(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(schema.open_store(self._path)) as db:
                 yield db
@@ -122,7 +122,7 @@ class LocalStore:
             raise EventsUnavailable(message, "the local store") from error
 
 
-def _rollup_length(since: datetime, until: datetime, step: timedelta | None) -> int:
+def _choose_rollup_length(since: datetime, until: datetime, step: timedelta | None) -> int:
     """Return the length in seconds of the roll-ups that fit the window; 0 if none fit."""
     edges = [since.timestamp(), until.timestamp(), step.total_seconds() if step else 0.0]
     if not any(edge % HOUR for edge in edges):
@@ -131,19 +131,19 @@ def _rollup_length(since: datetime, until: datetime, step: timedelta | None) -> 
     return MINUTE if recent and not any(edge % MINUTE for edge in edges) else 0
 
 
-def _insert(db: sqlite3.Connection, event: dict[str, Any], now: int) -> bool:
+def _insert_event(db: sqlite3.Connection, event: dict[str, Any], now: int) -> bool:
     """Store an event, and return True if it was new."""
     row = (event["event.id"], event["@timestamp"], event["event.dataset"], json.dumps(event, ensure_ascii=False), now)
     insert = "INSERT OR IGNORE INTO events (id, time, dataset, document, stored) VALUES (?, ?, ?, ?, ?)"
     return db.execute(insert, row).rowcount == 1
 
 
-def _count(db: sqlite3.Connection, since: str, until: str, most: int) -> int:
-    counted = "SELECT count(*) FROM (SELECT 1 FROM events WHERE dataset = ? AND time >= ? AND time < ? LIMIT ?)"
-    return int(db.execute(counted, (SERVING, since, until, most)).fetchone()[0])
+def _count_requests(db: sqlite3.Connection, since: str, until: str, limit: int) -> int:
+    query = "SELECT count(*) FROM (SELECT 1 FROM events WHERE dataset = ? AND time >= ? AND time < ? LIMIT ?)"
+    return int(db.execute(query, (SERVING, since, until, limit)).fetchone()[0])
 
 
-def _columns(
+def _select_fields(
     db: sqlite3.Connection, dataset: str, fields: Sequence[str], since: str, until: str
 ) -> list[tuple[Any, ...]]:
     select = ", ".join("json_extract(document, ?)" for _ in fields)
@@ -154,11 +154,11 @@ def _columns(
     ).fetchall()
 
 
-def _read_one_by_one(
+def _read_exact_tallies(
     db: sqlite3.Connection, first: str, last: str, since: datetime, step: timedelta | None
 ) -> Iterator[tuple[int, str, Tally]]:
     start, size = since.timestamp(), step.total_seconds() if step else 0.0
-    for values in _columns(db, SERVING, rollups.FIELDS, first, last):
-        if (moment := epoch(values[0])) is not None:
+    for values in _select_fields(db, SERVING, rollups.REQUEST_FIELDS, first, last):
+        if (moment := parse_epoch(values[0])) is not None:
             (version, _, _), tally = rollups.tally_request(values)
             yield int((moment - start) // size) if size else -1, version, tally

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops.events.sinks.base import Rejection
-from llmops.events.sinks.http import TIMEOUT_S, Poster
+from llmops.events.sinks.http_client import TIMEOUT_S, HttpClient
+from llmops.events.sinks.sink import Rejection
 
 
 class LogstashSink:
@@ -27,13 +27,13 @@ class LogstashSink:
         headers = {"Content-Type": "application/json"}
         if user:
             headers["Authorization"] = "Basic " + b64encode(f"{user}:{password}".encode()).decode()
-        self._poster = Poster("Logstash", url, headers, ca_file, timeout_s)
+        self._http_client = HttpClient("Logstash", url, headers, ca_file, timeout_s)
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""
-        self._poster.post(json.dumps(list(events), ensure_ascii=False).encode())
+        self._http_client.post(json.dumps(list(events), ensure_ascii=False).encode())
         return []
 
     def close(self) -> None:
         """See `Sink`."""
-        self._poster.close()
+        self._http_client.close()

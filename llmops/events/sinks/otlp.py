@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops import __version__
-from llmops.events.sinks.base import BatchRefusedError, Rejection
-from llmops.events.sinks.http import TIMEOUT_S, Poster
+from llmops.events.sinks.http_client import TIMEOUT_S, HttpClient
+from llmops.events.sinks.sink import BatchRefusedError, Rejection
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadableLogRecord
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 LOGS_PATH = "/v1/logs"
-_LARGEST = 2**63 - 1  #: OTLP integers have 64 bits
+_MAX_INTEGER = 2**63 - 1  #: OTLP integers have 64 bits
 
 
 class OtlpSink:
@@ -42,14 +42,14 @@ class OtlpSink:
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         all_headers = {**(headers or {}), "Content-Type": "application/x-protobuf"}
-        self._poster = Poster("The collector", url.rstrip("/") + LOGS_PATH, all_headers, ca_file, timeout_s)
+        self._http_client = HttpClient("The collector", url.rstrip("/") + LOGS_PATH, all_headers, ca_file, timeout_s)
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""
         from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
-        answer = self._poster.post(encode_logs([_record(event) for event in events]).SerializeToString())
+        answer = self._http_client.post(encode_logs([_make_record(event) for event in events]).SerializeToString())
         partial = ExportLogsServiceResponse.FromString(answer).partial_success
         if not (refused := partial.rejected_log_records):
             return []
@@ -60,11 +60,11 @@ class OtlpSink:
 
     def close(self) -> None:
         """See `Sink`."""
-        self._poster.close()
+        self._http_client.close()
 
 
 @cache
-def _source() -> tuple[Resource, InstrumentationScope]:
+def _make_resource() -> tuple[Resource, InstrumentationScope]:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
@@ -72,7 +72,7 @@ def _source() -> tuple[Resource, InstrumentationScope]:
     return resource, InstrumentationScope("llmops.monitoring", __version__)
 
 
-def _record(event: Mapping[str, Any]) -> ReadableLogRecord:
+def _make_record(event: Mapping[str, Any]) -> ReadableLogRecord:
     from opentelemetry._logs import LogRecord, SeverityNumber
     from opentelemetry.context import Context
     from opentelemetry.sdk._logs import ReadableLogRecord
@@ -86,17 +86,19 @@ def _record(event: Mapping[str, Any]) -> ReadableLogRecord:
         severity_text="ERROR" if failed else "INFO",
         severity_number=SeverityNumber.ERROR if failed else SeverityNumber.INFO,
         body=event.get("message"),
-        attributes={name: _value(value) for name, value in event.items() if name != "@timestamp" and value is not None},
+        attributes={
+            name: _convert_value(value) for name, value in event.items() if name != "@timestamp" and value is not None
+        },
         event_name=event["event.dataset"],
     )
-    return ReadableLogRecord(record, *_source())
+    return ReadableLogRecord(record, *_make_resource())
 
 
-def _value(value: Any) -> Any:
+def _convert_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _value(part) for name, part in value.items()}
+        return {name: _convert_value(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_value(part) for part in value]
-    if isinstance(value, int) and abs(value) > _LARGEST:
+        return [_convert_value(part) for part in value]
+    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
         return str(value)
     return value

@@ -17,7 +17,7 @@ WHERE request = ? AND dataset = '{SERVING}' LIMIT 1
 """
 
 
-def add_requests(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> None:
+def join_requests(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> None:
     """Join new requests to ratings that arrived before them."""
     waiting = {request for (request,) in db.execute("SELECT request FROM ratings WHERE asked IS NULL")}
     rows = [(e["@timestamp"], str(e.get("llmops.model.version") or ""), e["http.request.id"])
@@ -39,7 +39,7 @@ def add_ratings(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> 
         )
 
 
-def count(db: sqlite3.Connection, since: str, until: str) -> Sequence[tuple[str, str, int]]:
+def count_ratings(db: sqlite3.Connection, since: str, until: str) -> Sequence[tuple[str, str, int]]:
     """Return (version, rating, count) for the requests of a window."""
     return db.execute(
         "SELECT version, rating, count(*) FROM ratings WHERE asked >= ? AND asked < ? AND version != '' "

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from llmops.events.database import connect
 
-VERSION = 1  #: SQLite's `user_version`
-_REQUEST = """request TEXT GENERATED ALWAYS AS (json_extract(document, '$."http.request.id"')) VIRTUAL"""
+SCHEMA_VERSION = 1  #: SQLite's `user_version`
+_REQUEST_COLUMN = """request TEXT GENERATED ALWAYS AS (json_extract(document, '$."http.request.id"')) VIRTUAL"""
 SCHEMA = f"""
 CREATE TABLE events (
     id TEXT PRIMARY KEY, time TEXT NOT NULL, dataset TEXT NOT NULL, document TEXT NOT NULL,
-    stored INTEGER NOT NULL DEFAULT 0, {_REQUEST});
+    stored INTEGER NOT NULL DEFAULT 0, {_REQUEST_COLUMN});
 CREATE INDEX by_dataset ON events (dataset, time);
 CREATE TABLE rollups (
     step INTEGER NOT NULL, start INTEGER NOT NULL, version TEXT NOT NULL, status INTEGER NOT NULL, error TEXT NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE ratings (
 CREATE INDEX ratings_by_time ON ratings (asked, version, rating);
 CREATE TABLE pruned (dataset TEXT PRIMARY KEY, time TEXT NOT NULL);
 CREATE INDEX by_request ON events (request, dataset) WHERE request IS NOT NULL;
-PRAGMA user_version = {VERSION};
+PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
@@ -39,8 +39,8 @@ def open_store(path: Path) -> sqlite3.Connection:
     db = connect(path, SCHEMA)
     try:
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if version != VERSION:
-            raise sqlite3.DatabaseError(f"it has tables of version {version}, and this release knows {VERSION}")
+        if version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"it has tables of version {version}, and this release knows {SCHEMA_VERSION}")
     except BaseException:
         db.close()
         raise

@@ -19,7 +19,7 @@ class Rate:
         return f"{self.count} of {self.total} ({self.rate:.1%}, 95% interval {self.low:.1%} to {self.high:.1%})"
 
 
-def wilson(count: int, total: int, confidence: float = 0.95) -> Rate:
+def compute_rate(count: int, total: int, confidence: float = 0.95) -> Rate:
     """Return the share of `count` in `total` with its score interval (Wilson 1927), which is valid near 0 and 1, too.
 
     If `total` is 0, the interval is 0 to 1.
@@ -32,13 +32,13 @@ def wilson(count: int, total: int, confidence: float = 0.95) -> Rate:
     if total == 0:
         return Rate(0, 0, 0.0, 0.0, 1.0)
     share = count / total
-    low, high = score_interval(share, total, NormalDist().inv_cdf(0.5 + confidence / 2))
+    low, high = compute_score_interval(share, total, NormalDist().inv_cdf(0.5 + confidence / 2))
     low = 0.0 if count == 0 else max(0.0, low)
     high = 1.0 if count == total else min(1.0, high)
     return Rate(count, total, share, low, high)
 
 
-def score_interval(share: float, total: float, z: float) -> tuple[float, float]:
+def compute_score_interval(share: float, total: float, z: float) -> tuple[float, float]:
     """Return Wilson's bounds, `z` standard errors away, of a share that was seen in `total` independent cases."""
     weight = 1 + z * z / total
     middle = (share + z * z / (2 * total)) / weight

@@ -19,11 +19,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from llmops.frame.statistics.intervals import Floats
+from llmops.frame.statistics.bootstrap import Floats
 
-_EXACT = 16  #: up to so many topics all 65,536 sets are used
-_FEWEST, _MOST = 20_000, 500_000  #: sets that are drawn of more topics
-_TAIL = 20  #: sets beyond the bound of a small level, enough for it to depend little on the draw
+_MAX_EXACT_TOPICS = 16  #: up to so many topics all 65,536 sets are used
+_MIN_SETS, _MAX_SETS = 20_000, 500_000  #: sets that are drawn of more topics
+_TAIL_SETS = 20  #: sets beyond the bound of a small level, enough for it to depend little on the draw
 _CHUNK = 1 << 22  #: topics of sets at a time: 34 MB
 
 
@@ -40,12 +40,12 @@ def sum_by_topic(values: Floats, topics: Sequence[str]) -> tuple[Floats, Floats]
     return sums, np.bincount(rows, minlength=len(names)).astype(np.float64)
 
 
-def smallest_level(groups: int) -> float:
+def compute_smallest_level(groups: int) -> float:
     """Return the smallest level at which a test with so many topics can be passed: one case in 2^topics."""
-    return 2.0**-groups if groups <= _EXACT else max(2.0**-groups, 2 / _MOST)
+    return 2.0**-groups if groups <= _MAX_EXACT_TOPICS else max(2.0**-groups, 2 / _MAX_SETS)
 
 
-def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Floats, Floats]:
+def compute_bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Floats, Floats]:
     """Return the lowest and the highest mean per item that the test does not reject, for each metric.
 
     A mean is above a value at a one-sided `level` if the lower bound is above it.
@@ -57,19 +57,21 @@ def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Fl
         seed: of the sets that are drawn where there are too many to take all.
 
     Raises:
-        ValueError: if the level is below `smallest_level`.
+        ValueError: if the level is below `compute_smallest_level`.
     """
     count = len(sizes)
     parts = [(sums.T @ chosen) / (sizes @ chosen) for chosen in _draw_sets(count, level, seed)]
     means = np.concatenate(parts, axis=1)  # of the topics of each set, of shape (metrics, sets)
     rank = math.floor(level * (means.shape[1] + 1) * (1 + 1e-12))  # + 1: the empty set
     if rank < 1:
-        raise ValueError(f"{count} topics cannot reach the level {level:g}; the smallest is {smallest_level(count):g}")
+        raise ValueError(
+            f"{count} topics cannot reach the level {level:g}; the smallest is {compute_smallest_level(count):g}"
+        )
     ends = np.partition(means, [rank - 1, means.shape[1] - rank], axis=1)
     return np.round(ends[:, rank - 1], 12), np.round(ends[:, -rank], 12)
 
 
-def detectable_effect(sums: Floats, sizes: Floats, low: Floats, power: float = 0.8) -> Floats:
+def compute_detectable_effect(sums: Floats, sizes: Floats, low: Floats, power: float = 0.8) -> Floats:
     """Return the minimum detectable effect of each metric: the true mean above its bound that a share of tests finds.
 
     The result is the distance from the mean down to the lower bound, plus a margin for the variation of both from test
@@ -90,12 +92,12 @@ def detectable_effect(sums: Floats, sizes: Floats, low: Floats, power: float = 0
 
 def _draw_sets(count: int, level: float, seed: int) -> Iterator[Floats]:
     """Yield sets of topics as columns of 0 and 1: all but the empty set, or a random sample that is large enough."""
-    if count <= _EXACT:
+    if count <= _MAX_EXACT_TOPICS:
         yield ((np.arange(1, 1 << count) >> np.arange(count)[:, None]) & 1).astype(np.float64)
         return
-    left = min(_MOST, max(_FEWEST, math.ceil(_TAIL / level)))
+    remaining = min(_MAX_SETS, max(_MIN_SETS, math.ceil(_TAIL_SETS / level)))
     rng = np.random.default_rng(seed)
-    while left:
-        drawn = rng.integers(0, 2, (count, min(left, max(1, _CHUNK // count))), dtype=np.int8)
+    while remaining:
+        drawn = rng.integers(0, 2, (count, min(remaining, max(1, _CHUNK // count))), dtype=np.int8)
         yield drawn[:, drawn.any(axis=0)].astype(np.float64)
-        left -= drawn.shape[1]
+        remaining -= drawn.shape[1]

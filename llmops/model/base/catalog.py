@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmops.frame.machine import GIB
 
-SERVED = 16 * 1024  #: tokens in the caches that `serving_gib` counts: 16 requests of 1,024
+SERVING_CACHE_TOKENS = 16 * 1024  #: tokens in the caches that `serving_gib` counts: 16 requests of 1,024
 
 _NF4_BITS = 4.127  #: per weight with double quantisation (QLoRA, arXiv:2305.14314, section 3)
 
 
-class Entry(BaseModel):
+class CatalogueEntry(BaseModel):
     """One base model; see `catalog.yaml` for units."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class Entry(BaseModel):
         return self.weights_gib + 1 + 0.25 * self.parameters
 
     @property
-    def whole_gib(self) -> float:
+    def evaluation_gib(self) -> float:
         """Return the memory of compress and evaluate in GiB: the weights in bfloat16, and 1 GiB for activations."""
         return self.parameters * 2 * 1e9 / GIB + 1
 
@@ -60,9 +60,9 @@ class Entry(BaseModel):
         It is the weights in bfloat16, 0.5 GiB for activations, and the keys and values of 16 requests of 1,024 tokens.
         A compressed form takes less, but maybe none is good enough to be chosen.
         """
-        return self.parameters * 2 * 1e9 / GIB + 0.5 + SERVED * self.layers * self.kv * 2 * 2 / GIB
+        return self.parameters * 2 * 1e9 / GIB + 0.5 + SERVING_CACHE_TOKENS * self.layers * self.kv * 2 * 2 / GIB
 
-    def packaged(self) -> Path | None:
+    def find_packaged_file(self) -> Path | None:
         """Return the GGUF file of the package that carries this model, if it is installed (nothing is imported)."""
         spec = importlib.util.find_spec(self.package) if self.package else None
         if spec is None or not spec.submodule_search_locations:
@@ -71,7 +71,7 @@ class Entry(BaseModel):
         return path if path.is_file() else None
 
 
-def catalogue() -> list[Entry]:
+def read_catalogue() -> list[CatalogueEntry]:
     """Return all rows, in file order."""
     rows = yaml.safe_load(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
-    return [Entry(**row) for row in rows]
+    return [CatalogueEntry(**row) for row in rows]

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class ServableFolder:
     """A servable folder without its weights."""
 
     tokenizer: PreTrainedTokenizerBase
     window: int  #: most tokens of a request, prompt and answer together
-    ends: frozenset[int]  #: tokens that end an answer
-    stops: tuple[str, ...]  #: strings that end an answer
+    end_ids: frozenset[int]  #: tokens that end an answer
+    stop_strings: tuple[str, ...]  #: strings that end an answer
     repetition_penalty: float  #: that the model's generation configuration asks for; 1: none
 
 
-def read_folder(path: Path, max_context: int | None = None) -> Folder:
+def read_folder(path: Path, max_context: int | None = None) -> ServableFolder:
     """Read a servable folder; a request may have `max_context` tokens, or fewer if the model takes fewer."""
     config: Any
     if is_gguf(path):
@@ -41,23 +41,23 @@ def read_folder(path: Path, max_context: int | None = None) -> Folder:
 
         tokenizer = AutoTokenizer.from_pretrained(str(path))
         config = AutoConfig.from_pretrained(str(path)).get_text_config()
-    limit, file = _limit(config), path / "generation_config.json"
+    limit, file = _find_context_limit(config), path / "generation_config.json"
     generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    known = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
-    ends = known if isinstance(known, list) else [known]
-    return Folder(
+    stored_ends = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
+    end_ids = stored_ends if isinstance(stored_ends, list) else [stored_ends]
+    return ServableFolder(
         tokenizer=tokenizer,
         window=min(max_context or limit, limit),
-        ends=frozenset(n for n in (*ends, *prompts.end_ids(tokenizer)) if n is not None),
-        stops=tuple(prompts.stop_strings(tokenizer)),
+        end_ids=frozenset(n for n in (*end_ids, *prompts.find_end_ids(tokenizer)) if n is not None),
+        stop_strings=tuple(prompts.get_stop_strings(tokenizer)),
         repetition_penalty=float(generation.get("repetition_penalty") or 1.0),
     )
 
 
-def _limit(config: Any) -> int:
-    """Return how many tokens a model takes with one set of rotary frequencies.
+def _find_context_limit(config: Any) -> int:
+    """Return the number of tokens that a model takes with one set of rotary frequencies.
 
-    Some models (Phi-3 with 128k, for one) change theirs once a text is longer than that, for all requests of a batch.
+    For longer texts some models (such as Phi-3 with 128k) change the frequencies of all requests of a batch.
     """
     scaling = getattr(config, "rope_parameters", None) or {}
     limit = int(config.max_position_embeddings)

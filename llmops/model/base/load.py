@@ -9,20 +9,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llmops.model.gguf.worker import FILE, is_gguf
-from llmops.prompts.clock import without_clock
+from llmops.model.gguf.worker import GGUF_FILE, is_gguf
+from llmops.prompts.clock import fix_clock
 
-ADAPTER = "adapter"  #: folder of a LoRA adapter within a servable that keeps it apart from its base
+ADAPTER_FOLDER = "adapter"  #: folder of a LoRA adapter that is not merged, within a servable
 Model = Any  #: a transformers causal language model; its classes are built at run time and carry no useful type
 
 
-def device() -> str:
+def get_device() -> str:
     """Return the device of models: this process's CUDA device, else the CPU."""
     # With its number, since accelerate refuses to train a model in NF4 that is on just "cuda".
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
-def nf4() -> BitsAndBytesConfig:
+def make_nf4_config() -> BitsAndBytesConfig:
     """Return the setting of 4-bit NormalFloat with double quantisation, computing in bfloat16 (arXiv:2305.14314)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -33,19 +33,19 @@ def nf4() -> BitsAndBytesConfig:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder; one without a padding token pads with its end-of-sequence token.
+    """Load the tokenizer of a model folder. Without a padding token it pads with its end-of-sequence token.
 
-    Its chat template does not ask for the time any more, so that a saved copy renders prompts as in training.
+    The date in its chat template is fixed, so that a saved copy renders prompts as in training.
 
     Raises:
-        ArtifactError: if the template asks in a way that cannot be fixed, or writes something by chance.
+        ArtifactError: if the date cannot be fixed, or the template uses randomness.
     """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path))
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        tokenizer.chat_template = {name: without_clock(text) for name, text in template.items()}
+        tokenizer.chat_template = {name: fix_clock(text) for name, text in template.items()}
     elif template:
-        tokenizer.chat_template = without_clock(template)
+        tokenizer.chat_template = fix_clock(template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -58,16 +58,16 @@ def load_model(path: str | Path, quantisation: QuantizationConfigMixin | None = 
     """
     transformers_logging.disable_progress_bar()
     # Passing None would drop the quantisation that the folder's own configuration names.
-    asked: dict[str, Any] = {"quantization_config": quantisation} if quantisation else {}
-    asked |= {"gguf_file": FILE, "dtype": torch.float32} if is_gguf(Path(path)) else {"dtype": torch.bfloat16}
-    model = AutoModelForCausalLM.from_pretrained(str(path), device_map={"": device()}, **asked)
+    arguments: dict[str, Any] = {"quantization_config": quantisation} if quantisation else {}
+    arguments |= {"gguf_file": GGUF_FILE, "dtype": torch.float32} if is_gguf(Path(path)) else {"dtype": torch.bfloat16}
+    model = AutoModelForCausalLM.from_pretrained(str(path), device_map={"": get_device()}, **arguments)
     return model.eval()
 
 
 def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
     """Load model and tokenizer of a servable folder, or of any model folder; with its adapter, if it holds one."""
     model = load_model(path)
-    adapter = Path(path) / ADAPTER
+    adapter = Path(path) / ADAPTER_FOLDER
     if adapter.is_dir():
         from peft import PeftModel  # not above: it brings bitsandbytes, which a merged model has no use for
 
@@ -77,7 +77,7 @@ def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
 
 
 def free_memory() -> None:
-    """Give back the memory of models that nothing holds any more, a GPU's too: another process may need it next."""
+    """Free the memory of unused models, a GPU's too, because another process may need it next."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
 """Objections to a model of the catalogue: licence, languages, context, weights, size.
 
-They also tell which base model would be taken, without scoring and without reading or downloading weights.
+`predict_base` finds the base model by them, without scoring and without reading or downloading weights.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,9 +13,9 @@ from huggingface_hub import get_token
 from llmops.config import Select
 from llmops.frame.errors import ConfigError
 from llmops.model.base import weights
-from llmops.model.base.catalog import Entry, catalogue
-from llmops.model.base.memory import room
-from llmops.model.base.shape import known_config, stored_config
+from llmops.model.base.catalog import CatalogueEntry, read_catalogue
+from llmops.model.base.memory import read_machine_memory
+from llmops.model.base.shape import read_known_config, read_stored_config
 
 #: Without a GPU a bigger model trains for days: 0.135 B at 300 tokens/s on two cores makes 0.5 B about 80 tokens/s.
 CPU_PARAMETERS = 0.5
@@ -31,18 +31,20 @@ class Capacity:
     token: bool  #: there is a token for the Hub
 
 
-def capacity(config: Select) -> Capacity:
+def find_capacity(config: Select) -> Capacity:
     """Return the memory that the configuration allows, by default all of the GPU's, or without one the machine's.
 
     Serving has as much as training unless it is set.
     """
-    there = room()
-    training = config.max_memory_gib or there.gpu or there.ram
-    return Capacity(training, config.max_serving_gib or training, there.gpu > 0, get_token() is not None)
+    memory = read_machine_memory()
+    training = config.max_memory_gib or memory.gpu or memory.ram
+    return Capacity(training, config.max_serving_gib or training, memory.gpu > 0, get_token() is not None)
 
 
-def objections(config: Select, entries: Sequence[Entry], capacity: Capacity, local: Collection[str]) -> dict[str, str]:
-    """Return name → first objection, empty without one, of each model, or only of the one that is named.
+def find_objections(
+    config: Select, entries: Sequence[CatalogueEntry], capacity: Capacity, local: Collection[str]
+) -> dict[str, str]:
+    """Return each model's name → its first objection, or "". If the configuration names a model, return only that one.
 
     `local` names the models whose weights are on this machine and need no download.
 
@@ -56,13 +58,13 @@ def objections(config: Select, entries: Sequence[Entry], capacity: Capacity, loc
                 f"select.model {config.model!r} is neither a folder nor in the catalogue; "
                 "add a row to llmops/model/base/catalog.yaml or name a folder."
             )
-    found = {e.model: _objection(e, config, capacity, e.model in local) for e in entries}
-    if all(found.values()):
-        raise ConfigError("No base model passes: " + "; ".join(f"{m}: {r}" for m, r in found.items()))
-    return found
+    reasons = {e.model: _find_objection(e, config, capacity, e.model in local) for e in entries}
+    if all(reasons.values()):
+        raise ConfigError("No base model passes: " + "; ".join(f"{m}: {r}" for m, r in reasons.items()))
+    return reasons
 
 
-def _objection(entry: Entry, config: Select, capacity: Capacity, local: bool) -> str:
+def _find_objection(entry: CatalogueEntry, config: Select, capacity: Capacity, local: bool) -> str:
     if entry.licence not in config.licences:
         return f"licence {entry.licence} is not among the allowed {', '.join(config.licences)}"
     if missing := [language for language in config.languages if language not in entry.languages]:
@@ -75,8 +77,9 @@ def _objection(entry: Entry, config: Select, capacity: Capacity, local: bool) ->
         return "gated: accept its licence on the Hub and set HF_TOKEN"
     if entry.training_gib > capacity.training_gib:
         return f"needs {entry.training_gib:.1f} GiB to train in 4 bits, {capacity.training_gib:.1f} GiB are there"
-    if entry.whole_gib > capacity.training_gib:
-        return f"needs {entry.whole_gib:.1f} GiB to be evaluated in bfloat16, {capacity.training_gib:.1f} GiB are there"
+    if entry.evaluation_gib > capacity.training_gib:
+        need = f"needs {entry.evaluation_gib:.1f} GiB to be evaluated in bfloat16"
+        return f"{need}, {capacity.training_gib:.1f} GiB are there"
     if entry.serving_gib > capacity.serving_gib:
         return f"needs {entry.serving_gib:.1f} GiB to be served, {capacity.serving_gib:.1f} GiB are there"
     if not capacity.gpu and not config.model and entry.parameters > CPU_PARAMETERS:
@@ -85,7 +88,7 @@ def _objection(entry: Entry, config: Select, capacity: Capacity, local: bool) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseModelChoice:
     """The base model that would be trained."""
 
     model: str
@@ -93,49 +96,50 @@ class Base:
     weights: Path | None  #: a folder or a GGUF file; None if they would be downloaded
 
 
-def foresee(config: Select, able: Capacity) -> tuple[Base, str]:
+def predict_base(config: Select, capacity: Capacity) -> tuple[BaseModelChoice, str]:
     """Return the named model, or the largest of the catalogue that passes, and the objection to a named one.
 
     Raises:
         ConfigError: if no model passes, or the named one is not known.
     """
     if config.model and Path(config.model).is_dir():
-        return Base(Path(config.model).name, "local", Path(config.model)), ""
-    entries = catalogue()
-    local = {e.model: found for e in entries if (found := local_weights(config, e))}
+        return BaseModelChoice(Path(config.model).name, "local", Path(config.model)), ""
+    entries = read_catalogue()
+    local = {e.model: found for e in entries if (found := find_local_weights(config, e))}
     named, objection = [e for e in entries if e.model == config.model], ""
     try:
-        reasons = objections(config, entries, able, local)
+        reasons = find_objections(config, entries, capacity, local)
         best = max((e for e in entries if reasons.get(e.model) == ""), key=lambda e: e.parameters)
     except ConfigError as error:
         if not named:
             raise
         best, objection = named[0], str(error)
-    return Base(best.model, revision_of(config, best), local.get(best.model)), objection
+    return BaseModelChoice(best.model, get_revision(config, best), local.get(best.model)), objection
 
 
-def config_of(base: Base) -> Any:
-    """Return the configuration of a base model: its own, or the catalogue's where the weights are not here.
+def read_base_config(base: BaseModelChoice) -> Any:
+    """Return the configuration of a base model: its own, or the catalogue's if the weights are not on this machine.
 
     Raises:
         ConfigError: if there is none.
     """
     if base.weights:
         try:
-            return stored_config(base.weights)
+            return read_stored_config(base.weights)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{base.weights} is no model folder: {error}") from None
-    known = known_config(base.model)
-    if known is None:
+    config = read_known_config(base.model)
+    if config is None:
         raise ConfigError(f"The shape of {base.model} is not known; add it to llmops/model/base/shape.yaml.")
-    return known
+    return config
 
 
-def local_weights(config: Select, entry: Entry) -> Path | None:
+def find_local_weights(config: Select, entry: CatalogueEntry) -> Path | None:
     """Return the weights on this machine: a package's GGUF file, unless a revision is asked for, or a folder."""
-    return (None if config.revision else entry.packaged()) or weights.cached(entry, revision_of(config, entry))
+    packaged = None if config.revision else entry.find_packaged_file()
+    return packaged or weights.find_cached(entry, get_revision(config, entry))
 
 
-def revision_of(config: Select, entry: Entry) -> str:
+def get_revision(config: Select, entry: CatalogueEntry) -> str:
     """Return the Hub's revision to take: a commit, or a branch or tag of the configuration; empty: not pinned."""
     return config.revision or entry.revision

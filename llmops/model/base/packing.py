@@ -1,6 +1,6 @@
-"""Padding-free batches: the examples of a batch laid end to end in one row, told apart by their position ids.
+"""Padding-free batches: the examples of a batch end to end in one row, separated by their position ids.
 
-Every token computed is a token of an example, and the vocabulary projection runs only where a loss is counted.
+No padding is computed, and the vocabulary projection runs only where a loss is counted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
     }
 
 
-def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def compute_answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the summed cross-entropy (nats) over the answer tokens of a packed batch; a scalar with gradient."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits = model(**inputs, use_cache=False).logits[0]
@@ -64,13 +64,13 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def answer_nats(model: Any, examples: Sequence[Tokens], batch: int = 8) -> list[tuple[float, int]]:
+def compute_answer_nats(model: Any, examples: Sequence[Tokens], batch: int = 8) -> list[tuple[float, int]]:
     """Return the negative log-likelihood of each example's answer in nats, and its number of tokens, the end included.
 
-    A model that trains is judged without dropout, and trains on undisturbed afterwards.
+    A model in training is evaluated without dropout, and then is in training mode again.
     """
-    found: list[tuple[float, int]] = []
-    with judging(model):
+    answers: list[tuple[float, int]] = []
+    with use_evaluation_mode(model):
         for start in range(0, len(examples), batch):
             chosen = examples[start : start + batch]
             packed = {k: v.to(model.device) for k, v in pack(chosen).items()}
@@ -78,26 +78,26 @@ def answer_nats(model: Any, examples: Sequence[Tokens], batch: int = 8) -> list[
             logits = model(**packed, use_cache=False).logits[0].float()
             nats = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
             counts = [len(e.token_ids) - e.prompt_tokens for e in chosen]
-            found += zip((float(part.sum()) for part in torch.split(nats, counts)), counts, strict=True)
-    return found
+            answers += zip((float(part.sum()) for part in torch.split(nats, counts)), counts, strict=True)
+    return answers
 
 
-def mean_loss(model: Any, examples: Sequence[Tokens], batch: int = 8) -> float:
-    """Return the mean cross-entropy per answer token (nats) over `examples`; e to the power of it is the perplexity."""
-    return per_token(answer_nats(model, examples, batch))
+def compute_mean_loss(model: Any, examples: Sequence[Tokens], batch: int = 8) -> float:
+    """Return the mean cross-entropy per answer token (nats) over `examples`: the logarithm of the perplexity."""
+    return average_per_token(compute_answer_nats(model, examples, batch))
 
 
-def per_token(found: Sequence[tuple[float, int]]) -> float:
-    """Return the nats per answer token of all that `answer_nats` found."""
-    return sum(nats for nats, _ in found) / sum(count for _, count in found)
+def average_per_token(answers: Sequence[tuple[float, int]]) -> float:
+    """Return the nats per answer token of the results of `compute_answer_nats`."""
+    return sum(nats for nats, _ in answers) / sum(count for _, count in answers)
 
 
 @contextmanager
-def judging(model: Any) -> Iterator[None]:
-    """Have a model that trains in evaluation mode, all but its NF4 layers, and put it back as it was.
+def use_evaluation_mode(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode, all but its NF4 layers, and restore its mode at the end.
 
-    bitsandbytes repacks the weights of an NF4 layer on a CPU the first time it is used in evaluation mode; from then on
-    every gradient through that layer is zero. In train mode such a layer computes the same and is left as it is.
+    On a CPU, bitsandbytes repacks the weights of an NF4 layer when it is first used in evaluation mode. From then on
+    every gradient through that layer is zero. In train mode such a layer computes the same, so its mode stays.
     """
     modes = {module: module.training for module in model.modules()}
     if model.training:

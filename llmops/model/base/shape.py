@@ -13,14 +13,14 @@ from llmops.model.base.load import Model
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """The sizes that decide how much memory a model takes."""
 
     parameters: int  #: all of them; an output layer that shares the embedding's weight counts once
-    linear: int  #: those in linear layers, the output layer excepted: what the smaller forms make smaller
-    adapted: int  #: inputs and outputs of those layers, added up: an adapter has as many parameters per rank
-    largest: int  #: of the largest of those layers
-    tensor: int  #: of the largest tensor, usually the embedding
+    linear: int  #: in linear layers without the output layer: the smaller forms store these in fewer bits
+    adapted: int  #: sum of inputs and outputs of those layers: the parameters of an adapter of rank 1
+    largest_layer: int  #: of the largest of those layers
+    largest_tensor: int  #: of the largest tensor, usually the embedding
     config: Any  #: transformers' own: widths, layers, vocabulary
 
     @property
@@ -41,28 +41,28 @@ class Shape:
         return int(head) * int(getattr(self.config, "num_key_value_heads", None) or heads)
 
 
-def on_meta(config: Any) -> Model:
-    """Make the model of a configuration, in bfloat16, with parameters that have a shape and no values."""
+def build_on_meta_device(config: Any) -> Model:
+    """Build the model of a configuration in bfloat16. Its parameters have a shape and no values."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
 
-def shape_of(config: Any) -> Shape:
+def measure_shape(config: Any) -> ModelShape:
     """Return the shape of a transformers configuration of a causal language model."""
-    model = on_meta(config)
+    model = build_on_meta_device(config)
     output = model.get_output_embeddings()
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output]
-    return Shape(
+    return ModelShape(
         parameters=sum(p.numel() for p in model.parameters()),
         linear=sum(layer.weight.numel() for layer in layers),
         adapted=sum(layer.in_features + layer.out_features for layer in layers),
-        largest=max(layer.weight.numel() for layer in layers),
-        tensor=max(p.numel() for p in model.parameters()),
+        largest_layer=max(layer.weight.numel() for layer in layers),
+        largest_tensor=max(p.numel() for p in model.parameters()),
         config=config,
     )
 
 
-def stored_config(weights: Path) -> Any:
+def read_stored_config(weights: Path) -> Any:
     """Read the configuration of a model folder or of a GGUF file, without its weights."""
     if weights.is_file():
         logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
@@ -70,8 +70,8 @@ def stored_config(weights: Path) -> Any:
     return AutoConfig.from_pretrained(str(weights))
 
 
-def known_config(model: str) -> Any | None:
-    """Return the configuration of a model as far as it decides its shape; None if `shape.yaml` lacks it."""
+def read_known_config(model: str) -> Any | None:
+    """Return the part of a model's configuration that decides its shape; None if `shape.yaml` lacks the model."""
     rows: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("shape.yaml").read_text(encoding="utf-8"))
     if model not in rows:
         return None

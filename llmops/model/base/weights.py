@@ -10,21 +10,21 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from llmops.frame.artifacts import link
-from llmops.model.base.catalog import Entry
-from llmops.model.base.hashes import FILES
+from llmops.frame.artifacts import link_or_copy
+from llmops.model.base.catalog import CatalogueEntry
+from llmops.model.base.hashes import MODEL_FILES
 from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
 
 log = logging.getLogger(__name__)
 
-#: The second copy of the weights, in their vendor's own format.
-_COPIES = ["consolidated*", "original/*"]
+#: A second copy of the weights in the vendor's own format.
+_DUPLICATE_WEIGHTS = ["consolidated*", "original/*"]
 
 
-def cached(entry: Entry, revision: str) -> Path | None:
-    """Return the folder of a model in the Hub's cache of this machine, if all of its weights are there.
+def find_cached(entry: CatalogueEntry, revision: str) -> Path | None:
+    """Return the folder of a model in the Hub's cache of this machine; None if it lacks weights.
 
-    Without a revision (commit, branch or tag) it is the main branch as it was when it was asked for last.
+    Without a revision (commit, branch or tag) it is the main branch at the last download.
     """
     try:
         folder = Path(snapshot_download(entry.model, revision=revision or None, local_files_only=True))
@@ -33,17 +33,17 @@ def cached(entry: Entry, revision: str) -> Path | None:
     index, names = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    whole = all((folder / name).is_file() for name in {*names, "config.json", "tokenizer_config.json"})
-    return folder if whole else None
+    complete = all((folder / name).is_file() for name in {*names, "config.json", "tokenizer_config.json"})
+    return folder if complete else None
 
 
-def download(entry: Entry, revision: str) -> Path:
+def download(entry: CatalogueEntry, revision: str) -> Path:
     """Download a model from the Hub into the cache, and return its folder, which is named by its commit."""
     keep_queries_out_of_logs()
     log.info("downloading %s at %s from the Hub", entry.model, revision or "its newest commit")
     try:
         folder = snapshot_download(
-            entry.model, revision=revision or None, allow_patterns=list(FILES), ignore_patterns=_COPIES
+            entry.model, revision=revision or None, allow_patterns=list(MODEL_FILES), ignore_patterns=_DUPLICATE_WEIGHTS
         )
     except HfHubHTTPError as error:
         error.args = (remove_queries(str(error)),)
@@ -53,24 +53,24 @@ def download(entry: Entry, revision: str) -> Path:
     return Path(folder)
 
 
-def keep(folder: Path, out: Path) -> None:
-    """Keep a model of the Hub's cache at `out`, which is whole whatever becomes of the cache.
+def save_copy(folder: Path, out: Path) -> None:
+    """Copy a model from the Hub's cache to `out`, because the cache may be deleted.
 
-    As hard links where the disk has them, so that it takes no room while the cache is there.
+    Hard links, where the disk has them, take no room while the cache exists.
     """
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-    for name in filter_repo_objects(names, allow_patterns=list(FILES), ignore_patterns=_COPIES):
+    for name in filter_repo_objects(names, allow_patterns=list(MODEL_FILES), ignore_patterns=_DUPLICATE_WEIGHTS):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        link((folder / name).resolve(), out / name)  # the cache itself has symbolic links to its blobs
+        link_or_copy((folder / name).resolve(), out / name)  # the cache itself has symbolic links to its blobs
 
 
-def unpack(found: Path, scratch: Path) -> Path:
-    """Return the model folder of a find of `cached` or `Entry.packaged`; convert a GGUF file below `scratch`, once."""
-    if found.is_dir():
-        return found
-    folder = scratch / found.stem
+def make_model_folder(weights: Path, scratch: Path) -> Path:
+    """Return the folder of a model in the cache or a package. A GGUF file is converted below `scratch`, once."""
+    if weights.is_dir():
+        return weights
+    folder = scratch / weights.stem
     if not folder.exists():
-        convert_gguf(found, folder)
+        convert_gguf(weights, folder)
     return folder
 
 

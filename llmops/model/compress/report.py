@@ -25,8 +25,8 @@ def write_report(document: Mapping[str, Any], out: Path) -> None:
         lines.append(
             f"| {row['variant']} | {row['size_mib']:.0f} MiB | {row['memory_mib']:.0f} MiB | "
             f"{row['tokens_per_second_1']:.1f} | {row['tokens_per_second_batch']:.1f} | {row['loss']:.4f} | "
-            f"{'' if full else _figure(row['loss_added'])} | {row['token_f1']:.3f} | "
-            f"{'' if full else _figure(row['token_f1_added'])} | "
+            f"{'' if full else _format_interval(row['loss_added'])} | {row['token_f1']:.3f} | "
+            f"{'' if full else _format_interval(row['token_f1_added'])} | "
             f"{'' if full else format(row['same_answers'], '.0%')} | {verdict} |"
         )
     lines += ["", "![Size and quality](compression.png)", ""]
@@ -34,7 +34,7 @@ def write_report(document: Mapping[str, Any], out: Path) -> None:
     _plot(document, out / "compression.png")
 
 
-def _figure(interval: Mapping[str, float]) -> str:
+def _format_interval(interval: Mapping[str, float]) -> str:
     return f"{interval['mean']:+.4f} ({interval['low']:+.4f} to {interval['high']:+.4f})"
 
 

@@ -1,9 +1,9 @@
 """Answer the frozen test with base, champion and candidate, greedily, and measure each answer.
 
-What is evaluated is the servable: the very folder that serving loads. The base is the untuned model, unquantised.
-With `grounding.enabled` and an index with passages, the models answer with documents, as serving does: this whole
-system is what the gate judges. `evaluate.task` says what is measured (see `tasks`). The same run on the same machine,
-with as many threads, writes the same files bit for bit.
+The candidate is the servable, the folder that serving loads. The base is the untuned model, unquantised. With
+`grounding.enabled` and an index with passages, the models answer with documents, as serving does, and the gate judges
+this whole system. `evaluate.task` chooses the metrics (see `tasks`). The same run on the same machine, with as many
+threads, writes the same files bit for bit.
 
     python -m llmops run evaluate
 """
@@ -19,23 +19,23 @@ import pyarrow as pa
 
 from llmops.config import Collect, Evaluate, Grounding, Serving
 from llmops.data.features.examples import read_examples
-from llmops.data.retrieval.grounds import refuses
-from llmops.frame.artifacts import is_skipped, read_record, ref, write_json
+from llmops.data.retrieval.grounding import is_fixed_refusal
+from llmops.frame.artifacts import get_ref, is_skipped, read_record, write_json
 from llmops.frame.errors import ArtifactError
-from llmops.frame.records import CLOSED_BOOK, Example, base_path, write_table
-from llmops.frame.statistics import intervals
+from llmops.frame.records import CLOSED_BOOK, Example, get_base_path, write_table
+from llmops.frame.statistics import bootstrap
 from llmops.model.evaluate import page
-from llmops.model.evaluate.documents import RIGHT, WRONG, GroundedTest, ground_test
-from llmops.model.evaluate.slices import slices
+from llmops.model.evaluate.retrieval import RIGHTLY_REFUSED, WRONGLY_REFUSED, GroundedTest, ground_test
+from llmops.model.evaluate.slices import make_slices
 from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import convert_to_gguf
-from llmops.model.scoring.answered import Answered, Asked, answer_test, deterministic
-from llmops.model.scoring.grounded import groundedness
+from llmops.model.scoring.answers import QuestionSet, ScoredAnswers, score_answers, use_deterministic_kernels
+from llmops.model.scoring.groundedness import measure_groundedness
 from llmops.model.scoring.tasks import TASKS, Columns
 
 log = logging.getLogger(__name__)
 
-_UNGROUNDED, _SERVING, _UNKNOWN = Grounding(), Serving(), Collect()
+_NO_GROUNDING, _DEFAULT_SERVING, _DEFAULT_COLLECT = Grounding(), Serving(), Collect()
 
 
 def run(
@@ -47,9 +47,9 @@ def run(
     out: Path,
     champion: Path | None = None,
     index: Path | None = None,
-    grounding: Grounding = _UNGROUNDED,
-    serving: Serving = _SERVING,
-    collect: Collect = _UNKNOWN,
+    grounding: Grounding = _NO_GROUNDING,
+    serving: Serving = _DEFAULT_SERVING,
+    collect: Collect = _DEFAULT_COLLECT,
 ) -> dict[str, Any]:
     """Write `answers.parquet` (a row per item and model), `evaluation.json` (figures with intervals) and `report.html`.
 
@@ -63,9 +63,9 @@ def run(
     items = read_examples(annotate / "test.parquet")
     if not items:
         raise ArtifactError(f"{annotate / 'test.parquet'} has no item to ask; look at `annotate.test`.")
-    base, candidate, scratch = Path(base_path(select)), compress / "servable", out / "base"
+    base, candidate, scratch = Path(get_base_path(select)), compress / "servable", out / "base"
     untrained = is_skipped(compress)
-    # Both by the same engine: their difference is to be that of the models.
+    # The same engine for both, so that they differ only by the model.
     served = candidate if untrained else convert_to_gguf(base, scratch) if is_gguf(candidate) else base
     folders = {"base": served, "candidate": candidate}
     if champion:
@@ -75,31 +75,34 @@ def run(
                 f"{champion.name}, which this candidate is compared with, has no model at {folders['champion']} any "
                 "more; put it back from a backup, or promote another version."
             )
-    grounds, closed = None, Asked(items)
+    grounded_test, closed_book = None, QuestionSet(items)
     if index and read_record(index).metrics.get("passages"):
         window, most = serving.max_context, config.max_new_tokens
-        grounds = ground_test(index, annotate, items, grounding, collect, window, most)
-    asked = {name: {name: grounds.system if grounds else closed} for name in folders}
-    if grounds:
+        grounded_test = ground_test(index, annotate, items, grounding, collect, window, most)
+    question_sets = {name: {name: grounded_test.system if grounded_test else closed_book} for name in folders}
+    if grounded_test:
         other = "candidate_by_model" if grounding.answer == "quote" else "candidate_quoted"
-        asked["candidate"] |= {"candidate_right_passage": grounds.right, "candidate_closed_book": closed}
-        asked["candidate"] |= {other: grounds.otherwise}
-        asked["base"] |= {} if champion else {CLOSED_BOOK: closed}
+        question_sets["candidate"] |= {
+            "candidate_right_passage": grounded_test.right_passages,
+            "candidate_closed_book": closed_book,
+        }
+        question_sets["candidate"] |= {other: grounded_test.other_mode}
+        question_sets["base"] |= {} if champion else {CLOSED_BOOK: closed_book}
     if untrained:
-        asked["base"] |= asked.pop("candidate")
-    answered: dict[str, Answered] = {}
-    with deterministic():
-        for name, ways in asked.items():
-            answered |= zip(ways, answer_test(folders[name], list(ways.values()), config), strict=True)
+        question_sets["base"] |= question_sets.pop("candidate")
+    scored: dict[str, ScoredAnswers] = {}
+    with use_deterministic_kernels():
+        for name, named_sets in question_sets.items():
+            scored |= zip(named_sets, score_answers(folders[name], list(named_sets.values()), config), strict=True)
             log.info("%s: answered %d items", name, len(items))
     shutil.rmtree(scratch, ignore_errors=True)
-    if grounds:
+    if grounded_test:
         for name in folders:
-            grounds.columns.update(_refused(name, answered[name].answers, grounds))
-            grounds.columns[f"grounded_{name}"] = _grounded(answered[name].answers, grounds)
+            grounded_test.columns.update(_find_refusals(name, scored[name].answers, grounded_test))
+            grounded_test.columns[f"grounded_{name}"] = _find_grounded(scored[name].answers, grounded_test)
     topics = [item.group for item in items]
-    whole = figures(answered, topics, config, whole=True)
-    beside = {name: whole["models"].pop(name) for name in answered if name not in folders}
+    test_figures = compute_figures(scored, topics, config, with_test_metrics=True)
+    beside = {name: test_figures["models"].pop(name) for name in scored if name not in folders}
     document = {
         "items": len(items),
         "topics": len(set(topics)),
@@ -108,98 +111,102 @@ def run(
         "confidence": config.confidence,
         "resamples": config.bootstrap,
         "opponent": "champion" if champion else "base",
-        **whole,
-        "slices": _slices({name: answered[name] for name in folders}, items, config, grounds),
+        **test_figures,
+        "slices": _summarize_slices({name: scored[name] for name in folders}, items, config, grounded_test),
     }
-    retrieval = _retrieval(grounds, topics, config) if grounds else {}
-    if grounds and index:
-        missing = sum(value is not None for value in grounds.columns[RIGHT])
-        looked_up = missing + sum(value is not None for value in grounds.columns[WRONG])
+    retrieval = _summarize_retrieval(grounded_test, topics, config) if grounded_test else {}
+    if grounded_test and index:
+        missing = sum(value is not None for value in grounded_test.columns[RIGHTLY_REFUSED])
+        looked_up = missing + sum(value is not None for value in grounded_test.columns[WRONGLY_REFUSED])
         counts = {"looked_up": looked_up, "not_indexed": missing}
-        document |= {"beside": beside, "retrieval": {"index": ref(index), **counts, "figures": retrieval}}
-    write_table(out / "answers.parquet", _table(answered, items))
+        document |= {"beside": beside, "retrieval": {"index": get_ref(index), **counts, "figures": retrieval}}
+    write_table(out / "answers.parquet", _make_table(scored, items))
     write_json(out / "evaluation.json", document)
-    page.write(out, config.worst)
+    page.write_page(out, config.worst)
     return {"items": len(items)} | {
         f"{name}_{metric}": figure["mean"]
-        for name, found in (*whole["models"].items(), ("retrieval", retrieval))
+        for name, found in (*test_figures["models"].items(), ("retrieval", retrieval))
         for metric, figure in found.items()
     }
 
 
-def _refused(name: str, answers: Sequence[str], grounds: GroundedTest) -> Columns:
-    """Return which answers are refusals, be it by the retrieval or by the model."""
+def _find_refusals(name: str, answers: Sequence[str], grounded_test: GroundedTest) -> Columns:
+    """Return 1 for each answer that is a refusal, by the retrieval or by the model, else 0; None: no lookup."""
     return {
         f"{kind}_{name}": [
-            None if value is None else float(refuses(answer))
-            for value, answer in zip(grounds.columns[kind], answers, strict=True)
+            None if value is None else float(is_fixed_refusal(answer))
+            for value, answer in zip(grounded_test.columns[kind], answers, strict=True)
         ]
-        for kind in (WRONG, RIGHT)
+        for kind in (WRONGLY_REFUSED, RIGHTLY_REFUSED)
     }
 
 
-def _grounded(answers: Sequence[str], grounds: GroundedTest) -> list[float | None]:
-    """Return which answers rest on the passages that were given; None: none were, or the answer says nothing."""
-    given = [0 in (grounds.columns[WRONG][n], grounds.columns[RIGHT][n]) for n in range(len(answers))]
-    rested = [
-        groundedness(answer, [item.context]) if read else None
-        for answer, item, read in zip(answers, grounds.system.items, given, strict=True)
+def _find_grounded(answers: Sequence[str], grounded_test: GroundedTest) -> list[float | None]:
+    """Return 1 for each answer that its passages support, else 0; None: no passages, or the answer says nothing."""
+    has_passages = [
+        0 in (grounded_test.columns[WRONGLY_REFUSED][n], grounded_test.columns[RIGHTLY_REFUSED][n])
+        for n in range(len(answers))
     ]
-    return [None if one is None else float(one.grounded) for one in rested]
+    results = [
+        measure_groundedness(answer, [item.context]) if read else None
+        for answer, item, read in zip(answers, grounded_test.system.items, has_passages, strict=True)
+    ]
+    return [None if one is None else float(one.grounded) for one in results]
 
 
-def _retrieval(
-    grounds: GroundedTest, topics: Sequence[str], config: Evaluate, rows: Sequence[int] | None = None
+def _summarize_retrieval(
+    grounded_test: GroundedTest, topics: Sequence[str], config: Evaluate, rows: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """Return the retrieval's figures with their intervals; one that no item has a value of is left out."""
+    """Return the figures of the retrieval with their intervals. Figures without a value are left out."""
     chosen = range(len(topics)) if rows is None else rows
     measures = {
-        name: intervals.mean(column)
-        for name, column in grounds.columns.items()
+        name: bootstrap.make_mean(column)
+        for name, column in grounded_test.columns.items()
         if any(column[row] is not None for row in chosen)
     }
-    drawn = intervals.resample(measures, topics, config.bootstrap, config.seed, rows) if measures else {}
-    return {name: intervals.summarize(values, config.confidence) for name, values in drawn.items()}
+    drawn = bootstrap.resample(measures, topics, config.bootstrap, config.seed, rows) if measures else {}
+    return {name: bootstrap.summarize(values, config.confidence) for name, values in drawn.items()}
 
 
-def figures(
-    models: Mapping[str, Answered],
+def compute_figures(
+    models: Mapping[str, ScoredAnswers],
     topics: Sequence[str],
     config: Evaluate,
     rows: Sequence[int] | None = None,
-    whole: bool = False,
+    with_test_metrics: bool = False,
 ) -> dict[str, Any]:
     """Return every metric of every model with its interval, and the candidate's difference from its opponent.
 
-    They are of the given `rows`, by default of all items. `whole` adds the metrics that only the whole test has.
+    They are of the given `rows`, by default of all items. `with_test_metrics` adds the metrics that only the whole
+    test has.
 
     Returns:
         `models`: model → metric → interval; `differences`: metric → interval of candidate minus opponent, paired. A
-        metric that a model has no value of is left out.
+        metric without a value for a model is left out.
     """
     measures = {
         (name, metric): measure
-        for name, answered in models.items()
-        for metric, measure in {**answered.items, **(answered.whole if whole else {})}.items()
+        for name, scored in models.items()
+        for metric, measure in {**scored.item_metrics, **(scored.test_metrics if with_test_metrics else {})}.items()
     }
-    drawn = intervals.resample(measures, topics, config.bootstrap, config.seed, rows)
+    drawn = bootstrap.resample(measures, topics, config.bootstrap, config.seed, rows)
     names = list(dict.fromkeys(metric for _, metric in measures))
-    kept = [metric for metric in names if all(np.isfinite(drawn[name, metric][0]) for name in models)]
+    finite_metrics = [metric for metric in names if all(np.isfinite(drawn[name, metric][0]) for name in models)]
     opponent = "champion" if "champion" in models else "base"
     return {
         "models": {
-            name: {metric: intervals.summarize(drawn[name, metric], config.confidence) for metric in kept}
+            name: {metric: bootstrap.summarize(drawn[name, metric], config.confidence) for metric in finite_metrics}
             for name in models
         },
         "differences": {
-            metric: intervals.summarize(drawn["candidate", metric] - drawn[opponent, metric], config.confidence)
-            for metric in kept
+            metric: bootstrap.summarize(drawn["candidate", metric] - drawn[opponent, metric], config.confidence)
+            for metric in finite_metrics
         },
     }
 
 
-def _slices(
-    models: Mapping[str, Answered], items: Sequence[Example], config: Evaluate, grounds: GroundedTest | None
+def _summarize_slices(
+    models: Mapping[str, ScoredAnswers], items: Sequence[Example], config: Evaluate, grounded_test: GroundedTest | None
 ) -> dict[str, list[dict[str, Any]]]:
     topics = [item.group for item in items]
     return {
@@ -208,16 +215,16 @@ def _slices(
                 "name": name,
                 "items": len(rows),
                 "topics": len({topics[row] for row in rows}),
-                **figures(models, topics, config, rows),
-                **({"retrieval": _retrieval(grounds, topics, config, rows)} if grounds else {}),
+                **compute_figures(models, topics, config, rows),
+                **({"retrieval": _summarize_retrieval(grounded_test, topics, config, rows)} if grounded_test else {}),
             }
             for name, rows in parts.items()
         ]
-        for kind, parts in slices(items, config.slice_items).items()
+        for kind, parts in make_slices(items, config.slice_items).items()
     }
 
 
-def _table(models: Mapping[str, Answered], items: Sequence[Example]) -> pa.Table:
+def _make_table(models: Mapping[str, ScoredAnswers], items: Sequence[Example]) -> pa.Table:
     """Return a table with a row per model and item. The release gate can decide on each column that is no text."""
     rows = [
         {
@@ -227,11 +234,11 @@ def _table(models: Mapping[str, Answered], items: Sequence[Example]) -> pa.Table
             "reference": item.answer,
             "source": item.source,
             "group": item.group,
-            "answer": answered.answers[n],
-            **{metric: values[n] for metric, values in answered.columns.items()},
+            "answer": scored.answers[n],
+            **{metric: values[n] for metric, values in scored.columns.items()},
             "model": name,
         }
-        for name, answered in models.items()
+        for name, scored in models.items()
         for n, item in enumerate(items)
     ]
     return pa.Table.from_pylist(rows)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openvino_genai import LLMPipeline, StructuredOutputConfig, Tokenizer
 
 #: Most characters of compiled schemas. Each takes 0.15 kB of memory as a rule, and 5 kB at worst.
-ROOM = 100_000
+MAX_SCHEMA_CHARACTERS = 100_000
 
 _SOURCE = re.compile(r"\A.*\.(?:cc|cpp|hpp):\d+:\s*", re.DOTALL)  #: place in OpenVINO's source, before its message
 
@@ -34,7 +34,7 @@ class Grammars:
 
     def has_room(self, schema: str) -> bool:
         """Return True if a schema is compiled or may be. If not, only another tokenizer has room."""
-        return schema in self._compiled or sum(map(len, self._compiled)) + len(schema) <= ROOM
+        return schema in self._compiled or sum(map(len, self._compiled)) + len(schema) <= MAX_SCHEMA_CHARACTERS
 
     def compile(self, schema: str) -> StructuredOutputConfig:
         """Return the setting of a request whose answer follows a schema.

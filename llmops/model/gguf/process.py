@@ -21,9 +21,9 @@ from typing import Any
 from llmops import python_path
 from llmops.frame.errors import ArtifactError
 from llmops.model.gguf import worker
-from llmops.model.gguf.worker import FILE, StepOutput
+from llmops.model.gguf.worker import GGUF_FILE, StepOutput
 
-NO_ROOM = re.compile(r"bad_alloc|MemoryError|[Cc]annot allocate|allocate.* memory|out of memory")
+OUT_OF_MEMORY = re.compile(r"bad_alloc|MemoryError|[Cc]annot allocate|allocate.* memory|out of memory")
 
 
 class Worker:
@@ -39,7 +39,7 @@ class Worker:
     """
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.file, self._request_ids = folder / FILE, count()
+        self.file, self._request_ids = folder / GGUF_FILE, count()
         own_end, worker_end = socket.socketpair()
         command = [sys.executable, "-m", worker.__name__, str(worker_end.fileno()), str(folder), json.dumps(settings)]
         self.process = subprocess.Popen(
@@ -94,7 +94,7 @@ class Worker:
 
     def make_error(self, message: str) -> ArtifactError | MemoryError:
         """Return the error to raise for a message of OpenVINO."""
-        if self.process.poll() == -signal.SIGKILL or NO_ROOM.search(message):
+        if self.process.poll() == -signal.SIGKILL or OUT_OF_MEMORY.search(message):
             return MemoryError(f"{self.file}: {message}")
         return ArtifactError(f"OpenVINO cannot run {self.file}: {message}. It is damaged, or there is no room.")
 

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from tokenizers import Tokenizer
 
-from llmops.prompts.clock import TODAY
+from llmops.prompts.clock import FIXED_DATE
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -127,7 +127,7 @@ def _compile_template(template: str) -> Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
-    functions = {"raise_exception": _raise_error, "strftime_now": TODAY.strftime, "namespace": _make_namespace}
+    functions = {"raise_exception": _raise_error, "strftime_now": FIXED_DATE.strftime, "namespace": _make_namespace}
     environment.globals |= functions
     return environment.from_string(template)
 

@@ -33,8 +33,8 @@ from llmops.model.gguf.grammars import Grammars
 if TYPE_CHECKING:
     from openvino_genai import ContinuousBatchingPipeline, GenerationHandle
 
-FILE = "model.gguf"  #: name in a servable folder
-BLOCK = 32  #: tokens whose keys and values are stored together
+GGUF_FILE = "model.gguf"  #: name in a servable folder
+BLOCK_TOKENS = 32  #: tokens whose keys and values are stored together
 
 Precision = Literal["f32", "bf16"]
 
@@ -57,7 +57,7 @@ class StepOutput(NamedTuple):
 
 def is_gguf(folder: Path) -> bool:
     """Return True if the model of a folder is a GGUF file."""
-    return (folder / FILE).is_file()
+    return (folder / GGUF_FILE).is_file()
 
 
 def open_pipeline(
@@ -75,7 +75,7 @@ def open_pipeline(
         batch: most requests in one step.
         tokens: most tokens of a request, prompt and answer together. The keys and values of `batch` times as many fit
             into memory. 0: memory grows as needed.
-        threads: threads that compute; 0: see `machine.threads`.
+        threads: threads that compute; 0: see `machine.count_threads`.
         precision: see `PRECISIONS`.
         share_prefixes: reuse the keys and values of a beginning that an earlier prompt had. That part has no
             log-probabilities.
@@ -85,15 +85,15 @@ def open_pipeline(
 
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.max_num_seqs = batch
-    scheduler.num_kv_blocks = batch * ceil(tokens / BLOCK)
+    scheduler.num_kv_blocks = batch * ceil(tokens / BLOCK_TOKENS)
     scheduler.enable_prefix_caching = share_prefixes
     # With pinning, two pipelines (while a version is swapped) would share the same cores and leave others idle.
     properties = {
         **PRECISIONS[precision],
-        "INFERENCE_NUM_THREADS": threads or machine.threads(),
+        "INFERENCE_NUM_THREADS": threads or machine.count_threads(),
         "ENABLE_CPU_PINNING": False,
     }
-    with _make_writable(folder / FILE) as file:
+    with _make_writable(folder / GGUF_FILE) as file:
         return openvino_genai.ContinuousBatchingPipeline(str(file), scheduler, "CPU", properties)
 
 
@@ -103,16 +103,16 @@ def _make_writable(file: Path) -> Iterator[Path]:
     if os.access(file, os.W_OK):
         yield file
         return
-    with os.fdopen(os.memfd_create(FILE), "wb") as copy, tempfile.TemporaryDirectory() as folder:
+    with os.fdopen(os.memfd_create(GGUF_FILE), "wb") as copy, tempfile.TemporaryDirectory() as folder:
         with file.open("rb") as source:
             shutil.copyfileobj(source, copy, 1 << 20)
         copy.flush()
-        link = Path(folder) / FILE  # OpenVINO knows the format by the name
+        link = Path(folder) / GGUF_FILE  # OpenVINO knows the format by the name
         link.symlink_to(f"/proc/self/fd/{copy.fileno()}")
         yield link
 
 
-class Requests:
+class PipelineRequests:
     """The requests of a pipeline, by their ids. `open` opens the pipeline.
 
     Nothing but opening the pipeline again frees compiled schemas. If a new schema finds no room, no request starts
@@ -156,7 +156,7 @@ class Requests:
 
     def _start_waiting(self) -> dict[int, StepOutput]:
         """Start requests up to the first one with a schema, so that others do not wait while several are compiled."""
-        refused: dict[int, StepOutput] = {}
+        refusals: dict[int, StepOutput] = {}
         while self._waiting:
             request_id, (ids, settings, schema) = next(iter(self._waiting.items()))
             if schema and not self._grammars.has_room(schema):
@@ -167,10 +167,10 @@ class Requests:
             try:
                 self._handles[request_id] = self._start(request_id, ids, settings, schema)
             except Exception as error:
-                refused[request_id] = StepOutput([], [], True, f"{type(error).__name__}: {error}")
+                refusals[request_id] = StepOutput([], [], True, f"{type(error).__name__}: {error}")
             if schema:
                 break
-        return refused
+        return refusals
 
     def _load(self) -> None:
         self._pipeline = self._open()
@@ -220,7 +220,7 @@ def main(descriptor: str, folder: str, settings: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     pipe = Connection(int(descriptor))
     try:
-        requests = Requests(partial(open_pipeline, Path(folder), **json.loads(settings)))
+        requests = PipelineRequests(partial(open_pipeline, Path(folder), **json.loads(settings)))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
         return

@@ -19,12 +19,12 @@ from transformers import AutoConfig
 
 from llmops.frame.errors import ArtifactError
 from llmops.model.gguf import vocabulary
-from llmops.model.gguf.worker import FILE
+from llmops.model.gguf.worker import GGUF_FILE
 
 log = logging.getLogger(__name__)
 
-Form = Literal["f16", "q8_0"]  #: number format of the matrices; vectors have 32 bits
-FORMS: Mapping[str, Kind] = {"f16": Kind.F16, "q8_0": Kind.Q8_0}
+GgufForm = Literal["f16", "q8_0"]  #: number format of the matrices; vectors have 32 bits
+QUANTIZATION_TYPES: Mapping[str, Kind] = {"f16": Kind.F16, "q8_0": Kind.Q8_0}
 
 #: model types that OpenVINO GenAI reads → GGUF's name
 _ARCHITECTURES = {
@@ -34,7 +34,7 @@ _ARCHITECTURES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
 }
 _FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
-_BLOCK = 32  #: weights of a row that share a scale in q8_0
+_SCALE_BLOCK = 32  #: weights of a row that share a scale in q8_0
 _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 _LAYER_TENSORS = (
     *_INTERLEAVED, "attn_v.weight", "attn_output.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight",
@@ -60,8 +60,8 @@ def explain_unsupported(folder: Path) -> str:
     if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
         return "its layers have biases"
     widths = (config.hidden_size, config.intermediate_size, _get_head_size(config) * config.num_attention_heads)
-    if any(width % _BLOCK for width in widths):
-        return f"its layers are no multiple of {_BLOCK} wide"
+    if any(width % _SCALE_BLOCK for width in widths):
+        return f"its layers are no multiple of {_SCALE_BLOCK} wide"
     if not any(folder.glob("*.safetensors")):
         return "its weights are not in safetensors files"
     return vocabulary.explain_unsupported(folder)
@@ -72,11 +72,11 @@ def convert_to_gguf(folder: Path, out: Path) -> Path:
     if reason := explain_unsupported(folder):
         log.info("%s is not run by OpenVINO: %s", folder, reason)
         return folder
-    write_folder(folder, out, "f16")
+    write_gguf_folder(folder, out, "f16")
     return out
 
 
-def write_folder(folder: Path, out: Path, form: Form) -> None:
+def write_gguf_folder(folder: Path, out: Path, form: GgufForm) -> None:
     """Write the servable GGUF folder `out` of a supported model folder, see `explain_unsupported`.
 
     Raises:
@@ -86,10 +86,10 @@ def write_folder(folder: Path, out: Path, form: Form) -> None:
     for path in folder.iterdir():
         if path.suffix in (".json", ".jinja") and not path.name.endswith(".index.json"):
             shutil.copyfile(path, out / path.name)
-    write_gguf(folder, out / FILE, form)
+    write_gguf(folder, out / GGUF_FILE, form)
 
 
-def write_gguf(folder: Path, out: Path, form: Form) -> None:
+def write_gguf(folder: Path, out: Path, form: GgufForm) -> None:
     """Write the model of a folder to the file `out`, tensor by tensor.
 
     Raises:
@@ -108,7 +108,7 @@ def write_gguf(folder: Path, out: Path, form: Form) -> None:
         tensors = _map_tensors(folder, config, architecture, files)
         for name, (file, key) in tensors.items():
             shape = file.get_slice(key).get_shape()
-            kind = Kind.F32 if len(shape) < 2 else FORMS[form]
+            kind = Kind.F32 if len(shape) < 2 else QUANTIZATION_TYPES[form]
             dtype = np.dtype({Kind.F32: np.float32, Kind.F16: np.float16}.get(kind, np.uint8))
             stored = quant_shape_to_byte_shape(shape, kind) if kind == Kind.Q8_0 else tuple(shape)
             writer.add_tensor_info(name, stored, dtype, prod(stored) * dtype.itemsize, kind)
@@ -119,7 +119,7 @@ def write_gguf(folder: Path, out: Path, form: Form) -> None:
             weight = _reorder_rows(name, file.get_tensor(key).float().numpy(), config)
             if weight.ndim > 1:
                 with np.errstate(over="ignore"):
-                    weight = quantize(weight, FORMS[form])
+                    weight = quantize(weight, QUANTIZATION_TYPES[form])
             if weight.dtype == np.float16 and not np.isfinite(weight).all():
                 raise ArtifactError(f"{folder}: {key} has weights that 16 bits cannot hold; it cannot be a GGUF file.")
             writer.write_tensor_data(weight)
@@ -139,12 +139,12 @@ def _map_tensors(
             tied = config.tie_word_embeddings and key == "lm_head.weight"
             if not tied and not key.endswith("inv_freq"):
                 tensors[names.get_name(key, (".weight", ".bias")) or key] = (file, key)
-    if wrong := sorted(tensors.keys() ^ _list_expected(config)):
+    if wrong := sorted(tensors.keys() ^ _list_expected_tensors(config)):
         raise ArtifactError(f"{folder} is damaged: its weights and its config.json do not agree on {wrong[0]}.")
     return tensors
 
 
-def _list_expected(config: Any) -> set[str]:
+def _list_expected_tensors(config: Any) -> set[str]:
     parts = [*_LAYER_TENSORS]
     parts += [f"attn_{n}.bias" for n in "qkv"] if config.model_type == "qwen2" else []
     parts += [f"attn_{n}_norm.weight" for n in "qk"] if config.model_type == "qwen3" else []

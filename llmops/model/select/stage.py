@@ -1,4 +1,4 @@
-"""Choose the base model: filter the catalogue by hardware, licence and need, score what is left, explain the choice.
+"""Choose the base model: filter the catalogue by hardware, licence and need, score the rest, explain the choice.
 
     python -m llmops run select
 
@@ -23,15 +23,15 @@ from llmops.data.features.examples import read_examples
 from llmops.frame.artifacts import write_json
 from llmops.frame.machine import GIB
 from llmops.frame.records import Example
-from llmops.frame.statistics import intervals
-from llmops.frame.statistics.intervals import Interval, Measure
+from llmops.frame.statistics import bootstrap
+from llmops.frame.statistics.bootstrap import Interval, Measure
 from llmops.model.base import weights
-from llmops.model.base.catalog import Entry, catalogue
-from llmops.model.base.hashes import hashes
-from llmops.model.base.load import free_memory, load_model, load_tokenizer, nf4
-from llmops.model.base.objections import capacity, local_weights, objections, revision_of
-from llmops.model.base.packing import answer_nats
-from llmops.model.scoring.answered import bits_per_byte, reference_tokens
+from llmops.model.base.catalog import CatalogueEntry, read_catalogue
+from llmops.model.base.hashes import hash_model_files
+from llmops.model.base.load import free_memory, load_model, load_tokenizer, make_nf4_config
+from llmops.model.base.objections import find_capacity, find_local_weights, find_objections, get_revision
+from llmops.model.base.packing import compute_answer_nats
+from llmops.model.scoring.answers import measure_bits_per_byte, tokenize_references
 
 log = logging.getLogger(__name__)
 
@@ -39,58 +39,60 @@ RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class BaseScore:
     """The score of an untuned model, item by item."""
 
     bits: Measure  #: per byte
     topics: tuple[str, ...]  #: of the items
 
-    def interval(self) -> Interval:
+    def compute_interval(self) -> Interval:
         """Return the bits per byte with their interval."""
-        return intervals.summarize(intervals.resample({"": self.bits}, self.topics, RESAMPLES, SEED)[""], CONFIDENCE)
+        return bootstrap.summarize(bootstrap.resample({"": self.bits}, self.topics, RESAMPLES, SEED)[""], CONFIDENCE)
 
 
 def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str, Any]:
     """Write `selection.json`, the table `selection.md`, and the model under `base/` if the catalogue has it.
 
-    The hashes of what was taken go into `selection.json`; the database, whose URL is given, remembers them.
+    `selection.json` has the hashes of the model's files. The database with this URL caches them.
 
     Raises:
-        ConfigError: if no model passes, with each one's reason.
+        ConfigError: with each model's objection, if no model passes.
     """
     items = nsmallest(config.score_items, read_examples(annotate / "validation.parquet"), key=lambda item: item.id)
     if config.model and Path(config.model).is_dir():
-        taken = Path(config.model).absolute()
-        chosen, path, rows = _take_folder(taken, items)
+        source = Path(config.model).absolute()
+        chosen, path, rows = _choose_folder(source, items)
     else:
-        chosen, path, rows, taken = _take_from_catalogue(config, items, out)
-    found = hashes(taken, database)
+        chosen, path, rows, source = _choose_from_catalogue(config, items, out)
+    hashes = hash_model_files(source, database)
     _write_report(rows, len(items), out / "selection.md")
     write_json(
-        out / "selection.json", {**chosen, "path": path, "weights": found, "items": len(items), "considered": rows}
+        out / "selection.json", {**chosen, "path": path, "weights": hashes, "items": len(items), "considered": rows}
     )
     row = next(row for row in rows if row["model"] == chosen["model"])
     return {**chosen, "considered": len(rows), "why": row["why"]}
 
 
-def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> Score:
+def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> BaseScore:
     """Score a model folder on examples, loaded in NF4 where there is no room for bfloat16."""
-    model, tokenizer = load_model(folder, nf4() if four_bits else None), load_tokenizer(folder)
-    nats = [nats for nats, _ in answer_nats(model, reference_tokens(tokenizer, items))]
+    model, tokenizer = load_model(folder, make_nf4_config() if four_bits else None), load_tokenizer(folder)
+    nats = [nats for nats, _ in compute_answer_nats(model, tokenize_references(tokenizer, items))]
     del model
     free_memory()
-    return Score(bits_per_byte(nats, [i.answer for i in items]), tuple(i.group for i in items))
+    return BaseScore(measure_bits_per_byte(nats, [i.answer for i in items]), tuple(i.group for i in items))
 
 
-def bits_saved(one: Score, other: Score) -> Interval:
-    """Return how many bits per byte `one` needs less than `other`, on the same items, paired."""
+def compute_bits_saved(one: BaseScore, other: BaseScore) -> Interval:
+    """Return the bits per byte that `one` saves compared with `other` on the same items, paired."""
     measures = {"one": one.bits, "other": other.bits}
-    drawn = intervals.resample(measures, one.topics, RESAMPLES, SEED)
-    return intervals.summarize(drawn["other"] - drawn["one"], CONFIDENCE)
+    drawn = bootstrap.resample(measures, one.topics, RESAMPLES, SEED)
+    return bootstrap.summarize(drawn["other"] - drawn["one"], CONFIDENCE)
 
 
-def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entry, dict[str, str]]:
-    """Return the chosen model, and for each model the reason why it was taken or left.
+def choose_base(
+    fit: Sequence[CatalogueEntry], scores: Mapping[str, BaseScore]
+) -> tuple[CatalogueEntry, dict[str, str]]:
+    """Return the chosen model, and for each model the reason of the choice.
 
     The largest model is chosen, unless a smaller one needs fewer bits per byte beyond chance. `scores` has the models
     whose weights are on this machine, by name.
@@ -99,7 +101,7 @@ def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entr
     best = largest = ordered[0]
     for entry in ordered[1:]:
         both = entry.model in scores and best.model in scores
-        if both and bits_saved(scores[entry.model], scores[best.model])["low"] > 0:
+        if both and compute_bits_saved(scores[entry.model], scores[best.model])["low"] > 0:
             best = entry
     why = {best.model: "chosen: the only one that passes" if len(fit) == 1 else "chosen: the largest that passes"}
     if best is not largest:
@@ -109,36 +111,38 @@ def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entr
     for entry in ordered:
         if entry is not best:
             size = "smaller" if entry.parameters < best.parameters else "larger"
-            why[entry.model] = f"passes, but is {size} than the chosen one" + _compared(entry, best, scores)
+            why[entry.model] = f"passes, but is {size} than the chosen one" + _describe_difference(entry, best, scores)
     return best, why
 
 
-def _take_folder(folder: Path, items: Sequence[Example]) -> tuple[dict[str, str], str, list[dict[str, str]]]:
-    found = score_untuned(folder, items, four_bits=False) if items else None
-    rows = [{"model": folder.name, **_score_cells(found), "why": "named: a local folder"}]
+def _choose_folder(folder: Path, items: Sequence[Example]) -> tuple[dict[str, str], str, list[dict[str, str]]]:
+    score = score_untuned(folder, items, four_bits=False) if items else None
+    rows = [{"model": folder.name, **_format_score(score), "why": "named: a local folder"}]
     return {"model": folder.name, "revision": "local", "licence": "unknown"}, str(folder), rows
 
 
-def _take_from_catalogue(
+def _choose_from_catalogue(
     config: Select, items: Sequence[Example], out: Path
 ) -> tuple[dict[str, str], str, list[dict[str, str]], Path]:
     """Return the chosen model's facts, the path of its weights below `out`, the table's rows, and its source."""
-    entries, room = catalogue(), capacity(config)
-    local = {e.model: found for e in entries if (found := local_weights(config, e))}
-    reasons = objections(config, entries, room, local)
+    entries, capacity = read_catalogue(), find_capacity(config)
+    local = {e.model: found for e in entries if (found := find_local_weights(config, e))}
+    reasons = find_objections(config, entries, capacity, local)
     fit = [e for e in entries if reasons.get(e.model) == ""]
     scratch = out / "candidates"
-    scores: dict[str, Score] = {}
+    scores: dict[str, BaseScore] = {}
     for entry in fit:
         if items and entry.model in local:
-            four_bits = 2 * entry.parameters * 1e9 / GIB > room.training_gib  # no room for two bytes a parameter
-            scores[entry.model] = score_untuned(weights.unpack(local[entry.model], scratch), items, four_bits)
-            log.info("%s: %s", entry.model, _score_cells(scores[entry.model]))
+            four_bits = 2 * entry.parameters * 1e9 / GIB > capacity.training_gib  # no room for two bytes a parameter
+            scores[entry.model] = score_untuned(
+                weights.make_model_folder(local[entry.model], scratch), items, four_bits
+            )
+            log.info("%s: %s", entry.model, _format_score(scores[entry.model]))
     best, why = choose_base(fit, scores)
     rows = [
         {
             "model": e.model,
-            "revision": _source(config, e, local.get(e.model)),
+            "revision": _describe_source(config, e, local.get(e.model)),
             "licence": e.licence + (", gated" if e.gated else ""),
             "languages": " ".join(e.languages),
             "context": f"{e.context:,}",
@@ -146,40 +150,42 @@ def _take_from_catalogue(
             "training": f"{e.training_gib:.1f} GiB",
             "serving": f"{e.serving_gib:.1f} GiB",
             "weights": "here" if e.model in local else "to download",
-            **_score_cells(scores.get(e.model)),
+            **_format_score(scores.get(e.model)),
             "why": reasons[e.model] or why[e.model],
         }
         for e in entries
         if e.model in reasons
     ]
-    taken = local.get(best.model) or weights.download(best, revision_of(config, best))
-    if taken.is_file():
-        weights.unpack(taken, scratch).rename(out / "base")
-        revision = f"{_source(config, best, taken)}/{best.file}"
+    source = local.get(best.model) or weights.download(best, get_revision(config, best))
+    if source.is_file():
+        weights.make_model_folder(source, scratch).rename(out / "base")
+        revision = f"{_describe_source(config, best, source)}/{best.file}"
     else:
-        weights.keep(taken, out / "base")
-        revision = taken.name
+        weights.save_copy(source, out / "base")
+        revision = source.name
     shutil.rmtree(scratch, ignore_errors=True)
-    return {"model": best.model, "revision": revision, "licence": best.licence}, "base", rows, taken
+    return {"model": best.model, "revision": revision, "licence": best.licence}, "base", rows, source
 
 
-def _compared(entry: Entry, best: Entry, scores: Mapping[str, Score]) -> str:
+def _describe_difference(entry: CatalogueEntry, best: CatalogueEntry, scores: Mapping[str, BaseScore]) -> str:
     if entry.model not in scores or best.model not in scores:
         return ""
-    found = bits_saved(scores[entry.model], scores[best.model])
-    verdict = "worse" if found["high"] < 0 else "better" if found["low"] > 0 else "not better beyond chance"
-    return f" and {verdict}: {-found['mean']:+.3f} bits per byte ({-found['high']:+.3f} to {-found['low']:+.3f})"
+    saved = compute_bits_saved(scores[entry.model], scores[best.model])
+    verdict = "worse" if saved["high"] < 0 else "better" if saved["low"] > 0 else "not better beyond chance"
+    return f" and {verdict}: {-saved['mean']:+.3f} bits per byte ({-saved['high']:+.3f} to {-saved['low']:+.3f})"
 
 
-def _source(config: Select, entry: Entry, found: Path | None) -> str:
+def _describe_source(config: Select, entry: CatalogueEntry, found: Path | None) -> str:
     if found and found.is_file():
         return f"{entry.package}=={version(entry.package)}"
-    return revision_of(config, entry)[:7] or "not pinned"
+    return get_revision(config, entry)[:7] or "not pinned"
 
 
-def _score_cells(score: Score | None) -> dict[str, str]:
-    found = score and score.interval()
-    return {"bits per byte": f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else ""}
+def _format_score(score: BaseScore | None) -> dict[str, str]:
+    interval = score and score.compute_interval()
+    return {
+        "bits per byte": f"{interval['mean']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})" if interval else ""
+    }
 
 
 def _write_report(rows: Sequence[Mapping[str, str]], items: int, path: Path) -> None:

@@ -41,17 +41,17 @@ def run_parallel(processes: int, function: Callable[..., T], *args: Any) -> T:
     )
     level = logging.getLogger().getEffectiveLevel()
     try:
-        results: dict[int, T] = elastic_launch(config, _work)(level, processes, function, *args)
+        results: dict[int, T] = elastic_launch(config, _run_process)(level, processes, function, *args)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        said = failure.message["message"] if isinstance(failure.message, dict) else failure.message
-        kind = DiskFullError if said.startswith(DiskFullError.__name__) else TrainingError
-        raise kind(f"Process {rank} of {processes} failed. {said}") from error
+        message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
+        kind = DiskFullError if message.startswith(DiskFullError.__name__) else TrainingError
+        raise kind(f"Process {rank} of {processes} failed. {message}") from error
     return results[0]
 
 
 @record
-def _work(level: int, processes: int, function: Callable[..., Any], *args: Any) -> Any:
+def _run_process(level: int, processes: int, function: Callable[..., Any], *args: Any) -> Any:
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -6,11 +6,11 @@ from typing import Any
 
 
 def plot_loss(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss over optimiser steps, with its running mean and the validation loss where it was looked at."""
+    """Draw loss over optimiser steps, with its running mean, and the measured validation losses."""
     from matplotlib.figure import Figure
 
     rows = [(row["step"], row["loss"]) for row in history if "loss" in row]
-    looks = [(row["step"], row["validation_loss"]) for row in history if "validation_loss" in row]
+    validations = [(row["step"], row["validation_loss"]) for row in history if "validation_loss" in row]
     steps, losses = zip(*rows, strict=True)
     smooth = losses[0]
     running = [smooth := 0.8 * smooth + 0.2 * value for value in losses]
@@ -18,8 +18,8 @@ def plot_loss(history: Sequence[Mapping[str, float]], path: Path) -> None:
     axes = figure.subplots()
     axes.plot(steps, losses, color="#9ab", linewidth=1, label="step")
     axes.plot(steps, running, color="#124", linewidth=2, label="running mean")
-    if looks:
-        axes.plot(*zip(*looks, strict=True), color="#c52", marker="o", label="validation")
+    if validations:
+        axes.plot(*zip(*validations, strict=True), color="#c52", marker="o", label="validation")
     axes.set(xlabel="optimiser step", ylabel="loss per answer token (nats)", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

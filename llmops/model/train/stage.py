@@ -21,16 +21,16 @@ from llmops.data.features.examples import read_offline
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.artifacts import read_record, write_json
 from llmops.frame.errors import TrainingError
-from llmops.frame.records import base_path
+from llmops.frame.records import get_base_path
 from llmops.model.base.load import free_memory, load_model
-from llmops.model.base.memory import Settings, need_memory, room
-from llmops.model.base.packing import mean_loss
-from llmops.model.base.shape import shape_of, stored_config
+from llmops.model.base.memory import MemorySettings, read_machine_memory, require_memory
+from llmops.model.base.packing import compute_mean_loss
+from llmops.model.base.shape import measure_shape, read_stored_config
 from llmops.model.train.parallel import run_parallel
 from llmops.model.train.report import plot_loss, write_report
-from llmops.model.training.fit import fit, need_disk
+from llmops.model.training.fit import fit, require_disk
 from llmops.model.training.merge import save_merged
-from llmops.model.training.qlora import Hyperparameters, overruled, trainable, trained_parameters
+from llmops.model.training.qlora import Hyperparameters, apply_fixed_values, count_parameters, load_trainable_model
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,11 @@ log = logging.getLogger(__name__)
 #: merging into a base other than the one that was trained on made 0.25.
 MERGE_TOLERANCE = 0.1
 
-
-LEARNED = "checkpoints/learned.json"  #: written after the adapter is saved, when only merging is left
+RESULT_FILE = "checkpoints/learned.json"  #: written after the adapter is saved, when only merging is left
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class TrainingResult:
     """The result of a training besides the adapter."""
 
     history: list[dict[str, float]]
@@ -63,95 +62,97 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
             gradient, or the merged model has lost the training.
         DiskFullError: if there is no room for the result.
     """
-    base, best = base_path(select), json.loads((tune / "best.json").read_text(encoding="utf-8"))
-    found = overruled(Hyperparameters(**best), config)
-    need_disk(out, Path(base))
-    cut = truncated(features)
+    base, best = get_base_path(select), json.loads((tune / "best.json").read_text(encoding="utf-8"))
+    hyperparameters = apply_fixed_values(Hyperparameters(**best), config)
+    require_disk(out, Path(base))
+    truncation = count_truncated(features)
     processes = config.processes or max(1, torch.cuda.device_count())
-    need_memory(
+    require_memory(
         ("train", "merge", "evaluate"),
-        shape_of(stored_config(Path(base))),
-        Settings(
+        measure_shape(read_stored_config(Path(base))),
+        MemorySettings(
             method=config.method,
-            rank=found.rank,
-            examples=min(config.micro_batch or found.batch, max(1, found.batch // processes)),
+            rank=hyperparameters.rank,
+            examples=min(config.micro_batch or hyperparameters.batch, max(1, hyperparameters.batch // processes)),
             tokens=int(read_record(features).config["max_tokens"]),
         ),
-        room(),
+        read_machine_memory(),
     )
-    learned = _learned_before(out)
-    if learned is None and processes > 1:
-        learned = run_parallel(processes, learn, config, features, base, found, out)
-    elif learned is None:
-        learned = learn(config, features, base, found, out)
+    result = _read_result(out)
+    if result is None and processes > 1:
+        result = run_parallel(processes, train_adapter, config, features, base, hyperparameters, out)
+    elif result is None:
+        result = train_adapter(config, features, base, hyperparameters, out)
     free_memory()  # of the model that was trained, before the merge
     save_merged(base, out / "adapter", config.method, out / "servable")
-    merged = _check_merged(out / "servable", features, learned.validation_loss)
-    steps = [row for row in learned.history if "loss" in row]
+    merged_loss = _check_merged(out / "servable", features, result.validation_loss)
+    steps = [row for row in result.history if "loss" in row]
     tokens, seconds = sum(row["tokens"] for row in steps), sum(row["seconds"] for row in steps)
     metrics = {
-        "examples": learned.examples,
-        **cut,
+        "examples": result.examples,
+        **truncation,
         "steps": int(steps[-1]["step"]),
         "first_loss": round(steps[0]["loss"], 4),
         "final_loss": round(sum(row["loss"] for row in steps[-5:]) / len(steps[-5:]), 4),
-        "validation_loss": _rounded(learned.validation_loss),
-        "merged_validation_loss": _rounded(merged),
+        "validation_loss": _round_loss(result.validation_loss),
+        "merged_validation_loss": _round_loss(merged_loss),
         "tokens": int(tokens),
         "seconds": round(seconds, 1),
         "tokens_per_second": round(tokens / seconds, 1),
-        "trained": learned.trained,
-        "parameters": learned.parameters,
-        **asdict(found),
+        "trained": result.trained,
+        "parameters": result.parameters,
+        **asdict(hyperparameters),
         "processes": processes,
     }
-    write_json(out / "loss.json", learned.history)
-    plot_loss(learned.history, out / "loss.png")
+    write_json(out / "loss.json", result.history)
+    plot_loss(result.history, out / "loss.png")
     write_report(metrics, out / "report.md")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return metrics
 
 
-def learn(config: Train, features: Path, base: str, found: Hyperparameters, out: Path) -> Learned:
+def train_adapter(
+    config: Train, features: Path, base: str, hyperparameters: Hyperparameters, out: Path
+) -> TrainingResult:
     """Train and write `adapter/`. With several processes, each does its share of the work."""
-    examples, held_out = read_offline(features, "train"), _validation(features)
-    log.info("training on %d examples with %s", len(examples), found)
-    model = trainable(base, config, found)
-    history = fit(model, examples, config, found, out, held_out=held_out)
-    first = os.environ.get("RANK", "0") == "0"
-    if first:
+    examples, held_out = read_offline(features, "train"), _read_validation(features)
+    log.info("training on %d examples with %s", len(examples), hyperparameters)
+    model = load_trainable_model(base, config, hyperparameters)
+    history = fit(model, examples, config, hyperparameters, out, held_out=held_out)
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    if is_first_process:
         model.save_pretrained(out / "adapter")
-    loss = mean_loss(model, held_out) if held_out else None
-    learned = Learned(history, len(examples), loss, **trained_parameters(model))
-    if first:
-        (out / LEARNED).parent.mkdir(exist_ok=True)
-        write_json(out / LEARNED, asdict(learned))
-    return learned
+    loss = compute_mean_loss(model, held_out) if held_out else None
+    result = TrainingResult(history, len(examples), loss, **count_parameters(model))
+    if is_first_process:
+        (out / RESULT_FILE).parent.mkdir(exist_ok=True)
+        write_json(out / RESULT_FILE, asdict(result))
+    return result
 
 
-def _learned_before(out: Path) -> Learned | None:
-    """Return the result of an interrupted run's training; None if its training was not finished."""
-    if not (out / LEARNED).is_file():
+def _read_result(out: Path) -> TrainingResult | None:
+    """Return the result of an interrupted run's finished training; None if there is none."""
+    if not (out / RESULT_FILE).is_file():
         return None
     log.info("trained already: going on with merging")
-    return Learned(**json.loads((out / LEARNED).read_text(encoding="utf-8")))
+    return TrainingResult(**json.loads((out / RESULT_FILE).read_text(encoding="utf-8")))
 
 
-def truncated(features: Path) -> dict[str, Any]:
-    """Return the number of examples whose context `features.max_tokens` has cut, and log a warning if there are any."""
+def count_truncated(features: Path) -> dict[str, Any]:
+    """Return the number and share of examples that were truncated to `features.max_tokens`. Warn if there are any."""
     metrics = read_record(features).metrics
-    cut, of = int(metrics["truncated"]), int(metrics["examples"])
-    if cut:
+    count, examples = int(metrics["truncated"]), int(metrics["examples"])
+    if count:
         log.warning(
             "%d of %d examples (%.1f %%) were truncated: their context was longer than features.max_tokens allows",
-            cut,
-            of,
-            100 * cut / of,
+            count,
+            examples,
+            100 * count / examples,
         )
-    return {"truncated": cut, "truncated_share": round(cut / of, 4)}
+    return {"truncated": count, "truncated_share": round(count / examples, 4)}
 
 
-def _validation(features: Path) -> Sequence[Tokens]:
+def _read_validation(features: Path) -> Sequence[Tokens]:
     return read_offline(features, "validation") if read_record(features).metrics["tokens"].get("validation") else []
 
 
@@ -159,7 +160,7 @@ def _check_merged(servable: Path, features: Path, expected: float | None) -> flo
     """Return the validation loss of the merged model, which must be close to that of the trained one (`expected`)."""
     if expected is None:
         return None
-    loss = mean_loss(load_model(servable), _validation(features))
+    loss = compute_mean_loss(load_model(servable), _read_validation(features))
     free_memory()
     if not abs(loss - expected) < MERGE_TOLERANCE:
         raise TrainingError(
@@ -169,5 +170,5 @@ def _check_merged(servable: Path, features: Path, expected: float | None) -> flo
     return loss
 
 
-def _rounded(loss: float | None) -> float | None:
+def _round_loss(loss: float | None) -> float | None:
     return None if loss is None else round(loss, 4)

@@ -1,7 +1,7 @@
-"""Attention over examples laid end to end, one example at a time: the fast way where there is no flash attention.
+"""Attention over packed examples, one example at a time: the fast way without flash attention.
 
-The usual way computes the whole square of a batch's tokens and masks what lies between examples. With 8 examples of 93
-tokens that is 8 times the work of the 8 small squares; a training step of the 135 M model takes a fifth less CPU time.
+The usual way computes the whole square of a batch's tokens and masks the parts between examples. With 8 examples of 93
+tokens that is 8 times the work of 8 small squares. A training step of the 135 M model takes a fifth less CPU time.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from transformers.masking_utils import sdpa_mask
 SEGMENTS = "segments"  #: name for `set_attn_implementation`
 
 
-def segments_attention(
+def compute_segment_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -30,8 +30,8 @@ def segments_attention(
 ) -> tuple[torch.Tensor, None]:
     """Compute causal attention within each example of a row. It is an attention function for transformers.
 
-    Where the lengths are not known, or an example is longer than the sliding window, the masked square is computed: a
-    model that does not pass `cu_seq_lens_q` on to its layers is right too, only slower.
+    Without known lengths, or if an example is longer than the sliding window, it computes the masked square. So a model
+    that does not pass `cu_seq_lens_q` to its layers is slower, but has the same result.
 
     The shape of `query` is (1, heads, tokens, width), where `key` and `value` may have fewer heads; of the mask (1, 1,
     tokens, tokens). `cu_seq_lens_q` (examples + 1,) says where each example begins, and the end. The result is (1,
@@ -50,5 +50,5 @@ def segments_attention(
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(SEGMENTS, segments_attention)
+AttentionInterface.register(SEGMENTS, compute_segment_attention)
 AttentionMaskInterface.register(SEGMENTS, sdpa_mask)

@@ -20,38 +20,38 @@ from llmops.data.features.examples import count_tokens
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import DiskFullError, TrainingError
 from llmops.model.base.load import Model
-from llmops.model.base.memory import activations
-from llmops.model.base.packing import answer_loss, mean_loss, pack
+from llmops.model.base.memory import estimate_activations
+from llmops.model.base.packing import compute_answer_loss, compute_mean_loss, pack
+from llmops.model.training.callbacks import BestAdapterKeeper, DeadAdapterCheck, ProgressLogger
 from llmops.model.training.hardware import choose_settings, detect_hardware
-from llmops.model.training.qlora import Hyperparameters, overruled
-from llmops.model.training.watch import BestAdapter, DeadAdapters, Progress
+from llmops.model.training.qlora import Hyperparameters, apply_fixed_values
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
-COMPLETE = "complete"  #: marker file, written last into a checkpoint: without it the checkpoint is not used
-KEPT = 2  #: newest checkpoints that stay: one that is being written when a kill comes leaves the one before
+COMPLETE_MARKER = "complete"  #: file that is written last into a checkpoint; one without it is not used
+MAX_CHECKPOINTS = 2  #: newest checkpoints that stay: if a kill leaves the last one incomplete, the one before is used
 
 
 def fit(
     model: Model,
     examples: Sequence[Tokens],
     config: Train,
-    found: Hyperparameters,
+    hyperparameters: Hyperparameters,
     out: Path,
     max_steps: int = 0,
     pause: int = 0,
     held_out: Sequence[Tokens] = (),
 ) -> list[dict[str, float]]:
-    """Train `model` in place, going on from the newest whole checkpoint under `out/checkpoints`.
+    """Train `model` in place. Continue from the newest complete checkpoint under `out/checkpoints`.
 
     Every process of a data-parallel training calls it with the same arguments and takes its share of each batch. Values
-    that the configuration fixes overrule `found`. With `config.patience` the model ends with the adapter that was best
-    on `held_out`, the validation split.
+    that the configuration fixes replace those of `hyperparameters`. With `config.patience` the model ends with the
+    adapter that was best on `held_out`, the validation split.
 
     With `max_steps` the training ends after so many optimiser steps and writes no checkpoint. With `pause` it writes a
-    checkpoint after this step and returns; the next call goes on from there as if nothing had been, since the schedule
-    of the learning rate spans all steps.
+    checkpoint after this step and returns. The next call continues from there with the same result as without a pause,
+    because the schedule of the learning rate spans all steps.
 
     Returns:
         The history: a row per optimiser step with step, loss (nats per answer token), grad_norm, learning_rate, tokens
@@ -63,23 +63,23 @@ def fit(
     """
     if not examples:
         raise TrainingError("There is no training example; look at the annotate and features artifacts.")
-    checkpoints, found = out / "checkpoints", overruled(found, config)
-    arguments = _arguments(model, examples, config, found, checkpoints, max_steps, bool(held_out))
-    best = BestAdapter(checkpoints / "best", config.patience) if config.patience and held_out else None
+    checkpoints, hyperparameters = out / "checkpoints", apply_fixed_values(hyperparameters, config)
+    arguments = _make_arguments(model, examples, config, hyperparameters, checkpoints, max_steps, bool(held_out))
+    best = BestAdapterKeeper(checkpoints / "best", config.patience) if config.patience and held_out else None
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "logs")  # else its callback writes beside the checkpoints
     trainer = PackedTrainer(
         model=model,
         args=arguments,
         examples=examples,
         held_out=held_out,
-        callbacks=[Progress(pause), DeadAdapters(), *([best] if best else [])],
+        callbacks=[ProgressLogger(pause), DeadAdapterCheck(), *([best] if best else [])],
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():  # half-written checkpoints would count among those that are kept
-        for incomplete in (path for path in checkpoints.glob("checkpoint-*") if not (path / COMPLETE).exists()):
+        for incomplete in (path for path in checkpoints.glob("checkpoint-*") if not (path / COMPLETE_MARKER).exists()):
             shutil.rmtree(incomplete)
     trainer.accelerator.wait_for_everyone()
-    checkpoint = newest_checkpoint(checkpoints)
+    checkpoint = find_newest_checkpoint(checkpoints)
     if checkpoint:
         log.info("resuming from %s", checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -96,11 +96,11 @@ def fit(
     ]
 
 
-def _arguments(
+def _make_arguments(
     model: Model,
     examples: Sequence[Tokens],
     config: Train,
-    found: Hyperparameters,
+    hyperparameters: Hyperparameters,
     checkpoints: Path,
     max_steps: int,
     validate: bool,
@@ -108,10 +108,10 @@ def _arguments(
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
-        learning_rate=found.learning_rate,
-        num_train_epochs=found.epochs,
+        learning_rate=hyperparameters.learning_rate,
+        num_train_epochs=hyperparameters.epochs,
         max_steps=max_steps or -1,
-        warmup_steps=found.warmup,
+        warmup_steps=hyperparameters.warmup,
         lr_scheduler_type="cosine",
         max_grad_norm=config.max_grad_norm,
         weight_decay=0.0,
@@ -119,7 +119,7 @@ def _arguments(
         data_seed=config.seed,
         save_strategy="no" if max_steps else "steps",
         save_steps=config.checkpoint_steps,
-        save_total_limit=KEPT,
+        save_total_limit=MAX_CHECKPOINTS,
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if validate and config.validate_steps else "no",
@@ -131,19 +131,19 @@ def _arguments(
         use_cpu=not cuda,
         ddp_find_unused_parameters=False,
     )
-    share, rest = divmod(found.batch, arguments.world_size)
+    share, rest = divmod(hyperparameters.batch, arguments.world_size)
     if rest:
         raise TrainingError(
-            f"A batch of {found.batch} examples cannot be shared by {arguments.world_size} processes; "
+            f"A batch of {hyperparameters.batch} examples cannot be shared by {arguments.world_size} processes; "
             "set train.batch to a multiple."
         )
     micro = min(config.micro_batch or share, share)
     if share % micro:
         raise TrainingError(f"train.micro_batch, {micro}, must divide a process's share of the batch, {share}.")
     largest = [examples[n] for n in nlargest(micro, range(len(examples)), key=count_tokens(examples).__getitem__)]
-    _need_context(model, largest[0])
+    _require_context(model, largest[0])
     tokens = sum(len(e.token_ids) for e in largest)
-    need = activations(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
+    need = estimate_activations(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
     settings = choose_settings(detect_hardware(), need, model.config._attn_implementation)
     if settings.attention:
         model.get_base_model().set_attn_implementation(settings.attention)
@@ -155,7 +155,7 @@ def _arguments(
     return arguments
 
 
-def _need_context(model: Model, longest: Tokens) -> None:
+def _require_context(model: Model, longest: Tokens) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and len(longest.token_ids) > limit:
         raise TrainingError(
@@ -179,18 +179,18 @@ class PackedTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
         """Return the micro-batches of one optimiser step, and how many answer tokens it has in all processes."""
-        self._began = time.monotonic()
+        self._step_started = time.monotonic()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        mine = [sum(len(b["labels"]) for b in batches), sum(b["input_ids"].numel() for b in batches)]
-        answers, tokens = self.accelerator.gather(torch.tensor([mine], device=device)).sum(dim=0)
-        self._tokens = int(tokens)
+        own_counts = [sum(len(b["labels"]) for b in batches), sum(b["input_ids"].numel() for b in batches)]
+        answers, tokens = self.accelerator.gather(torch.tensor([own_counts], device=device)).sum(dim=0)
+        self._step_tokens = int(tokens)
         return batches, answers
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Return this micro-batch's part of the mean cross-entropy per answer token."""
-        loss = answer_loss(model, inputs)
+        loss = compute_answer_loss(model, inputs)
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(
                 f"The loss is {float(loss.detach())} at step {self.state.global_step + 1}; "
@@ -201,8 +201,8 @@ class PackedTrainer(Trainer):
         return scaled
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure the validation loss, without disturbing the training: see `packing.mean_loss`."""
-        metrics = {"eval_loss": mean_loss(self.model, self.held_out)}
+        """Measure the validation loss, without disturbing the training: see `packing.compute_mean_loss`."""
+        metrics = {"eval_loss": compute_mean_loss(self.model, self.held_out)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -210,40 +210,40 @@ class PackedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to the row of an optimiser step its tokens, none of them padding, and its seconds."""
         if "loss" in logs:
-            logs |= {"tokens": self._tokens, "seconds": round(time.monotonic() - self._began, 4)}
+            logs |= {"tokens": self._step_tokens, "seconds": round(time.monotonic() - self._step_started, 4)}
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir))
-        with writing(folder):
+        with convert_disk_errors(folder):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process writes its own random state
             if self.is_world_process_zero():
-                (folder / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+                (folder / f"checkpoint-{self.state.global_step}" / COMPLETE_MARKER).touch()
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written whole."""
-    whole = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+def find_newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint."""
+    complete = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
+    return max(complete, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
-def need_disk(out: Path, base: Path) -> None:
-    """Refuse to start on a disk that would not hold the result: merged model, adapter and checkpoints.
+def require_disk(out: Path, base: Path) -> None:
+    """Make sure that the disk has room for the result: merged model, adapter and checkpoints.
 
     Raises:
-        DiskFullError: with the bytes that are needed and those that are free.
+        DiskFullError: with the needed and the free bytes.
     """
-    need, free = 3 * sum(f.stat().st_size for f in base.rglob("*.safetensors")), shutil.disk_usage(out).free
-    if free < need:
+    needed, free = 3 * sum(f.stat().st_size for f in base.rglob("*.safetensors")), shutil.disk_usage(out).free
+    if free < needed:
         raise DiskFullError(
-            f"Training needs about {need / 1e9:.1f} GB on the disk of {out}, {free / 1e9:.1f} are free."
+            f"Training needs about {needed / 1e9:.1f} GB on the disk of {out}, {free / 1e9:.1f} are free."
         )
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn the errors of a full disk (torch, safetensors and Python each have their own) into one plain error."""
+def convert_disk_errors(folder: Path) -> Iterator[None]:
+    """Convert the errors of a full disk (torch, safetensors and Python each have their own) into `DiskFullError`."""
     try:
         yield
     # torch raises RuntimeError, with the reason in its text only

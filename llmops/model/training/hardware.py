@@ -1,4 +1,4 @@
-"""The hardware of this machine, and the training settings that follow from it: one function decides."""
+"""The hardware of this machine, and the training settings that `choose_settings` derives from it."""
 
 import logging
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from llmops.model.training.attention import SEGMENTS
 
 log = logging.getLogger(__name__)
 
-USABLE = 0.8  #: share of the free memory that activations may take; the rest is for optimiser, kernels, fragments
+#: share of the free memory that activations may take; the rest is for optimiser, kernels, fragments
+ACTIVATION_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The machine, once the model is loaded."""
+    """The hardware of a machine on which the model is loaded."""
 
     cuda: bool
     flash_attention: bool  #: the package flash-attn is installed and the GPU is an Ampere or newer
@@ -25,8 +26,8 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How a training runs on a machine; none of it changes what is learned but for rounding."""
+class TrainerSettings:
+    """The settings of a training on this machine. They change the result only by rounding."""
 
     attention: str  #: for `set_attn_implementation`; empty keeps the model's own
     optimizer: str  #: for `TrainingArguments.optim`
@@ -34,29 +35,31 @@ class Settings:
 
 
 def detect_hardware() -> Hardware:
-    """Return the hardware of this machine, and its memory as it is now."""
+    """Return the hardware of this machine, and its free memory."""
     if torch.cuda.is_available():
         flash = is_flash_attn_2_available() and torch.cuda.get_device_capability()[0] >= 8
         return Hardware(True, flash, torch.cuda.mem_get_info()[0])
     return Hardware(False, False, psutil.virtual_memory().available)
 
 
-def choose_settings(hardware: Hardware, activations: int, attention: str = "sdpa") -> Settings:
+def choose_settings(hardware: Hardware, activations: int, attention: str = "sdpa") -> TrainerSettings:
     """Choose how a training runs on this hardware.
 
     With a GPU: flash attention where it is installed, and AdamW with 8-bit states that may be paged out (QLoRA,
     arXiv:2305.14314). Without: attention an example at a time, and torch's fused AdamW. Only a model that uses `sdpa`
-    now gets another `attention`. Activations are computed twice only when `activations`, the bytes that the largest
-    batch keeps for its backward pass (`memory.activations`), would not fit, since that takes a third more time.
+    now gets another `attention`. Activations are computed twice, which takes a third more time, only if `activations`
+    would not fit: the bytes that the largest batch keeps for its backward pass (`memory.estimate_activations`).
     """
-    wanted = "" if attention != "sdpa" else SEGMENTS
+    chosen_attention = "" if attention != "sdpa" else SEGMENTS
     if hardware.cuda:
-        wanted = "flash_attention_2" if hardware.flash_attention and attention == "sdpa" else ""
-    checkpointing = activations > USABLE * hardware.free_bytes
+        chosen_attention = "flash_attention_2" if hardware.flash_attention and attention == "sdpa" else ""
+    checkpointing = activations > ACTIVATION_SHARE * hardware.free_bytes
     if checkpointing:
         log.warning(
             "activations are computed twice: a batch keeps %.1f GiB of %.1f; a smaller train.micro_batch is faster",
             activations / GIB,
             hardware.free_bytes / GIB,
         )
-    return Settings(wanted, "paged_adamw_8bit" if hardware.cuda else "adamw_torch_fused", checkpointing)
+    return TrainerSettings(
+        chosen_attention, "paged_adamw_8bit" if hardware.cuda else "adamw_torch_fused", checkpointing
+    )

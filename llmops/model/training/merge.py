@@ -1,6 +1,6 @@
 """Merge an adapter into its base, layer by layer, and write the result file by file.
 
-It holds one file of the result (`SHARD` bytes) and one layer in float32, however large the model is. A model of 8
+It holds one file of the result (`SHARD_BYTES`) and one layer in float32, however large the model is. A model of 8
 billion parameters that is dequantised and cast to float32 as a whole would take 30 GiB.
 """
 
@@ -23,12 +23,12 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from llmops.frame.errors import TrainingError
-from llmops.model.base.load import Model, device, load_model, load_tokenizer, nf4
-from llmops.model.base.memory import SHARD
-from llmops.model.base.shape import on_meta
+from llmops.model.base.load import Model, get_device, load_model, load_tokenizer, make_nf4_config
+from llmops.model.base.memory import SHARD_BYTES
+from llmops.model.base.shape import build_on_meta_device
 from llmops.model.training.qlora import check_mergeable
 
-Read = Callable[[str], torch.Tensor]  #: a tensor of the base by its name
+ReadTensor = Callable[[str], torch.Tensor]  #: name of a tensor of the base → the tensor
 
 
 def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
@@ -40,27 +40,29 @@ def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
     is for an adapter that was trained on the base as it is. An earlier, interrupted merge in `out` is overwritten.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model = on_meta(AutoConfig.from_pretrained(base))
+    model = build_on_meta_device(AutoConfig.from_pretrained(base))
     tied: dict[str, str] = model.all_tied_weights_keys  # a weight that is only another name → that other
     state = model.state_dict()
-    rounded = _quantised(model.config) if method == "qlora" else {}
-    turned = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
-    layers = _adapted(model, adapter)
+    rounded = _find_quantised_weights(model.config) if method == "qlora" else {}
+    transposed = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    layers = _load_adapter_layers(model, adapter)
     untied = {name for name in tied if name.removesuffix(".weight") in layers}  # its own from now on
-    kept = {name: tensor for name, tensor in state.items() if name not in tied or name in untied}
-    shards = split_torch_state_dict_into_shards(kept, max_shard_size=SHARD)
-    stored = _stored(base, [tied.get(name, name) for name in kept])
-    if stored is None:
-        source, rounded = _whole(base, method, turned), {}
+    saved_tensors = {name: tensor for name, tensor in state.items() if name not in tied or name in untied}
+    shards = split_torch_state_dict_into_shards(saved_tensors, max_shard_size=SHARD_BYTES)
+    tensor_files = _find_tensor_files(base, [tied.get(name, name) for name in saved_tensors])
+    if tensor_files is None:
+        source, rounded = _load_all_tensors(base, method, transposed), {}
     for file, names in shards.filename_to_tensors.items():
-        with _reading(Path(base), stored) if stored else _held(source) as read:
+        with _open_tensor_files(Path(base), tensor_files) if tensor_files else _open_loaded_tensors(source) as read:
             tensors = {}
             for name in names:
                 weight = read(tied.get(name, name)).to(torch.bfloat16)
                 if name in rounded:
-                    weight = _round(weight.T, rounded[name]).T if name in turned else _round(weight, rounded[name])
+                    turned = weight.T if name in transposed else weight
+                    turned = _round_to_nf4(turned, rounded[name])
+                    weight = turned.T if name in transposed else turned
                 layer = layers.get(name.removesuffix(".weight"))
-                tensors[name] = (_merged(layer, weight) if layer else weight).contiguous()
+                tensors[name] = (_merge_layer(layer, weight) if layer else weight).contiguous()
             save_file(tensors, out / file, metadata={"format": "pt"})
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
@@ -68,19 +70,19 @@ def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
     _save_settings(base, model, bool(untied), out)
 
 
-def _quantised(config: Any) -> dict[str, Params4bit]:
-    """Return the weights that NF4 holds in 4 bits, by name, without their values: transformers decides which."""
-    model = on_meta(config)
-    AutoHfQuantizer.from_config(nf4(), pre_quantized=False).preprocess_model(
+def _find_quantised_weights(config: Any) -> dict[str, Params4bit]:
+    """Return the weights that transformers stores in NF4, by name, without their values."""
+    model = build_on_meta_device(config)
+    AutoHfQuantizer.from_config(make_nf4_config(), pre_quantized=False).preprocess_model(
         model=model, dtype=torch.bfloat16, device_map={"": "cpu"}
     )
     return {name: p for name, p in model.named_parameters() if isinstance(p, Params4bit)}
 
 
-def _adapted(model: Model, adapter: Path) -> dict[str, LoraLayer]:
-    """Return the layers of the adapter by name: its weights are real, the base's are not there.
+def _load_adapter_layers(model: Model, adapter: Path) -> dict[str, LoraLayer]:
+    """Return the layers with an adapter by name. The adapter's weights are loaded, those of the base are not.
 
-    peft itself would move an adapter to where its base is, and so lose it on the meta device.
+    peft itself would move the adapter to the meta device, where the base is, and so lose its weights.
     """
     adapted = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)), low_cpu_mem_usage=True)
     stored = load_file(adapter / "adapter_model.safetensors")
@@ -91,34 +93,35 @@ def _adapted(model: Model, adapter: Path) -> dict[str, LoraLayer]:
         raise TrainingError(f"The adapter {adapter} has {unknown[0]}, which its base does not have.")
     if missing := sorted(set(named.values()) - {named.get(key) for key in stored}):
         raise TrainingError(f"The adapter {adapter} lacks {missing[0]}; it is not whole, so train again.")
-    found = {named[key]: value.float() for key, value in stored.items() if key in named}
-    adapted.load_state_dict(found, strict=False, assign=True)
+    weights = {named[key]: value.float() for key, value in stored.items() if key in named}
+    adapted.load_state_dict(weights, strict=False, assign=True)
     modules = adapted.base_model.model.named_modules()
     layers = {name: layer for name, layer in modules if isinstance(layer, LoraLayer)}
     check_mergeable(layers)
     return layers
 
 
-def _stored(base: str, names: list[str]) -> dict[str, str] | None:
-    """Return name of each tensor → its file; None if the files do not hold all of them under these names."""
+def _find_tensor_files(base: str, names: list[str]) -> dict[str, str] | None:
+    """Return name of each tensor → its file; None if the files lack some of these names."""
     index, single = Path(base) / "model.safetensors.index.json", Path(base) / "model.safetensors"
-    where: dict[str, str] = {}
+    tensor_files: dict[str, str] = {}
     if index.is_file():
-        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        tensor_files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     elif single.is_file():
         with safe_open(single, framework="pt") as file:
-            where = dict.fromkeys(file.keys(), single.name)
-    quantised = any(".weight." in name for name in where)  # `weight.absmax` and the like: 4 bits on the disk already
-    return None if quantised or not set(names) <= set(where) else where
+            tensor_files = dict.fromkeys(file.keys(), single.name)
+    # Names such as `weight.absmax`: the files have 4 bits already.
+    quantised = any(".weight." in name for name in tensor_files)
+    return None if quantised or not set(names) <= set(tensor_files) else tensor_files
 
 
 @contextmanager
-def _reading(base: Path, where: Mapping[str, str]) -> Iterator[Read]:
+def _open_tensor_files(base: Path, tensor_files: Mapping[str, str]) -> Iterator[ReadTensor]:
     with ExitStack() as stack:
         files: dict[str, Any] = {}
 
         def read(name: str) -> torch.Tensor:
-            file = where[name]
+            file = tensor_files[name]
             if file not in files:
                 files[file] = stack.enter_context(safe_open(base / file, framework="pt"))
             tensor: torch.Tensor = files[file].get_tensor(name)
@@ -127,31 +130,31 @@ def _reading(base: Path, where: Mapping[str, str]) -> Iterator[Read]:
         yield read
 
 
-def _whole(base: str, method: str, turned: Collection[str]) -> dict[str, torch.Tensor]:
-    """Return all tensors of a base whose files have other names than its modules, rounded to NF4 if the training was.
+def _load_all_tensors(base: str, method: str, transposed: Collection[str]) -> dict[str, torch.Tensor]:
+    """Load all tensors of a base whose files have other names than its modules. Round them to NF4 for `qlora`.
 
-    A `Conv1D` comes back from NF4 as a linear layer, whose weight is the other way round: those are `turned`.
+    NF4 makes a linear layer of a `Conv1D`, with a transposed weight. `transposed` names these weights.
     """
     if method != "qlora":
         return dict(load_model(base).state_dict())
-    state = load_model(base, nf4()).dequantize().state_dict()
-    return {name: tensor.T if name in turned else tensor for name, tensor in state.items()}
+    state = load_model(base, make_nf4_config()).dequantize().state_dict()
+    return {name: tensor.T if name in transposed else tensor for name, tensor in state.items()}
 
 
 @contextmanager
-def _held(source: Mapping[str, torch.Tensor]) -> Iterator[Read]:
-    yield lambda name: source[name].cpu()
+def _open_loaded_tensors(tensors: Mapping[str, torch.Tensor]) -> Iterator[ReadTensor]:
+    yield lambda name: tensors[name].cpu()
 
 
-def _round(weight: torch.Tensor, like: Params4bit) -> torch.Tensor:
+def _round_to_nf4(weight: torch.Tensor, like: Params4bit) -> torch.Tensor:
     """Round a weight as NF4 does, on the device of the training."""
-    packed: Any = Params4bit(weight.to(device()), requires_grad=False, **like.__dict__)
-    packed = packed.to(device())  # which packs it
-    found: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
-    return found.to(torch.bfloat16).cpu()
+    packed: Any = Params4bit(weight.to(get_device()), requires_grad=False, **like.__dict__)
+    packed = packed.to(get_device())  # this packs it
+    rounded: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
+    return rounded.to(torch.bfloat16).cpu()
 
 
-def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
+def _merge_layer(layer: Any, weight: torch.Tensor) -> torch.Tensor:
     linear = layer.get_base_layer()
     empty = linear.weight
     linear.weight = torch.nn.Parameter(weight.float(), requires_grad=False)

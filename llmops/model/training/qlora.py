@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llmops.config import Train
 from llmops.frame.errors import TrainingError
-from llmops.model.base.load import Model, load_model, nf4
+from llmops.model.base.load import Model, load_model, make_nf4_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +31,33 @@ class Hyperparameters:
     warmup: float = 0.05  #: share of the steps with rising learning rate
 
 
-def fixed(config: Train) -> dict[str, float]:
-    """Return the hyperparameters that the section `train` fixes, by name: these are not searched."""
+def find_fixed_values(config: Train) -> dict[str, float]:
+    """Return the hyperparameters that the section `train` fixes, by name. They are not searched."""
     zero_is_a_value = ("dropout", "warmup")
     values = {f.name: getattr(config, f.name) for f in fields(Hyperparameters)}
     return {name: value for name, value in values.items() if value or (value is not None and name in zero_is_a_value)}
 
 
-def overruled(found: Hyperparameters, config: Train) -> Hyperparameters:
-    """Return the values that were found, overruled by those that the section `train` fixes."""
-    return replace(found, **fixed(config))  # type: ignore[arg-type]  # a value of the field of the same name
+def apply_fixed_values(hyperparameters: Hyperparameters, config: Train) -> Hyperparameters:
+    """Return hyperparameters with the values that the section `train` fixes."""
+    return replace(hyperparameters, **find_fixed_values(config))  # type: ignore[arg-type]  # a value of the field of the same name
 
 
-def trainable(base: str, config: Train, found: Hyperparameters) -> Model:
+def load_trainable_model(base: str, config: Train, hyperparameters: Hyperparameters) -> Model:
     """Load a fresh base, quantised when the method is `qlora`, with a new adapter; in train mode.
 
-    `prepare_model_for_kbit_training` is left out on purpose, as it casts everything unquantised to float32; freezing
-    the base and keeping the adapter in float32 is what matters.
+    peft's `prepare_model_for_kbit_training` is not used, because it casts all unquantised weights to float32. A frozen
+    base and an adapter in float32 are enough.
 
     Raises:
         TrainingError: if a target module is not in the model.
     """
-    return adapt(load_model(base, nf4() if config.method == "qlora" else None), config, found)
+    return add_adapter(
+        load_model(base, make_nf4_config() if config.method == "qlora" else None), config, hyperparameters
+    )
 
 
-def adapt(model: Model, config: Train, found: Hyperparameters) -> Model:
+def add_adapter(model: Model, config: Train, hyperparameters: Hyperparameters) -> Model:
     """Freeze a model and give it an adapter that trains.
 
     Without `target_modules` every linear layer of the architecture gets one, but the output: a Llama's seven a block,
@@ -64,43 +66,43 @@ def adapt(model: Model, config: Train, found: Hyperparameters) -> Model:
     Raises:
         TrainingError: if a target module is not in the model, or its adapter could not be merged.
     """
-    found = overruled(found, config)
+    hyperparameters = apply_fixed_values(hyperparameters, config)
     set_seed(config.seed)
-    adapter = LoraConfig(
-        r=found.rank,
-        lora_alpha=found.alpha or 2 * found.rank,
-        lora_dropout=found.dropout,
+    lora_config = LoraConfig(
+        r=hyperparameters.rank,
+        lora_alpha=hyperparameters.alpha or 2 * hyperparameters.rank,
+        lora_dropout=hyperparameters.dropout,
         use_rslora=config.rslora,
         use_dora=config.dora,
-        target_modules=_targets(model, config.target_modules),
+        target_modules=_choose_target_modules(model, config.target_modules),
         task_type=TaskType.CAUSAL_LM,
     )
-    adapted = get_peft_model(model, adapter).train()
+    adapted = get_peft_model(model, lora_config).train()
     check_mergeable(dict(adapted.get_base_model().named_modules()))
     _compute_in_bfloat16(adapted)
     return adapted
 
 
 def check_mergeable(modules: Mapping[str, Any]) -> None:
-    """Make sure that every adapter is on a layer with a weight of its own, which it can be merged into.
+    """Make sure that every adapter is on a layer whose weight it can be merged into.
 
-    peft takes `all-linear` of a mixture of experts to mean the experts, too, which are slices of one tensor.
+    In a mixture of experts, peft's `all-linear` includes the experts, which are slices of one tensor.
 
     Raises:
-        TrainingError: naming one that is not.
+        TrainingError: naming a layer that cannot be merged.
     """
-    if odd := [name for name, module in modules.items() if isinstance(module, ParamWrapper)]:
+    if unmergeable := [name for name, module in modules.items() if isinstance(module, ParamWrapper)]:
         raise TrainingError(
-            f"The adapter would be on {odd[0]}, which is no linear layer, so it cannot be merged into the base: a "
-            "mixture of experts. Name linear layers, such as q_proj, in train.target_modules."
+            f"The adapter would be on {unmergeable[0]}, which is no linear layer, so it cannot be merged into the "
+            "base: a mixture of experts. Name linear layers, such as q_proj, in train.target_modules."
         )
 
 
-def _targets(model: Model, names: Sequence[str]) -> list[str] | str:
+def _choose_target_modules(model: Model, names: Sequence[str]) -> list[str] | str:
     """Return the layers that get an adapter, for peft: the named ones, or every linear one if none is named.
 
-    peft accepts names that are not in the model as long as one is: `q_proj, v_proj, o_proj` on a Phi-3, whose first two
-    are one `qkv_proj`, would train a third of what was asked for. Here such a name is an error.
+    peft ignores unknown names if it knows one. `q_proj, v_proj, o_proj` on a Phi-3, which has a fused `qkv_proj`, would
+    train only `o_proj`. Here an unknown name is an error.
     """
     if not names:
         return "all-linear"
@@ -126,7 +128,7 @@ def _compute_in_bfloat16(model: Model) -> None:
     model.forward = torch.autocast(model.device.type, torch.bfloat16)(model.forward)
 
 
-def trained_parameters(model: Any) -> dict[str, int]:
+def count_parameters(model: Any) -> dict[str, int]:
     """Count the parameters that train, and all parameters (quantised ones unpacked)."""
     training, total = model.get_nb_trainable_parameters()
     return {"trained": int(training), "parameters": int(total)}

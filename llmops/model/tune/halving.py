@@ -47,59 +47,59 @@ class TrialJob:
 RunTrialJobs = Callable[[Sequence[TrialJob]], list[Trial]]
 
 
-def rungs(config: Tune) -> list[int]:
-    """Return the steps after which trials are compared: `rung` or more up to `steps`, each `halving` times the last.
+def list_rungs(config: Tune) -> list[int]:
+    """Return the steps after which trials are compared: from `rung` or more to `steps`, each `halving` times the last.
 
     If every trial trains its own epochs, the list has only 0, which stands for the end.
     """
-    found = [config.steps]
-    while config.halving > 1 and found[0] // config.halving >= config.rung:
-        found.insert(0, found[0] // config.halving)
-    return found
+    rungs = [config.steps]
+    while config.halving > 1 and rungs[0] // config.halving >= config.rung:
+        rungs.insert(0, rungs[0] // config.halving)
+    return rungs
 
 
-def promote(trials: Sequence[Trial], ladder: Sequence[int], factor: int) -> Trial | None:
+def choose_promoted(trials: Sequence[Trial], ladder: Sequence[int], factor: int) -> Trial | None:
     """Return the trial to train further, None if there is none.
 
     It is the best trial that waits in the top 1/`factor` of a rung, of the highest rung with such a trial. At least one
     trial of a rung is promoted.
     """
     for rung in reversed(ladder[:-1]):
-        reached = ranking(trials, rung)
+        reached = rank_trials(trials, rung)
         for trial in reached[: max(1, len(reached) // factor)]:
             if trial.steps == rung:
                 return trial
     return None
 
 
-def stopped(trials: Sequence[Trial], ladder: Sequence[int], factor: int, total: int) -> list[Trial]:
+def find_stopped(trials: Sequence[Trial], ladder: Sequence[int], factor: int, total: int) -> list[Trial]:
     """Return the trials that can never be promoted, even if all of the `total` trials reach their rung."""
-    going = {
+    promotable = {
         trial.number
         for rung in ladder[:-1]
-        for trial in ranking(trials, rung)[: max(1, total // factor)]
+        for trial in rank_trials(trials, rung)[: max(1, total // factor)]
         if trial.steps == rung
     }
-    return [trial for trial in trials if trial.number not in going]
+    return [trial for trial in trials if trial.number not in promotable]
 
 
-def ranking(trials: Sequence[Trial], rung: int) -> list[Trial]:
+def rank_trials(trials: Sequence[Trial], rung: int) -> list[Trial]:
     """Return the trials that reached a rung and have not failed, sorted by their loss there."""
     reached = [trial for trial in trials if rung in trial.losses and not trial.error]
     return sorted(reached, key=lambda trial: (trial.losses[rung], trial.number))
 
 
-def standing(trials: Sequence[Trial]) -> list[float]:
+def score_trials(trials: Sequence[Trial]) -> list[float]:
     """Return a score per trial: its rank, 0 for the best, or infinity for a failed trial.
 
     Trials that were trained further come first, because they have beaten the others on their rung. Trials that were
     trained equally far are sorted by loss.
     """
     order = sorted((t for t in trials if not t.error), key=lambda t: (-t.steps, t.loss, t.number))
-    places = {trial.number: float(place) for place, trial in enumerate(order)}
-    return [places.get(trial.number, math.inf) for trial in trials]
+    ranks = {trial.number: float(rank) for rank, trial in enumerate(order)}
+    return [ranks.get(trial.number, math.inf) for trial in trials]
 
 
-def best_trial(trials: Sequence[Trial]) -> Trial:
+def find_best_trial(trials: Sequence[Trial]) -> Trial:
     """Return the trial with the best score."""
-    return min(zip(standing(trials), trials, strict=True), key=lambda pair: (pair[0], pair[1].number))[1]
+    return min(zip(score_trials(trials), trials, strict=True), key=lambda pair: (pair[0], pair[1].number))[1]

@@ -26,7 +26,7 @@ class Gain:
         return self.low > 0
 
 
-def gain(trial: Trial, start: Trial, tokens: Sequence[int], compared: int) -> Gain:
+def compute_gain(trial: Trial, start: Trial, tokens: Sequence[int], comparisons: int) -> Gain:
     """Compare a trial with the start, item by item.
 
     It is Student's t test of the gain of each item, divided by the mean length of an answer: nats per token. (A test of
@@ -34,9 +34,9 @@ def gain(trial: Trial, start: Trial, tokens: Sequence[int], compared: int) -> Ga
     eight items.) The trial was picked as the best of `compared` beside the start, so the level is divided by their
     number (Bonferroni). `tokens` are the answer tokens of each item.
     """
-    level = ALPHA / max(1, compared)
-    lower = np.subtract(start.nats, trial.nats)
+    level = ALPHA / max(1, comparisons)
+    gains = np.subtract(start.nats, trial.nats)
     length, n = sum(tokens) / len(tokens), len(tokens)
-    mean = float(lower.mean())
-    error = float(lower.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    mean = float(gains.mean())
+    error = float(gains.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
     return Gain(mean / length, (mean - float(stats.t.ppf(1 - level, max(1, n - 1))) * error) / length, level)

@@ -3,45 +3,53 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmops.frame.artifacts import write_whole
-from llmops.model.training.space import Space
-from llmops.model.tune.halving import Trial, best_trial, standing
+from llmops.frame.artifacts import write_atomically
+from llmops.model.training.space import SearchSpace
+from llmops.model.tune.halving import Trial, find_best_trial, score_trials
 from llmops.model.tune.noise import Gain
 
-PLOT = "trials.png"
+PLOT_FILE = "trials.png"
 
 
-def report(trials: Sequence[Trial], space: Space, ladder: Sequence[int], won: Gain | None, out: Path) -> None:
+def write_report(
+    trials: Sequence[Trial], space: SearchSpace, ladder: Sequence[int], gain: Gain | None, out: Path
+) -> None:
     """Write `report.md` and `trials.png`, the best trials first. Without trials write only the text.
 
-    `ladder` are the optimiser steps after which trials were compared; 0 is the end. `won` is the gain of the best trial
+    `ladder` are the optimiser steps after which trials were compared; 0 is the end. `gain` is that of the best trial
     over the start; None if the best is the start, or the start failed.
     """
     if not trials:
-        write_whole(out / "report.md", b"# Search\n\nNothing was searched: the starting point was taken.\n")
+        write_atomically(out / "report.md", b"# Search\n\nNothing was searched: the starting point was taken.\n")
         return
     spent = sum(trial.trained for trial in trials)
-    ordered = [trial for _, trial in sorted(zip(standing(trials), trials, strict=True), key=lambda pair: pair[0])]
-    winner, names = best_trial(trials), [d.name for d in space.dimensions]
+    ordered = [trial for _, trial in sorted(zip(score_trials(trials), trials, strict=True), key=lambda pair: pair[0])]
+    winner, names = find_best_trial(trials), [d.name for d in space.dimensions]
     measured = [f"loss at {rung}" if rung else "loss" for rung in ladder]
     head = ["trial", *(name.replace("_", " ") for name in names), "steps", *measured, "what became of it"]
-    rows = [" | ".join(head), "---:|" * (len(head) - 1) + "---", *(_row(t, winner, names, ladder) for t in ordered)]
+    rows = [
+        " | ".join(head),
+        "---:|" * (len(head) - 1) + "---",
+        *(_format_row(t, winner, names, ladder) for t in ordered),
+    ]
     whole = f"; all of them whole would have been {len(trials) * ladder[-1]}" if ladder[-1] else ""
     text = (
         f"# Search\n\n{len(trials)} trials, {spent} optimiser steps{whole}. Losses are nats per answer token of "
-        f"validation examples.\n\n{_conclusion(winner, won)}\n\n"
+        f"validation examples.\n\n{_describe_result(winner, gain)}\n\n"
         + "\n".join(f"| {row} |" for row in rows)
-        + f"\n\n![Loss over optimiser steps, and over the learning rate]({PLOT})\n"
+        + f"\n\n![Loss over optimiser steps, and over the learning rate]({PLOT_FILE})\n"
     )
-    write_whole(out / "report.md", text.encode())
-    _plot(trials, out / PLOT)
+    write_atomically(out / "report.md", text.encode())
+    _plot(trials, out / PLOT_FILE)
 
 
-def _conclusion(winner: Trial, won: Gain | None) -> str:
-    if won is None:
+def _describe_result(winner: Trial, gain: Gain | None) -> str:
+    if gain is None:
         return f"Trial {winner.number} leads, and its point is taken."
-    figures = f"{won.nats:.4f} nats below the starting point, lower bound {won.low:.4f} at a level of {won.level:.2g}"
-    if won.beyond_noise:
+    figures = (
+        f"{gain.nats:.4f} nats below the starting point, lower bound {gain.low:.4f} at a level of {gain.level:.2g}"
+    )
+    if gain.beyond_noise:
         return f"Trial {winner.number} leads, {figures}: its point is taken."
     return (
         f"Trial {winner.number} leads, {figures}: that may be noise of the validation items, so **the starting point "
@@ -49,16 +57,16 @@ def _conclusion(winner: Trial, won: Gain | None) -> str:
     )
 
 
-def _row(trial: Trial, winner: Trial, names: Sequence[str], ladder: Sequence[int]) -> str:
+def _format_row(trial: Trial, winner: Trial, names: Sequence[str], ladder: Sequence[int]) -> str:
     if trial.error:
-        fate = "failed: " + trial.error.replace("|", "\\|").replace("\n", " ")
+        outcome = "failed: " + trial.error.replace("|", "\\|").replace("\n", " ")
     elif trial is winner:
-        fate = "**best**"
+        outcome = "**best**"
     else:
-        fate = "trained whole" if trial.steps == ladder[-1] else f"stopped at {trial.steps}"
+        outcome = "trained whole" if trial.steps == ladder[-1] else f"stopped at {trial.steps}"
     losses = [f"{trial.losses[rung]:.4f}" if rung in trial.losses else "" for rung in ladder]
     values = [f"{getattr(trial.found, name):.3g}" for name in names]
-    return " | ".join([str(trial.number), *values, str(trial.trained), *losses, fate])
+    return " | ".join([str(trial.number), *values, str(trial.trained), *losses, outcome])
 
 
 def _plot(trials: Sequence[Trial], path: Path) -> None:
@@ -67,7 +75,7 @@ def _plot(trials: Sequence[Trial], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     curves, rates = figure.subplots(1, 2, sharey=True)
-    judged, winner = [trial for trial in trials if trial.losses], best_trial(trials)
+    judged, winner = [trial for trial in trials if trial.losses], find_best_trial(trials)
     whole = max((trial.steps for trial in judged), default=0)
     for trial in judged:
         colour = "#c2571a" if trial is winner else "#2f6f8f" if trial.steps == whole else "#9ab"

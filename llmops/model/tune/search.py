@@ -14,34 +14,37 @@ from hyperopt.base import JOB_STATE_DONE, Domain, Trials, trials_from_docs
 from llmops.config import Tune
 from llmops.config.model import TPE_STARTUP
 from llmops.model.training.qlora import Hyperparameters
-from llmops.model.training.space import Space, grid, start_point
+from llmops.model.training.space import SearchSpace, make_grid, make_start_point
 
-REDRAWS = 100  #: draws of tried points before the first untried point of a small space is taken
+MAX_REDRAWS = 100  #: draws of tried points before the first untried point of a small space is taken
 
 
-def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Hyperparameters:
+def propose_point(config: Tune, space: SearchSpace, tried: Sequence[tuple[Hyperparameters, float]]) -> Hyperparameters:
     """Return the next point. It differs from all that were tried, which are given in order, each with its score.
 
     A smaller score is better. It is infinite if it is unknown or the trial failed.
     """
     if config.search == "grid":
-        return grid(space, config.trials)[len(tried)]
-    before = {found for found, _ in tried}
-    if (first := start_point(space)) not in before:
+        return make_grid(space, config.trials)[len(tried)]
+    tried_points = {point for point, _ in tried}
+    if (first := make_start_point(space)) not in tried_points:
         return first
-    tree, history = Domain(dict, {d.name: d.node() for d in space.dimensions}), _history(space, tried)
-    for draw in range(REDRAWS):
+    domain, history = (
+        Domain(dict, {d.name: d.make_hyperopt_node() for d in space.dimensions}),
+        _build_history(space, tried),
+    )
+    for draw in range(MAX_REDRAWS):
         seed = int(np.random.default_rng([config.seed, len(tried), draw]).integers(2**31 - 1))
-        point = _draw(config.search, space, tree, history, seed)
-        if point not in before:
+        point = _draw_point(config.search, space, domain, history, seed)
+        if point not in tried_points:
             return point
-    return next(point for point in grid(space, int(space.size)) if point not in before)
+    return next(point for point in make_grid(space, int(space.size)) if point not in tried_points)
 
 
-def _history(space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Trials:
+def _build_history(space: SearchSpace, tried: Sequence[tuple[Hyperparameters, float]]) -> Trials:
     documents = []
-    for number, (found, score) in enumerate(tried):
-        values = {d.name: d.kept(getattr(found, d.name)) for d in space.dimensions}
+    for number, (point, score) in enumerate(tried):
+        values = {d.name: d.encode(getattr(point, d.name)) for d in space.dimensions}
         documents.append(
             {
                 "tid": number,
@@ -65,10 +68,12 @@ def _history(space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Tr
     return trials_from_docs(documents)
 
 
-def _draw(search: str, space: Space, tree: Domain, history: Trials, seed: int) -> Hyperparameters:
+def _draw_point(search: str, space: SearchSpace, domain: Domain, history: Trials, seed: int) -> Hyperparameters:
     suggest: Callable[..., Any] = {
         "random": lambda *a: rand.suggest(*a),
         "tpe": lambda *a: tpe.suggest(*a, n_startup_jobs=TPE_STARTUP, verbose=False),
     }[search]
-    drawn = {name: value[0] for name, value in suggest([len(history)], tree, history, seed)[0]["misc"]["vals"].items()}
-    return space.point({d.name: d.drawn(float(drawn[d.name])) for d in space.dimensions})
+    drawn = {
+        name: value[0] for name, value in suggest([len(history)], domain, history, seed)[0]["misc"]["vals"].items()
+    }
+    return space.make_point({d.name: d.decode(float(drawn[d.name])) for d in space.dimensions})

@@ -24,20 +24,29 @@ from llmops.data.features.examples import read_offline
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.artifacts import write_json
 from llmops.frame.errors import TrainingError
-from llmops.frame.records import base_path
-from llmops.model.base.packing import answer_nats, per_token
+from llmops.frame.records import get_base_path
+from llmops.model.base.packing import average_per_token, compute_answer_nats
 from llmops.model.training.fit import fit
-from llmops.model.training.qlora import Hyperparameters, trainable
-from llmops.model.training.space import Space, count_points, declared_space, start_point
-from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob, best_trial, promote, rungs, standing, stopped
-from llmops.model.tune.noise import Gain, gain
-from llmops.model.tune.report import report
-from llmops.model.tune.search import propose
+from llmops.model.training.qlora import Hyperparameters, load_trainable_model
+from llmops.model.training.space import SearchSpace, build_search_space, count_points, make_start_point
+from llmops.model.tune.halving import (
+    RunTrialJobs,
+    Trial,
+    TrialJob,
+    choose_promoted,
+    find_best_trial,
+    find_stopped,
+    list_rungs,
+    score_trials,
+)
+from llmops.model.tune.noise import Gain, compute_gain
+from llmops.model.tune.report import write_report
+from llmops.model.tune.search import propose_point
 
 log = logging.getLogger(__name__)
 
-TRIALS = "trials.json"  #: rewritten after every measurement; an interrupted search continues from it
-CHECKPOINTS = ".trials"  #: folder of the trials' checkpoints, deleted at the end of the search
+TRIALS_FILE = "trials.json"  #: rewritten after every measurement; an interrupted search continues from it
+CHECKPOINTS_FOLDER = ".trials"  #: folder of the trials' checkpoints, deleted at the end of the search
 
 
 def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) -> dict[str, Any]:
@@ -52,75 +61,77 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
         ArtifactError: if there are no examples to train or to validate on.
         TrainingError: if every trial failed.
     """
-    space, ladder = declared_space(config, train), rungs(config)
+    space, ladder = build_search_space(config, train), list_rungs(config)
     total = count_points(config, space)
-    found, trials, won = start_point(space), list[Trial](), None
+    hyperparameters, trials, gain = make_start_point(space), list[Trial](), None
     if total > 1:
-        with _job_runner(config, train, features, select, out) as run_jobs:
-            for trials in search(config, space, _read_trials(out), run_jobs):
-                write_json(out / TRIALS, [asdict(trial) for trial in trials])
-                for trial in stopped(trials, ladder, config.halving, total):
-                    shutil.rmtree(_folder_of(trial, out), ignore_errors=True)
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        with _open_job_runner(config, train, features, select, out) as run_jobs:
+            for trials in run_search(config, space, _read_trials(out), run_jobs):
+                write_json(out / TRIALS_FILE, [asdict(trial) for trial in trials])
+                for trial in find_stopped(trials, ladder, config.halving, total):
+                    shutil.rmtree(_get_folder(trial, out), ignore_errors=True)
+        shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         if all(trial.error for trial in trials):
             raise TrainingError(f"All {len(trials)} trials of the search failed; the first: {trials[0].error}")
-        taken, won = take(trials, config, features)
-        found = taken.found
-    write_json(out / "best.json", asdict(found))
-    report(trials, space, ladder, won, out)
+        chosen, gain = choose_trial(trials, config, features)
+        hyperparameters = chosen.found
+    write_json(out / "best.json", asdict(hyperparameters))
+    write_report(trials, space, ladder, gain, out)
     metrics: dict[str, Any] = {"trials": len(trials), "steps": sum(trial.trained for trial in trials)}
     if trials:
-        metrics["best_loss"] = round(best_trial(trials).loss, 4)
-    if won:
-        metrics |= {"gain": round(won.nats, 4), "gain_low": round(won.low, 4), "beyond_noise": won.beyond_noise}
-    return metrics | asdict(found)
+        metrics["best_loss"] = round(find_best_trial(trials).loss, 4)
+    if gain:
+        metrics |= {"gain": round(gain.nats, 4), "gain_low": round(gain.low, 4), "beyond_noise": gain.beyond_noise}
+    return metrics | asdict(hyperparameters)
 
 
-def take(trials: Sequence[Trial], config: Tune, features: Path) -> tuple[Trial, Gain | None]:
+def choose_trial(trials: Sequence[Trial], config: Tune, features: Path) -> tuple[Trial, Gain | None]:
     """Return the best trial if it beats the start by more than noise, otherwise the start.
 
     The second value is the gain of the best trial; None if the best trial is the start, or the start failed.
     """
-    start, best = min(trials, key=lambda trial: trial.number), best_trial(trials)
+    start, best = min(trials, key=lambda trial: trial.number), find_best_trial(trials)
     if best is start or start.error:
         return best, None
     held_out = draw_examples(features, config.validation_items, config.seed)[1]
-    won = gain(best, start, [len(e.token_ids) - e.prompt_tokens for e in held_out], len(trials) - 1)
-    return (best if won.beyond_noise else start), won
+    gain = compute_gain(best, start, [len(e.token_ids) - e.prompt_tokens for e in held_out], len(trials) - 1)
+    return (best if gain.beyond_noise else start), gain
 
 
-def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunTrialJobs) -> Iterator[list[Trial]]:
+def run_search(
+    config: Tune, space: SearchSpace, trials: Sequence[Trial], run_jobs: RunTrialJobs
+) -> Iterator[list[Trial]]:
     """Continue from `trials` until no job is left. Yield all trials after each measurement."""
     current = {trial.number: trial for trial in trials}
-    while jobs := todo(config, space, list(current.values())):
+    while jobs := choose_jobs(config, space, list(current.values())):
         current |= {trial.number: trial for trial in run_jobs(jobs)}
         yield list(current.values())
 
 
-def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[TrialJob]:
+def choose_jobs(config: Tune, space: SearchSpace, trials: Sequence[Trial]) -> list[TrialJob]:
     """Return the next jobs: a promoted trial, otherwise up to `config.parallel` new trials; none at the end."""
-    ladder, total = rungs(config), count_points(config, space)
-    if going := promote(trials, ladder, config.halving):
-        return [TrialJob(going, ladder[ladder.index(going.steps) + 1])]
-    tried = list(zip((trial.found for trial in trials), standing(trials), strict=True))
+    ladder, total = list_rungs(config), count_points(config, space)
+    if promoted := choose_promoted(trials, ladder, config.halving):
+        return [TrialJob(promoted, ladder[ladder.index(promoted.steps) + 1])]
+    tried = list(zip((trial.found for trial in trials), score_trials(trials), strict=True))
     for _ in range(min(config.parallel, total - len(trials))):
-        tried.append((propose(config, space, tried), math.inf))
+        tried.append((propose_point(config, space, tried), math.inf))
     return [
-        TrialJob(Trial(number, found), ladder[0]) for number, (found, _) in enumerate(tried) if number >= len(trials)
+        TrialJob(Trial(number, point), ladder[0]) for number, (point, _) in enumerate(tried) if number >= len(trials)
     ]
 
 
 @contextmanager
-def _job_runner(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[RunTrialJobs]:
+def _open_job_runner(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[RunTrialJobs]:
     """Yield a function that runs jobs: one after another here, or on Spark."""
-    attempt = partial(attempt_job, config=config, train=train, features=features, base=base_path(select))
+    attempt = partial(attempt_job, config=config, train=train, features=features, base=get_base_path(select))
     if config.spark:
-        from llmops.model.tune.spark_trials import on_spark
+        from llmops.model.tune.spark_trials import open_spark_runner
 
-        with on_spark(config, attempt) as run_jobs:
+        with open_spark_runner(config, attempt) as run_jobs:
             yield run_jobs
     else:
-        yield lambda jobs: [attempt(job, _folder_of(job.trial, out)) for job in jobs]
+        yield lambda jobs: [attempt(job, _get_folder(job.trial, out)) for job in jobs]
 
 
 def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, features: Path, base: str) -> Trial:
@@ -136,11 +147,11 @@ def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, feat
         if job.steps and int(path.name.split("-")[1]) > trial.steps:
             shutil.rmtree(path)
     try:
-        model = trainable(base, training, trial.found)
+        model = load_trainable_model(base, training, trial.found)
         pause = job.steps if job.steps < config.steps else 0
         history = fit(model, examples, training, trial.found, folder, max_steps=config.steps, pause=pause)
-        measured = answer_nats(model, held_out)
-        loss = per_token(measured)
+        measured = compute_answer_nats(model, held_out)
+        loss = average_per_token(measured)
         trained = int(max(row["step"] for row in history))
         del model
         gc.collect()
@@ -161,14 +172,14 @@ def draw_examples(features: Path, items: int, seed: int) -> tuple[Sequence[Token
     return examples, random.Random(seed).sample(held_out, min(items, len(held_out)))
 
 
-def _folder_of(trial: Trial, out: Path) -> Path:
-    return out / CHECKPOINTS / str(trial.number)
+def _get_folder(trial: Trial, out: Path) -> Path:
+    return out / CHECKPOINTS_FOLDER / str(trial.number)
 
 
 def _read_trials(out: Path) -> list[Trial]:
-    if not (out / TRIALS).is_file():
+    if not (out / TRIALS_FILE).is_file():
         return []
-    rows = json.loads((out / TRIALS).read_text(encoding="utf-8"))
+    rows = json.loads((out / TRIALS_FILE).read_text(encoding="utf-8"))
     return [
         Trial(
             number=row["number"],

@@ -1,1 +1,1 @@
-"""Alerts: rules are judged, a broken rule raises one alert, and receivers are notified at least once."""
+"""Alerts: rules are checked, a broken rule raises one alert, and receivers are notified at least once."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmops.config import Config
 from llmops.config.alerts import Rule
-from llmops.frame.artifacts import locked
+from llmops.frame.artifacts import hold_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Breach:
     subject: str = ""  #: a version, a sink, a DAG, a key
     value: float | None = None  #: measured value
     bound: float | None = None  #: promised value
-    since: str = ""  #: window that was judged
+    since: str = ""  #: window that was checked
     until: str = ""
-    machine: str = ""  #: the only machine that can judge it
+    machine: str = ""  #: the only machine that can check it
     details: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the event
 
     def as_json(self) -> dict[str, Any]:
@@ -52,12 +52,12 @@ def build_message(config: Config, row: Mapping[str, Any], state: str) -> dict[st
         "resolved": row["resolved"] or None,
         "place": row["place"],
         "runbook": f"{config.alerts.runbook}#{row['rule']}",
-        "link": dashboard_url(config),
+        "link": get_dashboard_url(config),
         "service": "llmops",
     }
 
 
-def dashboard_url(config: Config) -> str:
+def get_dashboard_url(config: Config) -> str:
     """Return the address of the dashboard."""
     if config.alerts.dashboard:
         return config.alerts.dashboard
@@ -79,14 +79,14 @@ def format_text(document: Mapping[str, Any]) -> str:
     return "\n".join([document["message"], "", *rows, "", *ends])
 
 
-def machine_id(config: Config) -> str:
+def get_machine_id(config: Config) -> str:
     """Return the name of this home. Several processes may share it; other machines cannot see it.
 
     Breaches of the rules about its spool and its disk carry this name.
     """
     file = config.home / "place"
     if not file.is_file():
-        with locked(file):
+        with hold_lock(file):
             if not file.is_file():
                 file.write_text(f"{socket.gethostname()}-{secrets.token_hex(3)}", encoding="utf-8")
     return file.read_text(encoding="utf-8")

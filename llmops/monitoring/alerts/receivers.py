@@ -16,18 +16,18 @@ from urllib.parse import quote, unquote
 from llmops.config import Config
 from llmops.config.alerts import Receiver as Settings
 from llmops.events.datasets import ALERT
-from llmops.events.events import emit, timestamp
+from llmops.events.events import emit, format_timestamp
 from llmops.frame.errors import ConfigError, TransientError, describe_error
-from llmops.frame.variables import VARIABLE, filled
+from llmops.frame.variables import VARIABLE, fill_variables
 from llmops.monitoring.alerts.breach import build_message, format_text, format_title
 
 log = logging.getLogger(__name__)
 
 SERVICE_TIMEOUT_S = 30.0  #: time limit of a service, besides its own limits for connecting and reading
-REDACTED = "…"  #: replaces a secret
+SECRET_REPLACEMENT = "…"  #: replaces a secret
 #: chat programs read these as a mention of everybody, or a link to somebody
 _MENTION = re.compile(r"<(?=[!@#])|@(?=(?:channel|here|all|everyone)\b)")
-_DETAILS = ("Socket Exception", "Response Details")  #: beginnings of apprise's debug messages with the reason
+_DETAIL_PREFIXES = ("Socket Exception", "Response Details")  #: beginnings of apprise's debug messages with the reason
 
 
 class Receiver(NamedTuple):
@@ -37,9 +37,11 @@ class Receiver(NamedTuple):
     send: Callable[[Mapping[str, Any]], None]
 
 
-def receivers_of(config: Config, environ: Mapping[str, str] = os.environ) -> list[Receiver]:
+def make_receivers(config: Config, environ: Mapping[str, str] = os.environ) -> list[Receiver]:
     """Return the log, the events, and the receivers of the configuration."""
-    named = [Receiver(settings.name, partial(_send, settings, environ)) for settings in config.alerts.receivers]
+    named = [
+        Receiver(settings.name, partial(_send_to_service, settings, environ)) for settings in config.alerts.receivers
+    ]
     return [Receiver("log", _log_alert), Receiver("event", partial(emit_alert, config.events)), *named]
 
 
@@ -57,15 +59,15 @@ def build_service(settings: Settings, environ: Mapping[str, str] = os.environ, a
     logger = logging.getLogger("apprise")
     logger.propagate, logger.handlers = False, logger.handlers or [logging.NullHandler()]
 
-    def value(name: str) -> str:
+    def read_variable(name: str) -> str:
         if name not in environ:
             raise ConfigError(f"The receiver {settings.name} needs ${{{name}}}; set {name} in the environment.")
         return environ[name]
 
-    url = filled(settings.url.replace("{alert}", alert), value)
+    url = fill_variables(settings.url.replace("{alert}", alert), read_variable)
     asset = AppriseAsset(app_id="llmops", http_redirects=False, service_timeout=SERVICE_TIMEOUT_S)
-    if found := Apprise.instantiate(url, asset=asset):
-        return found
+    if service := Apprise.instantiate(url, asset=asset):
+        return service
     scheme = url.partition("://")[0] if re.match(r"\w+://", url) else "SCHEME"
     raise ConfigError(
         f"apprise cannot use the URL of the receiver {settings.name}; write it as https://appriseit.com/services/ says "
@@ -73,7 +75,7 @@ def build_service(settings: Settings, environ: Mapping[str, str] = os.environ, a
     )
 
 
-def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str, Any]) -> None:
+def _send_to_service(settings: Settings, environ: Mapping[str, str], document: Mapping[str, Any]) -> None:
     from apprise import Apprise
 
     service = build_service(settings, environ, document["alert"])
@@ -93,8 +95,12 @@ def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str,
         notify_type={"resolved": "success", "test": "info"}.get(document["state"], severity),
     )
     if not result:
-        why = [e.message for e in result.logs() if e.level in ("WARNING", "ERROR") or e.message.startswith(_DETAILS)]
-        raise TransientError(_redact_secrets(" ".join(why) or result.status.name, settings, environ))
+        reasons = [
+            e.message
+            for e in result.logs()
+            if e.level in ("WARNING", "ERROR") or e.message.startswith(_DETAIL_PREFIXES)
+        ]
+        raise TransientError(_redact_secrets(" ".join(reasons) or result.status.name, settings, environ))
 
 
 def _redact_secrets(text: str, settings: Settings, environ: Mapping[str, str]) -> str:
@@ -106,7 +112,7 @@ def _redact_secrets(text: str, settings: Settings, environ: Mapping[str, str]) -
         for part in (value, *parts):
             secrets |= {part, quote(part), quote(part, safe=""), unquote(part)}
     for secret in sorted(secrets - {""}, key=len, reverse=True):
-        text = text.replace(secret, REDACTED)
+        text = text.replace(secret, SECRET_REPLACEMENT)
     return text
 
 
@@ -138,11 +144,11 @@ def emit_alert(folder: Path, document: Mapping[str, Any]) -> None:
     emit(folder, ALERT, {name: value for name, value in fields.items() if value is not None})
 
 
-def send_test(config: Config, receivers: Sequence[Receiver]) -> dict[str, str]:
+def send_test_message(config: Config, receivers: Sequence[Receiver]) -> dict[str, str]:
     """Send each receiver a test message. Return name → error, empty for success."""
-    now = timestamp()
-    sentence = "This is a test of the receivers of alerts; nothing has happened."
-    body: dict[str, Any] = {"message": sentence, "value": None, "bound": None, "since": "", "until": ""}
+    now = format_timestamp()
+    text = "This is a test of the receivers of alerts; nothing has happened."
+    body: dict[str, Any] = {"message": text, "value": None, "bound": None, "since": "", "until": ""}
     row = {"id": uuid.uuid4().hex, "rule": "test", "subject": "", "place": "", "severity": "warning"}
     message = build_message(config, {**row, "finding": {**body, "details": {}}, "raised": now, "resolved": now}, "test")
 

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 from llmops.config import Config
 from llmops.data.feedback import rows
 from llmops.data.feedback.review import refresh
-from llmops.events.events import timestamp
-from llmops.frame.records import Example, content_id
+from llmops.events.events import format_timestamp
+from llmops.frame.records import Example, make_content_id
 from llmops.release.registry.registry import registry_of
 from llmops.release.registry.version import Version
 from llmops.state.database import database_of
 
-MOST_FRESH = 500  #: most corrections measured, the latest ones
+MAX_FRESH_ITEMS = 500  #: most corrections measured, the latest ones
 
 
 def read_fixed_items(version: Version) -> list[Example]:
@@ -24,7 +24,7 @@ def read_fixed_items(version: Version) -> list[Example]:
         version.path / "answers.parquet", columns=["id", "question", "context", "reference", "group", "model"]
     )
     return [
-        _item(row["id"], row["question"], row["reference"], row["context"], "fixed", row["group"])
+        _make_item(row["id"], row["question"], row["reference"], row["context"], "fixed", row["group"])
         for row in answers.to_pylist()
         if row["model"] == "candidate"
     ]
@@ -40,15 +40,15 @@ def read_fresh_items(config: Config) -> list[Example]:
         return []
     refresh(config)
     corrections: dict[tuple[str, str], Example] = {}
-    for row in rows.read_accepted(database_of(config), timestamp()):
-        if row.kind == "correction" and row.decided >= timestamp(datetime.fromisoformat(champion.created)):
+    for row in rows.read_accepted(database_of(config), format_timestamp()):
+        if row.kind == "correction" and row.decided >= format_timestamp(datetime.fromisoformat(champion.created)):
             key = row.question, row.context
             corrections.pop(key, None)
-            corrections[key] = _item(content_id(*key), row.question, row.text, row.context, "fresh")
-    return list(corrections.values())[-MOST_FRESH:]
+            corrections[key] = _make_item(make_content_id(*key), row.question, row.text, row.context, "fresh")
+    return list(corrections.values())[-MAX_FRESH_ITEMS:]
 
 
-def _item(id: str, question: str, answer: str, context: str, source: str, group: str = "") -> Example:
+def _make_item(id: str, question: str, answer: str, context: str, source: str, group: str = "") -> Example:
     return Example(
         id=id, question=question, answer=answer, context=context or "", group=group or id, split="test", source=source,
         location="", position="",

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-LEAST_DAYS = 10  #: shorter series have no slope
+MIN_DAYS = 10  #: shorter series have no slope
 
 
 class Slope(NamedTuple):
@@ -29,29 +29,31 @@ class Slope(NamedTuple):
     high: float
 
 
-def slope_of(days: Sequence[float], values: Sequence[float], confidence: float = 0.95) -> Slope | None:
-    """Return the slope of a series; None for fewer than `LEAST_DAYS` days.
+def estimate_slope(days: Sequence[float], values: Sequence[float], confidence: float = 0.95) -> Slope | None:
+    """Return the slope of a series; None for fewer than `MIN_DAYS` days.
 
     `days` are increasing and distinct. `confidence` is the level of the interval.
     """
-    if len(days) < LEAST_DAYS:
+    if len(days) < MIN_DAYS:
         return None
     x, y = np.asarray(days, np.float64), np.asarray(values, np.float64)
     early, late = np.triu_indices(len(x), 1)
     slopes = np.sort((y[late] - y[early]) / (x[late] - x[early]))
     middle = float(np.median(slopes))
-    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(_variance(y) * _inflation(y - middle * x))
-    low, high = math.floor((len(slopes) - reach) / 2), math.ceil((len(slopes) + reach) / 2)
+    half_width = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(
+        _compute_variance(y) * _compute_inflation(y - middle * x)
+    )
+    low, high = math.floor((len(slopes) - half_width) / 2), math.ceil((len(slopes) + half_width) / 2)
     return Slope(middle, float(slopes[max(0, low)]), float(slopes[min(len(slopes) - 1, high)]))
 
 
-def _variance(values: NDArray[np.float64]) -> float:
+def _compute_variance(values: NDArray[np.float64]) -> float:
     n = len(values)
     ties = sum(t * (t - 1) * (2 * t + 5) for t in Counter(values.tolist()).values())
     return float((n * (n - 1) * (2 * n + 5) - ties) / 18)
 
 
-def _inflation(residuals: NDArray[np.float64]) -> float:
+def _compute_inflation(residuals: NDArray[np.float64]) -> float:
     """Return the factor by which autocorrelation of the ranks increases the variance; at least 1."""
     n = len(residuals)
     ranks = rankdata(residuals) - (n + 1) / 2

@@ -18,17 +18,17 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 
-from llmops.monitoring.drift.comparisons import stability_index
+from llmops.monitoring.drift.feature_comparison import compute_stability_index
 
-Rows = NDArray[np.floating]
+RowVectors = NDArray[np.floating]
 
-MEAN_SIZES = 25, 125  #: requests of a cluster, both sets together; a clustering of each size
+MEAN_CLUSTER_SIZES = 25, 125  #: requests of a cluster, both sets together; a clustering of each size
 PERMUTATIONS = 999
-BUCKETS = 2**14  #: hash buckets of words, and of pieces of words; time and memory grow with them
+HASH_BUCKETS = 2**14  #: hash buckets of words, and of pieces of words; time and memory grow with them
 DIMENSIONS = 128  #: dimensions that the n-grams of both sets are reduced to (latent semantic analysis)
 
 
-class Separation(NamedTuple):
+class ClusterShift(NamedTuple):
     """The result of the test."""
 
     statistic: float  #: sum over both clusterings of chi-square, in standard deviations from its mean by chance
@@ -37,7 +37,7 @@ class Separation(NamedTuple):
     unlike: list[int]  #: rows of the window, those of the most grown clusters first
 
 
-def separate(reference: Rows, window: Rows, seed: int = 0) -> Separation | None:
+def compare_clusters(reference: RowVectors, window: RowVectors, seed: int = 0) -> ClusterShift | None:
     """Cluster two sets of rows together, and compare how many of each set the clusters have.
 
     Return None if a set has fewer rows than a small cluster, or all rows are equal.
@@ -49,16 +49,16 @@ def separate(reference: Rows, window: Rows, seed: int = 0) -> Separation | None:
     """
     rows = np.concatenate([reference, window])
     count, in_window = len(rows), np.arange(len(rows)) >= len(reference)
-    if min(len(reference), len(window)) < MEAN_SIZES[0]:
+    if min(len(reference), len(window)) < MEAN_CLUSTER_SIZES[0]:
         return None
     rng = np.random.default_rng(seed)
     order = rng.permutation(count)  # otherwise the clustering would depend on the sets
     sides = np.stack([in_window, *(rng.permutation(in_window) for _ in range(PERMUTATIONS))], axis=1).astype(np.float64)
-    clusterings = np.empty((len(MEAN_SIZES), count), np.int64)
-    for labels, size in zip(clusterings, MEAN_SIZES, strict=True):
+    clusterings = np.empty((len(MEAN_CLUSTER_SIZES), count), np.int64)
+    for labels, size in zip(clusterings, MEAN_CLUSTER_SIZES, strict=True):
         clustering = MiniBatchKMeans(max(2, count // size), n_init=1, random_state=seed)
         labels[order] = clustering.fit_predict(rows[order])
-    scores = np.stack([_score(labels, sides) for labels in clusterings])
+    scores = np.stack([_compute_scores(labels, sides) for labels in clusterings])
     sums = scores.sum(axis=0)
     if not sums.any():
         return None
@@ -68,25 +68,25 @@ def separate(reference: Rows, window: Rows, seed: int = 0) -> Separation | None:
     expected = (before + now) * len(window) / count
     growth = (now - expected) / np.sqrt(np.maximum(expected, 1e-9))
     unlike = np.argsort(-growth[labels[in_window]], kind="stable").tolist()
-    return Separation(float(sums[0]), stability_index(before, now), p_value, unlike)
+    return ClusterShift(float(sums[0]), compute_stability_index(before, now), p_value, unlike)
 
 
-def _score(labels: NDArray[np.int64], sides: Rows) -> Rows:
+def _compute_scores(labels: NDArray[np.int64], sides: RowVectors) -> RowVectors:
     """Return chi-square of the clusters' shares for each column of `sides`, in standard deviations from its mean."""
     members = sparse.csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))))
     expected = np.bincount(labels)[:, None] * sides[:, 0].mean()
-    values: Rows = ((members @ sides - expected) ** 2 / np.maximum(expected, 1e-9)).sum(axis=0)
+    values: RowVectors = ((members @ sides - expected) ** 2 / np.maximum(expected, 1e-9)).sum(axis=0)
     spread = float(values.std())
     return (values - values.mean()) / spread if spread > 1e-9 else np.zeros_like(values)
 
 
-def embed_words(reference: Sequence[str], window: Sequence[str], seed: int = 0) -> tuple[Rows, Rows]:
-    """Return rows for `separate` without a model: hashed words, word pairs and pieces of words, in `DIMENSIONS`."""
+def embed_words(reference: Sequence[str], window: Sequence[str], seed: int = 0) -> tuple[RowVectors, RowVectors]:
+    """Return vectors without a model: of hashed words, word pairs and pieces of words, reduced to `DIMENSIONS`."""
     texts = [*reference, *window]
     tables = [
         TfidfTransformer(sublinear_tf=True).fit_transform(vectorizer.transform(texts))
         for vectorizer in (
-            HashingVectorizer(ngram_range=(1, 2), n_features=BUCKETS, alternate_sign=False, norm=None),
+            HashingVectorizer(ngram_range=(1, 2), n_features=HASH_BUCKETS, alternate_sign=False, norm=None),
             HashingVectorizer(
                 analyzer="char_wb", ngram_range=(3, 5), n_features=2**18, alternate_sign=False, norm=None
             ),

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from llmops.data.text.language import UNKNOWN, language_of
-from llmops.data.text.words import words_of
+from llmops.data.text.language import UNKNOWN, detect_language
+from llmops.data.text.words import split_words
 from llmops.monitoring.drift.lexicon import Lexicon
 
 Side = Literal["prompt", "answer"]
 
-MOST_CHARS = 4_000  #: characters that language, script, words and topics are determined from; length counts all
+MAX_CHARS = 4_000  #: characters that language, script, words and topics are determined from; length counts all
 _REFUSAL_CHARS = 300  #: characters of an answer in which a refusal is looked for
 
 
@@ -37,7 +37,7 @@ class Features:
     unknown_share: float | None  #: share of words that the training data lack; None: unknown, or no words
     topics: tuple[str, ...] | None  #: nearest topics of the training data; `(NO_TOPIC,)`: none is near; None: unknown
 
-    def fields(self, side: Side) -> dict[str, Any]:
+    def to_event_fields(self, side: Side) -> dict[str, Any]:
         """Return the features as fields of an `llmops.text` event."""
         values = {**asdict(self), "topics": None if self.topics is None else list(self.topics)}
         return {f"llmops.{side}.{name}": value for name, value in values.items() if value is not None}
@@ -53,31 +53,31 @@ def is_refusal(answer: str) -> bool:
     return bool(_REFUSAL.search(answer[:_REFUSAL_CHARS].replace("\u2019", "'")))
 
 
-def script_of(text: str) -> str:
+def detect_script(text: str) -> str:
     """Return the script of most letters of `text`, by its Unicode name; `UNKNOWN` if it has no letters."""
     letters = Counter(filter(str.isalpha, text))
     scripts: Counter[str] = Counter()
     for letter, count in letters.items():
-        scripts[_script(letter)] += count
+        scripts[_detect_letter_script(letter)] += count
     return min(scripts, key=lambda name: (-scripts[name], name)) if scripts else UNKNOWN
 
 
 def _extract_features(text: str, lexicon: Lexicon | None, side: Side) -> Features:
-    part = text[:MOST_CHARS]
-    words = words_of(text)
-    first_words = words_of(part) if len(part) < len(text) else words
+    part = text[:MAX_CHARS]
+    words = split_words(text)
+    first_words = split_words(part) if len(part) < len(text) else words
     return Features(
         characters=len(text),
         words=len(words),
-        language=language_of(part),
-        script=script_of(part),
-        unknown_share=lexicon.unknown_share(first_words) if lexicon else None,
-        topics=lexicon.nearest(first_words, side) if lexicon else None,
+        language=detect_language(part),
+        script=detect_script(part),
+        unknown_share=lexicon.compute_unknown_share(first_words) if lexicon else None,
+        topics=lexicon.find_nearest(first_words, side) if lexicon else None,
     )
 
 
 @lru_cache(maxsize=20_000)
-def _script(letter: str) -> str:
+def _detect_letter_script(letter: str) -> str:
     name = unicodedata.name(letter, UNKNOWN).partition(" ")[0]
     return _SCRIPT_NAMES.get(name, name.capitalize()) if name != UNKNOWN else UNKNOWN
 

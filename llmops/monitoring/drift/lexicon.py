@@ -15,15 +15,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmops.data.text.words import number_of, words_of
+from llmops.data.text.words import hash_word, split_words
 from llmops.frame.errors import LlmopsError
-from llmops.monitoring.drift.topics import Topics, bucket_all, name_topics, topics_of
+from llmops.monitoring.drift.topics import Topics, build_topics, count_all_buckets, name_topics
 from llmops.release.lineage import DATASET, read_lineage
 from llmops.release.registry.version import Version
 
 log = logging.getLogger(__name__)
 
-MOST_EXAMPLES = 20_000  #: a larger split is sampled evenly, to limit the time to seconds
+MAX_EXAMPLES = 20_000  #: a larger split is sampled evenly, to limit the time to seconds
 
 
 class TrainingRow(NamedTuple):
@@ -44,34 +44,38 @@ class Lexicon:
     prompt: Topics
     answer: Topics
 
-    def unknown_share(self, words: Sequence[str]) -> float | None:
+    def compute_unknown_share(self, words: Sequence[str]) -> float | None:
         """Return the share of words that the training data lack; None without words. Words with digits do not count."""
-        asked = np.array([number_of(word) for word in words if not any(map(str.isdigit, word))], np.uint32)
-        if not len(asked):
+        numbers = np.array([hash_word(word) for word in words if not any(map(str.isdigit, word))], np.uint32)
+        if not len(numbers):
             return None
-        at = np.minimum(np.searchsorted(self.words, asked), max(0, len(self.words) - 1))
-        known = self.words[at] == asked if len(self.words) else np.zeros(len(asked), bool)
-        return round(1 - float(known.mean()), 4)
+        positions = np.minimum(np.searchsorted(self.words, numbers), max(0, len(self.words) - 1))
+        is_known = self.words[positions] == numbers if len(self.words) else np.zeros(len(numbers), bool)
+        return round(1 - float(is_known.mean()), 4)
 
-    def nearest(self, words: Sequence[str], side: Literal["prompt", "answer"]) -> tuple[str, ...]:
+    def find_nearest(self, words: Sequence[str], side: Literal["prompt", "answer"]) -> tuple[str, ...]:
         """See `Topics.nearest`: among the questions or the answers."""
-        return (self.prompt if side == "prompt" else self.answer).nearest(words)
+        return (self.prompt if side == "prompt" else self.answer).find_nearest(words)
 
 
-def lexicon_of(examples: Iterable[TrainingRow]) -> Lexicon:
+def build_lexicon(examples: Iterable[TrainingRow]) -> Lexicon:
     """Return words and topics of training examples."""
-    known: set[int] = set()
+    word_numbers: set[int] = set()
     questions, answers, groups, sources = [], [], [], []
     for example in examples:
-        question, answer = words_of(example.question), words_of(example.answer)
-        known.update(number_of(word) for part in (question, answer, words_of(example.context)) for word in part)
+        question, answer = split_words(example.question), split_words(example.answer)
+        word_numbers.update(
+            hash_word(word) for part in (question, answer, split_words(example.context)) for word in part
+        )
         questions.append(question)
         answers.append(answer)
         groups.append(example.group)
         sources.append(example.source)
     names = name_topics(groups, sources)
-    words = np.array(sorted(known), np.uint32)
-    return Lexicon(words, topics_of(bucket_all(questions), names), topics_of(bucket_all(answers), names))
+    words = np.array(sorted(word_numbers), np.uint32)
+    return Lexicon(
+        words, build_topics(count_all_buckets(questions), names), build_topics(count_all_buckets(answers), names)
+    )
 
 
 def load_version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
@@ -98,16 +102,16 @@ def read_lexicon(train: Path) -> Lexicon:
     Raises:
         OSError: if the file does not exist.
     """
-    return lexicon_of(read_training_examples(train))
+    return build_lexicon(read_training_examples(train))
 
 
-def read_training_examples(train: Path, most: int = MOST_EXAMPLES) -> Iterable[TrainingRow]:
+def read_training_examples(train: Path, max_examples: int = MAX_EXAMPLES) -> Iterable[TrainingRow]:
     """Yield the examples of a training split, or an even sample if there are more than `most`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(train) as file:
-        step = -(-file.metadata.num_rows // most)
+        step = -(-file.metadata.num_rows // max_examples)
         position = 0
         for batch in file.iter_batches(batch_size=2_000, columns=list(TrainingRow._fields)):
             chosen = range(-position % step, len(batch), step) if step > 1 else range(len(batch))

@@ -14,22 +14,22 @@ from typing import Literal
 
 from llmops.config import Config
 from llmops.events.datasets import TEXT
-from llmops.events.events import timestamp
+from llmops.events.events import format_timestamp
 from llmops.events.reader import Reader
 from llmops.frame.errors import LlmopsError
 from llmops.monitoring.drift.lexicon import find_training_split, read_training_examples
 from llmops.monitoring.drift.sample import (
     Sample,
     add_texts,
+    build_training_sample,
+    read_event_sample,
     read_sample,
-    sample_from_events,
-    sample_from_training,
     write_sample,
 )
 from llmops.release.registry.version import Version
 
 ReferenceName = Literal["training", "served"]
-_SERVED = "served_%Y%m%dT%H%M%S"  #: file name of the first days, by their end
+_SERVED_FILE_NAME = "served_%Y%m%dT%H%M%S"  #: file name of the first days, by their end
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class NoReferenceError(LlmopsError):
     """A version has no reference."""
 
 
-def reference_of(
+def find_reference(
     config: Config, reader: Reader, version: Version, before: datetime, against: ReferenceName | None = None
 ) -> Reference:
     """Return the reference of a version: its first days if they are over and had enough requests, else training data.
@@ -54,7 +54,7 @@ def reference_of(
         NoReferenceError: saying what is missing.
     """
     if against != "training":
-        served = _served_reference(config, reader, version, before)
+        served = _find_served_reference(config, reader, version, before)
         if isinstance(served, Reference):
             return served
         if against == "served":
@@ -66,9 +66,9 @@ def reference_of(
         )
     try:
         train = find_training_split(version, config.artifacts)
-        path = _folder(config, version) / "training.parquet"
+        path = _get_folder(config, version) / "training.parquet"
         if not path.is_file():
-            write_sample(path, sample_from_training(train))
+            write_sample(path, build_training_sample(train))
         reference = read_sample(path)
     except (LlmopsError, OSError) as error:
         raise NoReferenceError(f"{version.name} has no reference: its training data are gone ({error}).") from error
@@ -78,26 +78,32 @@ def reference_of(
     return Reference("training", add_texts(reference, texts), None)
 
 
-def _served_reference(config: Config, reader: Reader, version: Version, before: datetime) -> Reference | str:
+def _find_served_reference(config: Config, reader: Reader, version: Version, before: datetime) -> Reference | str:
     """Return the reference of the first days, or why there is none. It is stored, so its events may be removed."""
-    folder, days, least = _folder(config, version), config.monitoring.drift_days, config.monitoring.drift_requests
+    folder, days, min_requests = (
+        _get_folder(config, version),
+        config.monitoring.drift_days,
+        config.monitoring.drift_requests,
+    )
     for path in folder.glob("served_*.parquet"):
-        until = datetime.strptime(path.stem, _SERVED).replace(tzinfo=UTC)
+        until = datetime.strptime(path.stem, _SERVED_FILE_NAME).replace(tzinfo=UTC)
         return Reference("served", _reread_texts(read_sample(path), reader, version, days, until), until)
     if (first := _load_first_time(folder / "first", reader, version)) is None:
         return "no request of it is known"
     until = first + timedelta(days=days)
     if until > before:
         return f"its first {days} days are not over"
-    reference = sample_from_events(reader, timestamp(first), timestamp(until), version.name)
-    if len(reference) < least:
-        return f"there are only {len(reference)} requests in its first {days} days, fewer than {least}"
-    write_sample(folder / f"{until:{_SERVED}}.parquet", reference)
+    reference = read_event_sample(reader, format_timestamp(first), format_timestamp(until), version.name)
+    if len(reference) < min_requests:
+        return f"there are only {len(reference)} requests in its first {days} days, fewer than {min_requests}"
+    write_sample(folder / f"{until:{_SERVED_FILE_NAME}}.parquet", reference)
     return Reference("served", reference, until)
 
 
 def _reread_texts(stored: Sample, reader: Reader, version: Version, days: int, until: datetime) -> Sample:
-    current = sample_from_events(reader, timestamp(until - timedelta(days=days)), timestamp(until), version.name)
+    current = read_event_sample(
+        reader, format_timestamp(until - timedelta(days=days)), format_timestamp(until), version.name
+    )
     return add_texts(stored, current.texts)
 
 
@@ -111,14 +117,14 @@ def _load_first_time(path: Path, reader: Reader, version: Version) -> datetime |
     if first := _find_first_time(reader, version):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(timestamp(first), encoding="utf-8")
+        partial.write_text(format_timestamp(first), encoding="utf-8")
         partial.replace(path)
     return first
 
 
 def _find_first_time(reader: Reader, version: Version) -> datetime | None:
     try:
-        since = timestamp(datetime.fromisoformat(version.created))
+        since = format_timestamp(datetime.fromisoformat(version.created))
     except ValueError:  # no time, or none with a zone
         since = ""
     for event in reader.find(TEXT, since):
@@ -127,5 +133,5 @@ def _find_first_time(reader: Reader, version: Version) -> datetime | None:
     return None
 
 
-def _folder(config: Config, version: Version) -> Path:
+def _get_folder(config: Config, version: Version) -> Path:
     return config.home / "drift" / config.release.name / version.name

@@ -16,9 +16,9 @@ from llmops.events.datasets import TEXT
 from llmops.events.reader import Reader
 from llmops.frame.records import write_table
 from llmops.monitoring.drift.features import Features, Side, extract_features, is_refusal
-from llmops.monitoring.drift.lexicon import Lexicon, TrainingRow, lexicon_of, read_training_examples
+from llmops.monitoring.drift.lexicon import Lexicon, TrainingRow, build_lexicon, read_training_examples
 
-MOST_REQUESTS = 5_000  #: most requests that are compared; a larger set is sampled at random
+MAX_REQUESTS = 5_000  #: most requests that are compared; a larger set is sampled at random
 _FOLDS = 5
 
 
@@ -65,10 +65,10 @@ class Sample:
         return [n for n, text in enumerate(self.texts) if text]
 
     def draw(self, seed: int) -> Sample:
-        """Return a random sample of at most `MOST_REQUESTS` requests."""
-        if len(self) <= MOST_REQUESTS:
+        """Return a random sample of at most `MAX_REQUESTS` requests."""
+        if len(self) <= MAX_REQUESTS:
             return self
-        return self.select_rows(sorted(np.random.default_rng(seed).permutation(len(self))[:MOST_REQUESTS].tolist()))
+        return self.select_rows(sorted(np.random.default_rng(seed).permutation(len(self))[:MAX_REQUESTS].tolist()))
 
     def select_rows(self, chosen: Sequence[int]) -> Sample:
         """Return the sample of the chosen rows."""
@@ -76,54 +76,55 @@ class Sample:
         return Sample(columns, [self.ids[n] for n in chosen], [self.texts[n] for n in chosen])
 
 
-def sample_from_events(reader: Reader, since: str, until: str, version: str = "") -> Sample:
+def read_event_sample(reader: Reader, since: str, until: str, version: str = "") -> Sample:
     """Return the requests of a period, of one version or all."""
     fields = ["llmops.model.version", "http.request.id", "llmops.prompt.text", *(f.field for f in FEATURES)]
     rows = [row for row in reader.select(TEXT, fields, since, until) if not version or row[0] == version]
-    columns = {feature: [_comparable(feature, row[n]) for row in rows] for n, feature in enumerate(FEATURES, 3)}
+    columns = {feature: [_make_comparable(feature, row[n]) for row in rows] for n, feature in enumerate(FEATURES, 3)}
     return Sample(columns, [str(row[1] or "") for row in rows], [str(row[2] or "") for row in rows])
 
 
-def sample_from_training(train: Path) -> Sample:
+def build_training_sample(train: Path) -> Sample:
     """Return a sample of the examples of a training split.
 
     Raises:
         OSError: if the file no longer exists.
     """
-    return sample_from_examples(list(read_training_examples(train)))
+    return build_example_sample(list(read_training_examples(train)))
 
 
-def sample_from_examples(examples: Sequence[TrainingRow]) -> Sample:
+def build_example_sample(examples: Sequence[TrainingRow]) -> Sample:
     """Return a sample of examples, with features from a lexicon of the other folds: some words must be unknown."""
     extracted: dict[Side, list[Features | None]] = {side: [None] * len(examples) for side in SIDES}
     folds = min(_FOLDS, len(examples))
     for fold in range(folds):
         chosen = range(fold, len(examples), folds)
         others = [example for n, example in enumerate(examples) if n % folds != fold]
-        lexicon = lexicon_of(others) if others else None
+        lexicon = build_lexicon(others) if others else None
         for side in SIDES:
             texts = [examples[n].question if side == "prompt" else examples[n].answer for n in chosen]
-            for n, found in zip(chosen, extract_features(texts, lexicon, side), strict=True):
-                extracted[side][n] = found
+            for n, features in zip(chosen, extract_features(texts, lexicon, side), strict=True):
+                extracted[side][n] = features
     columns = {
-        feature: [_comparable(feature, getattr(found, feature.name)) for found in extracted[feature.side]]
+        feature: [_make_comparable(feature, getattr(features, feature.name)) for features in extracted[feature.side]]
         for feature in FEATURES
         if feature != REFUSAL
     }
-    columns[REFUSAL] = [_comparable(REFUSAL, is_refusal(example.answer)) for example in examples]
+    columns[REFUSAL] = [_make_comparable(REFUSAL, is_refusal(example.answer)) for example in examples]
     return Sample(columns, [""] * len(examples), [example.question for example in examples])
 
 
-def sample_from_prompts(texts: Sequence[str], lexicon: Lexicon | None, keep: bool) -> Sample:
-    """Return prompts without answers, with their texts if `keep`."""
+def build_prompt_sample(texts: Sequence[str], lexicon: Lexicon | None, keep_texts: bool) -> Sample:
+    """Return prompts without answers, with their texts if `keep_texts`."""
     extracted = extract_features(texts, lexicon)
     columns: dict[Feature, list[Any]] = {
         feature: [
-            _comparable(feature, getattr(f, feature.name)) if feature.side == "prompt" else None for f in extracted
+            _make_comparable(feature, getattr(features, feature.name)) if feature.side == "prompt" else None
+            for features in extracted
         ]
         for feature in FEATURES
     }
-    return Sample(columns, [str(n) for n in range(len(texts))], list(texts) if keep else [""] * len(texts))
+    return Sample(columns, [str(n) for n in range(len(texts))], list(texts) if keep_texts else [""] * len(texts))
 
 
 def write_sample(path: Path, sample: Sample) -> None:
@@ -143,7 +144,7 @@ def add_texts(sample: Sample, texts: Sequence[str]) -> Sample:
     return replace(sample, texts=list(texts)) if len(texts) == len(sample) else sample
 
 
-def _comparable(feature: Feature, value: Any) -> Any:
+def _make_comparable(feature: Feature, value: Any) -> Any:
     """Return the value in its compared form; of several topics the nearest."""
     if feature.kind == "number" or value is None:
         return None if value is None else float(value)

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmops.data.text.words import number_of
+from llmops.data.text.words import hash_word
 
 NO_TOPIC = "none"  #: the topic of a text that is near no topic
-BUCKETS = 8_192  #: hash buckets of words and word pairs
-NEAR = 0.15  #: least cosine of a near topic
-NEAREST = 3  #: most topics of a text
-LEAST_EXAMPLES = 3  #: smaller groups are no topic
-MOST_TOPICS = 300
+HASH_BUCKETS = 8_192  #: hash buckets of words and word pairs
+MIN_COSINE = 0.15  #: least cosine of a near topic
+MAX_NEAREST = 3  #: most topics of a text
+MIN_EXAMPLES = 3  #: smaller groups are no topic
+MAX_TOPICS = 300
 _NAME_CHARS = 80
 
-Buckets = dict[int, int]  #: bucket → how often a text has it
+BucketCounts = dict[int, int]  #: bucket → how often a text has it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,33 +35,35 @@ class Topics:
     weights: NDArray[np.float32]  #: (buckets,): inverse document frequencies
     means: NDArray[np.float32]  #: (topics, buckets): of unit length
 
-    def nearest(self, words: Sequence[str]) -> tuple[str, ...]:
+    def find_nearest(self, words: Sequence[str]) -> tuple[str, ...]:
         """Return the topics nearest to a text of these words, nearest first; `(NO_TOPIC,)` if none is near."""
-        at, values = _vector(buckets_of(words), self.weights)
-        if not self.names or not len(at):
+        buckets, values = _compute_vector(count_buckets(words), self.weights)
+        if not self.names or not len(buckets):
             return (NO_TOPIC,)
-        near = self.means[:, at] @ values
-        order = np.argsort(-near, kind="stable")[:NEAREST]
-        return tuple(self.names[n] for n in order if near[n] >= NEAR) or (NO_TOPIC,)
+        cosines = self.means[:, buckets] @ values
+        order = np.argsort(-cosines, kind="stable")[:MAX_NEAREST]
+        return tuple(self.names[n] for n in order if cosines[n] >= MIN_COSINE) or (NO_TOPIC,)
 
 
-def topics_of(texts: Sequence[Buckets], names: Sequence[str]) -> Topics:
+def build_topics(texts: Sequence[BucketCounts], names: Sequence[str]) -> Topics:
     """Return the topics of some texts."""
     seen: Counter[int] = Counter()
     for text in texts:
         seen.update(text.keys())
-    weights = np.zeros(BUCKETS, np.float32)
-    for bucket in range(BUCKETS):  # unseen buckets weigh most, which keeps texts of other words far from every topic
+    weights = np.zeros(HASH_BUCKETS, np.float32)
+    for bucket in range(
+        HASH_BUCKETS
+    ):  # unseen buckets weigh most, which keeps texts of other words far from every topic
         weights[bucket] = math.log((1 + len(texts)) / (1 + seen[bucket])) + 1
-    kept = sorted(dict(Counter(names).most_common(MOST_TOPICS)))
-    rows = {name: n for n, name in enumerate(kept)}
-    means = np.zeros((len(kept), BUCKETS), np.float32)
+    topic_names = sorted(dict(Counter(names).most_common(MAX_TOPICS)))
+    rows = {name: n for n, name in enumerate(topic_names)}
+    means = np.zeros((len(topic_names), HASH_BUCKETS), np.float32)
     for text, name in zip(texts, names, strict=True):
         if name in rows:
-            at, values = _vector(text, weights)
-            means[rows[name], at] += values
+            buckets, values = _compute_vector(text, weights)
+            means[rows[name], buckets] += values
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
-    return Topics(tuple(kept), weights, means)
+    return Topics(tuple(topic_names), weights, means)
 
 
 def name_topics(groups: Sequence[str], sources: Sequence[str]) -> list[str]:
@@ -71,29 +73,29 @@ def name_topics(groups: Sequence[str], sources: Sequence[str]) -> list[str]:
     """
     counts = Counter(groups)
     return [
-        (group if counts[group] >= LEAST_EXAMPLES else source)[:_NAME_CHARS]
+        (group if counts[group] >= MIN_EXAMPLES else source)[:_NAME_CHARS]
         for group, source in zip(groups, sources, strict=True)
     ]
 
 
-def buckets_of(words: Sequence[str]) -> Buckets:
+def count_buckets(words: Sequence[str]) -> BucketCounts:
     """Return the buckets of a text's words and word pairs."""
     counts: defaultdict[int, int] = defaultdict(int)
     previous = 0
     for word in words:
-        number = number_of(word)
-        counts[number % BUCKETS] += 1
-        counts[number_of(word, previous) % BUCKETS] += 1
+        number = hash_word(word)
+        counts[number % HASH_BUCKETS] += 1
+        counts[hash_word(word, previous) % HASH_BUCKETS] += 1
         previous = number
     return dict(counts)
 
 
-def bucket_all(texts: Iterable[Sequence[str]]) -> list[Buckets]:
-    """Return `buckets_of` each text."""
-    return [buckets_of(words) for words in texts]
+def count_all_buckets(texts: Iterable[Sequence[str]]) -> list[BucketCounts]:
+    """Return the result of `count_buckets` for each text."""
+    return [count_buckets(words) for words in texts]
 
 
-def _vector(text: Buckets, weights: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _compute_vector(text: BucketCounts, weights: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     buckets = np.fromiter(text.keys(), np.int64, len(text))
     counts = np.fromiter(text.values(), np.float32, len(text))
     values = (1 + np.log(counts)) * weights[buckets]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from llmops.config import Config
-from llmops.monitoring.alerts.lifecycle import read_notified
+from llmops.monitoring.alerts.lifecycle import read_notified_alerts
 
-RULES = ("drift", "decay")
+DECLINE_RULES = ("drift", "decay")
 
 
 def read_declines(config: Config, since: datetime, until: datetime) -> list[str]:
@@ -15,4 +15,4 @@ def read_declines(config: Config, since: datetime, until: datetime) -> list[str]
 
     They are read from the database of alerts, because their events may arrive in the event store much later.
     """
-    return [str(row["finding"]["message"]) for row in read_notified(config, RULES, since, until)]
+    return [str(row["finding"]["message"]) for row in read_notified_alerts(config, DECLINE_RULES, since, until)]

@@ -22,13 +22,13 @@ td { border-top: 1px solid #e3e6eb; vertical-align: top; overflow-wrap: anywhere
 """
 
 
-def summarize(report: Report) -> str:
+def summarize_report(report: Report) -> str:
     """Return the outcome in one line."""
-    waits = f"{_count(report['waiting'], 'entry waits', 'entries wait')} for a person"
+    waits = f"{_format_count(report['waiting'], 'entry waits', 'entries wait')} for a person"
     if report.get("ended") == "nothing new":
         return f"Nothing new was accepted, so nothing is trained; {waits}."
     gate = next((d for d in reversed(report["decisions"]) if d["kind"] == "gate"), None)
-    examples = f"{_count(report['accepted'], 'new example')} from feedback"
+    examples = f"{_format_count(report['accepted'], 'new example')} from feedback"
     if report.get("ended") == "failed":
         return f"The run with {examples} failed; {waits}."
     decision = f"{gate['version']} is {gate['outcome']} by the gate; " if gate else ""
@@ -40,25 +40,26 @@ def render_markdown(report: Report) -> str:
     lines = [
         f"# Feedback, {report['since'][:10]} to {report['until'][:10]}",
         "",
-        summarize(report),
+        summarize_report(report),
         "",
         "## Received",
         "",
-        f"- {_count(report['corrections'], 'correction')}, of which {report['useless']} only repeat the answer.",
-        f"- {_count(report['good_answers'], 'answer')} with a good rating and a stored text.",
-        f"- {_count(report['accepted'], 'new example')} accepted, {report['refused']} refused by a person, "
+        f"- {_format_count(report['corrections'], 'correction')}, of which {report['useless']} only repeat the answer.",
+        f"- {_format_count(report['good_answers'], 'answer')} with a good rating and a stored text.",
+        f"- {_format_count(report['accepted'], 'new example')} accepted, {report['refused']} refused by a person, "
         f"{report['held']} held back, {report['waiting']} waiting for a person.",
-        f"- {_count(report['pairs'], 'new preference pair')} (chosen: the correction, rejected: the model's answer).",
+        f"- {_format_count(report['pairs'], 'new preference pair')} "
+        "(chosen: the correction, rejected: the model's answer).",
     ]
     if not report["source"]:
         lines += ["", "No source of the kind `feedback` is configured: none of this is trained on."]
-    lines += _entry_table("Accepted", report["accepted_entries"], report["accepted"])
-    lines += _entry_table("Refused", report["refused_entries"], report["refused"])
+    lines += _render_entries("Accepted", report["accepted_entries"], report["accepted"])
+    lines += _render_entries("Refused", report["refused_entries"], report["refused"])
     if report["held_reasons"]:
-        lines += ["", "## Held back", "", *(f"- {_escape(reason)}" for reason in report["held_reasons"])]
-    lines += _entry_table("Waiting for a person", report["waiting_entries"], report["waiting"])
+        lines += ["", "## Held back", "", *(f"- {_escape_markdown(reason)}" for reason in report["held_reasons"])]
+    lines += _render_entries("Waiting for a person", report["waiting_entries"], report["waiting"])
     lines += ["", "## Questions without a good answer", ""]
-    lines += [f"- {_escape(t['question'])} ({t['count']}: {t['why']})" for t in report["topics"]] or [
+    lines += [f"- {_escape_markdown(t['question'])} ({t['count']}: {t['why']})" for t in report["topics"]] or [
         "None is known. The texts of questions are stored only with `monitoring.keep_text`."
     ]
     lines += ["", "## The model", "", *_describe_model(report)]
@@ -83,7 +84,7 @@ def _describe_model(report: Report) -> Iterable[str]:
         return
     for decision in report["decisions"]:
         kind = {"gate": "The gate", "canary": "The canary", "ab_test": "The A/B test"}.get(decision["kind"], "A person")
-        yield f"- **{kind} on {decision['version']}: {decision['outcome']}.** {_escape(decision['why'])}"
+        yield f"- **{kind} on {decision['version']}: {decision['outcome']}.** {_escape_markdown(decision['why'])}"
         if decision["kind"] == "gate":
             yield f"  {_OUTCOMES.get(decision['outcome'], '')} {_describe_figures(decision['numbers'])}"
     yield ""
@@ -107,20 +108,20 @@ def _describe_figures(numbers: Mapping[str, Any]) -> str:
     return text
 
 
-def _entry_table(title: str, entries: Sequence[Mapping[str, str]], number: int) -> list[str]:
+def _render_entries(title: str, entries: Sequence[Mapping[str, str]], number: int) -> list[str]:
     if not entries:
         return []
     lines = ["", f"## {title}", "", "| question | answer | by | why |", "|---|---|---|---|"]
     for entry in entries:
-        cells = (_escape(entry[name]).replace("|", "\\|") for name in ("question", "text", "by", "why"))
+        cells = (_escape_markdown(entry[name]).replace("|", "\\|") for name in ("question", "text", "by", "why"))
         lines.append(f"| {' | '.join(cells)} |")
     return lines + (["", f"and {number - len(entries)} more."] if number > len(entries) else [])
 
 
-def _escape(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     line = " ".join(text.split())
     return "".join(f"\\{letter}" if letter in r"\`*_[]<>#!~&" else letter for letter in line)
 
 
-def _count(number: int, singular: str, plural: str = "") -> str:
+def _format_count(number: int, singular: str, plural: str = "") -> str:
     return f"{number} {singular if number == 1 else plural or singular + 's'}"

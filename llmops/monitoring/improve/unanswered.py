@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmops.data.feedback.similarity import jaccard, normalize
+from llmops.data.feedback.similarity import compute_jaccard, normalize
 from llmops.events.datasets import FEEDBACK, TEXT
 from llmops.events.reader import Reader
 
-LEAST_JACCARD = 0.4  #: least Jaccard similarity of the words of two questions of one topic
-MOST_TOPICS = 50  #: most topics listed
+MIN_JACCARD = 0.4  #: least Jaccard similarity of the words of two questions of one topic
+MAX_TOPICS = 50  #: most topics listed
 
 
 def find_unanswered(reader: Reader, since: str, until: str) -> list[dict[str, Any]]:
@@ -41,15 +41,17 @@ def _group_by_topic(asked: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, reason in asked:
         words = normalize(text)
-        near = (h for h in heads if normalize(h).plain == words.plain or jaccard(normalize(h), words) >= LEAST_JACCARD)
-        head = next(near, "")
+        similar = (
+            h for h in heads if normalize(h).plain == words.plain or compute_jaccard(normalize(h), words) >= MIN_JACCARD
+        )
+        head = next(similar, "")
         if not head:
             heads.append(head := text)
         counts[head][reason] += 1
     topics: list[dict[str, Any]] = [
         {"question": head, "count": count.total(), "why": _describe_reasons(count)} for head, count in counts.items()
     ]
-    return sorted(topics, key=lambda topic: (-topic["count"], topic["question"]))[:MOST_TOPICS]
+    return sorted(topics, key=lambda topic: (-topic["count"], topic["question"]))[:MAX_TOPICS]
 
 
 def _describe_reasons(counts: Mapping[str, int]) -> str:

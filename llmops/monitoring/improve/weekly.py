@@ -8,8 +8,8 @@ from typing import Any
 
 from llmops.config import Config
 from llmops.data.feedback import rows
-from llmops.events.events import timestamp
-from llmops.events.shipping import drain
+from llmops.events.events import format_timestamp
+from llmops.events.shipping import drain_spool
 from llmops.frame import artifacts
 from llmops.monitoring.improve import rendering
 from llmops.monitoring.improve import report as reports
@@ -26,12 +26,15 @@ def read_feedback(config: Config, moment: datetime) -> dict[str, Any]:
     Returns:
         `since`, `until` (ISO times), `new`, and `counts` (state → number of entries).
     """
-    drain(config.events, config.monitoring)
+    drain_spool(config.events, config.monitoring)
     counts = reports.refresh_feedback(config)
-    until = reports.last_midnight(moment)
-    since = reports.last_report_end(config, until)
+    until = reports.find_last_midnight(moment)
+    since = reports.find_last_report_end(config, until)
     can_train = any(source.kind == "feedback" for source in config.collect.sources)
-    new = sum(row.decided >= timestamp(since) for row in rows.read_accepted(database_of(config), timestamp(until)))
+    new = sum(
+        row.decided >= format_timestamp(since)
+        for row in rows.read_accepted(database_of(config), format_timestamp(until))
+    )
     if not can_train:
         log.warning("No source of the kind `feedback` is configured, so no feedback is trained on.")
     waiting = counts.get("waiting", 0) + counts.get("held", 0)
@@ -42,7 +45,9 @@ def read_feedback(config: Config, moment: datetime) -> dict[str, Any]:
 def write_report(config: Config, since: datetime, until: datetime, run: str, new: bool, trained: bool) -> str:
     """Write the report of a run and return its artifact, as "improve/fingerprint"."""
     ended = "nothing new" if not new else "trained" if trained else "failed"
-    found = reports.gather(config, since=since, until=until)
-    path = reports.store_report(config, found, run=run, ended=ended)
-    log.info("%s It is in %s.", rendering.summarize({**found, "ended": ended}), path / "report.md")  # no user's text
-    return artifacts.ref(path)
+    report = reports.build_improvement_report(config, since=since, until=until)
+    path = reports.store_report(config, report, run=run, ended=ended)
+    log.info(
+        "%s It is in %s.", rendering.summarize_report({**report, "ended": ended}), path / "report.md"
+    )  # no user's text
+    return artifacts.get_ref(path)

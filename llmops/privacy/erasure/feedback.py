@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from llmops.access import rows as keys
 from llmops.config import Config
 from llmops.data.feedback import documents, review, rows
-from llmops.events.database import BUSY_S
+from llmops.events.database import BUSY_TIMEOUT_S
 from llmops.events.datasets import FEEDBACK, TEXT
-from llmops.events.events import timestamp
+from llmops.events.events import format_timestamp
 from llmops.frame.errors import ConfigError
 from llmops.privacy.erasure.search import find_cells, read_cells
 from llmops.privacy.erasure.subject import Subject
@@ -26,7 +26,7 @@ from llmops.state import audit, tables
 from llmops.state.database import Database
 
 _TEXTS = ("question", "context", "answer", "correction", "comment", "edited", "why")
-_GONE = {**dict.fromkeys((*_TEXTS, "key", "joined"), ""), "state": rows.FORGOTTEN}
+_FORGOTTEN_VALUES = {**dict.fromkeys((*_TEXTS, "key", "joined"), ""), "state": rows.FORGOTTEN}
 
 
 def find_keys(database: Database, subject: Subject) -> list[str]:
@@ -37,7 +37,7 @@ def find_keys(database: Database, subject: Subject) -> list[str]:
         return [key.prefix for key in keys.list_all(connection) if subject.is_named_in(key.owner)]
 
 
-def store_new(config: Config) -> None:
+def store_new_feedback(config: Config) -> None:
     """Store new feedback, so that its id is known if its event comes again.
 
     Only Elasticsearch needs this, because nothing is erased there. Events of the local store are erased.
@@ -61,10 +61,10 @@ def find_reviews(database: Database, subject: Subject, prefixes: Collection[str]
 def list_document_ids(config: Config, ids: Collection[str]) -> set[str]:
     """Return the ids of the documents that were made of reviews."""
     names = [source.name for source in config.collect.sources if source.kind == "feedback"]
-    return {documents.document_id(name, id) for id in ids for name in names}
+    return {documents.make_document_id(name, id) for id in ids for name in names}
 
 
-def forget(database: Database, ids: Collection[str], prefixes: Collection[str]) -> None:
+def forget_reviews(database: Database, ids: Collection[str], prefixes: Collection[str]) -> None:
     """Delete everything but the ids of the reviews, and the keys with these prefixes.
 
     Reviews that were joined to one of these are judged again, or stay refused. Feedback that was given with the keys
@@ -77,7 +77,7 @@ def forget(database: Database, ids: Collection[str], prefixes: Collection[str]) 
         refused = {row.id: row for row in found if row.id in ids and row.reviewed and row.state == "refused"}
         for row in found:
             if row.id in ids:
-                rows.update(connection, row.id, **_GONE)
+                rows.update(connection, row.id, **_FORGOTTEN_VALUES)
             elif head := refused.get(row.joined):  # the refusal holds for everybody who gave this feedback
                 decision = {"state": head.state, "by": head.by, "decided": head.decided}
                 rows.update(connection, row.id, joined="", why="", **decision)
@@ -85,7 +85,7 @@ def forget(database: Database, ids: Collection[str], prefixes: Collection[str]) 
                 rows.update(connection, row.id, joined="", state="waiting", by="", decided="", why="")
         rows.delete_reasons(connection, ids)
         connection.execute(sa.delete(tables.keys).where(tables.keys.c.prefix.in_(list(prefixes))))
-        fields = {"rows": len(ids), "keys": sorted(prefixes), "until": timestamp()}
+        fields = {"rows": len(ids), "keys": sorted(prefixes), "until": format_timestamp()}
         audit.record(connection, "forget", by="erasure", target="reviews", fields=fields)
 
 
@@ -95,7 +95,7 @@ def forget_events(path: Path, subject: Subject, prefixes: Collection[str]) -> No
     Then the file is rewritten (`VACUUM`), because its free pages would still name the person. Other processes may use
     it meanwhile.
     """
-    with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as database:
         deleted = {(table, row) for table, _, row, _ in find_cells(read_cells(database), subject)}
         for table, column, row, text in read_cells(database) if prefixes else ():
             if column == "document" and '"llmops.key.prefix"' in text:

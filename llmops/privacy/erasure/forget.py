@@ -20,13 +20,13 @@ import polars as pl
 import sqlalchemy as sa
 
 from llmops.config import Config
-from llmops.data.collect import forgotten
-from llmops.data.collect.extract_rows import forget as forget_extract
-from llmops.data.collect.forgotten import HIDDEN
-from llmops.data.retrieval import elasticsearch
+from llmops.data.collect import forgotten_list
+from llmops.data.collect.extract_file import erase_persons
+from llmops.data.collect.forgotten_list import HIDDEN_LOCATION
+from llmops.data.retrieval import elasticsearch_store
 from llmops.events.datasets import ERASURE
 from llmops.events.events import emit
-from llmops.frame.artifacts import GONE, write_whole
+from llmops.frame.artifacts import REMOVED_RECORD, write_atomically
 from llmops.frame.errors import LlmopsError
 from llmops.frame.records import write_table
 from llmops.privacy.erasure import feedback, rows, search, split_entries
@@ -74,7 +74,7 @@ class Erasure:
     documents: list[dict[str, str]]  #: where the rows were read, to delete them there: source, location, position
 
 
-def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = False) -> Erasure:
+def forget_person(config: Config, identifier: str, *, by: str = "", dry_run: bool = False) -> Erasure:
     """Erase everything that was made of a person's rows, and search for the person again; with `dry_run` only plan it.
 
     The identifier is an e-mail address, a full name, a customer or phone number: whole words of a row, in upper or
@@ -92,25 +92,25 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
             number, plan = interrupted
         else:
             if not dry_run:
-                feedback.store_new(config)
+                feedback.store_new_feedback(config)
             plan = plans.make_plan(config, subject, by)
             if not plan.found:
                 raise LlmopsError(
                     f"Nothing in {config.home} names this person; nothing was changed. Give an e-mail address, name or "
                     "number as it stands in the sources, one at a time."
                 )
-            number = 0 if dry_run else plans.begin(database, plan, subject)
+            number = 0 if dry_run else plans.begin_erasure(database, plan, subject)
         if dry_run:
             return Erasure(receipt=_make_receipt(config, plan, 0, []), documents=plan.documents)
-        _carry_out(config, plan, subject, number)
-        remaining = [*_search_again(config, plan, subject), *_delete_from_elasticsearch(config)]
+        _execute_plan(config, plan, subject, number)
+        remaining = [*_find_remaining(config, plan, subject), *_delete_from_elasticsearch(config)]
         receipt = _make_receipt(config, plan, number, remaining)
         _emit_erasure(config, receipt, by)
-        plans.end(database, number, asdict(receipt), by)
+        plans.end_erasure(database, number, asdict(receipt), by)
     return Erasure(receipt=receipt, documents=plan.documents)
 
 
-def _carry_out(config: Config, plan: ErasurePlan, subject: Subject, number: int) -> None:
+def _execute_plan(config: Config, plan: ErasurePlan, subject: Subject, number: int) -> None:
     """Do all steps of the plan. A step that an interrupted erasure has done already changes nothing."""
     database = database_of(config)
     for version in plan.versions:
@@ -127,21 +127,25 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject, number: int)
         path.unlink(missing_ok=True)
     for path in filter(Path.exists, map(Path, plan.answers)):
         _remove_answers(path, plan.examples, subject)
-    records = [path for path in config.artifacts.glob(f"*/*/{GONE}") if search.is_naming(path, subject)]
+    records = [
+        path for path in config.artifacts.glob(f"*/*/{REMOVED_RECORD}") if search.is_named_in_file(path, subject)
+    ]
     for path in filter(Path.exists, [*map(Path, plan.texts), *records]):
         mode = path.stat().st_mode
-        write_whole(path, subject.hide_lines(path.read_text(encoding="utf-8", errors="replace")).encode())
+        write_atomically(path, subject.hide_lines(path.read_text(encoding="utf-8", errors="replace")).encode())
         path.chmod(mode)
-    feedback.forget(database, plan.reviews, plan.keys)  # before their events: no event comes with these keys any more
+    feedback.forget_reviews(
+        database, plan.reviews, plan.keys
+    )  # before their events: no event comes with these keys any more
     for path in sorted(config.events.glob("*.db")):
         feedback.forget_events(path, subject, plan.keys)
-    split_entries.forget(database, plan.entries)
+    split_entries.forget_entries(database, plan.entries)
     rows.remove_from_repository(config, plan.partitions, subject, plan.ids)
-    persons = forgotten.load(database)
+    persons = forgotten_list.load_list(database)
     for unit in map(Path, plan.extracts):
         for path in sorted(unit.glob("[!.]*.parquet")) if unit.is_dir() else [unit]:
             if path.exists():  # an extract may be deleted at any time
-                forget_extract(path, persons)
+                erase_persons(path, persons)
     _hide_in_state(database, subject)
 
 
@@ -163,13 +167,13 @@ def _hide_in_state(database: Database, subject: Subject) -> None:
     database.vacuum()
 
 
-def _search_again(config: Config, plan: ErasurePlan, subject: Subject) -> list[str]:
+def _find_remaining(config: Config, plan: ErasurePlan, subject: Subject) -> list[str]:
     files = search.find_files(config, subject)
-    hidden = ([HIDDEN if subject.is_named_in_location(p) else p for p in path.parts] for path in files)
+    hidden = ([HIDDEN_LOCATION if subject.is_named_in_location(p) else p for p in path.parts] for path in files)
     remaining = [str(Path(*parts)) for parts in hidden]
     remaining += [f"repository, interval {one}" for one in rows.find_in_repository(config, subject, plan.ids)]
     database = database_of(config)
-    return [*remaining, database.name] if search.is_state_naming(database, subject) else remaining
+    return [*remaining, database.name] if search.is_named_in_state(database, subject) else remaining
 
 
 def _delete_from_elasticsearch(config: Config) -> list[str]:
@@ -178,7 +182,7 @@ def _delete_from_elasticsearch(config: Config) -> list[str]:
     if not (config.search_server and owners):
         return []
     try:
-        elasticsearch.keep_only(config.search_server, owners, None)
+        elasticsearch_store.delete_other_indices(config.search_server, owners, None)
     except LlmopsError as error:
         return [f"{config.search_server.name}-* in Elasticsearch, until `llmops run deploy` has deleted it: {error}"]
     return []
@@ -194,7 +198,7 @@ def _make_receipt(config: Config, plan: ErasurePlan, number: int, remaining: lis
         artifacts=plan.artifacts,
         deleted={name: len(getattr(plan, name)) for name in parts if getattr(plan, name)},
         versions=plan.versions,
-        searched=[place for place in searched if place],
+        searched=[name for name in searched if name],
         unreached=_UNREACHED,
         remaining=remaining,
     )

@@ -14,13 +14,13 @@ import polars as pl
 import sqlalchemy as sa
 
 from llmops.config import Config
-from llmops.data.collect import forgotten
-from llmops.data.collect.forgotten import HIDDEN
+from llmops.data.collect import forgotten_list
+from llmops.data.collect.forgotten_list import HIDDEN_LOCATION
 from llmops.frame import artifacts
 from llmops.frame.errors import ArtifactError, LlmopsError
-from llmops.frame.records import content_id, is_key
+from llmops.frame.records import is_row_key, make_content_id
 from llmops.pipeline import pipeline
-from llmops.pipeline.sameness import check_erased
+from llmops.pipeline.stage_inputs import check_no_erasure
 from llmops.privacy.erasure import feedback, rows, search, split_entries
 from llmops.privacy.erasure.rows import PersonRow
 from llmops.privacy.erasure.subject import Subject
@@ -31,7 +31,7 @@ from llmops.state import audit
 from llmops.state.database import Database, database_of
 from llmops.state.tables import erasures as table
 
-_RECORDS = (artifacts.RECORD, artifacts.GONE)
+_RECORDS = (artifacts.RECORD, artifacts.REMOVED_RECORD)
 _ORDER = {stage: -number for number, stage in enumerate(pipeline.STAGES)}  #: last stage first
 
 
@@ -75,32 +75,34 @@ def make_plan(config: Config, subject: Subject, by: str) -> ErasurePlan:
         return ids | {row.id for some in read for row in some}
 
     examples = _find_examples(root, find_ids)
-    entries = split_entries.find(database, subject, find_ids, examples)
+    entries = split_entries.find_entries(database, subject, find_ids, examples)
     examples |= {id_ for _, _, id_ in entries}
     inside = [path.relative_to(root).parts for path in named if path.is_relative_to(root)]
     holding = {"/".join(parts[:2]) for parts in inside if len(parts) > 2 and parts[-1] not in _RECORDS}
     read = {ref for ref in holding if not ref.startswith("collect/")}  # nobody reads what collect quarantines
     splits = _list_splits(root) if examples else []
-    read |= {artifacts.ref(path.parent) for path in splits if _count_examples(path, examples)}  # carried examples, too
+    read |= {
+        artifacts.get_ref(path.parent) for path in splits if _count_examples(path, examples)
+    }  # carried examples, too
     reached = _follow_lineage(root, read | {ref for ref, some in found.items() if any(row.file == 0 for row in some)})
-    gone = holding | reached | {ref for ref, some in found.items() if some} | _find_reports(root, [*reviews, *keys])
-    gone = {ref for ref in gone if artifacts.is_done(root / ref)}
-    gone.update(map(artifacts.ref, removal.find_unfinished(config)))
+    deleted = holding | reached | {ref for ref, some in found.items() if some} | _find_reports(root, [*reviews, *keys])
+    deleted = {ref for ref in deleted if artifacts.is_done(root / ref)}
+    deleted.update(map(artifacts.get_ref, removal.find_unfinished(config)))
     answers = list(registry.glob("*/versions/*/answers.parquet"))
     answers = [path for path in answers if path in named or _count_examples(path, examples)]
     logs = (config.home / "logs", config.home / "airflow" / "logs")
-    texts = [path for path in named if path.suffix in search.TEXT and any(map(path.is_relative_to, logs))]
+    texts = [path for path in named if path.suffix in search.TEXT_SUFFIXES and any(map(path.is_relative_to, logs))]
     texts += [path for path in registry.glob("*/versions/*/*") if path in named and path.suffix in (".json", ".md")]
     caches = [path for path in named if any(map(path.is_relative_to, (config.home / "drift", config.home / "decay")))]
     caches += registry.glob("*/index/[!.]*")  # the lineage of a served index may be gone; the next run serves one
     return ErasurePlan(
         time=audit.now(),
         by=by,
-        found=any((named, keys, reviews, entries, *found.values())) or search.is_state_naming(database, subject),
-        documents=_list_places([row for some in found.values() for row in some], subject),
+        found=any((named, keys, reviews, entries, *found.values())) or search.is_named_in_state(database, subject),
+        documents=_list_documents([row for some in found.values() for row in some], subject),
         ids=sorted(ids),
         extracts=sorted(path for path, some in found.items() if some and Path(path).is_absolute()),
-        artifacts=sorted(gone, key=lambda ref: (_ORDER.get(ref.split("/")[0], 0), ref)),
+        artifacts=sorted(deleted, key=lambda ref: (_ORDER.get(ref.split("/")[0], 0), ref)),
         leftovers=list(map(str, [*removal.find_leftovers(config), *caches])),
         partitions=sorted(name for name, some in found.items() if some and "/" not in name),
         entries=[*sorted(entries)],
@@ -120,20 +122,22 @@ def _find_rows(
 
     A row with a key is the person's in every version of the data, even if a version does not name the person.
     """
-    made = artifacts.finished(config.artifacts / "collect")
-    units = {artifacts.ref(path): [path / "documents.parquet", path / "quarantine.parquet"] for path in made}
+    made = artifacts.list_finished(config.artifacts / "collect")
+    units = {artifacts.get_ref(path): [path / "documents.parquet", path / "quarantine.parquet"] for path in made}
     for path in sorted(config.collect.cache.absolute().glob("[!.]*")):  # of a file, or of all periods of a table
         if path.is_dir() or path.suffix == ".parquet":
             units[str(path)] = sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path]
     found = {name: list[PersonRow]() for name in units}
-    for again in (False, True):
+    for is_second_pass in (False, True):
         for name, files in units.items():
             names = any(path in named for path in files)
-            if names or (again and ids):
-                found[name] = rows.find([path for path in files if path.exists()], subject if names else None, ids)
-        if not again or ids:
+            if names or (is_second_pass and ids):
+                found[name] = rows.find_person_rows(
+                    [path for path in files if path.exists()], subject if names else None, ids
+                )
+        if not is_second_pass or ids:
             found |= rows.find_in_repository(config, subject, ids)
-        ids = ids | {row.id for some in found.values() for row in some if is_key(row.position)}
+        ids = ids | {row.id for some in found.values() for row in some if is_row_key(row.position)}
     return found, ids
 
 
@@ -150,13 +154,13 @@ def _find_examples(root: Path, find_ids: Callable[[str], set[str]]) -> set[str]:
     for path in _list_splits(root):
         ids = find_ids(path.parent.name)
         made = pl.read_parquet(path, columns=["id", "source", "location", "position"]).iter_rows()
-        found |= {id_ for id_, *place in made if content_id(*place) in ids}
+        found |= {id_ for id_, *origin in made if make_content_id(*origin) in ids}
     return found
 
 
 def _list_splits(root: Path) -> list[Path]:
     names = ("train.parquet", "validation.parquet", "test.parquet")
-    files = [path / name for path in artifacts.finished(root / "annotate") for name in names]
+    files = [path / name for path in artifacts.list_finished(root / "annotate") for name in names]
     return [path for path in files if path.is_file()]
 
 
@@ -165,15 +169,17 @@ def _follow_lineage(root: Path, refs: set[str]) -> set[str]:
     reached = set(refs)
     for stage in pipeline.STAGES:
         for path in (root / stage).glob("[!.]*"):
-            if artifacts.is_done(path) or artifacts.is_gone(path):
+            if artifacts.is_done(path) or artifacts.is_removed(path):
                 inputs = {ref for name, ref in artifacts.read_record(path).inputs.items() if name != "champion"}
-                reached |= set() if reached.isdisjoint(inputs) else {artifacts.ref(path)}
+                reached |= set() if reached.isdisjoint(inputs) else {artifacts.get_ref(path)}
     return reached
 
 
 def _find_reports(root: Path, marks: list[str]) -> set[str]:
     reports = [path for path in (root / "improve").glob("[!.]*/report.json") if marks]
-    return {artifacts.ref(p.parent) for p in reports if any(mark in p.read_text(encoding="utf-8") for mark in marks)}
+    return {
+        artifacts.get_ref(p.parent) for p in reports if any(mark in p.read_text(encoding="utf-8") for mark in marks)
+    }
 
 
 def _find_versions(config: Config, reached: set[str], examples: set[str]) -> Iterator[dict[str, Any]]:
@@ -194,23 +200,27 @@ def _count_examples(path: Path, examples: set[str]) -> int:
     return len(examples.intersection(pl.read_parquet(path, columns=["id"])["id"]))
 
 
-def _list_places(found: list[PersonRow], subject: Subject) -> list[dict[str, str]]:
+def _list_documents(found: list[PersonRow], subject: Subject) -> list[dict[str, str]]:
     return [
-        {"source": s, "location": HIDDEN if subject.is_named_in_location(at) else at, "position": subject.hide(where)}
+        {
+            "source": s,
+            "location": HIDDEN_LOCATION if subject.is_named_in_location(at) else at,
+            "position": subject.hide(where),
+        }
         for s, at, where in sorted({(row.source, row.location, row.position) for row in found})
     ]
 
 
-def begin(database: Database, plan: ErasurePlan, subject: Subject) -> int:
+def begin_erasure(database: Database, plan: ErasurePlan, subject: Subject) -> int:
     """Write the plan and the person whose rows collect refuses from now on; return the number of the receipt.
 
     From here on the erasure can only be finished.
     """
-    known = forgotten.keyed(database)
-    values = {"subject": known.person(subject.plain), "begun": plan.time, "ended": "", "plan": asdict(plan)}
+    known = forgotten_list.load_list_with_key(database)
+    values = {"subject": known.hash_identifier(subject.plain), "begun": plan.time, "ended": "", "plan": asdict(plan)}
     with database.change() as connection:
-        rows = {(place["source"], place["position"]) for place in plan.documents}
-        forgotten.add(connection, subject.shape, subject.plain, rows)
+        rows = {(row["source"], row["position"]) for row in plan.documents}
+        forgotten_list.add_person(connection, subject.shape, subject.plain, rows)
         return int(connection.scalar(sa.insert(table).values(values).returning(table.c.number)) or 0)
 
 
@@ -225,12 +235,12 @@ def find_interrupted(config: Config, subject: Subject) -> tuple[int, ErasurePlan
         return None
     with database.read() as connection:
         row = connection.execute(sa.select(table).where(table.c.ended == "")).first()
-    if row and row.subject != forgotten.load(database).person(subject.plain):
-        check_erased(config)
+    if row and row.subject != forgotten_list.load_list(database).hash_identifier(subject.plain):
+        check_no_erasure(config)
     return (row.number, ErasurePlan(**row.plan)) if row else None
 
 
-def end(database: Database, number: int, receipt: Mapping[str, Any], by: str) -> None:
+def end_erasure(database: Database, number: int, receipt: Mapping[str, Any], by: str) -> None:
     """Write the receipt of an erasure that is done, and delete its plan."""
     with database.change() as connection:
         update = sa.update(table).where(table.c.number == number)

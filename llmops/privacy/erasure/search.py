@@ -20,21 +20,31 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from llmops.config import Config
-from llmops.data.text.identity import location_names
-from llmops.frame.records import is_key
+from llmops.data.text.identifiers import list_location_names
+from llmops.frame.records import is_row_key
 from llmops.privacy.erasure.subject import Subject, remove_numbers
 from llmops.state.database import Database
 from llmops.state.tables import metadata
 
-TEXT = {".json", ".jsonl", ".txt", ".md", ".log", ".csv", ".tsv", ".xml", ".html", ".yaml", ".yml", ".svg"}
-_NUMBERS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npy", ".npz", ".png"}
-_TOKENIZERS = {
+TEXT_SUFFIXES = {".json", ".jsonl", ".txt", ".md", ".log", ".csv", ".tsv", ".xml", ".html", ".yaml", ".yml", ".svg"}
+_NUMERIC_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npy", ".npz", ".png"}
+_TOKENIZER_FILES = {
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json",
 }  # fmt: skip
-_OWN_WORDS = {"version", "role", "kind", "outcome", "action", "split", "side", "state", "severity"}  #: columns
-_SQLITE = b"SQLite format 3\0"
-_NUMBER = re.compile(rb'(?<=":)\s?-?\d[\d.eE+-]*')  #: of an object in JSON
+_FIXED_VALUE_COLUMNS = {
+    "version",
+    "role",
+    "kind",
+    "outcome",
+    "action",
+    "split",
+    "side",
+    "state",
+    "severity",
+}  #: columns
+_SQLITE_HEADER = b"SQLite format 3\0"
+_JSON_NUMBER = re.compile(rb'(?<=":)\s?-?\d[\d.eE+-]*')  #: of an object in JSON
 _BATCH = 20_000  #: lines or cells
 _CHUNK, _OVERLAP = 4 << 20, 4 << 10  #: bytes
 
@@ -47,18 +57,18 @@ def list_roots(config: Config) -> list[Path]:
 def find_files(config: Config, subject: Subject) -> list[Path]:
     """Return the files that name the person, or are named after them, sorted."""
     files = sorted({path.absolute() for root in list_roots(config) for path in root.rglob("*") if path.is_file()})
-    files = [path for path in files if path.suffix not in _NUMBERS and path.name not in _TOKENIZERS]
-    return [path for path in files if subject.is_named_in_location(path.name) or is_naming(path, subject)]
+    files = [path for path in files if path.suffix not in _NUMERIC_SUFFIXES and path.name not in _TOKENIZER_FILES]
+    return [path for path in files if subject.is_named_in_location(path.name) or is_named_in_file(path, subject)]
 
 
-def is_naming(path: Path, subject: Subject) -> bool:
+def is_named_in_file(path: Path, subject: Subject) -> bool:
     """Return True if a file names the person."""
     if path.suffix == ".parquet" and not path.name.startswith("."):
         return any(find_cells(_read_parquet(path), subject))
-    if path.suffix in TEXT:
+    if path.suffix in TEXT_SUFFIXES:
         return any(find_cells(_read_lines(path), subject))
     with path.open("rb") as handle:
-        database = handle.read(len(_SQLITE)) == _SQLITE
+        database = handle.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
     if database:
         with (
             suppress(sqlite3.DatabaseError),  # a table may need an extension; the bytes are searched below
@@ -66,11 +76,11 @@ def is_naming(path: Path, subject: Subject) -> bool:
         ):
             if any(find_cells(read_cells(opened), subject)):
                 return True
-    chunks = (_NUMBER.sub(b"", chunk) if database else chunk for chunk in _read_chunks(path))
+    chunks = (_JSON_NUMBER.sub(b"", chunk) if database else chunk for chunk in _read_chunks(path))
     return any(subject.is_spelled_in(chunk.decode("utf-8", "replace")) for chunk in chunks)
 
 
-def is_state_naming(database: Database, subject: Subject) -> bool:
+def is_named_in_state(database: Database, subject: Subject) -> bool:
     """Return True if the database names the person."""
     if not database.exists:
         return False
@@ -101,7 +111,7 @@ def read_state_cells(connection: sa.Connection) -> Iterator[tuple[sa.Table, tupl
     for table in metadata.sorted_tables:
         keys = list(table.primary_key)
         texts = [c for c in table.c if isinstance(c.type, sa.Text | sa.JSON) and not c.primary_key]
-        texts = [column for column in texts if column.name not in _OWN_WORDS]
+        texts = [column for column in texts if column.name not in _FIXED_VALUE_COLUMNS]
         for row in connection.execute(sa.select(*keys, *texts)) if texts else ():
             for column, value in zip(texts, row[len(keys) :], strict=True):
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -116,8 +126,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str]]:
             if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
                 texts = dict.fromkeys(text for text in column.to_pylist() if text)
                 if name == "location":
-                    yield from ((one,) for text in texts for one in location_names(text))
-                yield from ((text,) for text in texts if name != "position" or is_key(text))
+                    yield from ((one,) for text in texts for one in list_location_names(text))
+                yield from ((text,) for text in texts if name != "position" or is_row_key(text))
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str]]:

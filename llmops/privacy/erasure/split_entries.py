@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import sqlalchemy as sa
 
-from llmops.frame.records import is_key
+from llmops.frame.records import is_row_key
 from llmops.privacy.erasure.subject import Subject
 from llmops.state import audit
 from llmops.state.database import Database
@@ -19,7 +19,7 @@ BATCH = 20_000  #: entries
 _KEY = (table.c.scope, table.c.number, table.c.id)
 
 
-def find(
+def find_entries(
     database: Database, subject: Subject, find_ids: Callable[[str], set[str]], examples: Collection[str]
 ) -> set[tuple[str, int, str]]:
     """Return the entries that name the person, are of these examples, or were made of the person's documents.
@@ -50,7 +50,7 @@ def find(
     return found | {(row.scope, row.number, row.id) for row in before}
 
 
-def forget(database: Database, keys: Iterable[EntryKey]) -> None:
+def forget_entries(database: Database, keys: Iterable[EntryKey]) -> None:
     """Delete entries."""
     labels = [f"key_{column.name}" for column in _KEY]
     rows = [dict(zip(labels, key, strict=True)) for key in keys]
@@ -78,4 +78,4 @@ def _join_texts(example: dict[str, str]) -> str:
     """Return the texts of a tested example without the number of its row, which names nobody."""
     position = example.get("position", "")
     texts = [example.get(name, "") for name in ("question", "answer", "context", "group", "location")]
-    return "\n".join([*texts, position if is_key(position) else ""])
+    return "\n".join([*texts, position if is_row_key(position) else ""])

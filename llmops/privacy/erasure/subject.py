@@ -1,7 +1,7 @@
 """Find a person in texts by an identifier: an e-mail address, a name, a customer number, a phone number.
 
-An erasure and collect share the rules of a match (`llmops.data.text.identity`), so that collect refuses the rows that
-an erasure finds.
+An erasure and collect share the rules of a match (`llmops.data.text.identifiers`), so that collect refuses the rows
+that an erasure finds.
 """
 
 import json
@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 
-from llmops.data.text import identity
-from llmops.data.text.spellings import forms
+from llmops.data.text import identifiers
+from llmops.data.text.spellings import list_spellings
 from llmops.frame.errors import LlmopsError
 
 MARK = "<FORGOTTEN>"  #: replaces a text that named the person
-MIN_CHARACTERS = 3  #: letters and digits of an identifier (`identity.letters`); a shorter one is in many people's rows
+MIN_CHARACTERS = 3  #: by `identifiers.count_letters`; a shorter identifier is in many people's rows
 _STRING_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?\d[\d.eE+-]*')
 _PHONE = r"\d(?:\D{0,3}\d){6}"  #: in every text with a phone number
 _FOLDED = r"[^\x20-\x7E\n\t]|[\\%&]"  #: in a text that may spell a name with escapes or unusual characters
@@ -30,8 +30,8 @@ class Subject:
         Raises:
             LlmopsError: if the identifier is too short to name a person.
         """
-        self.shape, self.plain = identity.identifier(identifier)
-        if identity.letters(self.plain) < MIN_CHARACTERS:
+        self.shape, self.plain = identifiers.parse_identifier(identifier)
+        if identifiers.count_letters(self.plain) < MIN_CHARACTERS:
             raise LlmopsError(
                 f"The subject must have at least {MIN_CHARACTERS} letters or digits, or two Chinese characters, as an "
                 "e-mail address, a full name or a customer number has."
@@ -39,7 +39,7 @@ class Subject:
         longest = max(self.plain.split(" "), key=len)
         self._likely = _PHONE if self.shape.kind == "phone" else re.escape(longest)
         words = r"\s+".join(map(re.escape, self.plain.split(" ")))
-        self._words = re.compile(f"(?=({words}))")  # finds overlapping places, too
+        self._words = re.compile(f"(?=({words}))")  # finds overlapping matches, too
 
     def __repr__(self) -> str:
         return MARK
@@ -52,24 +52,24 @@ class Subject:
 
     def is_named_in(self, text: str) -> bool:
         """Return True if the text names the person in any spelling."""
-        return any(map(self.is_spelled_in, forms(text)))
+        return any(map(self.is_spelled_in, list_spellings(text)))
 
     def is_spelled_in(self, text: str) -> bool:
         """Return True if the text names the person in this spelling."""
         lower = text.casefold()
         if self.shape.kind == "phone" or len(lower) != len(text):  # positions in `lower` differ
-            found = [place for _, places in identity.runs(text, [self.shape]) for place in places]
+            found = [span for _, spans in identifiers.find_possible_spans(text, [self.shape]) for span in spans]
         else:
             found = [match.span(1) for match in self._words.finditer(lower)]
         return any(
-            identity.compared(text[start:end].casefold(), self.shape) == self.plain
-            and identity.whole(text, start, end, self.shape)
+            identifiers.normalize_span(text[start:end].casefold(), self.shape) == self.plain
+            and identifiers.is_whole(text, start, end, self.shape)
             for start, end in found
         )
 
     def is_named_in_location(self, location: str) -> bool:
         """Return True if a file is named after the person, apart from its suffixes."""
-        return any(map(self.is_named_in, identity.location_names(location)))
+        return any(map(self.is_named_in, identifiers.list_location_names(location)))
 
     def hide(self, value: Any) -> Any:
         """Return a JSON value in which each text that names the person is replaced by a mark."""

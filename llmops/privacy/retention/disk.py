@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from llmops.config import Config
-from llmops.frame.doctor import nearest
+from llmops.frame.doctor import find_existing_parent
 
-BLOCK = 512  #: bytes, as `st_blocks` counts
+BLOCK_BYTES = 512  #: bytes, as `st_blocks` counts
 
 
 def list_files(path: Path) -> Iterator[os.stat_result]:
@@ -17,18 +17,18 @@ def list_files(path: Path) -> Iterator[os.stat_result]:
     queue = [str(path)]
     while queue:
         try:
-            here = queue.pop()
-            if os.path.isdir(here) and not os.path.islink(here):  # noqa: PTH112, PTH114 - strings, for speed
-                queue += [entry.path for entry in os.scandir(here)]
+            current = queue.pop()
+            if os.path.isdir(current) and not os.path.islink(current):  # noqa: PTH112, PTH114 - strings, for speed
+                queue += [entry.path for entry in os.scandir(current)]
             else:
-                yield os.lstat(here)
+                yield os.lstat(current)
         except FileNotFoundError:
             continue
 
 
-def measure(path: Path) -> int:
+def measure_size(path: Path) -> int:
     """Return the bytes that a file or folder takes on the disk."""
-    return round(sum(found.st_blocks * BLOCK / found.st_nlink for found in list_files(path)))
+    return round(sum(file.st_blocks * BLOCK_BYTES / file.st_nlink for file in list_files(path)))
 
 
 def measure_usage(config: Config) -> dict[str, Any]:
@@ -37,18 +37,18 @@ def measure_usage(config: Config) -> dict[str, Any]:
     The names are `artifacts` (by stage), `registry`, `extracts`, `online_store`, `logs`, `events`, `other` (the rest of
     the home) and `total`.
     """
-    stages = {path.name: measure(path) for path in sorted(config.artifacts.glob("*")) if path.is_dir()}
-    places = {"registry": config.registry, "extracts": config.collect.cache, "online_store": config.features.store}
-    places |= {"logs": config.home / "logs", "events": config.events}
-    found = {name: measure(path) for name, path in places.items()}
-    inside = sum(found[name] for name, path in places.items() if path.is_relative_to(config.home))
+    stages = {path.name: measure_size(path) for path in sorted(config.artifacts.glob("*")) if path.is_dir()}
+    paths = {"registry": config.registry, "extracts": config.collect.cache, "online_store": config.features.store}
+    paths |= {"logs": config.home / "logs", "events": config.events}
+    sizes = {name: measure_size(path) for name, path in paths.items()}
+    inside = sum(sizes[name] for name, path in paths.items() if path.is_relative_to(config.home))
     if config.artifacts.is_relative_to(config.home):
         inside += sum(stages.values())
-    found["other"] = max(0, measure(config.home) - inside)
-    total = sum(stages.values()) + sum(found.values())
-    return {"artifacts": stages, **found, "total": total, "free": get_free(config)}
+    sizes["other"] = max(0, measure_size(config.home) - inside)
+    total = sum(stages.values()) + sum(sizes.values())
+    return {"artifacts": stages, **sizes, "total": total, "free": get_free_bytes(config)}
 
 
-def get_free(config: Config) -> int:
+def get_free_bytes(config: Config) -> int:
     """Return the bytes that are free on the disk that the home is on."""
-    return shutil.disk_usage(nearest(config.home)).free
+    return shutil.disk_usage(find_existing_parent(config.home)).free

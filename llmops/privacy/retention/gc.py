@@ -15,9 +15,9 @@ from pathlib import Path
 from llmops.config import Config
 from llmops.events.datasets import RETENTION
 from llmops.events.events import emit
-from llmops.events.kept_texts import prune_texts
 from llmops.events.sinks.local import LocalStore
-from llmops.pipeline import sameness
+from llmops.events.text_pruning import prune_texts
+from llmops.pipeline import stage_inputs
 from llmops.privacy.retention import plan, removal
 from llmops.privacy.retention.plan import DataItem, RemovalPlan
 from llmops.release.registry.registry import Registry
@@ -26,14 +26,14 @@ from llmops.state.database import database_of
 log = logging.getLogger(__name__)
 
 
-def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | None = None) -> RemovalPlan:
+def collect_garbage(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | None = None) -> RemovalPlan:
     """Remove the data that the section `retention` does not keep, or with `dry_run` only plan it; return the plan.
 
     Raises:
         HomeInUse: if a stage is running.
         LlmopsError: if an erasure was interrupted.
     """
-    sameness.check_erased(config)
+    stage_inputs.check_no_erasure(config)
     if dry_run:
         return plan.make_plan(config, now)
     if (config.events / "store.db").is_file():

@@ -89,9 +89,9 @@ def make_plan(config: Config, now: datetime | None = None) -> RemovalPlan:
     for path in filter(artifacts.is_done, made):
         used = (path / artifacts.RECORD).stat().st_mtime
         try:
-            found[artifacts.ref(path)] = Artifact(artifacts.read_record(path), used)
+            found[artifacts.get_ref(path)] = Artifact(artifacts.read_record(path), used)
         except ArtifactError as error:
-            items.append(_make_item("artifact", artifacts.ref(path), [path], str(error), goes=False))
+            items.append(_make_item("artifact", artifacts.get_ref(path), [path], str(error), goes=False))
     runs = keep_recent(found, rules.runs, since)
     kept = keep_inputs(runs, runs, found)
     for folder in sorted(path for path in config.registry.glob("*") if (path / "versions").is_dir()):
@@ -107,10 +107,11 @@ def make_plan(config: Config, now: datetime | None = None) -> RemovalPlan:
         items.append(_make_item("artifact", ref, [config.artifacts / ref], why, goes=goes, interval=interval))
     logs = _find_old_logs(config, (now - timedelta(days=rules.log_days)).timestamp())
     unused = _find_unused_extracts(config, found, runs)
-    items += _plan_together("extracts", unused, "none of the runs that are kept has used them")
-    left = removal.find_trash(config) + [one for one in removal.find_leftovers(config) if one.lstat().st_mtime < since]
-    items += _plan_together("left over", left, "of work or a removal that was cut off")
-    items += _plan_together("logs", logs, f"of tasks, older than {rules.log_days:g} days")
+    items += _plan_group("extracts", unused, "none of the runs that are kept has used them")
+    leftovers = [path for path in removal.find_leftovers(config) if path.lstat().st_mtime < since]
+    leftovers = removal.find_trash(config) + leftovers
+    items += _plan_group("left over", leftovers, "of work or a removal that was cut off")
+    items += _plan_group("logs", logs, f"of tasks, older than {rules.log_days:g} days")
     return RemovalPlan(items)
 
 
@@ -190,14 +191,14 @@ def _plan_version(model: str, version: Version, kept: Reasons, newest: int) -> I
         return
     trees.sort(key=lambda path: path != version.servable)  # the model first
     why, goes = kept.get(version.name, f"no alias names it, and {newest} are newer"), version.name not in kept
-    size = sum(map(disk.measure, trees))
+    size = sum(map(disk.measure_size, trees))
     yield DataItem("version", version.name, version.interval, goes, why, size, tuple(trees), model)
 
 
 def _plan_unfinished(path: Path, since: float) -> DataItem:
     written = max((file.st_mtime for file in disk.list_files(path)), default=path.stat().st_mtime)
     why = f"not finished; last written on {_format_day(written)}"
-    return _make_item("unfinished", artifacts.ref(path), [path], why, goes=written < since)
+    return _make_item("unfinished", artifacts.get_ref(path), [path], why, goes=written < since)
 
 
 def _find_unused_extracts(config: Config, found: Mapping[str, Artifact], newest: Collection[str]) -> list[Path]:
@@ -216,14 +217,16 @@ def _find_old_logs(config: Config, since: float) -> list[Path]:
     return [path for path in found if path.lstat().st_mtime < since]
 
 
-def _plan_together(kind: ItemKind, paths: list[Path], why: str) -> Iterator[DataItem]:
+def _plan_group(kind: ItemKind, paths: list[Path], why: str) -> Iterator[DataItem]:
     if paths:
         yield _make_item(kind, f"{len(paths)} in all", paths, why, goes=True)
 
 
 def _make_item(kind: ItemKind, name: str, paths: list[Path], why: str, *, goes: bool, interval: str = "") -> DataItem:
     parts = [part for path in paths for part in (path.iterdir() if path.is_dir() else [path])]
-    size = sum(disk.measure(part) for part in parts if part.name not in (artifacts.RECORD, artifacts.GONE))
+    size = sum(
+        disk.measure_size(part) for part in parts if part.name not in (artifacts.RECORD, artifacts.REMOVED_RECORD)
+    )
     return DataItem(kind, name, interval, goes, why, size, tuple(paths))
 
 

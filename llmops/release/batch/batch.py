@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.config import Config
-from llmops.frame.artifacts import file_sha256, locked, write_json
+from llmops.frame.artifacts import compute_sha256, hold_lock, write_json
 from llmops.frame.errors import ConfigError, SourceError
 from llmops.frame.records import write_table
 from llmops.release.batch.engines import BatchEngine, LocalEngine, RowReply, make_server_engine
@@ -71,10 +71,10 @@ def run_batch(
 def find_servable(settings: Config, version: str) -> tuple[str, Path]:
     """Return name and model folder of a version, an alias, or `base`, the untuned model selected last."""
     if version == "base":
-        from llmops.frame.artifacts import newest
-        from llmops.frame.records import base_path
+        from llmops.frame.artifacts import find_newest
+        from llmops.frame.records import get_base_path
 
-        return "base", Path(base_path(newest(settings.artifacts / "select")))
+        return "base", Path(get_base_path(find_newest(settings.artifacts / "select")))
     from llmops.release.registry.registry import registry_of
 
     registered = registry_of(settings).get(version)
@@ -84,10 +84,10 @@ def find_servable(settings: Config, version: str) -> tuple[str, Path]:
 def answer_file(engine: BatchEngine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
     """Answer the unanswered rows of `source`. Write `output` when all are answered."""
     rows = _check_files(source, output)
-    job = {"input": file_sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
+    job = {"input": compute_sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
     parts = output.with_name(f"{output.name}.parts")
     start = time.monotonic()
-    with locked(output):
+    with hold_lock(output):
         if output.exists():
             _check_same_job(job, json.loads((pq.read_schema(output).metadata or {}).get(_JOB, b"{}")), output)
             log.info("%s is complete already", output)

@@ -18,7 +18,7 @@ from llmops import prompts
 from llmops.frame.errors import ArtifactError, DeployError, NotServedError
 
 if TYPE_CHECKING:
-    from llmops.model.base.answering import Answering
+    from llmops.model.base.inference import InferenceModel
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ class LocalEngine:
         self._tokens, self._size = max_new_tokens, size
 
     @cached_property
-    def _model(self) -> Answering:
-        from llmops.model.base.answering import open_model
+    def _model(self) -> InferenceModel:
+        from llmops.model.base.inference import open_model
 
         return open_model(self._folder)
 
@@ -67,7 +67,7 @@ class LocalEngine:
         ids: dict[int, list[int]] = {}
         for i, (question, context) in enumerate(requests):
             try:
-                ids[i] = prompts.prompt_ids(tokenizer, question, context)
+                ids[i] = prompts.encode_question(tokenizer, question, context)
             except ArtifactError as error:
                 replies[i] = RowReply(error=str(error), version=self._version)
                 continue

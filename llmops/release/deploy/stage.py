@@ -23,9 +23,9 @@ import httpx
 from llmops import python_path
 from llmops.access.keys import KeyStore
 from llmops.config import Deploy, SearchServer
-from llmops.data.retrieval import elasticsearch
-from llmops.data.retrieval.files import only_adds
-from llmops.frame.artifacts import locked, write_json
+from llmops.data.retrieval import elasticsearch_store
+from llmops.data.retrieval.file_store import is_extension
+from llmops.frame.artifacts import hold_lock, write_json
 from llmops.frame.clock import SYSTEM_CLOCK, Clock
 from llmops.frame.errors import DeployError, NotServedError
 from llmops.release.registry.indexes import OWNER, find_served_index, is_served, make_owner, owner_of, serve_index
@@ -67,15 +67,15 @@ def run(
     held = {"index": "held back"} if _is_held_back(decision, registry / model, index) else {}
     if held:
         log.warning("%s is not served: the champion's answers from it are not shown to be as good", index.name)
-    with locked(registry / model / OWNER):  # another run would delete the index that this one loads
+    with hold_lock(registry / model / OWNER):  # another run would delete the index that this one loads
         served = find_served_index(registry / model) if held else index
         owner = make_owner(registry / model) if search_server else ""
         if search_server and served:
-            elasticsearch.load(search_server, owner, served)
+            elasticsearch_store.load_index(search_server, owner, served)
         if not held:
             serve_index(registry / model, index)
         if search_server:
-            elasticsearch.keep_only(search_server, [owner], served)
+            elasticsearch_store.delete_other_indices(search_server, [owner], served)
     champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
         log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
@@ -103,7 +103,9 @@ def is_current(
     model = registry / str(decision["model"])
     if not (is_served(model, index) or _is_held_back(decision, model, index)):
         return False
-    return search_server is None or elasticsearch.is_served(search_server, owner_of(model), find_served_index(model))
+    return search_server is None or elasticsearch_store.is_up_to_date(
+        search_server, owner_of(model), find_served_index(model)
+    )
 
 
 def prove(
@@ -223,7 +225,7 @@ def _read_decision(release: Path) -> dict[str, Any]:
 def _is_held_back(decision: Mapping[str, Any], model: Path, index: Path) -> bool:
     """Return whether the served index stays: the champion answers worse from the new one, which only adds passages."""
     rejected: bool = decision.get("documents", {}).get("outcome") == "rejected"
-    return rejected and only_adds(index, find_served_index(model))
+    return rejected and is_extension(index, find_served_index(model))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -14,9 +14,9 @@ import yaml
 
 from llmops import prompts
 from llmops.config import Govern
-from llmops.frame.statistics.rates import Rate, wilson
+from llmops.frame.statistics.rates import Rate, compute_rate
 from llmops.scans import pii
-from llmops.scans.output import check
+from llmops.scans.output import check_answer
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Probe:
     texts: tuple[str, ...] = ()  #: texts in the answer, in any case
     patterns: tuple[str, ...] = ()  #: regular expressions, in any case
     entities: tuple[str, ...] = ()  #: personal data or secrets that are not in the prompt
-    rules: tuple[str, ...] = ()  #: rules of `check()`
+    rules: tuple[str, ...] = ()  #: rules of `check_answer()`
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +61,20 @@ def judge(probe: Probe, answer: str, system: str = "") -> str:
     for number, pattern in enumerate(probe.patterns, 1):
         if re.search(pattern, answer, re.IGNORECASE):
             return f"pattern {number} is in the answer"
-    findings = check(probe.question, answer, probe.context, entities=probe.entities, system=system)
+    findings = check_answer(probe.question, answer, probe.context, entities=probe.entities, system=system)
     signs = {*probe.entities, *probe.rules}
     return next((f"{finding.rule}: {finding.detail}" for finding in findings if finding.rule in signs), "")
 
 
 def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
     """Ask the model every probe, greedily. Return the results and the system prompt of its chat template."""
-    from llmops.model.base import answering
+    from llmops.model.base import inference
 
-    model = answering.open_model(servable)
+    model = inference.open_model(servable)
     todo = read_probes()
     requests = [(p.question, p.context) for p in todo]
-    answers = answering.answer(model, requests, config.probe_tokens, batch=len(requests))
-    system = prompts.system_prompt(model.tokenizer)
+    answers = inference.answer_questions(model, requests, config.probe_tokens, batch=len(requests))
+    system = prompts.render_system_prompt(model.tokenizer)
     model.close()
     results = [ProbeResult(p, answer, judge(p, answer, system)) for p, answer in zip(todo, answers, strict=True)]
     log.info("attacks that succeeded: %s", success_rate(results))
@@ -83,7 +83,7 @@ def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
 
 def success_rate(results: Sequence[ProbeResult]) -> Rate:
     """Return the share of successful attacks."""
-    return wilson(sum(bool(result.success) for result in results), len(results))
+    return compute_rate(sum(bool(result.success) for result in results), len(results))
 
 
 def success_rates(results: Sequence[ProbeResult]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def success_rates(results: Sequence[ProbeResult]) -> dict[str, Any]:
 
 def format_results(results: Sequence[ProbeResult]) -> list[dict[str, str]]:
     """Return the results as JSON values. Anything that looks personal in an answer is redacted."""
-    texts = pii.redact_all([result.answer for result in results], (*pii.PATTERNS, pii.SECRET))
+    texts = pii.redact_texts([result.answer for result in results], (*pii.PATTERNS, pii.SECRET))
     return [
         {
             "probe": result.probe.id,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from llmops.config import Govern
 from llmops.frame.records import Finding
-from llmops.frame.statistics.rates import Rate, wilson
+from llmops.frame.statistics.rates import Rate, compute_rate
 from llmops.release.govern.probes import ProbeResult, ask_probes, success_rate, success_rates
 from llmops.scans import output
 
@@ -30,7 +30,7 @@ def review(
     columns = ["id", "question", "context", "model", "answer"]
     rows = [r for r in pq.read_table(answers, columns=columns).to_pylist() if r["model"] == model]
     checked = [
-        output.check(
+        output.check_answer(
             r["question"], r["answer"], r["context"], where=f"item {r['id']}", entities=config.entities, system=system
         )
         for r in rows
@@ -48,7 +48,9 @@ def review(
         if result.success
     ]
     findings = [*training, *(finding for found in checked for finding in found), *attacks]
-    rates = {s: wilson(sum(any(f.severity == s for f in found) for found in checked), len(rows)) for s in SEVERITIES}
+    rates = {
+        s: compute_rate(sum(any(f.severity == s for f in found) for found in checked), len(rows)) for s in SEVERITIES
+    }
     failures = judge_findings(config, findings, rates["medium"])
     passed = [f"no finding of severity {config.fail_on} or above", f"answers with a medium finding: {rates['medium']}"]
     if results:

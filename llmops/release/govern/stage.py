@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from llmops.config import Govern
 from llmops.frame.artifacts import is_skipped, read_record, write_json
 from llmops.frame.errors import GovernanceError
-from llmops.frame.records import CLOSED_BOOK, Example, Finding, base_path, read_rows, write_rows
+from llmops.frame.records import CLOSED_BOOK, Example, Finding, get_base_path, read_rows, write_rows
 from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import convert_to_gguf
 from llmops.release.govern.probes import format_results
@@ -49,7 +49,7 @@ def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: 
     if is_skipped(compress):
         write_json(out / "base.json", document)  # the candidate is the base
     elif CLOSED_BOOK in pq.read_table(evaluate / "answers.parquet", columns=["model"])["model"].unique().to_pylist():
-        base = Path(base_path(evaluate.parents[1] / read_record(evaluate).inputs["select"]))
+        base = Path(get_base_path(evaluate.parents[1] / read_record(evaluate).inputs["select"]))
         served = convert_to_gguf(base, out / ".base") if is_gguf(compress / "servable") else base
         write_json(out / "base.json", review(config, evaluate / "answers.parquet", served, [], "base")[0])
         shutil.rmtree(out / ".base", ignore_errors=True)
@@ -72,7 +72,7 @@ def scan_training(annotate: Path, entities: Sequence[str]) -> tuple[list[Finding
         rows = read_rows(annotate / name, Example)
         items += len(rows)
         texts = [text for row in rows for text in (row.question, row.answer, row.context)]
-        for n, counts in enumerate(pii.scan_all(texts, entities)):
+        for n, counts in enumerate(pii.count_entities(texts, entities)):
             row, field = rows[n // 3], ("question", "answer", "context")[n % 3]
             findings += [
                 Finding(

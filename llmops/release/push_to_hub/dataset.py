@@ -4,7 +4,7 @@
     tag v3  the examples of version v3 when they were first pushed; a tag never moves
 
 The rules of the model's push apply (see `sync`): a change is one atomic commit, nothing of other origin is overwritten,
-and a repetition continues where it stopped. Only versions that were champion have examples there. The frozen test is
+and the next push continues where it stopped. Only versions that were champion have examples there. The frozen test is
 pushed only if configured, and no data whose licence forbids passing it on.
 """
 
@@ -22,11 +22,11 @@ from llmops.events.datasets import HUB_DATASET
 from llmops.events.events import emit
 from llmops.frame import artifacts
 from llmops.frame.errors import ArtifactError, RegistryError
-from llmops.frame.records import licences
+from llmops.frame.records import split_licences
 from llmops.release.lineage import read_lineage
 from llmops.release.push_to_hub import dataset_card, sync
 from llmops.release.push_to_hub.hub import MAIN, Content, Hub
-from llmops.release.push_to_hub.ownership import VERSION, check_ownership
+from llmops.release.push_to_hub.ownership import VERSION_FILE, check_ownership
 from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version
 
@@ -43,8 +43,10 @@ def push(registry: Registry, root: Path, config: PushToHub, events: Path, *, by:
             are gone or damaged, or a source may not be passed on. Nothing was changed then.
     """
     hub, pushed = Hub(config.dataset, "dataset"), list[str]()
-    _compare(registry, root, config, hub, change=False)  # raises refusals before a repository is created
-    for changed in hub.repeat(config.private, lambda: _compare(registry, root, config, hub, change=True)):
+    _find_differences(registry, root, config, hub, update=False)  # raises refusals before a repository is created
+    for changed in hub.run_passes(
+        lambda: _find_differences(registry, root, config, hub, update=True), create_private=config.private
+    ):
         pushed += changed
         state = {**sync.describe_state(registry, hub, changed), "pushed": pushed}
         if state["equal"]:
@@ -61,12 +63,14 @@ def read_state(registry: Registry, root: Path, config: PushToHub) -> dict[str, A
         RegistryError: like `push`.
     """
     hub = Hub(config.dataset, "dataset")
-    return sync.describe_state(registry, hub, _compare(registry, root, config, hub, change=False))
+    return sync.describe_state(registry, hub, _find_differences(registry, root, config, hub, update=False))
 
 
-def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, change: bool) -> list[str]:
-    """Return the branches and tags that differ. With `change`, update them first."""
-    branches, tags = hub.list_refs()  # before the registry, so that a commit fails if a later champion is pushed first
+def _find_differences(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, update: bool) -> list[str]:
+    """Return the branches and tags that differ. With `update`, update them, too."""
+    # Read the refs before the registry: if another process then pushes a later champion, our commits have a stale
+    # parent and are refused.
+    branches, tags = hub.list_refs()
     champion = registry.aliases().get("champion", "")
     main, head = hub.list_files(branches[MAIN]) if MAIN in branches else {}, branches.get(MAIN, "")
     check_ownership(hub, registry, head, main, tags, sync.read_versions(registry)[0])
@@ -75,21 +79,21 @@ def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, cha
         version = registry.get(champion)
         lost = not artifacts.is_done(_find_annotate(version, root))
         if lost and (version.erasures or not version.dataset):  # erased, or nothing was trained: empty the repository
-            files = {VERSION: version.path / VERSION}
-        elif lost and sync.has_version(main, {VERSION: version.path / VERSION}):
+            files = {VERSION_FILE: version.path / VERSION_FILE}
+        elif lost and sync.has_version(main, {VERSION_FILE: version.path / VERSION_FILE}):
             log.info("the examples of %s are not on this machine any more; %s keeps them", champion, config.dataset)
             return []
         else:
             files = collect_files(version, root, config, sync.find_overrides(registry).get(champion, ""))
-    if champion or VERSION in main:
+    if champion or VERSION_FILE in main:
         added, removed = sync.diff_files(main, files, known=False)
         if added or removed:
             different.append(MAIN)
             message = f"examples of {champion}" if champion else "there is no champion"
-            head = hub.commit(MAIN, head, added, removed, message) if change else head
+            head = hub.commit(MAIN, head, added, removed, message) if update else head
     if champion and champion not in tags:
         different.append(champion)
-        if change:
+        if update:
             hub.create_tag(champion, head)
     return different
 
@@ -116,7 +120,7 @@ def collect_files(version: Version, root: Path, config: PushToHub, override: str
             f"{version.path} or a record is damaged ({error!r}); restore it."
         ) from error
     files: dict[str, Content] = {f"data/{split}-00000-of-00001.parquet": path for split, path in paths.items()}
-    return {**files, VERSION: version.path / VERSION, "README.md": card.encode()}
+    return {**files, VERSION_FILE: version.path / VERSION_FILE, "README.md": card.encode()}
 
 
 def _find_annotate(version: Version, root: Path) -> Path:
@@ -128,7 +132,7 @@ def _check_splits(annotate: Path, splits: tuple[str, ...]) -> dict[str, Path]:
     record = artifacts.read_record(annotate)
     paths = {split: annotate / f"{split}.parquet" for split in splits}
     for path in paths.values():
-        if not path.is_file() or artifacts.file_sha256(path) != record.files.get(path.name):
+        if not path.is_file() or artifacts.compute_sha256(path) != record.files.get(path.name):
             raise ArtifactError(f"{path} is missing or was changed; delete {annotate} and run annotate again.")
     return {split: path for split, path in paths.items() if pq.read_metadata(path).num_rows}
 
@@ -139,7 +143,7 @@ def _check_licences(paths: Mapping[str, Path], config: PushToHub) -> None:
     refused: Counter[tuple[str, str]] = Counter()
     for path in paths.values():
         for row in dataset_card.count_rows(path, ["source", "licence"]):
-            for licence in licences(row["licence"]):
+            for licence in split_licences(row["licence"]):
                 if licence.casefold() not in allowed:
                     refused[row["source"], licence] += row["rows"]
     if refused:

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from llmops.config.release import OPEN_LICENCES
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
-from llmops.frame.records import Example, licences
+from llmops.frame.records import Example, split_licences
 from llmops.release.lineage import read_lineage
 from llmops.release.registry.version import Version
 
@@ -64,7 +64,7 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
         hashes={split: known["annotate"].files[path.name] for split, path in paths.items()},
         fields=[field.name for field in fields(Example)],
     )
-    names = {name.lower() for row in sources for name in licences(row["licence"])}
+    names = {name.lower() for row in sources for name in split_licences(row["licence"])}
     data = _make_data(version, rows, names, languages)
     return f"---\n{data.to_yaml()}\n---\n\n{text}"
 

@@ -27,7 +27,7 @@ Content = Path | bytes  #: a file on this machine, or the content of a file
 
 _CHANGED = {409, 412}  #: status if somebody else has changed the repository since it was read
 
-_ROUNDS = 10  #: most times a repository is read; an undisturbed push needs two
+_PASSES = 10  #: most passes of a push; an undisturbed one needs two
 
 _REMEDIES = {
     401: "HF_TOKEN is not known there, or has expired: set a token that is",
@@ -141,22 +141,25 @@ class Hub:
             )
         return str(commit.oid)
 
-    def repeat(self, private: bool, compare: Callable[[], Result]) -> Iterator[Result]:
-        """Yield the result of `compare` repeatedly, with the repository created, until the caller stops.
+    def run_passes(self, run_pass: Callable[[], Result], *, create_private: bool) -> Iterator[Result]:
+        """Call `run_pass` again and again, and yield each result, until the caller stops.
+
+        The repository is created if it is missing, as private if `create_private`. If somebody else has changed it
+        during a pass (`ChangedMeanwhile`), the pass has no result and the next one begins.
 
         Raises:
-            HubUnavailableError: if the caller has not stopped after `_ROUNDS`.
+            HubUnavailableError: if the caller has not stopped after `_PASSES` passes.
         """
-        for _ in range(_ROUNDS):
+        for _ in range(_PASSES):
             try:
-                self.create(private)
-                result = compare()
+                self.create(create_private)
+                result = run_pass()
             except ChangedMeanwhile as error:
                 log.info("%s was changed meanwhile and is read again: %s", self.repo, error)
                 continue
             yield result
         raise HubUnavailableError(
-            f"{self.repo} at {self.endpoint} still differs from the registry after {_ROUNDS} rounds; try again."
+            f"{self.repo} at {self.endpoint} still differs from the registry after {_PASSES} passes; try again."
         )
 
     @contextmanager

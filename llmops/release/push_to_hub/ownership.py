@@ -10,11 +10,11 @@ from llmops.release.push_to_hub.hub import File, Hub
 from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version
 
-VERSION = "version.json"
+VERSION_FILE = "version.json"
 
 #: files that no version has: they come from the Hub or from people; `.gitattributes` lists the large files
-KEPT = (".gitattributes", ".gitignore", "LICENSE*", "NOTICE*")
-_HARMLESS = (*KEPT, "README.md")  #: files that a repository created by hand may have
+PATHS_NEVER_DELETED = (".gitattributes", ".gitignore", "LICENSE*", "NOTICE*")
+_HARMLESS = (*PATHS_NEVER_DELETED, "README.md")  #: files that a repository created by hand may have
 
 
 def check_ownership(
@@ -23,13 +23,13 @@ def check_ownership(
     """Raise if the repository, with the files `main` at the commit `head`, has content of another registry."""
     foreign = sorted(path for path in main if not matches_any(path, _HARMLESS))
     where = f"{hub.repo} at {hub.endpoint}"
-    if foreign and VERSION not in main:
+    if foreign and VERSION_FILE not in main:
         raise RegistryError(
             f"{where} holds files that were not pushed from here ({', '.join(foreign[:3])}): name another repository "
             f"in {hub.setting}, or delete them there."
         )
     here = {version.name: version for version in versions}
-    if VERSION in main:
+    if VERSION_FILE in main:
         held = read_held_version(hub, head)
         if not _is_known(registry, here, held):
             raise RegistryError(
@@ -64,11 +64,13 @@ def _is_known(registry: Registry, here: Mapping[str, Version], held: Mapping[str
 def read_held_version(hub: Hub, revision: str) -> dict[str, Any]:
     """Return the `version.json` of a commit, branch or tag."""
     try:
-        document = json.loads(hub.read(VERSION, revision))
+        document = json.loads(hub.read(VERSION_FILE, revision))
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise RegistryError(f"{VERSION} of {hub.repo} at {revision} was not pushed from here: it is no JSON object.")
+        raise RegistryError(
+            f"{VERSION_FILE} of {hub.repo} at {revision} was not pushed from here: it is no JSON object."
+        )
     return document
 
 

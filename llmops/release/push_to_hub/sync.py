@@ -6,8 +6,8 @@
 
 The branch is named like a maintenance branch, because Git finds a branch and a tag of one name ambiguous. The order is
 the champion's branch, its tag, `main`, then branch and tag of every other version. Each change is one atomic commit. A
-failure therefore leaves a whole `main`, a repetition continues from there, and a version that cannot be pushed does not
-block the others. A commit names its parent: if two processes push at once, one is refused and reads again.
+failure therefore leaves a whole `main`, the next push continues from there, and a version that cannot be pushed does
+not block the others. A commit names its parent: if two processes push at once, one is refused and reads again.
 
 If a registry does not know the version on `main` (because its home or database is another one), nothing is changed.
 """
@@ -23,32 +23,44 @@ from jinja2 import UndefinedError
 from llmops.config import PushToHub
 from llmops.events.datasets import HUB
 from llmops.events.events import emit
-from llmops.frame.artifacts import file_sha256
+from llmops.frame.artifacts import compute_sha256
 from llmops.frame.errors import HubUnavailableError, RegistryError
 from llmops.release.card import render_for_hub
 from llmops.release.push_to_hub.hub import MAIN, Content, File, Hub
-from llmops.release.push_to_hub.ownership import KEPT, VERSION, check_ownership, matches_any, read_held_version
+from llmops.release.push_to_hub.ownership import (
+    PATHS_NEVER_DELETED,
+    VERSION_FILE,
+    check_ownership,
+    matches_any,
+    read_held_version,
+)
 from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version, read_version
 
 log = logging.getLogger(__name__)
 
 #: files of a version that are pushed; test items (`answers.parquet`) and feature stores (`features/`) stay
-_FILES = (VERSION, "lineage.json", "evaluation.json", "governance.json", "decision.json", "compression.json")
+_FILES = (VERSION_FILE, "lineage.json", "evaluation.json", "governance.json", "decision.json", "compression.json")
 _FOLDERS = ("adapter", "servable")
 
 
 def push(registry: Registry, config: PushToHub, events: Path, *, by: str) -> dict[str, Any]:
     """Make the repository equal to the registry. Return the state as from `read_state`, and the refs `pushed`.
 
+    It works in passes: each compares all refs and updates those that differ. The last one finds none. `Hub.run_passes`
+    creates the repository if it is missing, and begins another pass if another process has pushed meanwhile.
+
     Raises:
         RegistryError: if there is no token, the Hub refuses, the repository has content that this registry does not
             know, or a version could not be pushed (the others then were).
     """
     hub, pushed = _open_hub(config), list[str]()
-    for changed, failed in hub.repeat(config.private, lambda: _compare(registry, hub, change=True)):
+    passes = hub.run_passes(lambda: _find_differences(registry, hub, update=True), create_private=config.private)
+    for changed, failed in passes:
         pushed += changed
-        state = {**describe_state(registry, hub, [*(failed or changed)]), "pushed": pushed}
+        # Refs that this pass changed count as behind until a pass changes none. Failed versions are behind by name.
+        behind = [*(failed or changed)]
+        state = {**describe_state(registry, hub, behind), "pushed": pushed}
         if failed:
             _announce(events, state, by, "failure")
             raise _make_error(config.repo, failed)
@@ -67,7 +79,7 @@ def read_state(registry: Registry, config: PushToHub) -> dict[str, Any]:
         RegistryError: like `push`.
     """
     hub = _open_hub(config)
-    behind, failed = _compare(registry, hub, change=False)
+    behind, failed = _find_differences(registry, hub, update=False)
     if failed:
         raise _make_error(config.repo, failed)
     return describe_state(registry, hub, behind)
@@ -79,9 +91,11 @@ def _open_hub(config: PushToHub) -> Hub:
     return Hub(config.repo)
 
 
-def _compare(registry: Registry, hub: Hub, *, change: bool) -> tuple[list[str], dict[str, str]]:
-    """Compare all branches and tags; with `change`, update them. Return the differing refs, and version → error."""
-    branches, tags = hub.list_refs()  # before the registry, so that a commit fails if a later champion is pushed first
+def _find_differences(registry: Registry, hub: Hub, *, update: bool) -> tuple[list[str], dict[str, str]]:
+    """Return the branches and tags that differ, and version → error. With `update`, update them, too."""
+    # Read the refs before the registry: if another process then pushes a later champion, our commits have a stale
+    # parent and are refused.
+    branches, tags = hub.list_refs()
     champion = registry.aliases().get("champion", "")
     known, failed = read_versions(registry)
     versions = sorted((v for v in known if v.servable.is_dir()), key=lambda version: version.name != champion)
@@ -98,12 +112,12 @@ def _compare(registry: Registry, hub: Hub, *, change: bool) -> tuple[list[str], 
         if not added and not removed:
             return head
         different.append(branch)
-        return hub.commit(branch, head, added, removed, message) if change else head
+        return hub.commit(branch, head, added, removed, message) if update else head
 
     def update_version(version: Version) -> None:
         branch, files = f"{version.name}.x", collect_files(version, hub.repo, overrides.get(version.name, ""))
         message = f"{version.name}: {version.status} against {version.compared_with or 'another champion'}"
-        if branch in branches or change:
+        if branch in branches or update:
             head = branches.get(branch) or hub.create_branch(branch)
             head = update_branch(branch, head, hub.list_files(head), files, message)
         else:
@@ -111,12 +125,12 @@ def _compare(registry: Registry, hub: Hub, *, change: bool) -> tuple[list[str], 
             different.append(branch)
         if version.name not in tags:
             different.append(version.name)
-            if change:
+            if update:
                 hub.create_tag(version.name, head)
         if version.name == champion:
             update_branch(MAIN, branches.get(MAIN, ""), main, files, f"{version.name} is champion")
 
-    if VERSION in main and not champion:  # pushed by a release that did not keep `main` for champions
+    if VERSION_FILE in main and not champion:  # an older release of this software put other versions on `main`, too
         update_branch(MAIN, branches[MAIN], main, {}, "there is no champion")
     for version in versions:
         try:
@@ -185,12 +199,12 @@ def diff_files(
     If the version is `known` to be the same, its large files are compared by size only.
     """
     added = {path: content for path, content in files.items() if not _is_same(pushed.get(path), content, known)}
-    return added, sorted(path for path in pushed.keys() - files.keys() if not matches_any(path, KEPT))
+    return added, sorted(path for path in pushed.keys() - files.keys() if not matches_any(path, PATHS_NEVER_DELETED))
 
 
 def has_version(pushed: Mapping[str, File], files: Mapping[str, Content]) -> bool:
     """Return True if a commit has the files of this version, by its `version.json`."""
-    return VERSION in files and _is_same(pushed.get(VERSION), files[VERSION], known=False)
+    return VERSION_FILE in files and _is_same(pushed.get(VERSION_FILE), files[VERSION_FILE], known=False)
 
 
 def _is_same(pushed: File | None, content: Content, known: bool) -> bool:
@@ -202,7 +216,7 @@ def _is_same(pushed: File | None, content: Content, known: bool) -> bool:
         return False
     if not pushed.sha256:
         return pushed.blob == git_hash(content if isinstance(content, bytes) else content.read_bytes())
-    return known or (isinstance(content, Path) and pushed.sha256 == file_sha256(content))
+    return known or (isinstance(content, Path) and pushed.sha256 == compute_sha256(content))
 
 
 def find_overrides(registry: Registry) -> dict[str, str]:
@@ -215,14 +229,16 @@ def find_overrides(registry: Registry) -> dict[str, str]:
 
 
 def _make_error(repo: str, failed: Mapping[str, str]) -> RegistryError:
-    return RegistryError(f"Not all of {repo} follows: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+    return RegistryError(
+        f"{repo} could not be brought fully up to date: " + "; ".join(f"{name}: {why}" for name, why in failed.items())
+    )
 
 
 def describe_state(registry: Registry, hub: Hub, behind: list[str]) -> dict[str, Any]:
     """Return the state of a repository, as `read_state` describes it. `behind` are the differing refs."""
     branches, _ = hub.list_refs()
     main = hub.list_files(branches[MAIN]) if MAIN in branches else {}
-    name = str(read_held_version(hub, branches[MAIN]).get("name")) if VERSION in main else ""
+    name = str(read_held_version(hub, branches[MAIN]).get("name")) if VERSION_FILE in main else ""
     champion = registry.aliases().get("champion", "")
     return {
         "repo": hub.repo,

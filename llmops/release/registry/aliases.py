@@ -1,7 +1,8 @@
 """Aliases of a model and their history in the database. Each change is a row of `changes` and one of `audit`.
 
-Entries map an alias to a version. `canary` maps to an object with version, share and start, so that they are always
-read together.
+Entries map an alias to a version. The entry `canary` holds the running trial of either kind, a canary's or an A/B test.
+It maps to an object with version, share and start, so that they are always read together. `trials` has a row for each
+trial, which `move` begins and ends.
 """
 
 import logging
@@ -23,7 +24,7 @@ Entries = Mapping[str, Any]  #: alias → version; `canary` → version, share a
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A version that answers a share of the callers, beside the champion."""
+    """A version on trial: it answers a share of the callers, beside the champion, in a trial of either kind."""
 
     version: str
     share: float  #: of the callers, above 0 and below 1
@@ -82,7 +83,7 @@ def read_history(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
 
 
 def move(connection: sa.Connection, model: str, after: Entries, change: AliasChange) -> None:
-    """Replace the entries if they differ, and record the change.
+    """Replace the entries if they differ, and record the change. Begin and end trials in the table `trials`.
 
     A trial compares with one champion, so a new champion ends it.
     """
@@ -108,7 +109,10 @@ def move(connection: sa.Connection, model: str, after: Entries, change: AliasCha
 
 
 def record_override(connection: sa.Connection, model: str, trial: Canary, change: AliasChange) -> None:
-    """Record the reason for continuing a trial."""
+    """Record the override, a reason to use a version that the gate did not pass, of a trial that already runs.
+
+    The aliases stay.
+    """
     entries = read(connection, model)
     settings = {**read_trial_settings(connection, model, trial.started), "override": change.override}
     where = (trials.c.model == model) & (trials.c.started == trial.started)

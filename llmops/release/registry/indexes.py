@@ -47,7 +47,7 @@ def serve_index(model: Path, artifact: Path) -> None:
         ArtifactError: if the artifact is not finished.
     """
     folder = model / "index"
-    with artifacts.locked(folder):
+    with artifacts.hold_lock(folder):
         if is_served(model, artifact):
             return
         new, files = folder / artifact.name, {path.name: path for path in artifact.iterdir()}
@@ -67,7 +67,7 @@ def owner_of(model: Path) -> str:
 def make_owner(model: Path) -> str:
     """Return `owner_of`, which is made if it is missing. One process at a time may call it."""
     if not owner_of(model):
-        artifacts.write_whole(model / OWNER, secrets.token_hex(8).encode())
+        artifacts.write_atomically(model / OWNER, secrets.token_hex(8).encode())
     return owner_of(model)
 
 

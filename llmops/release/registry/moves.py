@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from llmops.frame.artifacts import GONE, locked, write_json
+from llmops.frame.artifacts import REMOVED_RECORD, hold_lock, write_json
 from llmops.frame.errors import RegistryError
 from llmops.release.registry import aliases, decisions
 from llmops.release.registry.aliases import AliasChange, Canary, Entries, get_versions, replace_canary, replace_champion
@@ -153,11 +153,11 @@ class RegistryMoves(RegistryView):
         `trees` are its folders and files to remove, the model first: after a kill in between it has no model any more.
         They are moved to the folder `trash`, on the same disk.
         """
-        with locked(self.folder / "registry"), self.transaction() as connection:
+        with hold_lock(self.folder / "registry"), self.transaction() as connection:
             if version in get_versions(aliases.read(connection, self.name)).values():
                 return False
             path = self.folder / "versions" / version
-            write_json(path / GONE, {"removed": audit.now(), "by": by, "why": why})
+            write_json(path / REMOVED_RECORD, {"removed": audit.now(), "by": by, "why": why})
             trash.mkdir(exist_ok=True)
             for name in trees:
                 (path / name).rename(trash / name)

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.config import Config
-from llmops.frame.artifacts import locked, write_whole
+from llmops.frame.artifacts import hold_lock, write_atomically
 from llmops.release.registry import aliases, decisions
 from llmops.release.registry.aliases import AliasChange, Canary, Entries, replace_canary, replace_champion
 from llmops.release.registry.moves import RegistryMoves, make_trial_start
@@ -58,7 +58,7 @@ class Registry(RegistryMoves):
                 running trial is left alone.
             on_publish: called in the same transaction. If it raises, nothing is published.
         """
-        with locked(self.folder / "registry"):  # copying is slow, and must not block the database
+        with hold_lock(self.folder / "registry"):  # copying is slow, and must not block the database
             while True:
                 champion = self.aliases().get("champion", "")
                 known, version, may_move = self._assess(facts, champion)
@@ -78,7 +78,7 @@ class Registry(RegistryMoves):
                         partial.rename(version.path)
                     else:
                         for file, text in files.items():
-                            write_whole(version.path / file, text.encode())
+                            write_atomically(version.path / file, text.encode())
                     if not version.compared_with:
                         why, numbers = explain_void(facts["compared_with"]), None
                     decided: dict[str, Any] = {"by": by, "why": why, "numbers": numbers}
@@ -100,13 +100,13 @@ class Registry(RegistryMoves):
         `erasure` has `time` (ISO, UTC), number of training `examples`, and `receipt`, but no name of the person. `card`
         returns the new model card from the old one and the changed version.
         """
-        with locked(self.folder / "registry"):
+        with hold_lock(self.folder / "registry"):
             known = self.get(version)
             if dict(erasure) not in known.erasures:
                 known = replace(known, erasures=(*known.erasures, dict(erasure)))
             readme = known.path / "README.md"
-            write_whole(readme, card(readme.read_text(encoding="utf-8"), known).encode())
-            write_whole(known.path / "version.json", format_version(known).encode())
+            write_atomically(readme, card(readme.read_text(encoding="utf-8"), known).encode())
+            write_atomically(known.path / "version.json", format_version(known).encode())
         if (running := self.canary()) and running.version == version:
             why = f"{known.name} was trained on rows of a person who was forgotten since"
             self.stop_canary(by="erasure", why=why, trial=running.started)

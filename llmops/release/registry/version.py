@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llmops.frame.artifacts import GONE, link, write_whole
+from llmops.frame.artifacts import REMOVED_RECORD, link_or_copy, write_atomically
 from llmops.frame.errors import RegistryError
 
 
@@ -44,7 +44,7 @@ class Version:
         if self.servable.is_dir():  # the removal was interrupted, or the model was restored
             return ""
         try:
-            return str(json.loads((self.path / GONE).read_text(encoding="utf-8"))["removed"])
+            return str(json.loads((self.path / REMOVED_RECORD).read_text(encoding="utf-8"))["removed"])
         except FileNotFoundError:
             return ""
 
@@ -75,11 +75,11 @@ def build_partial(path: Path, trees: Mapping[str, Path], files: Mapping[str, str
     partial.mkdir(parents=True)
     for name, source in trees.items():
         if source.is_dir():
-            shutil.copytree(source, partial / name, copy_function=link)
+            shutil.copytree(source, partial / name, copy_function=link_or_copy)
         else:
-            link(source, partial / name)
+            link_or_copy(source, partial / name)
     for name, text in files.items():
-        write_whole(partial / name, text.encode())
+        write_atomically(partial / name, text.encode())
     return partial
 
 
@@ -91,7 +91,7 @@ def restore_missing(path: Path, trees: Mapping[str, Path]) -> None:
         for name in missing:
             (partial / name).rename(path / name)
         partial.rmdir()
-    (path / GONE).unlink(missing_ok=True)
+    (path / REMOVED_RECORD).unlink(missing_ok=True)
 
 
 def format_version(version: Version) -> str:

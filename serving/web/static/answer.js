@@ -3,7 +3,7 @@
 import { element } from "./page.js";
 
 /* Text in which `code` may stand. */
-function prose(text) {
+function renderProse(text) {
   return text.split(/`([^`\n]+)`/).map((part, n) => (n % 2 ? element("code", "", part) : part)).filter((part) => part !== "");
 }
 
@@ -14,7 +14,7 @@ export function show(box, text) {
   const end = () => {
     const block = lines.join("\n");
     if (code) nodes.push(element("pre", "", block));
-    else nodes.push(...prose(nodes.length ? block.replace(/^\n/, "") : block));
+    else nodes.push(...renderProse(nodes.length ? block.replace(/^\n/, "") : block));
     lines = [];
   };
   for (const line of text.split("\n")) {

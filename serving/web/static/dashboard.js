@@ -10,9 +10,9 @@ let span = "1h";
 const count = (v) => (v >= 1e6 ? `${+(v / 1e6).toFixed(1)}M` : v >= 1e4 ? `${+(v / 1e3).toFixed(1)}k` : `${+v.toFixed(1)}`);
 const duration = (ms) => (ms >= 1000 ? `${+(ms / 1000).toFixed(ms >= 10000 ? 0 : 1)} s` : `${+ms.toFixed(ms >= 10 ? 0 : 1)} ms`);
 const percent = (v) => `${+(100 * v).toFixed(2)}%`;
-const signed = (v) => `${v < 0 ? "−" : "+"}${Math.abs(v).toFixed(3)}`;
-const maybe = (format, v) => (v === null || v === undefined ? "–" : format(v));
-const when = (time) => new Date(time).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false });
+const formatSigned = (v) => `${v < 0 ? "−" : "+"}${Math.abs(v).toFixed(3)}`;
+const formatOrDash = (format, v) => (v === null || v === undefined ? "–" : format(v));
+const formatTime = (time) => new Date(time).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false });
 
 function element(tag, className, content) {
   const node = document.createElement(tag);
@@ -69,7 +69,7 @@ function interval(gate, reach) {
   const plot = svg("svg", { class: "interval", viewBox: "0 0 100 14", preserveAspectRatio: "none", role: "img" });
   const tone = gate.outcome === "promoted" ? "good" : gate.outcome === "rejected" ? "bad" : "warn";
   plot.append(
-    svg("title", {}, `${signed(gate.low)} to ${signed(gate.high)}`),
+    svg("title", {}, `${formatSigned(gate.low)} to ${formatSigned(gate.high)}`),
     svg("rect", { class: "zero", x: 49.6, width: 0.8, height: 14 }),
     svg("rect", { class: `fill-${tone} faint`, x: x(gate.low), y: 5, width: x(gate.high) - x(gate.low), height: 4 }),
     svg("rect", { class: `fill-${tone}`, x: x(gate.difference) - 1.2, y: 2, width: 2.4, height: 10 }),
@@ -84,7 +84,7 @@ function attempt(gate) {
   return gate.attempt ? `${gate.attempt}, level ${gate.level.toPrecision(2)}, ${left}` : `none spent, ${left}`;
 }
 
-function reasoned(node, gate) {
+function addReasons(node, gate) {
   node.title = (gate.reasons || []).join("\n");
   return node;
 }
@@ -92,7 +92,7 @@ function reasoned(node, gate) {
 /* The trial that goes on, as a row of the table of those that are decided. */
 function trial(canary) {
   if (!canary) return [];
-  const counted = (f) => `${count(f.requests)} requests, ${count(f.failed)} failed, p50 ${maybe(duration, f.latency_ms.p50)}`;
+  const counted = (f) => `${count(f.requests)} requests, ${count(f.failed)} failed, p50 ${formatOrDash(duration, f.latency_ms.p50)}`;
   const why = `canary: ${counted(canary.canary)} · champion: ${counted(canary.champion)}`;
   return [{ time: canary.started, version: canary.version, share: canary.share, outcome: "running", why }];
 }
@@ -120,7 +120,7 @@ function drawDecay(box, panels) {
       return;
     }
     const parts = Object.entries(panel.versions).map(([version, s], i) => ({ key: version, tone: tones[i % tones.length],
-      label: s.slope === null ? version : `${version} ${signed(30 * s.slope)} a month` }));
+      label: s.slope === null ? version : `${version} ${formatSigned(30 * s.slope)} a month` }));
     drawChart(grid.children[n], panel.values, 86400, { kind: "lines", near: true, format, parts });
   });
 }
@@ -131,9 +131,9 @@ function draw(data) {
   const open = (rule) => (data.alerts.some((a) => a.rule === rule && a.state === "raised") ? "bad" : "");
   $("tiles").replaceChildren(
     tile("Requests", count(totals.requests), `${count(totals.refused)} refused`),
-    tile("Error rate", maybe(percent, totals.error_rate), `${count(totals.failed)} failed · objective ${percent(goals.error_rate)}`, open("error_rate")),
-    tile("Latency p50", maybe(duration, latency.p50), `p99 ${maybe(duration, latency.p99)}`),
-    tile("Latency p95", maybe(duration, latency.p95), `objective ${duration(goals.latency_p95_ms)}`, open("latency_p95")),
+    tile("Error rate", formatOrDash(percent, totals.error_rate), `${count(totals.failed)} failed · objective ${percent(goals.error_rate)}`, open("error_rate")),
+    tile("Latency p50", formatOrDash(duration, latency.p50), `p99 ${formatOrDash(duration, latency.p99)}`),
+    tile("Latency p95", formatOrDash(duration, latency.p95), `objective ${duration(goals.latency_p95_ms)}`, open("latency_p95")),
     tile("Tokens", count(totals.input_tokens + totals.output_tokens), `${count(totals.input_tokens)} in, ${count(totals.output_tokens)} out`),
     tile("Champion", serving.version || "none", serving.version ? "is answering" : "not ready"),
   );
@@ -164,46 +164,46 @@ function draw(data) {
   table($("versions"), [
     ["Version", "", ([name]) => name], ["", "", ([name]) => (sides[name] ? badge(sides[name]) : "")],
     ["Requests", "num", ([, v]) => count(v.requests)], ["Share", "num", ([, v]) => percent(v.share)],
-    ["", "", ([, v]) => share(v.requests, most)], ["Errors", "num", ([, v]) => `${count(v.failed)} (${maybe(percent, v.error_rate)})`],
-    ["p50", "num", ([, v]) => maybe(duration, v.latency_ms.p50)], ["p95", "num", ([, v]) => maybe(duration, v.latency_ms.p95)],
-    ["First token p95", "num", ([, v]) => maybe(duration, v.first_token_ms.p95)], ["Queue p95", "num", ([, v]) => maybe(duration, v.queue_ms.p95)],
-    ["Tokens/s", "num", ([, v]) => maybe(count, v.tokens_per_s)],
+    ["", "", ([, v]) => share(v.requests, most)], ["Errors", "num", ([, v]) => `${count(v.failed)} (${formatOrDash(percent, v.error_rate)})`],
+    ["p50", "num", ([, v]) => formatOrDash(duration, v.latency_ms.p50)], ["p95", "num", ([, v]) => formatOrDash(duration, v.latency_ms.p95)],
+    ["First token p95", "num", ([, v]) => formatOrDash(duration, v.first_token_ms.p95)], ["Queue p95", "num", ([, v]) => formatOrDash(duration, v.queue_ms.p95)],
+    ["Tokens/s", "num", ([, v]) => formatOrDash(count, v.tokens_per_s)],
     ["Good", "num", ([, v]) => count(v.up)], ["Bad", "num", ([, v]) => count(v.down)]], versions, "No model has answered in this span.");
   $("hub").textContent = data.hub.map((h) => `On the Hub, ${h.repo}: ${h.main || "no model"}`
     + (h.main === (serving.version || "") ? ", the champion." : "; it has not followed the champion, llmops models push brings it along.")).join("");
   table($("canaries"), [
-    ["Time", "time", (c) => when(c.time)], ["Version", "", (c) => c.version], ["Share", "num", (c) => maybe(percent, c.share)],
+    ["Time", "time", (c) => formatTime(c.time)], ["Version", "", (c) => c.version], ["Share", "num", (c) => formatOrDash(percent, c.share)],
     ["Outcome", "", (c) => badge(c.outcome)], ["Why", "dim", (c) => c.why]],
     [...trial(serving.canary), ...data.canaries], "No canary yet: an admin starts one with llmops models canary.");
   table($("changes"), [
-    ["Time", "time", (c) => when(c.time)], ["Champion", "", (c) => c.aliases.champion || "none"], ["Canary", "", (c) => c.aliases.canary || ""],
+    ["Time", "time", (c) => formatTime(c.time)], ["Champion", "", (c) => c.aliases.champion || "none"], ["Canary", "", (c) => c.aliases.canary || ""],
     ["By", "", (c) => c.by], ["Why", "dim", (c) => (c.override ? `${c.why} · override: ${c.override}` : c.why)]],
     serving.changes, "Nothing has been published yet.");
   const reach = Math.max(0.01, ...data.gates.flatMap((g) => [g.low, g.high]).map((v) => Math.abs(v || 0)));
   table($("gates"), [
-    ["Time", "time", (g) => when(g.time)], ["Version", "", (g) => g.version], ["Outcome", "", (g) => reasoned(badge(g.outcome), g)],
+    ["Time", "time", (g) => formatTime(g.time)], ["Version", "", (g) => g.version], ["Outcome", "", (g) => addReasons(badge(g.outcome), g)],
     ["Against", "", (g) => g.opponent], ["Metric", "time", (g) => g.metric || ""],
-    ["Difference", "num", (g) => (g.difference === null ? "" : signed(g.difference))],
+    ["Difference", "num", (g) => (g.difference === null ? "" : formatSigned(g.difference))],
     ["Interval", "", (g) => (g.difference === null ? "" : interval(g, reach))],
-    ["Would have found", "num", (g) => maybe(signed, g.power)], ["Attempt", "time", attempt]],
+    ["Would have found", "num", (g) => formatOrDash(formatSigned, g.power)], ["Attempt", "time", attempt]],
     data.gates, "No decision yet: the pipeline's stage release makes them.");
   table($("alerts"), [
-    ["Raised", "time", (a) => when(a.time)], ["State", "", (a) => (a.state ? badge(a.state) : "")],
+    ["Raised", "time", (a) => formatTime(a.time)], ["State", "", (a) => (a.state ? badge(a.state) : "")],
     ["Severity", "", (a) => (a.severity ? badge(a.severity) : "")], ["Rule", "", (a) => a.rule], ["About", "", (a) => a.subject || ""],
-    ["What", "dim", (a) => a.message], ["Resolved", "time", (a) => maybe(when, a.resolved)]], data.alerts, "No alerts.");
+    ["What", "dim", (a) => a.message], ["Resolved", "time", (a) => formatOrDash(formatTime, a.resolved)]], data.alerts, "No alerts.");
   drawDecay($("decay"), data.decay);
   table($("drift"), [
     ["What", "", (d) => `${d.side || ""} ${d.feature || ""}`], ["", "", (d) => badge(d.state)],
-    ["Windows in a row", "num", (d) => maybe(count, d.windows)], ["Test", "", (d) => d.test || ""],
-    ["Effect", "num", (d) => maybe((v) => v.toFixed(3), d.effect)], ["q", "num", (d) => maybe((v) => v.toPrecision(2), d.q_value)],
-    ["Requests", "num", (d) => maybe(count, d.requests)], ["Topics", "dim", (d) => [d.topics || []].flat().join(", ")]],
+    ["Windows in a row", "num", (d) => formatOrDash(count, d.windows)], ["Test", "", (d) => d.test || ""],
+    ["Effect", "num", (d) => formatOrDash((v) => v.toFixed(3), d.effect)], ["q", "num", (d) => formatOrDash((v) => v.toPrecision(2), d.q_value)],
+    ["Requests", "num", (d) => formatOrDash(count, d.requests)], ["Topics", "dim", (d) => [d.topics || []].flat().join(", ")]],
     data.drift, "Nothing has been compared with the reference yet.");
   table($("sinks"), [
-    ["Time", "time", (s) => when(s.time)], ["Sink", "", (s) => s.name || ""], ["State", "", (s) => badge(s.state)],
-    ["Waiting", "num", (s) => maybe(count, s.waiting)], ["Refused for good", "num", (s) => maybe(count, s.rejected)],
+    ["Time", "time", (s) => formatTime(s.time)], ["Sink", "", (s) => s.name || ""], ["State", "", (s) => badge(s.state)],
+    ["Waiting", "num", (s) => formatOrDash(count, s.waiting)], ["Refused for good", "num", (s) => formatOrDash(count, s.rejected)],
     ["Why", "dim", (s) => s.why]], data.sinks, "No sink has failed.");
   table($("stages"), [
-    ["Stage", "", (s) => stageLink(s.stage)], ["Finished", "time", (s) => when(s.time)], ["Took", "num", (s) => duration(s.seconds * 1000)],
+    ["Stage", "", (s) => stageLink(s.stage)], ["Finished", "time", (s) => formatTime(s.time)], ["Took", "num", (s) => duration(s.seconds * 1000)],
     ["Outcome", "", (s) => badge(s.outcome)], ["Figure", "dim line", (s) => s.headline]], data.stages, "No stage has run yet.");
   $("updated").textContent = `Updated ${new Date(data.now).toLocaleTimeString([], { hour12: false })}`;
   const text = serving.detail || `${serving.version} is answering`;

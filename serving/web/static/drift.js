@@ -3,8 +3,8 @@
 
 const $ = (id) => document.getElementById(id);
 const percent = (v) => `${+(100 * v).toFixed(1)}%`;
-const when = (time) => new Date(time).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false });
-const small = (v) => (v === null ? "–" : v === 0 ? "0" : v < 0.001 ? v.toExponential(0) : v.toFixed(3));
+const formatTime = (time) => new Date(time).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false });
+const formatSmall = (v) => (v === null ? "–" : v === 0 ? "0" : v < 0.001 ? v.toExponential(0) : v.toFixed(3));
 const SHOWN = 12;  // bins of a histogram; the others are taken together
 
 function element(tag, className, content) {
@@ -28,13 +28,13 @@ function table(box, columns, rows, nothing) {
   box.append(scroll);
 }
 
-function verdict(one, inARow) {
+function describeVerdict(one, inARow) {
   if (one.windows >= inARow) return element("span", "badge bad", `drift, ${one.windows} windows`);
   return one.drifted ? element("span", "badge warn", "differs") : element("span", "badge good", "as before");
 }
 
 const TESTS = { ks: "Kolmogorov–Smirnov", chi_square: "chi-square", clusters: "chi-square of clusters" };
-const named = (one) => `${one.feature.replace("_", " ")} of the ${one.side}`;
+const nameFeature = (one) => `${one.feature.replace("_", " ")} of the ${one.side}`;
 
 /* The two shares of one bin, one bar above the other. */
 function pair(before, now, top) {
@@ -55,16 +55,16 @@ function bins(shares) {
 }
 
 function histogram(one, inARow) {
-  const box = element("figure", "card"), caption = element("figcaption", "", `${named(one)} `), legend = element("span", "legend");
+  const box = element("figure", "card"), caption = element("figcaption", "", `${nameFeature(one)} `), legend = element("span", "legend");
   for (const [tone, label] of [["second", "reference"], ["accent", "window"]]) legend.append(element("i", `fill-${tone}`), label);
-  caption.append(verdict(one, inARow), legend);
+  caption.append(describeVerdict(one, inARow), legend);
   box.append(caption);
   const rows = bins(one.shares), top = Math.max(...rows.flatMap((bin) => [bin.before, bin.now])) || 1;
   table(box, [["", "bin", (b) => b.name], ["", "wide", (b) => pair(b.before, b.now, top)], ["", "num", (b) => `${percent(b.before)} → ${percent(b.now)}`]], rows, "");
   return box;
 }
 
-function moved(topic) {
+function describeMove(topic) {
   if (topic.before === 0) return element("span", "badge warn", "new");
   if (topic.now === 0) return element("span", "badge warn", "gone");
   return element("span", "badge", topic.now > topic.before ? "more" : "less");
@@ -80,15 +80,15 @@ function draw(data) {
     $("state").textContent = drifted ? `drift in ${drifted} of ${comparisons.length}` : differ ? `${differ} of ${comparisons.length} differ, in fewer than ${inARow} windows in a row` : "as before";
     $("state").className = `badge ${drifted ? "bad" : differ ? "warn" : "good"}`;
     const reference = { training: "its training data", served: "what it was asked in its first days" }[seen.reference];
-    $("window").textContent = `${seen.requests} requests to ${seen.version}, ${when(seen.since)} to ${when(seen.until)}, beside ${reference}`;
+    $("window").textContent = `${seen.requests} requests to ${seen.version}, ${formatTime(seen.since)} to ${formatTime(seen.until)}, beside ${reference}`;
   }
   table($("comparisons"), [
-    ["What", "", named], ["", "", (c) => verdict(c, inARow)], ["Test", "time", (c) => TESTS[c.test] || c.test],
-    ["Effect", "num", (c) => `PSI ${small(c.effect)}`],
-    ["p", "num", (c) => small(c.p_value)], ["q", "num", (c) => small(c.q_value)]], comparisons, "Nothing was compared.");
+    ["What", "", nameFeature], ["", "", (c) => describeVerdict(c, inARow)], ["Test", "time", (c) => TESTS[c.test] || c.test],
+    ["Effect", "num", (c) => `PSI ${formatSmall(c.effect)}`],
+    ["p", "num", (c) => formatSmall(c.p_value)], ["q", "num", (c) => formatSmall(c.q_value)]], comparisons, "Nothing was compared.");
   const top = Math.max(0, ...data.topics.flatMap((t) => [t.before, t.now]));
   table($("topics"), [
-    ["Topic", "", (t) => t.name], ["Of the", "time", (t) => t.side], ["", "", moved], ["", "wide", (t) => pair(t.before, t.now, top)],
+    ["Topic", "", (t) => t.name], ["Of the", "time", (t) => t.side], ["", "", describeMove], ["", "wide", (t) => pair(t.before, t.now, top)],
     ["Share", "num", (t) => `${percent(t.before)} → ${percent(t.now)}`]], data.topics, "No topic's share differs.");
   if (data.examples.length) {
     table($("unlike"), [["Prompt", "", (e) => e.text], ["Nearest topics", "dim", (e) => e.topics.join(", ")]], data.examples, "");
@@ -98,7 +98,7 @@ function draw(data) {
   }
   $("features").replaceChildren(...comparisons.filter((c) => c.shares && c.shares.bins).map((c) => histogram(c, inARow)));
   table($("windows"), [
-    ["Window", "time", (w) => `${when(w.since)} to ${when(w.until)}`], ["Version", "", (w) => w.version], ["Reference", "", (w) => w.reference],
+    ["Window", "time", (w) => `${formatTime(w.since)} to ${formatTime(w.until)}`], ["Version", "", (w) => w.version], ["Reference", "", (w) => w.reference],
     ["Compared", "num", (w) => w.compared], ["Differ", "num", (w) => w.differ], ["Drift", "num", (w) => w.drift]],
     [...data.windows].reverse(), "None yet.");
 }

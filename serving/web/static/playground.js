@@ -29,7 +29,7 @@ function follow(change) {
   if (stays) toEnd();
 }
 
-function busy(on) {
+function setBusy(on) {
   $("stop").hidden = !on;
   $("send").hidden = on;
   $("clear").disabled = on || !turns.length;
@@ -52,7 +52,7 @@ function request(question) {
 const CUT = { length: "cut at the longest answer", content_filter: "cut by the guard" };
 
 async function read(response, text) {
-  const found = { said: "", usage: null, version: "", cut: "", sources: null, id: response.headers.get("X-Request-ID") };
+  const found = { text: "", usage: null, version: "", cut: "", sources: null, id: response.headers.get("X-Request-ID") };
   for await (const data of events(response)) {
     if (data === "[DONE]") break;
     const event = JSON.parse(data);
@@ -62,14 +62,14 @@ async function read(response, text) {
     found.usage = event.usage || found.usage;
     found.sources = event.sources || found.sources;
     if (!choice) continue;
-    found.said += choice.delta.content || "";
+    found.text += choice.delta.content || "";
     found.cut = CUT[choice.finish_reason] || "";
-    follow(() => show(text, found.said));
+    follow(() => show(text, found.text));
   }
   return found;
 }
 
-function facts(box, found, seconds) {
+function showFacts(box, found, seconds) {
   const line = element("p", "facts");
   const tokens = found.usage ? [`${found.usage.prompt_tokens} → ${found.usage.completion_tokens} tokens`] : [];
   for (const fact of [found.version, `${seconds} s`, ...tokens, ...(found.cut ? [found.cut] : [])]) {
@@ -91,7 +91,7 @@ async function ask(event) {
   $("prompt").value = "";
   grow();
   running = new AbortController();
-  busy(true);
+  setBusy(true);
   toEnd();
   const begun = performance.now();
   try {
@@ -99,35 +99,35 @@ async function ask(event) {
     if (!response.ok) throw Object.assign(new Error((await response.json()).error.message), { status: response.status });
     const found = await read(response, text);
     text.classList.remove("waiting");
-    if (!found.said) text.textContent = "(an empty answer)";
-    turns.push({ role: "user", content: question }, { role: "assistant", content: found.said });
+    if (!found.text) text.textContent = "(an empty answer)";
+    turns.push({ role: "user", content: question }, { role: "assistant", content: found.text });
     follow(() => {
       if (found.sources) box.append(footnotes(found.sources));
-      facts(box, found, ((performance.now() - begun) / 1000).toFixed(1));
-      box.append(feedback(found.id, question, found.said));
+      showFacts(box, found, ((performance.now() - begun) / 1000).toFixed(1));
+      box.append(feedback(found.id, question, found.text));
     });
   } catch (error) {
-    failed(error, box, text, question);
+    showFailure(error, box, text, question);
   } finally {
     running = null;
-    busy(false);
+    setBusy(false);
   }
 }
 
-function failed(error, box, text, question) {
+function showFailure(error, box, text, question) {
   text.classList.remove("waiting");
   if (error.name === "AbortError") {
     box.append(element("p", "facts hint", "Stopped; the model does not remember this."));
   } else {
     const unreachable = error instanceof TypeError;
     follow(() => box.append(element("p", "text bad", unreachable ? "The server does not answer." : error.message)));
-    if (error.status === 401) keyform(true);
+    if (error.status === 401) showKeyForm(true);
   }
   if (!text.textContent) text.remove();
   if (!$("prompt").value) { $("prompt").value = question; grow(); }
 }
 
-function keyform(on) {
+function showKeyForm(on) {
   $("keyform").hidden = !on;
   if (on) { $("key").value = key(); $("key").focus(); } else $("prompt").focus();
 }
@@ -143,7 +143,7 @@ function clear() {
   $("prompt").focus();
 }
 
-async function ready() {
+async function showState() {
   const badge = $("ready");
   try {
     const state = await (await fetch("/readyz")).json();
@@ -159,9 +159,9 @@ async function ready() {
 $("keyform").addEventListener("submit", (event) => {
   event.preventDefault();
   keep($("key").value.trim());
-  keyform(false);
+  showKeyForm(false);
 });
-$("forget").addEventListener("click", () => { forget(); keyform(true); });
+$("forget").addEventListener("click", () => { forget(); showKeyForm(true); });
 $("ask").addEventListener("submit", ask);
 $("stop").addEventListener("click", () => { running?.abort(); $("prompt").focus(); });
 $("clear").addEventListener("click", clear);
@@ -175,6 +175,6 @@ $("prompt").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running) { running.abort(); $("prompt").focus(); }
 });
-keyform(!key());
-ready();
-setInterval(() => { if (!document.hidden) ready(); }, 5000);
+showKeyForm(!key());
+showState();
+setInterval(() => { if (!document.hidden) showState(); }, 5000);

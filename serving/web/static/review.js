@@ -8,12 +8,12 @@ let shown = "waiting";
 let found = { open: [], decided: [], counts: {}, agreeing: 2 };
 
 function text(name, value, className = "") {
-  const row = element("div", `said ${className}`);
+  const row = element("div", `quote ${className}`);
   row.append(element("h3", "", name), element("p", "", value));
   return row;
 }
 
-function when(time) {
+function formatTime(time) {
   const moment = new Date(time);
   return Number.isNaN(moment.getTime()) ? time : moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }
@@ -26,7 +26,7 @@ function badges(entry) {
   if (entry.people.length > 4) line.append(element("span", "badge", `+ ${entry.people.length - 4}`));
   if (entry.kind === "answer") line.append(element("span", "badge", "answer found good"));
   if (entry.version) line.append(element("span", "badge", entry.version));
-  line.append(element("span", "hint", when(entry.time)));
+  line.append(element("span", "hint", formatTime(entry.time)));
   return line;
 }
 
@@ -37,14 +37,14 @@ async function decide(path, body, card) {
     const response = await post(path, body);
     const answer = await response.json();
     if (response.status === 401 || response.status === 403) { forget(); $("keyform").hidden = false; }
-    tell(response.ok ? "" : answer.detail);
+    showNotice(response.ok ? "" : answer.detail);
   } catch {
-    tell("The server does not answer.");
+    showNotice("The server does not answer.");
   }
   await load();
 }
 
-const place = (entry) => `/admin/review/${encodeURIComponent(entry.id)}`;
+const getPath = (entry) => `/admin/review/${encodeURIComponent(entry.id)}`;
 
 function button(label, className, action) {
   const made = element("button", className, label);
@@ -72,7 +72,7 @@ function editor(entry, card) {
   form.hidden = true;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (area.value.trim()) decide(place(entry), { decision: "edit", text: area.value, why: why.value }, card);
+    if (area.value.trim()) decide(getPath(entry), { decision: "edit", text: area.value, why: why.value }, card);
   });
   return form;
 }
@@ -97,14 +97,14 @@ function article(entry) {
     const key = entry.people[0].prefix;
     row.append(button(`Refuse all of ${key}`, "", () => decide("/admin/review", { key, why: entry.why }, card)));
   }
-  if (entry.state !== "refused") row.append(button("Refuse", "", () => decide(place(entry), { decision: "refuse" }, card)));
+  if (entry.state !== "refused") row.append(button("Refuse", "", () => decide(getPath(entry), { decision: "refuse" }, card)));
   row.append(button("Edit", "", () => { edit.hidden = !edit.hidden; edit.querySelector("textarea").focus(); }));
-  if (entry.state !== "accepted") row.append(button("Accept", "primary", () => decide(place(entry), { decision: "accept" }, card)));
+  if (entry.state !== "accepted") row.append(button("Accept", "primary", () => decide(getPath(entry), { decision: "accept" }, card)));
   card.append(row, edit);
   return card;
 }
 
-function tell(words) {
+function showNotice(words) {
   $("note").textContent = words;
   $("note").hidden = !words;
 }
@@ -122,11 +122,11 @@ async function load() {
   try {
     const response = await fetch("/admin/review/data");
     if (response.status === 401) { location.reload(); return; }
-    if (!response.ok) { tell((await response.json()).detail); return; }
+    if (!response.ok) { showNotice((await response.json()).detail); return; }
     found = await response.json();
     render();
   } catch {
-    tell("The server does not answer.");
+    showNotice("The server does not answer.");
   }
 }
 

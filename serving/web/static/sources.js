@@ -3,7 +3,7 @@
 import { element } from "./page.js";
 
 /* Where a passage stands; an address can be followed. */
-function place(source) {
+function describePlace(source) {
   const line = element("p", "hint");
   if (/^https?:\/\//.test(source.location)) {
     const link = element("a", "link", source.location);
@@ -21,7 +21,7 @@ export function footnotes(sources) {
   list.setAttribute("aria-label", "Sources");
   for (const source of sources) {
     const item = element("li"), note = element("details");
-    note.append(element("summary", "", source.title), place(source), element("p", "snippet", source.snippet));
+    note.append(element("summary", "", source.title), describePlace(source), element("p", "snippet", source.snippet));
     item.append(note);
     list.append(item);
   }

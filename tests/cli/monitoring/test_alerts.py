@@ -40,7 +40,7 @@ def test_each_rule_has_a_row_a_section_in_the_runbook_and_its_line_in_the_docume
 
 def test_list_silence_unsilence(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     now = datetime.now(UTC)
-    lifecycle.update(config, [Breach("disk", "It is full.")], {"disk"}, now - timedelta(minutes=1))
+    lifecycle.update_alerts(config, [Breach("disk", "It is full.")], {"disk"}, now - timedelta(minutes=1))
     assert cli.main(["alerts", "list"]) == 0
     out = capsys.readouterr().out
     assert "critical" in out and "It is full." in out and "docs/runbook.md#disk" in out

@@ -10,8 +10,8 @@ import pytest
 
 from llmops.cli import main
 from llmops.events.events import emit
-from llmops.events.sinks.base import Rejection
 from llmops.events.sinks.local import LocalStore
+from llmops.events.sinks.sink import Rejection
 from llmops.events.spool import Spool
 from tests.clock import wait_until
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.config import Config
-from llmops.frame import limit
+from llmops.frame import time_limit
 from llmops.frame.errors import SourceError, SourceUnavailableError
 from llmops.pipeline import pipeline
 
@@ -93,14 +93,14 @@ def run_stage(name: str, config: Config, interval: str, *args: Any, **more: Any)
 
 def replace(names: Sequence[str] = ("collect", "annotate", "train", "release")) -> None:
     """Put stand-ins in the place of these stages, one after another, and leave out all others."""
-    limit.GRACE_S = 2.0
+    time_limit.GRACE_S = 2.0
     pipeline.run_stage = run_stage
-    pipeline.sameness.check_base = lambda config, select: None  # a stand-in takes no base model
+    pipeline.stage_inputs.check_base = lambda config, select: None  # a stand-in takes no base model
     stages: dict[str, pipeline.Stage] = {}
     for name in names:
         module = types.ModuleType(f"stand_in_{name}")
         module.run = following(name) if stages else collect  # type: ignore[attr-defined]
         sys.modules[module.__name__] = module
-        first, compute = not stages, pipeline.STAGES[name].compute
-        stages[name] = pipeline.Stage(module.__name__, tuple(stages)[-1:], interval=first, compute=compute)
+        first, heavy = not stages, pipeline.STAGES[name].heavy
+        stages[name] = pipeline.Stage(module.__name__, tuple(stages)[-1:], interval=first, heavy=heavy)
     pipeline.STAGES = stages

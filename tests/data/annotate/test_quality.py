@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.annotate.quality import broken_off, broken_rule
+from llmops.data.annotate.quality import broken_off, find_broken_rule
 
 LINES = "\n".join(["Opening hours", "Monday to Friday", "Opening hours", "Opening hours", "Saturday"])
 PHRASE = "Please note that our offices are closed on that day"
@@ -28,7 +28,7 @@ PHRASE = "Please note that our offices are closed on that day"
     ],
 )
 def test_bad_pairs_are_named(rule: str, question: str, answer: str) -> None:
-    found = broken_rule(question, answer)
+    found = find_broken_rule(question, answer)
     assert found and found[0] == rule and found[1]
 
 
@@ -46,7 +46,7 @@ def test_bad_pairs_are_named(rule: str, question: str, answer: str) -> None:
     ],
 )
 def test_good_pairs_stay(question: str, answer: str) -> None:
-    assert broken_rule(question, answer) is None
+    assert find_broken_rule(question, answer) is None
 
 
 WHOLE = {
@@ -83,7 +83,7 @@ def test_real_strings_of_many_languages_stay() -> None:
 
 @given(st.text(max_size=80), st.text("ab :,(\n<>_@./", max_size=80))
 def test_any_text_is_judged(question: str, answer: str) -> None:
-    assert broken_rule(question, answer) is None or all(broken_rule(question, answer) or ())
+    assert find_broken_rule(question, answer) is None or all(find_broken_rule(question, answer) or ())
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_any_text_is_judged(question: str, answer: str) -> None:
     ],
 )
 def test_an_answer_that_only_names_what_to_read_is_dropped(answer: str) -> None:
-    assert (broken_rule("How do I return it?", answer) or ("",))[0] == "pointer_only"
-    assert broken_rule("Where can I read it? Où? Wo?", answer) is None
+    assert (find_broken_rule("How do I return it?", answer) or ("",))[0] == "pointer_only"
+    assert find_broken_rule("Where can I read it? Où? Wo?", answer) is None
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_an_answer_that_only_names_what_to_read_is_dropped(answer: str) -> None:
     ],
 )
 def test_an_answer_that_says_something_itself_stays(answer: str) -> None:
-    assert broken_rule("How do I return it?", answer) is None
+    assert find_broken_rule("How do I return it?", answer) is None

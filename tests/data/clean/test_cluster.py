@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 
 from llmops import config
 from llmops.data import row_file, spark
-from llmops.data.clean import merge, work
+from llmops.data.clean import merge, work_files
 from llmops.data.clean import stage as clean
 from llmops.frame import artifacts
 from llmops.frame.errors import LlmopsError
@@ -148,8 +148,8 @@ def test_neither_hosts_nor_a_killed_worker_nor_a_hidden_disk_change_a_byte(
     monkeypatch.setattr(clean, "ROWS_PER_FILE", 100)
     login = {"login": KEY, "password": SECRET, "extra": {"endpoint_url": s3_url}}
     monkeypatch.setenv("AIRFLOW_CONN_WORK", json.dumps({"conn_type": "aws", **login}))
-    store = work.Work.at("s3://cleaning", "work")
-    store.address().filesystem.mkdir("cleaning")
+    store = work_files.WorkFiles.make("s3://cleaning", "work")
+    store.get_address().filesystem.mkdir("cleaning")
     driver, there = tmp_path / "driver", {"master": cluster.master, "spark": ON_SPARK}
     victim, write_file = cluster.processes[1], merge._write_file
     pid = victim.pid
@@ -163,11 +163,11 @@ def test_neither_hosts_nor_a_killed_worker_nor_a_hidden_disk_change_a_byte(
         return written
 
     whole = settings(driver / "store", **there, work="s3://cleaning", connection="work")
-    with spark.session(whole.clean):
+    with spark.open_spark_session(whole.clean):
         with pytest.raises(LlmopsError, match=r"say by `clean\.work`"):
             run(settings(driver / "none", **there))
         if cluster.hidden:
-            with pytest.raises(work.WorkError, match="workers do not see.*FileNotFoundError"):
+            with pytest.raises(work_files.WorkError, match="workers do not see.*FileNotFoundError"):
                 run(settings(driver / "own", **there, work=str(driver / "work")))
         on_hosts = run(settings(driver / "shared", **there, work=str(tmp_path / "shared")))
         assert not list(tmp_path.glob("shared/*"))
@@ -177,7 +177,7 @@ def test_neither_hosts_nor_a_killed_worker_nor_a_hidden_disk_change_a_byte(
         monkeypatch.setattr(merge, "_write_file", write_file)
     victim.wait(50)
     assert cluster.processes[2].poll() is None
-    assert store.address().filesystem.ls("cleaning") == []
+    assert store.get_address().filesystem.ls("cleaning") == []
     files = [*cluster.folder.glob("*/log"), *cluster.folder.rglob("std*")]
     logs = "".join(path.read_text(errors="replace") for path in files)
     assert "llmops" in logs and SECRET not in logs

@@ -31,17 +31,17 @@ from dataclasses import fields
 import polars as pl
 import pyarrow as pa
 from llmops.config import Clean
-from llmops.data.clean import merge, texts
-from llmops.data.clean.stage import tidy
-from llmops.data.clean.work import Cut, Work
-from llmops.frame.records import Document, schema
+from llmops.data.clean import candidate_texts, merge
+from llmops.data.clean.stage import tidy_documents
+from llmops.data.clean.work_files import TableFile, WorkFiles
+from llmops.frame.records import Document, get_schema
 row = {**{field.name: "" for field in fields(Document)}, "fields": "{}", "source": "faq"}
 row |= {"answer": "Bring it home."}
 rows = [{**row, "id": f"{n:016x}", "question": f"How is bicycle {n} mended?"} for n in range(9)]
-documents = pl.DataFrame(pa.Table.from_pylist(rows, schema=schema(Document)))
-tidied, numbers = tidy(documents, Clean(languages=("en",)), ())
-work = Work(folder)
-assert len(Cut.written(work, "parts/0.arrow", [tidied, numbers]).read(work, 0)) == 9
+documents = pl.DataFrame(pa.Table.from_pylist(rows, schema=get_schema(Document)))
+tidied, hashes = tidy_documents(documents, Clean(languages=("en",)), ())
+work_files = WorkFiles(folder)
+assert len(TableFile.write(work_files, "parts/0.arrow", [tidied, hashes]).read_table(work_files, 0)) == 9
 """
 
 

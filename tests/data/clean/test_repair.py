@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from llmops.config import Clean
 from llmops.data.clean import rules
-from llmops.data.clean.funnel import ORDER
-from llmops.data.clean.repair import repair, unescape
-from llmops.data.clean.rules import tidy
+from llmops.data.clean.funnel import RULE_ORDER
+from llmops.data.clean.repair import repair_characters, unescape
+from llmops.data.clean.rules import tidy_texts
 
 CORPUS: dict[str, list[str]] = json.loads((Path(__file__).parent / "corpus" / "interface.json").read_text("utf-8"))
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -37,7 +37,7 @@ PIECES = st.sampled_from(
 
 
 def tidied(text: str, one_line: bool = False) -> str:
-    return str(tidy(pl.Series([text]), one_line, Clean())[0])
+    return str(tidy_texts(pl.Series([text]), one_line, Clean())[0])
 
 
 @pytest.mark.parametrize("one_line", [False, True])
@@ -110,10 +110,12 @@ def plain_layout(text: str) -> str:
 def test_real_texts_and_pythons_documentation_pass_unchanged() -> None:
     """Chapters of the language reference and of its data model: prose, tables, grammars, sessions, formulas."""
     for texts in CORPUS.values():
-        assert tidy(pl.Series(texts), False, Clean()).to_list() == [plain_layout(text) for text in texts]
+        assert tidy_texts(pl.Series(texts), False, Clean()).to_list() == [plain_layout(text) for text in texts]
     texts = list(topics.values())
     assert sum(map(len, texts)) > 300_000
-    wrong = [a for a, b in zip(texts, tidy(pl.Series(texts), False, Clean()), strict=True) if plain_layout(a) != b]
+    wrong = [
+        a for a, b in zip(texts, tidy_texts(pl.Series(texts), False, Clean()), strict=True) if plain_layout(a) != b
+    ]
     assert [text[:80] for text in wrong if "\xad" not in text and "\u212a" not in text] == []
 
 
@@ -122,7 +124,7 @@ def test_code_still_parses_and_says_the_same() -> None:
     names = ("html/parser.py", "xml/sax/saxutils.py", "pydoc.py", "textwrap.py")
     paths = [*sorted(STDLIB.glob("*.py"))[::16], *(STDLIB / name for name in names)]
     sources = [path.read_text("utf-8") for path in paths]
-    for path, source, after in zip(paths, sources, tidy(pl.Series(sources), False, Clean()), strict=True):
+    for path, source, after in zip(paths, sources, tidy_texts(pl.Series(sources), False, Clean()), strict=True):
         assert ast.dump(ast.parse(after)) == ast.dump(ast.parse(source)), path
 
 
@@ -131,12 +133,12 @@ def test_code_still_parses_and_says_the_same() -> None:
 def test_what_is_tidy_stays_as_it_is_and_the_short_cut_of_the_rules_changes_nothing(text: str, one_line: bool) -> None:
     once = tidied(text, one_line)
     assert tidied(once, one_line) == once
-    assert rules._tidied(pl.Series([text]), one_line, Clean()).to_list() == [once]
+    assert rules._tidy_all(pl.Series([text]), one_line, Clean()).to_list() == [once]
 
 
 def test_classic_is_an_option() -> None:
     texts = pl.Series(["Is it É-mail (v2)?", "Yes, it IS."])
-    assert tidy(texts, True, Clean(classic=True)).to_list() == ["is it émail v2", "yes it is"]
+    assert tidy_texts(texts, True, Clean(classic=True)).to_list() == ["is it émail v2", "yes it is"]
 
 
 # Text as a wrong program leaves it: UTF-8 taken for another encoding, once or twice.
@@ -151,7 +153,7 @@ def test_no_mojibake_that_ftfy_would_find_is_overlooked(text: str, wrong: str) -
         broken = text.encode().decode("latin-1")
     # Not `fix_text`: it looks again after it has made quotes straight, and then takes the right "’€ß" for broken.
     expected = unicodedata.normalize("NFC", ftfy.fix_encoding(unescape(broken)))
-    assert repair(pl.Series([broken])).to_list() == [expected]
+    assert repair_characters(pl.Series([broken])).to_list() == [expected]
 
 
 @given(st.text("&<>\"'é€½ abc;", min_size=1, max_size=30), st.integers(1, 3))
@@ -174,11 +176,11 @@ def test_repetition_is_found_wherever_the_words_repeat(few: int, length: int, la
     words += [words[0]] * (length - len(words))
     text = " ".join(words[::-1] if late else words)
     share = len(set(words)) / length
-    found = rules._distinct_words(pl.Series(["", text]))[1]
+    found = rules._compute_distinct_word_shares(pl.Series(["", text]))[1]
     hit = found is not None and found < rules.MIN_DISTINCT_WORDS
     assert hit == (20 <= length <= 1000 and share < rules.MIN_DISTINCT_WORDS)
     assert found in (None, share)
 
 
 def test_the_funnel_counts_every_rule_in_its_place() -> None:
-    assert (*(rule.__name__ for rule in rules.RULES), "duplicate", "near_duplicate") == ORDER
+    assert (*(rule.__name__ for rule in rules.RULES), "duplicate", "near_duplicate") == RULE_ORDER

@@ -14,10 +14,10 @@ from pyspark.sql import SparkSession
 
 from llmops.config import Annotate, Clean
 from llmops.data import remote
-from llmops.data.clean import layout, work
+from llmops.data.clean import partitioning, work_files
 from llmops.data.clean import stage as clean
 from llmops.frame.errors import LlmopsError
-from llmops.frame.records import Document, Dropped, read_rows, schema, write_rows
+from llmops.frame.records import Document, DroppedRow, get_schema, read_rows, write_rows
 
 CONFIG = Clean(master="local[2]", driver_memory="512m", partitions=2, min_chars=3, max_chars=60)
 LONG = CONFIG.model_copy(update={"max_chars": 5000})
@@ -38,7 +38,7 @@ class Cleaned(NamedTuple):
     out: Path
     metrics: dict[str, Any]
     kept: dict[str, Document]
-    dropped: dict[str, Dropped]
+    dropped: dict[str, DroppedRow]
 
     def reasons(self, names: str) -> dict[str, tuple[str, str]]:
         """Return name → rule and detail of the dropped ones among some names."""
@@ -51,7 +51,7 @@ def run(folder: Path, config: Clean, *documents: Document) -> Cleaned:
     metrics = clean.run(config, collect=folder / "in", out=out)
     assert not (out / ".work").exists()
     kept = {d.position.split()[1]: d for d in read_rows(out / "documents", Document)}
-    return Cleaned(out, dict(metrics), kept, {d.position.split()[1]: d for d in read_rows(out / "dropped", Dropped)})
+    return Cleaned(out, dict(metrics), kept, {d.position.split()[1]: d for d in read_rows(out / "dropped", DroppedRow)})
 
 
 def test_texts_are_tidied_rules_say_why_and_the_smallest_id_survives(session: SparkSession, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def many() -> list[Document]:
 
 
 def cleaned(folder: Path, documents: Iterable[Document], group: int, **config: Any) -> dict[str, bytes]:
-    table = pa.Table.from_pylist([asdict(row) for row in documents], schema=schema(Document))
+    table = pa.Table.from_pylist([asdict(row) for row in documents], schema=get_schema(Document))
     (folder / "in").mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / "in" / "documents.parquet", row_group_size=group)
     out = folder / "out"
@@ -202,9 +202,9 @@ def cleaned(folder: Path, documents: Iterable[Document], group: int, **config: A
 def test_equal_input_gives_equal_files(tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever order, row groups, parts and partitions."""
     monkeypatch.setattr(clean, "ROWS_PER_FILE", 10)
-    monkeypatch.setattr(layout, "FAN", 16)
+    monkeypatch.setattr(partitioning, "FAN_OUT_DIVISOR", 16)
     one = cleaned(tmp_path / "one", many(), 80, partitions=1)
-    monkeypatch.setattr(layout, "FAN", 2)
+    monkeypatch.setattr(partitioning, "FAN_OUT_DIVISOR", 2)
     assert cleaned(tmp_path / "other", many()[::-1], 7, partitions=3) == one
     assert len([name for name in one if name.startswith("dropped")]) == 8
 
@@ -223,20 +223,20 @@ def test_work_files_may_be_in_any_store(
     here = cleaned(tmp_path / "here", many(), 40)
     assert cleaned(tmp_path / "there", many(), 40, work=f"{store}/work", connection="work") == here
     assert not objects(store).find(remote.connect(store, os.environ).path)
-    with pytest.raises(work.WorkError, match=r"not-there/work/.* cannot be written: .*make it"):
+    with pytest.raises(work_files.WorkError, match=r"not-there/work/.* cannot be written: .*make it"):
         cleaned(tmp_path / "nowhere", many(), 40, work=f"{store}-not-there/work")
 
 
 def test_lost_documents_are_counted(tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a worker does not see what another one wrote; test_work.py has files that are gone or damaged."""
-    written = clean._write_tidied
+    written = clean._write_parts
 
     def lost(*args: Any) -> Any:
         parts = written(*args)
         return {**parts, 1: parts[0]}
 
-    monkeypatch.setattr(clean, "_write_tidied", lost)
-    with pytest.raises(work.WorkError, match="lost.* src: 80 came in, "):
+    monkeypatch.setattr(clean, "_write_parts", lost)
+    with pytest.raises(work_files.WorkError, match="lost.* src: 80 came in, "):
         cleaned(tmp_path, many(), 40)
     assert not list(tmp_path.rglob("parts"))
 

@@ -1,4 +1,4 @@
-"""Small files that hold more than fits into memory: each costs itself alone, and the good file beside it goes on.
+"""Small files whose content does not fit into memory: only they are quarantined, the good file beside them is read.
 
 The stage runs in a process of its own, whose address space is limited.
 """
@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
-from tests.data.collect.readers.office import made as office
+from tests.data.collect.readers.office import office_files as office
 
 pytestmark = pytest.mark.journey  # some 15 s of processor time for 1.6 GiB
 
 MIB = 1 << 20
-SPACE = 1408 * MIB  #: of which the interpreter and its libraries take some 700 before anything is read
-HELD = 160  #: MiB in a bomb
+ADDRESS_SPACE = (
+    1408 * MIB
+)  #: bytes; the interpreter and its libraries take some 700 MiB of them before anything is read
+BOMB_MIB = 160  #: unzipped size of a bomb
 
 ENVIRONMENT = os.environ | {
     "MALLOC_ARENA_MAX": "2",
@@ -35,14 +37,14 @@ RUN = """
 import json, resource, sys
 from llmops.config import Config
 from llmops.pipeline.pipeline import run_stage
-from llmops.frame.records import Document, Dropped, read_rows
+from llmops.frame.records import Document, DroppedRow, read_rows
 import llmops.data.collect.stage
 kinds, space = sys.argv[1].split(), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_AS, (space, space))
 sources = [{"name": kind, "kind": kind, "location": f"{kind}/*"} for kind in kinds]
 config = Config.model_validate({"home": "home", "collect": {"root": ".", "sources": sources}})
 out = run_stage("collect", config, "2026-01-31")
-documents, dropped = read_rows(out / "documents.parquet", Document), read_rows(out / "quarantine.parquet", Dropped)
+documents, dropped = read_rows(out / "documents.parquet", Document), read_rows(out / "quarantine.parquet", DroppedRow)
 print(json.dumps({kind: {
     "good": [row.location for row in documents if row.source == kind and "good" in row.location],
     "bad": [f"{row.rule}: {row.detail}"[:300] for row in dropped if row.source == kind and "bad" in row.location],
@@ -50,8 +52,8 @@ print(json.dumps({kind: {
 """
 
 
-def zipped(*parts: tuple[bytes, int]) -> Callable[[Path], None]:
-    """Writes a gzip file of parts, each repeated until it has that many MiB."""
+def make_gzip_writer(*parts: tuple[bytes, int]) -> Callable[[Path], None]:
+    """Return a function that writes a gzip file of parts, each repeated until it has that many MiB."""
 
     def write(path: Path) -> None:
         with gzip.open(path, "wb", compresslevel=1) as file:
@@ -63,18 +65,18 @@ def zipped(*parts: tuple[bytes, int]) -> Callable[[Path], None]:
     return write
 
 
-def packed(kind: str, unit: bytes, size: int) -> Callable[[Path], None]:
-    """Writes an Office file with one part more, of a unit repeated until it has that many MiB."""
+def make_archive_writer(kind: str, unit: bytes, size: int) -> Callable[[Path], None]:
+    """Return a function that writes an Office file with an added part: `unit`, repeated until it has `size` MiB."""
 
     def write(path: Path) -> None:
-        path.write_bytes(office.archive({"x.xml": unit * (size * MIB // len(unit))}, office.GOOD[kind]))
+        path.write_bytes(office.make_archive({"x.xml": unit * (size * MIB // len(unit))}, office.GOOD[kind]))
 
     return write
 
 
-def pdf(path: Path) -> None:
+def write_pdf(path: Path) -> None:
     packer = zlib.compressobj(1)
-    stream = b"".join([*(packer.compress(b"(a) Tj\n" * (MIB // 7)) for _ in range(HELD)), packer.flush()])
+    stream = b"".join([*(packer.compress(b"(a) Tj\n" * (MIB // 7)) for _ in range(BOMB_MIB)), packer.flush()])
     path.write_bytes(
         b"%%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
         b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>>endobj\n4 0 obj<</Length %d"
@@ -95,35 +97,45 @@ GOOD: dict[str, bytes] = {
     **office.GOOD,
 }
 BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
-    "csv": [(zipped((b"q,a\n", 0), (b"x", HELD)), "malformed: line 2: the line is longer")],
-    "json": [(zipped((b'[{"q": "', 0), (b"x", HELD)), "unreadable: it holds more than 134,217,728 characters")],
-    "jsonl": [(zipped((b'{"q": "', 0), (b"x", HELD)), "malformed: the line is longer")],
+    "csv": [(make_gzip_writer((b"q,a\n", 0), (b"x", BOMB_MIB)), "malformed: line 2: the line is longer")],
+    "json": [
+        (make_gzip_writer((b'[{"q": "', 0), (b"x", BOMB_MIB)), "unreadable: it holds more than 134,217,728 characters")
+    ],
+    "jsonl": [(make_gzip_writer((b'{"q": "', 0), (b"x", BOMB_MIB)), "malformed: the line is longer")],
     "xml": [
-        (zipped((b"<r><p>", 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 bytes in one record"),
-        (zipped((b"<a>", 30)), "malformed: nested too deeply"),
+        (
+            make_gzip_writer((b"<r><p>", 0), (b"x", BOMB_MIB)),
+            "unreadable: it holds more than 16,777,216 bytes in one record",
+        ),
+        (make_gzip_writer((b"<a>", 30)), "malformed: nested too deeply"),
     ],
     "html": [
-        (zipped((b"<h1>Q?</h1>", 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 bytes"),
-        (zipped((b"<div>", 15)), "unreadable: it holds more than 1,048,576 tags"),
+        (make_gzip_writer((b"<h1>Q?</h1>", 0), (b"x", BOMB_MIB)), "unreadable: it holds more than 16,777,216 bytes"),
+        (make_gzip_writer((b"<div>", 15)), "unreadable: it holds more than 1,048,576 tags"),
     ],
-    "markdown": [(zipped((b"# Q?\n", 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 characters")],
-    "chat": [(zipped((b"Customer: Q?\nAgent: ", 0), (b"x", HELD)), "malformed: longer than")],
-    "text": [(zipped((b"x", HELD)), "malformed: longer than")],
-    "pdf": [(pdf, "unreadable: it holds more than 67,108,864 bytes in one stream")],
-    "docx": [(packed("docx", b"x", HELD), "unreadable: it holds more than 67,108,864 bytes")],
-    "pptx": [(packed("pptx", b"x", HELD), "unreadable: it holds more than 67,108,864 bytes")],
-    "xlsx": [(packed("xlsx", b"<a/>", 30), "unreadable: it holds more than 1,048,576 tags")],
-    "epub": [(packed("epub", b"<p></p>", 30), "unreadable: it holds more than 1,048,576 tags")],
+    "markdown": [
+        (make_gzip_writer((b"# Q?\n", 0), (b"x", BOMB_MIB)), "unreadable: it holds more than 16,777,216 characters")
+    ],
+    "chat": [(make_gzip_writer((b"Customer: Q?\nAgent: ", 0), (b"x", BOMB_MIB)), "malformed: longer than")],
+    "text": [(make_gzip_writer((b"x", BOMB_MIB)), "malformed: longer than")],
+    "pdf": [(write_pdf, "unreadable: it holds more than 67,108,864 bytes in one stream")],
+    "docx": [(make_archive_writer("docx", b"x", BOMB_MIB), "unreadable: it holds more than 67,108,864 bytes")],
+    "pptx": [(make_archive_writer("pptx", b"x", BOMB_MIB), "unreadable: it holds more than 67,108,864 bytes")],
+    "xlsx": [(make_archive_writer("xlsx", b"<a/>", 30), "unreadable: it holds more than 1,048,576 tags")],
+    "epub": [(make_archive_writer("epub", b"<p></p>", 30), "unreadable: it holds more than 1,048,576 tags")],
     "eml": [
-        (zipped((b"Subject: x\n\n", 0), (b"x", HELD)), "unreadable: it holds more than 67,108,864 bytes"),
-        (zipped((b"Subject: x\n\n", 0), (b"\n", 60)), "unreadable: it holds more than 67,108,864 bytes or 1,048,576"),
+        (make_gzip_writer((b"Subject: x\n\n", 0), (b"x", BOMB_MIB)), "unreadable: it holds more than 67,108,864 bytes"),
+        (
+            make_gzip_writer((b"Subject: x\n\n", 0), (b"\n", 60)),
+            "unreadable: it holds more than 67,108,864 bytes or 1,048,576",
+        ),
     ],
 }
 
 
 @pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[str]]]:
-    """The good rows of each kind, and what is said of its bombs, of one run over them all."""
+def collected_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[str]]]:
+    """Run the stage over all files. Return the good rows of each kind, and the problems of its bombs."""
     root = tmp_path_factory.mktemp("bombs")
     for kind, bombs in BOMBS.items():
         (root / kind).mkdir()
@@ -134,15 +146,15 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, l
     canvas = Canvas(str(root / "pdf" / "good"))
     canvas.drawString(72, 700, "Text here.")
     canvas.save()
-    command = [sys.executable, "-c", RUN, " ".join(BOMBS), str(SPACE)]
-    done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, dict[str, list[str]]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    command = [sys.executable, "-c", RUN, " ".join(BOMBS), str(ADDRESS_SPACE)]
+    process = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    rows: dict[str, dict[str, list[str]]] = json.loads(process.stdout.splitlines()[-1])
+    return rows
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_bomb_costs_itself_alone(kind: str, collected: dict[str, dict[str, list[str]]]) -> None:
-    assert collected[kind]["good"] == [f"{kind}/good"]
-    for said, (_, expected) in zip(collected[kind]["bad"], BOMBS[kind], strict=True):
-        assert said.startswith(expected)
+def test_a_bomb_costs_itself_alone(kind: str, collected_rows: dict[str, dict[str, list[str]]]) -> None:
+    assert collected_rows[kind]["good"] == [f"{kind}/good"]
+    for problem, (_, expected) in zip(collected_rows[kind]["bad"], BOMBS[kind], strict=True):
+        assert problem.startswith(expected)

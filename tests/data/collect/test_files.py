@@ -1,4 +1,4 @@
-"""files and remote: what a location names on this machine, in S3, in Azure Blob and on a web server, and its copies."""
+"""files and remote: finding and copying files on this machine, in S3, in Azure Blob and on a web server."""
 
 import errno
 import hashlib
@@ -28,12 +28,12 @@ from llmops.config import Collect, Config, Source
 from llmops.data import remote
 from llmops.data.collect import libraries, local_files
 from llmops.data.collect import stage as collect
-from llmops.data.collect.files import content, matching_files
+from llmops.data.collect.files import find_source_files, hash_content
 from llmops.data.collect.readers.kinds import READERS
 from llmops.frame import artifacts
 from llmops.frame.errors import DiskFullError, SourceError
-from llmops.frame.records import Document, Dropped, read_rows
-from llmops.pipeline.pipeline import plan, run_stage
+from llmops.frame.records import Document, DroppedRow, read_rows
+from llmops.pipeline.pipeline import plan_stage, run_stage
 from llmops.state import file_hashes, tables
 from llmops.state.database import database_of
 from tests.served import Answer, served
@@ -41,44 +41,44 @@ from tests.served import Answer, served
 DAY = "2026-01-31"
 
 
-def source(location: str, **more: Any) -> Source:
+def make_source(location: str, **more: Any) -> Source:
     return Source(**{"name": "s", "kind": "csv", "location": location, **more})
 
 
-def configured(root: Path, *sources: Source) -> Collect:
+def make_config(root: Path, *sources: Source) -> Collect:
     return Collect(root=root, sources=sources, cache=root / "cache")
 
 
-def run(root: Path, location: str, interval: str = DAY, **more: Any) -> tuple[dict[str, int], list[Document]]:
+def run_collect(root: Path, location: str, interval: str = DAY, **more: Any) -> tuple[dict[str, int], list[Document]]:
     out = root / "out"
     out.mkdir(exist_ok=True)
-    metrics = collect.run(configured(root, source(location, **more)), interval=interval, out=out)
+    metrics = collect.run(make_config(root, make_source(location, **more)), interval=interval, out=out)
     return metrics["sources"]["s"], read_rows(out / "documents.parquet", Document)
 
 
 @dataclass
-class Web:
-    """What a web server holds, how it behaves, and what it was asked for."""
+class WebServer:
+    """A web server: its files, its behaviour, and the requests that it received."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
-    ranges: bool = True  #: answers byte ranges
-    names_version: bool = True  #: sends an ETag
-    breaks: int = 0  #: cuts the line in the middle of this many answers
-    password: str = ""  #: that it wants, as of the user `shop`
-    asked: list[str] = field(default_factory=list)  #: path and range of each GET
+    supports_ranges: bool = True  #: answers requests for byte ranges
+    sends_etag: bool = True  #: sends an ETag with each file
+    broken_answers: int = 0  #: number of answers that end in the middle
+    password: str = ""  #: the password that it asks of the user `shop`
+    requests: list[str] = field(default_factory=list)  #: path and range of each GET
 
 
 @pytest.fixture
-def web(no_credentials: None) -> Iterator[Web]:
-    state = Web()
+def web(no_credentials: None) -> Iterator[WebServer]:
+    state = WebServer()
 
     def answer(method: str, path: str, headers: Mapping[str, str], _: bytes) -> Answer:
         if method == "GET":
-            state.asked.append(f"{path} {headers.get('Range', '')}".strip())
-        wanted = f"Basic {b64encode(f'shop:{state.password}'.encode()).decode()}"
+            state.requests.append(f"{path} {headers.get('Range', '')}".strip())
+        expected_login = f"Basic {b64encode(f'shop:{state.password}'.encode()).decode()}"
         data, status = state.files.get(path), 200
-        if state.password and headers.get("Authorization") != wanted:
+        if state.password and headers.get("Authorization") != expected_login:
             data, status = b"no entry", 401
         elif data is None:
             data, status = b"nothing here", 404
@@ -86,15 +86,15 @@ def web(no_credentials: None) -> Iterator[Web]:
         part = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("Range", ""))
         if status == 200 and headers.get("If-Match", f'"{tag}"') != f'"{tag}"':
             data, status = b"another by now", 412
-        if status == 200 and state.ranges and part:
+        if status == 200 and state.supports_ranges and part:
             data, status = data[int(part[1]) : int(part[2]) + 1], 206
-        told = {"Content-Length": str(len(data)), "Content-Type": "text/html"}
-        if state.names_version:
-            told["ETag"] = f'"{tag}"'
-        if method == "GET" and state.breaks and status in (200, 206):
-            state.breaks -= 1
+        response_headers = {"Content-Length": str(len(data)), "Content-Type": "text/html"}
+        if state.sends_etag:
+            response_headers["ETag"] = f'"{tag}"'
+        if method == "GET" and state.broken_answers and status in (200, 206):
+            state.broken_answers -= 1
             data = data[: len(data) // 2]
-        return status, told, data
+        return status, response_headers, data
 
     with served(answer) as state.url:
         yield state
@@ -102,111 +102,113 @@ def web(no_credentials: None) -> Iterator[Web]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "BLOCK", 10)
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 10)
 
 
-def put(objects: Callable[[str], Any], url: str, files: dict[str, str]) -> None:
+def upload_texts(objects: Callable[[str], Any], url: str, files: dict[str, str]) -> None:
     for name, text in files.items():
         objects(url).pipe_file(f"{url}/{name}", text.encode())
 
 
 def test_files_of_a_bucket_are_read_once_by_interval(store: str, tmp_path: Path, objects: Callable[[str], Any]) -> None:
-    put(objects, store, {"2026-01-31/b.csv": "q\n1\n", "2026-01-31/a.csv": "q\n2\n", "2026-02-01/a.csv": "q\n3\n3,4\n"})
+    upload_texts(
+        objects, store, {"2026-01-31/b.csv": "q\n1\n", "2026-01-31/a.csv": "q\n2\n", "2026-02-01/a.csv": "q\n3\n3,4\n"}
+    )
     daily = f"{store}/{{date}}/*.csv"
-    counts, documents = run(tmp_path, daily)
+    counts, documents = run_collect(tmp_path, daily)
     assert [(d.location, d.fields) for d in documents] == [
         (f"{store}/2026-01-31/a.csv", '{"q": "2"}'),
         (f"{store}/2026-01-31/b.csv", '{"q": "1"}'),
     ]
     assert (counts["read"], counts["unchanged"]) == (2, 0)
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and "downloads" in p.parts]
-    before = content(configured(tmp_path, source(daily)), DAY)
-    put(objects, store, {"2026-01-31/b.csv": "q\n4\n"})
-    assert content(configured(tmp_path, source(daily)), DAY) != before
-    counts, documents = run(tmp_path, daily)
+    before = hash_content(make_config(tmp_path, make_source(daily)), DAY)
+    upload_texts(objects, store, {"2026-01-31/b.csv": "q\n4\n"})
+    assert hash_content(make_config(tmp_path, make_source(daily)), DAY) != before
+    counts, documents = run_collect(tmp_path, daily)
     assert ([d.fields for d in documents], counts["read"], counts["unchanged"]) == (['{"q": "2"}', '{"q": "4"}'], 1, 1)
-    _, documents = run(tmp_path, f"{store}/{{date}}/a.csv", "2026-02-01")
+    _, documents = run_collect(tmp_path, f"{store}/{{date}}/a.csv", "2026-02-01")
     assert [(d.location, d.fields) for d in documents] == [(f"{store}/2026-02-01/a.csv", '{"q": "3"}')]
-    (row,) = read_rows(tmp_path / "out" / "quarantine.parquet", Dropped)
+    (row,) = read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
     assert (row.location, row.position) == (f"{store}/2026-02-01/a.csv", "row 3")
-    counts, _ = run(tmp_path, daily, "2026-02-01")  # a single file and a glob that finds it are one
+    counts, _ = run_collect(tmp_path, daily, "2026-02-01")  # a single file and a glob that finds it are one
     assert (counts["read"], counts["unchanged"]) == (0, 1)
     for location in (f"{store}/none.csv", f"{store}/*.csv", f"{store}-other/x.csv"):
         with pytest.raises(SourceError, match=re.escape(location)):
-            matching_files(source(location), tmp_path, DAY)
+            find_source_files(make_source(location), tmp_path, DAY)
 
 
-def test_web_pages_are_found_through_their_listing(web: Web, tmp_path: Path) -> None:
+def test_web_pages_are_found_through_their_listing(web: WebServer, tmp_path: Path) -> None:
     web.files = {
         "/docs/": b'<a href="/docs/a.csv">a</a> <a href="/docs/b.csv">b</a> <a href="/docs/c.pdf">c</a>',
         "/docs/a.csv": b"q\n1\n",
         "/docs/b.csv": b"q\n2\n",
     }
-    _, documents = run(tmp_path, f"{web.url}/docs/*.csv")
+    _, documents = run_collect(tmp_path, f"{web.url}/docs/*.csv")
     assert [d.location for d in documents] == [f"{web.url}/docs/a.csv", f"{web.url}/docs/b.csv"]
-    web.asked.clear()
-    counts, _ = run(tmp_path, f"{web.url}/docs/*.csv")
-    assert (counts["unchanged"], [path for path in web.asked if ".csv" in path]) == (2, [])
-    web.names_version = False  # what says no version is read every time
+    web.requests.clear()
+    counts, _ = run_collect(tmp_path, f"{web.url}/docs/*.csv")
+    assert (counts["unchanged"], [path for path in web.requests if ".csv" in path]) == (2, [])
+    web.sends_etag = False  # a file without a version is read every time
     web.files["/docs/b.csv"] = b"q\n3\n"
-    counts, documents = run(tmp_path, f"{web.url}/docs/*.csv")
+    counts, documents = run_collect(tmp_path, f"{web.url}/docs/*.csv")
     assert (counts["read"], documents[1].fields) == (2, '{"q": "3"}')
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_copy_of_many_blocks_is_the_file(web: Web, tmp_path: Path, small_blocks: None, ranges: bool) -> None:
-    web.ranges = ranges
+def test_a_copy_of_many_blocks_is_the_file(web: WebServer, tmp_path: Path, small_blocks: None, ranges: bool) -> None:
+    web.supports_ranges = ranges
     for size in (0, 6, 10, 11, 69):
         web.files = {"/a.csv": bytes(range(size))}
-        (file,) = matching_files(source(f"{web.url}/a.csv"), tmp_path, DAY)
+        (file,) = find_source_files(make_source(f"{web.url}/a.csv"), tmp_path, DAY)
         assert file.fetch(tmp_path)[0].read_bytes() == bytes(range(size))
 
 
 def test_a_line_that_stays_broken_fails_and_the_next_run_goes_on(
-    web: Web, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+    web: WebServer, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.files = {"/a.csv": b"q\n" + b"".join(b"%d\n" % (n % 10) for n in range(20))}
-    original, calls = remote.Address.ask, count()
+    original, calls = remote.Address.retry, count()
 
-    def ask(address: remote.Address, call: Callable[[], Any]) -> Any:
-        web.breaks = 100 if next(calls) >= 4 else 0  # connect, info, three blocks
+    def retry(address: remote.Address, call: Callable[[], Any]) -> Any:
+        web.broken_answers = 100 if next(calls) >= 4 else 0  # connect, info, three blocks
         return original(address, call)
 
     with monkeypatch.context() as patch, pytest.raises(SourceError, match="cannot be reached"):
-        patch.setattr(remote.Address, "ask", ask)
-        run(tmp_path, f"{web.url}/a.csv")
+        patch.setattr(remote.Address, "retry", retry)
+        run_collect(tmp_path, f"{web.url}/a.csv")
     (part,) = (tmp_path / "cache").rglob("*.partial")
     assert part.stat().st_size == 20  # as a process that is killed leaves it
-    web.breaks = 2  # what may pass by itself is tried again
-    web.asked.clear()
-    _, documents = run(tmp_path, f"{web.url}/a.csv")
+    web.broken_answers = 2  # a request that breaks off is tried again
+    web.requests.clear()
+    _, documents = run_collect(tmp_path, f"{web.url}/a.csv")
     assert [d.fields for d in documents] == [f'{{"q": "{n % 10}"}}' for n in range(20)]
     # The last whole block is asked for again, the first is not.
-    assert web.asked == [f"/a.csv bytes={a}-{min(a + 9, 41)}" for a in (10, 10, 10, 20, 30, 40)]
+    assert web.requests == [f"/a.csv bytes={a}-{min(a + 9, 41)}" for a in (10, 10, 10, 20, 30, 40)]
     assert not [p for p in (tmp_path / "cache").rglob("*.partial")]
 
 
 def test_a_file_that_becomes_another_while_it_is_read_is_refused(
-    web: Web, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+    web: WebServer, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.files = {"/a.csv": b"q\n" + b"1\n" * 20}
-    (file,) = matching_files(source(f"{web.url}/a.csv"), tmp_path, DAY)
-    original, calls = remote.Address.ask, count()
+    (file,) = find_source_files(make_source(f"{web.url}/a.csv"), tmp_path, DAY)
+    original, calls = remote.Address.retry, count()
 
-    def ask(address: remote.Address, call: Callable[[], Any]) -> Any:
+    def retry(address: remote.Address, call: Callable[[], Any]) -> Any:
         if next(calls) == 1:
             web.files = {"/a.csv": b"q\n" + b"2\n" * 20}
         return original(address, call)
 
-    monkeypatch.setattr(remote.Address, "ask", ask)
+    monkeypatch.setattr(remote.Address, "retry", retry)
     with pytest.raises(SourceError, match="changed"):
         file.fetch(tmp_path / "copies")
     assert not [p for p in (tmp_path / "copies").rglob("*") if p.is_file()]
 
 
 def test_a_damaged_copy_is_found_by_its_md5(azure: str, tmp_path: Path, objects: Callable[[str], Any]) -> None:
-    put(objects, azure, {"a.csv": "q\n1\n"})
-    (file,) = matching_files(source(f"{azure}/a.csv"), tmp_path, DAY)
+    upload_texts(objects, azure, {"a.csv": "q\n1\n"})
+    (file,) = find_source_files(make_source(f"{azure}/a.csv"), tmp_path, DAY)
     assert isinstance(file, remote.RemoteFile) and file.md5 == hashlib.md5(b"q\n1\n").hexdigest()
     with pytest.raises(SourceError, match="MD5"):
         replace(file, md5="0" * 32).fetch(tmp_path / "copies")
@@ -214,94 +216,96 @@ def test_a_damaged_copy_is_found_by_its_md5(azure: str, tmp_path: Path, objects:
 
 
 def test_a_full_disk_makes_no_file_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, copy: Path) -> str:
+    def raise_disk_full(path: Path, copy: Path) -> str:
         raise OSError(errno.ENOSPC, "No space left on device", str(copy))
 
     (tmp_path / "a.csv").write_text("q\n1\n")
-    monkeypatch.setattr(local_files, "copied", full)
-    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [source("a.csv").model_dump()]})
+    monkeypatch.setattr(local_files, "copy_file", raise_disk_full)
+    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [make_source("a.csv").model_dump()]})
     with pytest.raises(DiskFullError):
         run_stage("collect", config, DAY)
 
 
-HOW = st.sampled_from(["in place, its time put back", "replaced", "gone"])
+CHANGES = st.sampled_from(["in place, its time put back", "replaced", "gone"])
 
 
 @settings(max_examples=25)
-@given(at=st.integers(0, 24), back=st.integers(1, 20), how=HOW, remembered=st.booleans())
-def test_changed_at_any_time_an_artifact_is_what_its_name_says(at: int, back: int, how: str, remembered: bool) -> None:
-    """A file that becomes another, and later perhaps what it was, between any two steps from the plan to the record."""
+@given(at=st.integers(0, 24), back=st.integers(1, 20), change=CHANGES, is_cached=st.booleans())
+def test_changed_at_any_time_an_artifact_is_what_its_name_says(
+    at: int, back: int, change: str, is_cached: bool
+) -> None:
+    """Change a file between any two steps from the plan to the record, and perhaps change it back later."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         root = Path(folder)
-        file, moments = root / "a.csv", count()
+        file, steps = root / "a.csv", count()
         contents = ["q\n" + "1\n" * 9, "q\n" + "2\n" * 9]
         file.write_text(contents[0])
-        if remembered:
+        if is_cached:
             patch.setattr("llmops.state.file_hashes._FRESH_NS", -1)
         stat = file.stat()
 
-        def becomes(content: str) -> None:
-            if how == "gone" and content == contents[1]:
+        def change_file(content: str) -> None:
+            if change == "gone" and content == contents[1]:
                 file.unlink(missing_ok=True)
-            elif how == "replaced":
+            elif change == "replaced":
                 (root / "new").write_text(content)
                 os.replace(root / "new", file)
             else:
                 file.write_text(content)
                 os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
-        def moment() -> None:
-            number = next(moments)
+        def take_step() -> None:
+            number = next(steps)
             if number in (at, at + back):
-                becomes(contents[number == at])
+                change_file(contents[number == at])
 
-        def before(function: Callable[..., Any]) -> Callable[..., Any]:
-            def ticking(*arguments: Any) -> Any:
-                moment()
+        def add_steps(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                take_step()
                 result = function(*arguments)
-                moment()
+                take_step()
                 return result
 
-            return ticking
+            return call
 
-        def sha256() -> Any:
+        def make_digest() -> Any:
             digest = hashlib.sha256()
-            return SimpleNamespace(update=before(digest.update), hexdigest=digest.hexdigest)
+            return SimpleNamespace(update=add_steps(digest.update), hexdigest=digest.hexdigest)
 
-        sources = [source("*.csv", fields={"question": "q"}).model_dump()]
+        sources = [make_source("*.csv", fields={"question": "q"}).model_dump()]
         config = Config(home=root / "home", collect={"root": root, "sources": sources})
         with patch.context() as during:
-            during.setattr("llmops.state.file_hashes._read_state", before(file_hashes._read_state))
-            during.setattr("llmops.state.file_hashes.file_sha256", before(file_hashes.file_sha256))
+            during.setattr("llmops.state.file_hashes._read_state", add_steps(file_hashes._read_state))
+            during.setattr("llmops.state.file_hashes.compute_sha256", add_steps(file_hashes.compute_sha256))
             during.setattr(local_files, "_CHUNK", 5)
-            during.setattr(local_files, "hashlib", SimpleNamespace(sha256=sha256))
-            during.setitem(READERS, "csv", before(READERS["csv"]))
+            during.setattr(local_files, "hashlib", SimpleNamespace(sha256=make_digest))
+            during.setitem(READERS, "csv", add_steps(READERS["csv"]))
             try:
-                made = run_stage("collect", config, DAY)
+                artifact = run_stage("collect", config, DAY)
             except SourceError:
                 return
-        questions = [row.question for row in read_rows(made / "documents.parquet", Document)]
+        questions = [row.question for row in read_rows(artifact / "documents.parquet", Document)]
         file.write_text("q\n" + "".join(f"{question}\n" for question in questions))
-        assert plan("collect", config, DAY).path == made
+        assert plan_stage("collect", config, DAY).path == artifact
 
 
 def test_a_file_is_hashed_once_for_all_plans_unless_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def counting(path: Path) -> str:
+    def count_call(path: Path) -> str:
         read.append(path.name)
-        return artifacts.file_sha256(path)
+        return artifacts.compute_sha256(path)
 
-    monkeypatch.setattr("llmops.state.file_hashes.file_sha256", counting)
+    monkeypatch.setattr("llmops.state.file_hashes.compute_sha256", count_call)
     monkeypatch.setattr("llmops.state.file_hashes._FRESH_NS", -1)
     names = ["Ana Li.csv", "b.csv", os.fsdecode(b"caf\xe9.csv")]
     for name in names:
         (tmp_path / name).write_text("q\n1\n")
-    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [source("*.csv").model_dump()]})
+    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [make_source("*.csv").model_dump()]})
     with database_of(config).change():
         pass  # it is there
-    first = plan("collect", config, DAY).path
-    assert run_stage("collect", config, DAY) == plan("collect", config, DAY).path == first
+    first = plan_stage("collect", config, DAY).path
+    assert run_stage("collect", config, DAY) == plan_stage("collect", config, DAY).path == first
     locations = [document.location for document in read_rows(first / "documents.parquet", Document)]
     assert (locations, read) == (["Ana Li.csv", "b.csv", "caf\\xe9.csv"], names)
     with database_of(config).read() as connection:
@@ -310,11 +314,11 @@ def test_a_file_is_hashed_once_for_all_plans_unless_it_is_new(tmp_path: Path, mo
     before = (tmp_path / "b.csv").stat()
     (tmp_path / "b.csv").write_text("q\n2\n")  # of the same size, its time put back
     os.utime(tmp_path / "b.csv", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert plan("collect", config, DAY).path != first and read == [*names, "b.csv"]
+    assert plan_stage("collect", config, DAY).path != first and read == [*names, "b.csv"]
     monkeypatch.setattr("llmops.state.file_hashes._FRESH_NS", 10**12)  # it may be written again within the same tick
     (tmp_path / names[2]).write_text("q\n3\n")
     for _ in range(2):
-        plan("collect", config, DAY)
+        plan_stage("collect", config, DAY)
     assert read[4:] == [names[2], names[2]]
 
 
@@ -324,27 +328,27 @@ def test_another_version_of_a_library_reads_only_its_own_anew(tmp_path: Path, mo
     sources = [{"name": kind, "kind": kind, "location": f"a.{kind}"} for kind in ("csv", "html")]
     config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": sources})
 
-    def read() -> tuple[Path, list[int]]:
-        made = run_stage("collect", config, DAY)
-        metrics = artifacts.read_record(made).metrics["sources"]
-        return made, [metrics[kind]["read"] for kind in ("csv", "html")]
+    def run_and_count() -> tuple[Path, list[int]]:
+        artifact = run_stage("collect", config, DAY)
+        metrics = artifacts.read_record(artifact).metrics["sources"]
+        return artifact, [metrics[kind]["read"] for kind in ("csv", "html")]
 
-    first, counts = read()
+    first, counts = run_and_count()
     assert counts == [1, 1]
     real = importlib.metadata.version
     monkeypatch.setattr(libraries, "version", lambda name: "9.9.1" if name == "beautifulsoup4" else real(name))
-    libraries.libraries.cache_clear()
+    libraries.list_versions.cache_clear()
     try:
-        second, counts = read()
+        second, counts = run_and_count()
         assert second != first and counts == [0, 1]
     finally:
         monkeypatch.undo()
-        libraries.libraries.cache_clear()
-    assert read()[0] == first
+        libraries.list_versions.cache_clear()
+    assert run_and_count()[0] == first
 
 
 def test_the_libraries_of_every_reader_are_known() -> None:
-    """All that a reader imports but the standard library, ourselves, and what only adds names and types."""
+    """Compare LIBRARIES with the packages that each reader imports, except the standard library and this project."""
     distributions = importlib.metadata.packages_distributions()
     assert READERS.keys() == libraries.LIBRARIES.keys()
     for kind, reader in READERS.items():
@@ -357,7 +361,7 @@ def test_the_libraries_of_every_reader_are_known() -> None:
             names.add(module.partition(".")[0])
         names -= {"llmops", "__future__", *sys.stdlib_module_names}
         wanted = {distributions[name][0].lower().replace("_", "-") for name in names}
-        assert wanted - {*libraries.TEXT} <= {name.lower() for name in libraries.LIBRARIES[kind]}, kind
+        assert wanted - {*libraries.TEXT_LIBRARIES} <= {name.lower() for name in libraries.LIBRARIES[kind]}, kind
 
 
 @pytest.mark.parametrize(
@@ -371,24 +375,24 @@ def test_the_libraries_of_every_reader_are_known() -> None:
         ("https://shop.example/${NO_SUCH_TOKEN}/a.csv", "NO_SUCH_TOKEN"),
     ],
 )
-def test_a_credential_in_a_location_is_refused_and_not_told(location: str, named: str, tmp_path: Path) -> None:
+def test_a_credential_in_a_location_is_refused_and_not_shown(location: str, named: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=named) as caught:
-        matching_files(source(location), tmp_path, DAY)
+        find_source_files(make_source(location), tmp_path, DAY)
     assert "hush" not in str(caught.value)
 
 
 def test_a_password_from_the_environment_opens_and_appears_nowhere(
-    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     web.files, web.password = {"/a.csv": b"q\n1\n", "/b.csv": b"q\n2\n"}, "p@ss/word"
     location = web.url.replace("http://", "http://shop:${SHOP_PASSWORD}@") + "/a.csv"
     monkeypatch.setenv("SHOP_PASSWORD", "p@ss/word")
-    _, documents = run(tmp_path, location)
+    _, documents = run_collect(tmp_path, location)
     assert documents[0].location == location
     monkeypatch.setenv("SHOP_PASSWORD", "old/p@ss")
     with pytest.raises(SourceError) as caught:
-        run(tmp_path, location.replace("a.csv", "b.csv"))
+        run_collect(tmp_path, location.replace("a.csv", "b.csv"))
     paths = list(tmp_path.rglob("*"))
     kept = b"".join(path.read_bytes() for path in paths if path.is_file()) + str(paths).encode()
     for secret in ("p@ss", "p%40ss"):
@@ -398,19 +402,19 @@ def test_a_password_from_the_environment_opens_and_appears_nowhere(
 def test_an_airflow_connection_holds_the_credentials(
     s3: str, s3_server: str, tmp_path: Path, objects: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(objects, s3, {"a.csv": "q\n1\n"})
+    upload_texts(objects, s3, {"a.csv": "q\n1\n"})
     for name in [n for n in os.environ if n.startswith("AWS_") and n != "AWS_EC2_METADATA_DISABLED"]:
         monkeypatch.delenv(name)
     with pytest.raises(SourceError, match=s3):
-        run(tmp_path, f"{s3}/a.csv")
+        run_collect(tmp_path, f"{s3}/a.csv")
     extra = {"endpoint_url": s3_server}
     connection = {"conn_type": "aws", "login": "shop-key", "password": "shop-secret", "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(connection))
-    _, documents = run(tmp_path, f"{s3}/a.csv", connection="shop")
+    _, documents = run_collect(tmp_path, f"{s3}/a.csv", connection="shop")
     assert documents[0].fields == '{"q": "1"}'
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"shop-secret" in p.read_bytes()]
     with pytest.raises(SourceError, match="nobody"):
-        run(tmp_path, f"{s3}/a.csv", connection="nobody")
+        run_collect(tmp_path, f"{s3}/a.csv", connection="nobody")
 
 
 def test_a_connection_names_a_database_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,5 +422,5 @@ def test_a_connection_names_a_database_too(tmp_path: Path, monkeypatch: pytest.M
         database.executescript("create table t (q); insert into t values ('x')")
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", '{"conn_type": "sqlite", "schema": "shop.db"}')
     location = "sqlite:///${CONNECTION_SCHEMA}"
-    _, documents = run(tmp_path, location, kind="sql", query="select q from t order by q", connection="shop")
+    _, documents = run_collect(tmp_path, location, kind="sql", query="select q from t order by q", connection="shop")
     assert (documents[0].location, documents[0].fields) == (location, '{"q": "x"}')

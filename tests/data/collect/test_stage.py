@@ -1,4 +1,4 @@
-"""collect: every source is read, what is bad is quarantined, a source without documents is an error."""
+"""collect: every source is read, bad rows are quarantined, a source without documents is an error."""
 
 import shutil
 import sqlite3
@@ -11,35 +11,39 @@ import pytest
 
 from llmops.config import Collect, Source
 from llmops.data import row_file
-from llmops.data.collect import extract_rows
+from llmops.data.collect import extract_file
 from llmops.data.collect import stage as collect
-from llmops.data.collect.forgotten import Forgotten
+from llmops.data.collect.forgotten_list import ForgottenList
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.frame import intervals
 from llmops.frame.errors import SourceError
-from llmops.frame.records import Document, Dropped, read_rows
+from llmops.frame.records import Document, DroppedRow, read_rows
 
 DAY = "2026-01-31"
 
 
-def source(name: str, kind: str, location: str, **more: object) -> Source:
+def make_source(name: str, kind: str, location: str, **more: object) -> Source:
     return Source(name=name, kind=kind, location=location, **more)
 
 
-def settings(root: Path, *sources: Source, **more: object) -> Collect:
+def make_config(root: Path, *sources: Source, **more: object) -> Collect:
     return Collect(root=root, sources=sources, cache=root / "cache", **more)
 
 
-def run(
+def run_collect(
     root: Path, *sources: Source, interval: str = DAY, **more: object
-) -> tuple[dict[str, Any], list[Document], list[Dropped]]:
+) -> tuple[dict[str, Any], list[Document], list[DroppedRow]]:
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)  # as the stage runner does
     out.mkdir()
-    metrics = collect.run(settings(root, *sources, **more), interval=interval, out=out)
+    metrics = collect.run(make_config(root, *sources, **more), interval=interval, out=out)
     assert sorted(p.name for p in out.iterdir()) == ["documents.parquet", "quarantine.parquet"]
-    return dict(metrics), read_rows(out / "documents.parquet", Document), read_rows(out / "quarantine.parquet", Dropped)
+    return (
+        dict(metrics),
+        read_rows(out / "documents.parquet", Document),
+        read_rows(out / "quarantine.parquet", DroppedRow),
+    )
 
 
 @pytest.fixture
@@ -56,10 +60,10 @@ def root(tmp_path: Path) -> Path:
 def test_all_sources_in_order_with_counts_and_quarantine_and_again_the_same_bytes(root: Path) -> None:
     fields = {"question": "q", "answer": "a"}
     sources = (
-        source("tables", "csv", "in/*.csv", fields=fields, licence="MIT", owner="ana"),
-        source("lines", "jsonl", "in/c.jsonl"),
+        make_source("tables", "csv", "in/*.csv", fields=fields, licence="MIT", owner="ana"),
+        make_source("lines", "jsonl", "in/c.jsonl"),
     )
-    metrics, documents, quarantine = run(root, *sources)
+    metrics, documents, quarantine = run_collect(root, *sources)
     assert [(d.source, d.location, d.position) for d in documents] == [
         ("tables", "in/a.csv", "row 2"),
         ("tables", "in/b.csv", "row 2"),
@@ -72,14 +76,16 @@ def test_all_sources_in_order_with_counts_and_quarantine_and_again_the_same_byte
     assert (documents[0].licence, documents[0].owner) == ("MIT", "ana")
     assert (metrics["documents"], metrics["quarantined"]) == (3, 2)
     once = [(root / "out" / name).read_bytes() for name in ("documents.parquet", "quarantine.parquet")]
-    run(root, *sources)
+    run_collect(root, *sources)
     assert once == [(root / "out" / name).read_bytes() for name in ("documents.parquet", "quarantine.parquet")]
 
 
 def test_locations_hold_the_intervals_date_and_no_machine(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other") / "x.txt"
     other.write_text("text", encoding="utf-8")
-    _, documents, _ = run(root, source("daily", "text", "in/{date}.txt"), source("far", "text", str(other)))
+    _, documents, _ = run_collect(
+        root, make_source("daily", "text", "in/{date}.txt"), make_source("far", "text", str(other))
+    )
     assert [d.text for d in documents] == ["of the day", "text"]
     assert documents[0].location == "in/2026-01-31.txt"
     assert documents[1].location.startswith("../") and documents[1].location.endswith("other0/x.txt")
@@ -88,40 +94,40 @@ def test_locations_hold_the_intervals_date_and_no_machine(root: Path, tmp_path_f
 def test_every_source_that_yields_nothing_is_named_with_its_reason(root: Path) -> None:
     (root / "in" / "bad.json").write_text("{nope", encoding="utf-8")
     with pytest.raises(SourceError) as caught:
-        run(
+        run_collect(
             root,
-            source("broken", "json", "in/bad.json"),
-            source("choosy", "csv", "in/b.csv", where={"q": "no such"}),
-            source("gone", "csv", "in/none*.csv"),
-            source("folder", "csv", "in"),
-            source("good", "csv", "in/b.csv"),
+            make_source("broken", "json", "in/bad.json"),
+            make_source("choosy", "csv", "in/b.csv", where={"q": "no such"}),
+            make_source("gone", "csv", "in/none*.csv"),
+            make_source("folder", "csv", "in"),
+            make_source("good", "csv", "in/b.csv"),
         )
     message = str(caught.value)
     for part in ("Source broken", "in/bad.json", "line 1", "Source choosy", "in/none*.csv", "folder"):
         assert part in message
     assert "good" not in message
-    assert [q.source for q in read_rows(root / "out" / "quarantine.parquet", Dropped)] == ["broken"]
+    assert [q.source for q in read_rows(root / "out" / "quarantine.parquet", DroppedRow)] == ["broken"]
     assert not (root / "out" / "documents.parquet").exists()
     with pytest.raises(SourceError, match="sources"):
-        run(root)
+        run_collect(root)
 
 
 def test_an_unchanged_file_is_not_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = READERS["csv"]
 
-    def counting(path: Path, origin: Origin) -> Items:
+    def count_call(path: Path, origin: Origin) -> Items:
         read.append(path.name)
         return original(path, origin)
 
-    counting.__module__ = original.__module__
-    monkeypatch.setitem(READERS, "csv", counting)
-    _, documents, quarantine = run(root, source("tables", "csv", "in/*.csv", where={"q": "1"}))
+    count_call.__module__ = original.__module__
+    monkeypatch.setitem(READERS, "csv", count_call)
+    _, documents, quarantine = run_collect(root, make_source("tables", "csv", "in/*.csv", where={"q": "1"}))
     (root / "in" / "b.csv").write_text("q,a\n1,8\n", encoding="utf-8")
     (root / "in" / "d.csv").write_text("q,a\n1,9\n2,9\n", encoding="utf-8")
-    wider = source("tables", "csv", "in/**/**/*.csv", where={"q": "1"})  # names the same files, some twice
+    wider = make_source("tables", "csv", "in/**/**/*.csv", where={"q": "1"})  # names the same files, some twice
     for new, unchanged in ((2, 1), (0, 3)):
-        metrics, later, later_quarantine = run(root, wider, interval="2026-02-01")
+        metrics, later, later_quarantine = run_collect(root, wider, interval="2026-02-01")
         assert metrics["sources"]["tables"] == {
             **{"documents": 3, "quarantined": 1, "forgotten": 0, "left_out": 1},
             **{"read": new, "unchanged": unchanged},
@@ -129,45 +135,45 @@ def test_an_unchanged_file_is_not_read_twice(root: Path, monkeypatch: pytest.Mon
     assert read == ["a.csv", "b.csv", "b.csv", "d.csv"]
     assert later[0] == documents[0]  # what is the same on another day is the same row
     assert later_quarantine == quarantine
-    run(root, source("tables", "csv", "in/*.csv", where={"q": "1"}, licence="MIT"))
+    run_collect(root, make_source("tables", "csv", "in/*.csv", where={"q": "1"}, licence="MIT"))
     assert len(read) == 7  # how it is read has changed
 
 
 def test_what_did_not_open_is_quarantined_and_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = READERS["csv"]
 
-    def breaking(path: Path, origin: Origin) -> Items:
-        yield origin.document("row 1", text="before the break")
+    def break_reading(path: Path, origin: Origin) -> Items:
+        yield origin.make_document("row 1", text="before the break")
         raise PermissionError(13, "Permission denied")
 
-    breaking.__module__ = original.__module__
-    monkeypatch.setitem(READERS, "csv", breaking)
-    _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
+    break_reading.__module__ = original.__module__
+    monkeypatch.setitem(READERS, "csv", break_reading)
+    _, documents, quarantine = run_collect(root, make_source("tables", "csv", "in/b.csv"))
     assert [d.text for d in documents] == ["before the break"]
     assert [(q.position, q.rule, q.detail) for q in quarantine] == [("file", "unreadable", "Permission denied")]
     monkeypatch.setitem(READERS, "csv", original)
-    _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
+    _, documents, quarantine = run_collect(root, make_source("tables", "csv", "in/b.csv"))
     assert ([d.position for d in documents], quarantine) == (["row 2"], [])
 
 
 def test_documents_go_to_the_repository_once(root: Path) -> None:
-    tables = source("tables", "csv", "in/*.csv")
-    metrics, documents, _ = run(root, tables, repository="shelf")
+    tables = make_source("tables", "csv", "in/*.csv")
+    metrics, documents, _ = run_collect(root, tables, repository="shelf")
     assert metrics["repository"]["sent"] == 1
     part = next((root / "shelf" / "documents" / f"interval={DAY}").glob("*.parquet"))
     assert read_rows(part, Document) == documents
-    again, _, _ = run(root, tables, repository="shelf")
-    assert again["repository"]["sent"] == 0
+    repeated, _, _ = run_collect(root, tables, repository="shelf")
+    assert repeated["repository"]["sent"] == 0
     assert len(list((root / "shelf").rglob("*.parquet"))) == 1
 
 
 def test_all_rows_of_many_batches_arrive_in_order(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract_rows, "BATCH", 3)
-    monkeypatch.setattr(extract_rows, "COPIED", 4)
+    monkeypatch.setattr(extract_file, "BATCH", 3)
+    monkeypatch.setattr(extract_file, "ARROW_BATCH", 4)
     monkeypatch.setattr(row_file, "GROUP_ROWS", 5)
     numbers = [str(n) for n in range(23)]
     (root / "in" / "many.csv").write_text("q\n" + "\n".join(numbers) + "\n", encoding="utf-8")
-    _, documents, _ = run(root, source("many", "csv", "in/many.csv", fields={"question": "q"}))
+    _, documents, _ = run_collect(root, make_source("many", "csv", "in/many.csv", fields={"question": "q"}))
     assert [d.question for d in documents] == numbers
     assert pq.ParquetFile(root / "out" / "documents.parquet").num_row_groups == 5
 
@@ -181,26 +187,26 @@ def test_an_interruption_changes_no_byte(root: Path, monkeypatch: pytest.MonkeyP
         rows = [(n, f"text {n}", f"2026-01-{29 + n % 2}") for n in range(20)]
         database.executemany("insert into t values (?, ?, ?)", rows)
     table = {"query": "select * from t", "cursor": "changed", "key": ("id",)}
-    sources = source("tables", "csv", "in/*.csv"), source("table", "sql", "sqlite:///shop.db", **table)
-    monkeypatch.setattr(intervals, "today", lambda: date(2026, 1, 31))  # so that the table has two windows
-    run(root, *sources)
-    whole = (root / "out" / "documents.parquet").read_bytes()
+    sources = make_source("tables", "csv", "in/*.csv"), make_source("table", "sql", "sqlite:///shop.db", **table)
+    monkeypatch.setattr(intervals, "get_today", lambda: date(2026, 1, 31))  # so that the table has two windows
+    run_collect(root, *sources)
+    expected = (root / "out" / "documents.parquet").read_bytes()
     shutil.rmtree(root / "cache")
     rows_left = iter(range(at + 1))
 
-    def interrupt(item: Document | Dropped) -> Document | Dropped:
+    def interrupt(item: Document | DroppedRow) -> Document | DroppedRow:
         if next(rows_left) == at:
             raise KeyboardInterrupt
         return item
 
     with monkeypatch.context() as patch:
-        patch.setattr(Forgotten, "without", lambda _, items: map(interrupt, items))
+        patch.setattr(ForgottenList, "quarantine_rows", lambda _, items: map(interrupt, items))
         with pytest.raises(KeyboardInterrupt):
-            run(root, *sources)
+            run_collect(root, *sources)
     assert not (root / "out" / "documents.parquet").exists()
     (root / "cache" / f".{'0' * 64}.parquet.new").write_bytes(b"PAR1")  # as a process that is killed leaves it
-    metrics, _, _ = run(root, *sources)
-    assert (root / "out" / "documents.parquet").read_bytes() == whole
+    metrics, _, _ = run_collect(root, *sources)
+    assert (root / "out" / "documents.parquet").read_bytes() == expected
     assert sum(counts["unchanged"] for counts in metrics["sources"].values()) == unchanged
 
 
@@ -223,4 +229,4 @@ def test_sources_that_make_no_sense_are_refused(wrong: dict[str, object]) -> Non
     with pytest.raises(ValueError):
         Source(**{"name": "s", "location": "x", **wrong})
     with pytest.raises(ValueError, match="named 'a'"):
-        Collect(sources=(source("a", "csv", "x"), source("a", "csv", "y")))
+        Collect(sources=(make_source("a", "csv", "x"), make_source("a", "csv", "y")))

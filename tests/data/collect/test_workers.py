@@ -1,4 +1,4 @@
-"""workers: files that are read in several processes give what they give in one, and a process that dies is named."""
+"""workers: several processes give the same result as one, and a process that dies is reported with its file."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from llmops.config import Collect, Source
 from llmops.data.collect import extracts, workers
 from llmops.data.collect import stage as collect
 from llmops.frame.errors import SourceError, SourceUnavailableError
-from llmops.frame.machine import cores
+from llmops.frame.machine import count_cores
 from tests.clock import wait_until
 
 FIELDS = {"question": "q", "answer": "a"}
@@ -23,7 +23,7 @@ FIELDS = {"question": "q", "answer": "a"}
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Many files: some are empty, broken, in another encoding, no text, or not there for us."""
+    """Return a folder of many files: some are empty, malformed, in another encoding, or binary."""
     for number in range(12):
         rows = "".join(f"{number}-{row},ja\n" for row in range(50 * number))
         (tmp_path / f"{number:02}.csv").write_text("q,a\n" + rows + ("one cell\n" if number % 3 == 0 else ""))
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(root: Path, *sources: Source) -> tuple[bytes, ...]:
+def run_collect(root: Path, *sources: Source) -> tuple[bytes, ...]:
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
@@ -42,50 +42,50 @@ def run(root: Path, *sources: Source) -> tuple[bytes, ...]:
     return repr(metrics).encode(), *(path.read_bytes() for path in files)
 
 
-def source(**more: object) -> Source:
+def make_source(**more: object) -> Source:
     return Source(**{"name": "s", "kind": "csv", "location": "*.csv", "fields": FIELDS, **more})
 
 
 def test_the_same_bytes_counts_and_warnings_as_in_one_process(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("llmops.frame.machine.cores", lambda: 2)
+    monkeypatch.setattr("llmops.frame.machine.count_cores", lambda: 2)
     with monkeypatch.context() as patch:
-        patch.setattr(extracts, "in_processes", lambda *_: pytest.fail("a process for a few small files"))
-        alone = run(root, source())
-    said = [record.getMessage() for record in caplog.records]
+        patch.setattr(extracts, "run_in_processes", lambda *_: pytest.fail("a process for a few small files"))
+        alone = run_collect(root, make_source())
+    messages = [record.getMessage() for record in caplog.records]
     caplog.clear()
     shutil.rmtree(root / "cache")
-    monkeypatch.setattr(extracts, "WORTH_S", 0.0)
-    assert run(root, source()) == alone
-    assert [record.getMessage() for record in caplog.records] == said and any("cp1252" in text for text in said)
+    monkeypatch.setattr(extracts, "MIN_PARALLEL_S", 0.0)
+    assert run_collect(root, make_source()) == alone
+    assert [record.getMessage() for record in caplog.records] == messages and any("cp1252" in text for text in messages)
     assert not list(root.rglob("copies")) and not list((root / "cache").glob(".*.new"))
 
 
 def test_an_error_in_a_process_is_that_of_its_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "04.csv").write_text("other,names\n1,2\n")
-    monkeypatch.setattr("llmops.frame.machine.cores", lambda: 2)
-    monkeypatch.setattr(extracts, "WORTH_S", 0.0)
+    monkeypatch.setattr("llmops.frame.machine.count_cores", lambda: 2)
+    monkeypatch.setattr(extracts, "MIN_PARALLEL_S", 0.0)
     with pytest.raises(SourceError, match=r"04\.csv"):
-        run(root, source())
+        run_collect(root, make_source())
 
 
-def linger(mark: Path) -> None:
+def wait_for_signal(mark: Path) -> None:
     mark.touch()
     signal.pause()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_process_that_is_killed_is_told_with_its_file_and_leaves_none(how: int) -> None:
-    calls = [("a.csv", partial(print, "no harm")), ("b.csv", partial(signal.raise_signal, how))]
-    with pytest.raises(SourceUnavailableError, match=rf"b\.csv ended with {signal.Signals(how).name}"):
-        workers.in_processes(calls, 1)
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_process_is_reported_with_its_file(signal_number: int) -> None:
+    calls = [("a.csv", partial(print, "no harm")), ("b.csv", partial(signal.raise_signal, signal_number))]
+    with pytest.raises(SourceUnavailableError, match=rf"b\.csv ended with {signal.Signals(signal_number).name}"):
+        workers.run_in_processes(calls, 1)
 
 
 def test_an_interruption_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started, marks = [], [tmp_path / name for name in "xy"]
-    original = workers._started
-    monkeypatch.setattr(workers, "_started", lambda: started.append(original()) or started[-1])
+    original = workers._start_worker
+    monkeypatch.setattr(workers, "_start_worker", lambda: started.append(original()) or started[-1])
 
     class Interrupted(ThreadPoolExecutor):
         def map(self, *arguments: Any) -> NoReturn:
@@ -95,21 +95,21 @@ def test_an_interruption_ends_the_processes(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(workers, "ThreadPoolExecutor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        workers.in_processes([(mark.name, partial(linger, mark)) for mark in marks], 2)
+        workers.run_in_processes([(mark.name, partial(wait_for_signal, mark)) for mark in marks], 2)
     assert len(started) == 2 and all(worker.poll() is not None for worker in started)
 
 
 def test_cores_are_those_of_the_container(tmp_path: Path) -> None:
-    assert cores(tmp_path) == len(os.sched_getaffinity(0))
+    assert count_cores(tmp_path) == len(os.sched_getaffinity(0))
     group = tmp_path / "sys" / "fs" / "cgroup"
     (group / "cpu").mkdir(parents=True)
-    for text, least in (("50000 100000", 1), ("max 100000", cores(tmp_path / "none"))):
+    for text, least in (("50000 100000", 1), ("max 100000", count_cores(tmp_path / "none"))):
         (group / "cpu.max").write_text(text)
-        assert cores(tmp_path) == least
+        assert count_cores(tmp_path) == least
     (group / "cpu.max").unlink()
     (group / "cpu" / "cpu.cfs_quota_us").write_text("100000\n")
     (group / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert cores(tmp_path) == 1
+    assert count_cores(tmp_path) == 1
 
 
 def test_files_of_a_store_are_read_so_too(
@@ -117,9 +117,9 @@ def test_files_of_a_store_are_read_so_too(
 ) -> None:
     for number in range(4):
         objects(s3).pipe_file(f"{s3}/{number}.csv", f"q,a\n{number},ja\n".encode())
-    alone = run(tmp_path, source(location=f"{s3}/*.csv"))
+    alone = run_collect(tmp_path, make_source(location=f"{s3}/*.csv"))
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr("llmops.frame.machine.cores", lambda: 2)
-    monkeypatch.setattr(extracts, "WORTH_S", 0.0)
-    assert run(tmp_path, source(location=f"{s3}/*.csv")) == alone
+    monkeypatch.setattr("llmops.frame.machine.count_cores", lambda: 2)
+    monkeypatch.setattr(extracts, "MIN_PARALLEL_S", 0.0)
+    assert run_collect(tmp_path, make_source(location=f"{s3}/*.csv")) == alone
     assert not [p for p in (tmp_path / "cache" / "downloads").rglob("*") if p.is_file()]

@@ -1,4 +1,4 @@
-"""What the features stage reads, small: a word-level tokenizer and examples."""
+"""Small inputs of the features stage: a word-level tokenizer and examples."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ from llmops.frame.records import Example, write_rows
 WORDS = ("a", "b", "c", "Question", "Answer", "Context", "[", "]", "#")
 
 
-def tokenizer_of(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
+def make_tokenizer(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(("<unk>", "<eos>", *words))}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>")
 
 
 def select(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
-    tokenizer_of(words).save_pretrained(folder / "base")
+    make_tokenizer(words).save_pretrained(folder / "base")
     (folder / "selection.json").write_text(json.dumps({"model": "tiny", "path": "base"}))
     return folder
 
@@ -45,7 +45,7 @@ def example(number: int, split: str = "train", **changes: Any) -> Example:
 def artifact(
     home: Path, key: str = "fedcba9876543210", count: int = 8, words: tuple[str, ...] = WORDS, **config: Any
 ) -> tuple[Features, Path]:
-    """A features artifact of `count` training examples id0, id1, … and the configuration it was made with."""
+    """Make a features artifact of `count` training examples id0, id1, …; return its configuration and its path."""
     out = home / "artifacts" / "features" / key
     train = [example(n) for n in range(count)]
     settings = Features(store=home / "feast", **config)

@@ -1,4 +1,4 @@
-"""What is declared, where it stands, and that it can be moved, shared and published."""
+"""Feast declarations of an artifact: their contents and place, and that they can be moved, shared and published."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from llmops.data.features.examples import read_offline
 from llmops.data.features.online import OnlineTokens, read_online
 from llmops.frame import artifacts
 from llmops.frame.errors import ArtifactError, ConfigError, DiskFullError, TransientError
-from llmops.pipeline.pipeline import plan, run_stage
+from llmops.pipeline.pipeline import plan_stage, run_stage
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def postgres(postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> 
     return postgresql().replace("postgresql:", "postgresql+psycopg:").replace("TEST_PG_PASSWORD", "FEAST_PASSWORD")
 
 
-def historical(store: Path, id: str, when: datetime) -> Any:
+def read_historical(store: Path, id: str, when: datetime) -> Any:
     """`meta` of an example as it was known at a time."""
     rows = pd.DataFrame({"input_id": [id], "event_timestamp": [when]})
     (found,) = open_store(store).get_historical_features(rows, [f"{VIEW}:meta"]).to_df()["meta"]
@@ -44,14 +44,14 @@ def historical(store: Path, id: str, when: datetime) -> Any:
 def test_retrieval_is_point_in_time(tmp_path: Path, make: Any) -> None:
     """An example is not known before its interval, and what is known at a time is the newest row until then."""
     _, out = make.artifact(tmp_path)
-    assert historical(out, "id3", datetime(2026, 1, 30, 23, tzinfo=UTC)) is None
-    assert "group 3" in historical(out, "id3", datetime(2026, 1, 31, tzinfo=UTC))
-    assert "group 3" in historical(out, "id3", datetime(2031, 1, 31, tzinfo=UTC))
+    assert read_historical(out, "id3", datetime(2026, 1, 30, 23, tzinfo=UTC)) is None
+    assert "group 3" in read_historical(out, "id3", datetime(2026, 1, 31, tzinfo=UTC))
+    assert "group 3" in read_historical(out, "id3", datetime(2031, 1, 31, tzinfo=UTC))
     table = pd.read_parquet(out / PARQUET)
     later = table.assign(event_timestamp=pd.Timestamp("2026-02-28", tz="UTC"), meta="newer")
     pd.concat([later, table]).to_parquet(out / PARQUET, coerce_timestamps="us")
-    assert "group 3" in historical(out, "id3", datetime(2026, 2, 27, tzinfo=UTC))
-    assert historical(out, "id3", datetime(2026, 3, 1, tzinfo=UTC)) == "newer"
+    assert "group 3" in read_historical(out, "id3", datetime(2026, 2, 27, tzinfo=UTC))
+    assert read_historical(out, "id3", datetime(2026, 3, 1, tzinfo=UTC)) == "newer"
 
 
 def test_a_home_can_be_moved(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,26 +137,26 @@ def test_the_registry_can_be_a_database(server: str, request: pytest.FixtureRequ
         assert os.environ["FEAST_PASSWORD"] not in (out / "feature_store.yaml").read_text()
 
 
-def planned(home: Path, inputs: dict[str, Path], **features: str) -> Config:
-    """The configuration of a home in which the inputs of the stage `features` are whole."""
+def commit_inputs(home: Path, inputs: dict[str, Path], **features: str) -> Config:
+    """Commit the inputs of the stage `features`, and return the configuration of their home."""
     for name, path in inputs.items():
         path.mkdir(parents=True, exist_ok=True)
         artifacts.commit(path, artifacts.Record(name, path.name, {}, {}, "", "", {}, {}, "", "", "", ""))
     return Config(home=home, features=features)
 
 
-def build(home: Path, make: Any, registry: str) -> Path:
-    """The stage `features`, run as an orchestrator does."""
+def run_features(home: Path, make: Any, registry: str) -> Path:
+    """Run the stage `features` as an orchestrator does, and return its artifact."""
     inputs = {
         "annotate": make.annotate(home / "artifacts" / "annotate" / "a", train=[make.example(n) for n in range(8)]),
         "select": make.select(home / "artifacts" / "select" / "s"),
     }
-    return run_stage("features", planned(home, inputs, registry=registry), "2026-01-31", inputs)
+    return run_stage("features", commit_inputs(home, inputs, registry=registry), "2026-01-31", inputs)
 
 
 def test_the_same_examples_have_the_same_content_in_every_home(tmp_path: Path, make: Any) -> None:
     """Feast's registry holds the time; what training reads and where serving looks does not."""
-    one, two = (artifacts.read_record(build(tmp_path / name, make, "")) for name in ("one", "two"))
+    one, two = (artifacts.read_record(run_features(tmp_path / name, make, "")) for name in ("one", "two"))
     assert one.content == two.content and one.fingerprint == two.fingerprint
     assert {n for n, digest in one.files.items() if digest != two.files[n]} <= {"registry.db"}
 
@@ -165,10 +165,10 @@ def test_a_registry_that_cannot_be_written_is_named(tmp_path: Path, make: Any, m
     for error, expected in ((OSError(errno.ENOSPC, "full"), DiskFullError), (ValueError("no entity"), ArtifactError)):
         monkeypatch.setattr(FeatureStore, "apply", Mock(side_effect=error))
         with pytest.raises(expected):
-            build(tmp_path, make, f"sqlite:///{tmp_path}/feast.db")
+            run_features(tmp_path, make, f"sqlite:///{tmp_path}/feast.db")
     monkeypatch.setenv("TEST_PG_PASSWORD", "s3cret")
     with pytest.raises(TransientError, match="features.registry") as caught:
-        build(tmp_path, make, "postgresql+psycopg://feast:${TEST_PG_PASSWORD}@127.0.0.1:9/feast")
+        run_features(tmp_path, make, "postgresql+psycopg://feast:${TEST_PG_PASSWORD}@127.0.0.1:9/feast")
     assert "s3cret" not in str(caught.value)
 
 
@@ -176,11 +176,11 @@ def test_a_changed_declaration_is_another_artifact_and_none_is_named(tmp_path: P
     repo = tmp_path / "repo"
     shutil.copytree(declarations.ROOT / "feature_repo", repo, ignore=shutil.ignore_patterns("__pycache__"))
     inputs = {stage: tmp_path / stage / "0" for stage in ("annotate", "select")}
-    config = planned(tmp_path / "home", inputs, repo=str(repo))
-    before = plan("features", config, "2026-01-31", inputs).path
+    config = commit_inputs(tmp_path / "home", inputs, repo=str(repo))
+    before = plan_stage("features", config, "2026-01-31", inputs).path
     (repo / "notes.txt").write_text("no code")
-    assert plan("features", config, "2026-01-31", inputs).path == before
+    assert plan_stage("features", config, "2026-01-31", inputs).path == before
     (repo / "views.py").write_text((repo / "views.py").read_text().replace("timedelta(0)", "timedelta(days=7)"))
-    assert plan("features", config, "2026-01-31", inputs).path != before
+    assert plan_stage("features", config, "2026-01-31", inputs).path != before
     with pytest.raises(ConfigError, match="feature_store.yaml"):
         declarations.hash_repository(Features(repo=tmp_path))

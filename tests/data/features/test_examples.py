@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llmops.data.features import examples
 from llmops.data.features.columns import MAPPED_SCHEMA
-from llmops.data.features.examples import Rows, count_tokens, get_mapped_path, read_examples, read_offline
+from llmops.data.features.examples import MappedRows, count_tokens, get_mapped_path, read_examples, read_offline
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import Example, read_rows, write_rows
@@ -32,7 +32,9 @@ def test_tokens_are_mapped_and_not_held(tmp_path: Path) -> None:
         writer.write_batch(pa.record_batch([names, [0] * many, tokens, [9] * many], schema=MAPPED_SCHEMA))
     del ids, tokens
     before = pa.total_allocated_bytes()
-    rows = Rows(Dataset.from_file(str(path)).remove_columns("event_timestamp").rename_column("input_id", "id"), Tokens)
+    rows = MappedRows(
+        Dataset.from_file(str(path)).remove_columns("event_timestamp").rename_column("input_id", "id"), Tokens
+    )
     assert count_tokens(rows) == [length] * many
     for n in random.Random(0).sample(range(many), many // 8):
         assert rows[n].token_ids[0] == n * length
@@ -61,7 +63,7 @@ def test_feast_is_asked_for_every_row_part_by_part(tmp_path: Path, make: Any, mo
 
 
 def test_reading_writes_nothing_anywhere(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an erasure takes out of an artifact cannot be left in a copy, and a killed reader leaves none."""
+    """Reading makes no copy that could keep an erased example, and a killed reader leaves no file."""
     _, out = make.artifact(tmp_path)
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -21,14 +21,14 @@ from llmops.frame.errors import ArtifactError, ConfigError
 from llmops.privacy.retention import removal
 
 
-def database(online: str) -> Any:
+def open_redis(online: str) -> Any:
     address, _, number = online.rpartition("@")[2].partition("/")
     host, port = address.split(":")
     return redis.Redis(host, int(port), int(number), os.environ["TEST_REDIS_PASSWORD"])
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.service)])
-def made(
+def stored(
     request: pytest.FixtureRequest, tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Features, Path]:
     """A features artifact whose rows are in the online store."""
@@ -37,32 +37,34 @@ def made(
         address, password = request.getfixturevalue("redis")
         monkeypatch.setenv("TEST_REDIS_PASSWORD", password)
         online = f"redis://:${{TEST_REDIS_PASSWORD}}@{address}/3"
-        with database(online) as server:
+        with open_redis(online) as server:
             server.flushdb()
     config, out = make.artifact(tmp_path, online=online)
     return config, out
 
 
-def held(config: Features, home: Path) -> bytes:
+def read_store(config: Features, home: Path) -> bytes:
     if config.online == "sqlite":
         return b"".join(p.read_bytes() for p in sorted(home.glob("feast/*")) if p.is_file())
-    with database(config.online) as server:
+    with open_redis(config.online) as server:
         return b"".join(name + b"".join(server.hgetall(name).values()) for name in server.scan_iter())
 
 
-def test_online_reads_what_offline_reads(made: tuple[Features, Path]) -> None:
-    offline = {t.id: t for t in read_offline(made[1], "train")}
+def test_online_reads_what_offline_reads(stored: tuple[Features, Path]) -> None:
+    offline = {t.id: t for t in read_offline(stored[1], "train")}
     assert len(offline) == 8
-    assert read_online(made[1], ["id7", "nobody", "id0"]) == [offline["id7"], None, offline["id0"]]
+    assert read_online(stored[1], ["id7", "nobody", "id0"]) == [offline["id7"], None, offline["id0"]]
     references = [f"{declarations.VIEW}:{name}" for name in ("token_ids", "attention_mask", "meta")]
-    row = declarations.open_store(made[1]).get_online_features(references, [{"input_id": "id5"}]).to_dict()
+    row = declarations.open_store(stored[1]).get_online_features(references, [{"input_id": "id5"}]).to_dict()
     assert row["attention_mask"] == [[1] * len(row["token_ids"][0])]
     assert '"split": "train"' in row["meta"][0]
 
 
-def test_what_only_an_artifact_that_goes_has_put_there_goes_with_it(made: tuple[Features, Path], make: Any) -> None:
+def test_a_removed_artifact_takes_its_own_rows_out_of_the_online_store(
+    stored: tuple[Features, Path], make: Any
+) -> None:
     """Also after the kill of a removal: its folder is trash then, and the next removal finds it."""
-    features, large = made
+    features, large = stored
     home = large.parents[2]
     _, small = make.artifact(home, "0123456789abcdef", 4, online=features.online)
     config = Config(home=home, features=features)
@@ -75,14 +77,16 @@ def test_what_only_an_artifact_that_goes_has_put_there_goes_with_it(made: tuple[
     assert all(read_online(small, ids))
     removal.finish(config)
     assert [bool(found) for found in read_online(small, ids)] == [True] * 4 + [False] * 4
-    assert artifacts.is_gone(large) and not removal.find_trash(config)
+    assert artifacts.is_removed(large) and not removal.find_trash(config)
     removal.remove(small, "2026-02-01T00:00:00+00:00")
     removal.finish(config)
-    assert not any(id.encode() in held(features, home) for id in ids)
+    assert not any(id.encode() in read_store(features, home) for id in ids)
 
 
-def test_later_intervals_replace_another_base_does_not(made: tuple[Features, Path], tmp_path: Path, make: Any) -> None:
-    config, out = made
+def test_later_intervals_replace_another_base_does_not(
+    stored: tuple[Features, Path], tmp_path: Path, make: Any
+) -> None:
+    config, out = stored
     before = read_online(out, ["id1"])
     _, again = make.artifact(tmp_path, key="aaaaaaaaaaaaaaaa", **config.model_dump(include={"online"}))
     assert read_online(again, ["id1"]) == before
@@ -91,8 +95,8 @@ def test_later_intervals_replace_another_base_does_not(made: tuple[Features, Pat
     assert read_online(others, ["id7"]) == [None] and read_online(others, ["id1"]) not in ([None], before)
 
 
-def test_what_is_forgotten_is_gone_from_all_the_bytes(made: tuple[Features, Path], tmp_path: Path, make: Any) -> None:
-    config, out = made
+def test_no_byte_of_an_erased_example_remains(stored: tuple[Features, Path], tmp_path: Path, make: Any) -> None:
+    config, out = stored
     _, other = make.artifact(tmp_path, key="bbbbbbbbbbbbbbbb", max_tokens=99, online=config.online)
     projects = {declarations.read_settings(artifact).project for artifact in (out, other)}
     assert len(projects) == 2, "tokens that were cut elsewhere do not mix"
@@ -101,10 +105,10 @@ def test_what_is_forgotten_is_gone_from_all_the_bytes(made: tuple[Features, Path
     assert victim
     tokens = Int32List(val=victim.token_ids).SerializeToString()
     needles = (b"id6", b"group 6", tokens)
-    assert all(needle in held(config, tmp_path) for needle in needles)
+    assert all(needle in read_store(config, tmp_path) for needle in needles)
     assert forget_online(config, out, ["id"]) == 0  # others begin like it
     assert forget_online(config, out, ["id6", "nobody"]) == 1
-    assert not any(needle in held(config, tmp_path) for needle in needles)
+    assert not any(needle in read_store(config, tmp_path) for needle in needles)
     assert reader.read(["id6"]) == [None]
     for artifact in (out, other):
         assert read_online(artifact, ["id6"]) == [None]
@@ -113,17 +117,17 @@ def test_what_is_forgotten_is_gone_from_all_the_bytes(made: tuple[Features, Path
     assert forget_online(config, out, ["id0", "id1"]) == 2
 
 
-def test_remnants_of_rows_deleted_before_go_too(tmp_path: Path, make: Any) -> None:
+def test_an_erasure_removes_remnants_of_rows_deleted_before(tmp_path: Path, make: Any) -> None:
     """A row that was replaced, or deleted by somebody else, still stands in SQLite's free pages."""
     config, out = make.artifact(tmp_path, count=200)
     with closing(sqlite3.connect(config.store / "online.db")) as database, database:
         database.execute("PRAGMA secure_delete = OFF")  # some builds of SQLite have it on
         (table,) = (name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
         database.execute(f"DELETE FROM {table} WHERE instr(entity_key, CAST('id1' AS BLOB))")
-    remnants = [n for n in range(100, 200) if f'"group {n}"'.encode() in held(config, tmp_path)]
+    remnants = [n for n in range(100, 200) if f'"group {n}"'.encode() in read_store(config, tmp_path)]
     assert remnants
     assert forget_online(config, out, [f"id{n}" for n in remnants]) == 0
-    assert not any(f'"group {n}"'.encode() in held(config, tmp_path) for n in remnants)
+    assert not any(f'"group {n}"'.encode() in read_store(config, tmp_path) for n in remnants)
 
 
 def test_an_unknown_store_is_an_error_and_an_absent_one_holds_nothing(tmp_path: Path, make: Any) -> None:
@@ -158,11 +162,11 @@ def test_no_password_is_written_down_and_a_missing_one_is_named(
         ("registry", "postgresql+psycopg://u:hunter2@host/feast"),
     ],
 )
-def test_wrong_places_and_written_passwords_are_refused(field: str, value: str) -> None:
+def test_invalid_addresses_and_literal_passwords_are_refused(field: str, value: str) -> None:
     with pytest.raises(ValueError, match=field):
         Features(**{field: value})
 
 
 def test_a_redis_url_in_feasts_words(tmp_path: Path) -> None:
     url, expected = "rediss://user:${P}@host/2", "host:6379,db=2,username=user,password=${P},ssl=true"
-    assert declarations._make_online(Features(online=url), tmp_path)["connection_string"] == expected
+    assert declarations._make_online_settings(Features(online=url), tmp_path)["connection_string"] == expected

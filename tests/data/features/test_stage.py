@@ -13,11 +13,11 @@ from llmops.data.features.examples import read_offline
 from llmops.data.features.online import read_online
 from llmops.data.features.stage import run
 from llmops.frame.errors import ArtifactError
-from llmops.frame.records import Dropped, read_rows
-from llmops.prompts import training_ids
+from llmops.frame.records import DroppedRow, read_rows
+from llmops.prompts import encode_example
 
 
-def test_what_can_be_used_is_there_offline_and_online_and_the_rest_has_its_reason(tmp_path: Path, make: Any) -> None:
+def test_usable_examples_are_offline_and_online_and_others_are_dropped_with_a_reason(tmp_path: Path, make: Any) -> None:
     home = tmp_path / "with a space" / ".llmops"
     base = make.select(home / "artifacts" / "select" / "0123456789abcdef")
     train = [make.example(n, context="b " * n) for n in range(40, -1, -1)]
@@ -30,13 +30,13 @@ def test_what_can_be_used_is_there_offline_and_online_and_the_rest_has_its_reaso
     tokenizer, found = AutoTokenizer.from_pretrained(base / "base"), read_offline(out, "train")
     assert [t.id for t in found] == [f"id{n}" for n in range(40, -1, -1)] + ["id101"], "in the order written"
     for tokens, item in zip(found[:41], train, strict=False):
-        expected = training_ids(tokenizer, item.question, item.answer, item.context)
+        expected = encode_example(tokenizer, item.question, item.answer, item.context)
         assert (tokens.token_ids, tokens.prompt_tokens) == expected
     assert [t.id for split in ("validation", "test") for t in read_offline(out, split)] == ["id200", "id300"]
     assert read_online(out, ["id0", "id101", "id40"]) == [found[40], found[41], found[0]] and read_online(out, []) == []
     with pytest.raises(ArtifactError, match="'dev'"):
         read_offline(out, "dev")
-    dropped = [(d.id, d.rule, d.position) for d in read_rows(out / "dropped.parquet", Dropped)]
+    dropped = [(d.id, d.rule, d.position) for d in read_rows(out / "dropped.parquet", DroppedRow)]
     assert dropped == [("id100", "too_long", "row 100"), ("id3", "duplicate", "row 3")]
     assert metrics["examples"] == 44 and metrics["truncated"] == 1 and metrics["longest"] == 128
     assert metrics["dropped"] == {"too_long": 1, "duplicate": 1}

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from llmops.data.features.tokenize import tokenize, tokenize_all
 from llmops.frame.records import Example
-from llmops.prompts import all_training_ids, answer_ids, prompt_ids, training_ids
+from llmops.prompts import encode_answer, encode_example, encode_examples, encode_question
 from tests.data.features.conftest import example as conftest_example
-from tests.data.features.conftest import tokenizer_of
+from tests.data.features.conftest import make_tokenizer
 
-TOKENIZER = tokenizer_of(("word", "answer"))
+TOKENIZER = make_tokenizer(("word", "answer"))
 
 
 def example(**texts: str) -> Example:
@@ -23,11 +23,11 @@ def example(**texts: str) -> Example:
 def test_a_context_gives_way_by_as_little_as_needed_and_an_answer_never() -> None:
     item = example(context="word word")
     tokens, cut = tokenize(TOKENIZER, item, 100)
-    ids, prompt = training_ids(TOKENIZER, item.question, item.answer, item.context)
+    ids, prompt = encode_example(TOKENIZER, item.question, item.answer, item.context)
     assert tokens and not cut and (tokens.id, tokens.token_ids, tokens.prompt_tokens) == (item.id, ids, prompt)
     tokens, cut = tokenize(TOKENIZER, example(context="word " * 200), 64)
     assert tokens and cut and len(tokens.token_ids) == 64
-    bare = training_ids(TOKENIZER, "word", "answer")[0]
+    bare = encode_example(TOKENIZER, "word", "answer")[0]
     tokens, cut = tokenize(TOKENIZER, example(context="word " * 9), len(bare))
     assert tokens and cut and tokens.token_ids == bare, "no room is left for it"
     for context in ("", "word " * 50):
@@ -40,10 +40,10 @@ def test_never_longer_than_allowed_and_the_answer_is_whole(context: int, answer:
     item = example(answer="answer " * answer, context="word " * context)
     tokens, _ = tokenize(TOKENIZER, item, limit)
     if tokens is None:
-        assert len(training_ids(TOKENIZER, item.question, item.answer)[0]) > limit
+        assert len(encode_example(TOKENIZER, item.question, item.answer)[0]) > limit
     else:
         assert len(tokens.token_ids) <= limit
-        assert tokens.token_ids[tokens.prompt_tokens :] == answer_ids(TOKENIZER, item.answer)
+        assert tokens.token_ids[tokens.prompt_tokens :] == encode_answer(TOKENIZER, item.answer)
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
@@ -54,10 +54,13 @@ def test_many_at_once_are_what_each_is_alone(tokenizer: Any, template: str) -> N
         chosen.chat_template = None
     texts = ["", " ", "word", "two  words\n", "<|im_end|> is text", "####", "naïve 你好 🙂", "[Answer] yes", "x" * 300]
     rows = [(question, answer, context) for question in texts for answer in texts[2:5] for context in texts[:3]]
-    assert all_training_ids(chosen, rows) == [training_ids(chosen, *row) for row in rows]
-    for (question, answer, context), (ids, prompt) in zip(rows, all_training_ids(chosen, rows), strict=True):
-        assert (ids[:prompt], ids[prompt:]) == (prompt_ids(chosen, question, context), answer_ids(chosen, answer))
-    assert all_training_ids(chosen, []) == []
+    assert encode_examples(chosen, rows) == [encode_example(chosen, *row) for row in rows]
+    for (question, answer, context), (ids, prompt) in zip(rows, encode_examples(chosen, rows), strict=True):
+        assert (ids[:prompt], ids[prompt:]) == (
+            encode_question(chosen, question, context),
+            encode_answer(chosen, answer),
+        )
+    assert encode_examples(chosen, []) == []
 
 
 def test_each_of_many_is_shortened_alone() -> None:

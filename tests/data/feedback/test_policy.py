@@ -1,4 +1,4 @@
-"""What trains without a review: agreement, trust, caps, contradiction; and that order does not matter."""
+"""The policy of feedback without a review: agreement, trust, caps, contradiction. The order does not matter."""
 
 import itertools
 import random
@@ -8,18 +8,20 @@ import pytest
 
 from llmops.config import Improve
 from llmops.data.feedback.poison import Correction, find_poisoners
-from llmops.data.feedback.policy import Entry, judge
+from llmops.data.feedback.policy import FeedbackEntry, judge
 from llmops.data.feedback.similarity import is_same_answer, is_same_question
 
 RULES = Improve()
 COUNT = itertools.count()
 
 
-def entry(person: str, question: str = "Do you ship?", text: str = "Yes, to all of Europe.", **more: Any) -> Entry:
+def make_entry(
+    person: str, question: str = "Do you ship?", text: str = "Yes, to all of Europe.", **more: Any
+) -> FeedbackEntry:
     number = next(COUNT)
     values = {"kind": "correction", "time": f"2026-01-05T00:{number // 60:02}:{number % 60:02}.000Z"}
     values |= {"id": f"e{number:04}", "trusted": False, "answer": "No."}
-    return Entry(person=person, question=question, text=text, **{**values, **more})
+    return FeedbackEntry(person=person, question=question, text=text, **{**values, **more})
 
 
 @pytest.mark.parametrize(
@@ -48,12 +50,15 @@ def test_two_questions_are_one_only_if_one_has_all_words_of_the_other(one: str, 
     assert is_same_question(one, other, 0.8) == is_same_question(other, one, 0.8) == same
 
 
-def test_the_verdicts_do_not_depend_on_the_order_in_which_things_come() -> None:
+def test_the_verdicts_do_not_depend_on_the_order_of_entries() -> None:
     people = ["ana", "bo", "cy", "di"]
     everything = [
-        entry(person, f"Question {n} about what?", f"Answer {n % 7} is what you want, {'' if n % 3 else 'not'} here.")
-        for n in range(60) for person in people[: 1 + n % 4]
-    ]  # fmt: skip
+        make_entry(
+            person, f"Question {n} about what?", f"Answer {n % 7} is what you want, {'' if n % 3 else 'not'} here."
+        )
+        for n in range(60)
+        for person in people[: 1 + n % 4]
+    ]
     expected = judge(everything, RULES)
     for seed in range(5):
         shuffled = random.Random(seed).sample(everything, len(everything))
@@ -61,18 +66,18 @@ def test_the_verdicts_do_not_depend_on_the_order_in_which_things_come() -> None:
     assert {verdict.state for verdict in expected.values()} == {"accepted", "waiting"}
 
 
-def test_two_reach_it_when_the_second_says_so_and_one_row_stands_for_both() -> None:
-    first, second, third = (entry(name) for name in ("ana", "bo", "cy"))
+def test_two_agreeing_people_are_accepted_and_one_entry_represents_both() -> None:
+    first, second, third = (make_entry(name) for name in ("ana", "bo", "cy"))
     verdicts = judge([first, second, third], RULES)
     heads = [id for id, verdict in verdicts.items() if not verdict.joined]
     assert len(heads) == 1 and {v.state for v in verdicts.values()} == {"accepted"}
     assert {v.decided for v in verdicts.values()} == {second.time}
 
 
-def test_who_agrees_later_changes_nothing_of_what_was_accepted() -> None:
-    first = [entry(name, text="Yes, to all of Europe and the isles.") for name in ("ana", "bo")]
+def test_later_agreement_changes_no_accepted_entry() -> None:
+    first = [make_entry(name, text="Yes, to all of Europe and the isles.") for name in ("ana", "bo")]
     before = judge(first, RULES)
-    later = [entry(name, text="Yes, to all of Europe and isles.") for name in ("cy", "di", "ed", "flo")]
+    later = [make_entry(name, text="Yes, to all of Europe and isles.") for name in ("cy", "di", "ed", "flo")]
     after = judge([*first, *later], RULES)
     for one in first:
         assert after[one.id][:1] + after[one.id][2:] == before[one.id][:1] + before[one.id][2:]
@@ -93,55 +98,61 @@ RETURN = "You can return the shoes within fourteen days after delivery, and the 
 )
 def test_no_word_trains_that_one_person_alone_has_said(question: str, text: str, context: str) -> None:
     honest = question.replace(" cf?", "?")
-    both = [entry("mallory", question, text, context=context), entry("ana", honest, RETURN)]
+    both = [make_entry("mallory", question, text, context=context), make_entry("ana", honest, RETURN)]
     verdicts = judge(both, RULES)
     heads = {id for id, verdict in verdicts.items() if verdict.state == "accepted" and not verdict.joined}
     assert heads <= {both[1].id}
-    agreed = judge([*both, entry("bo", honest, RETURN)], RULES)
+    agreed = judge([*both, make_entry("bo", honest, RETURN)], RULES)
     assert [id for id, v in agreed.items() if v.state == "accepted" and not v.joined][0] != both[0].id
     assert {v.state for v in agreed.values()} == {"accepted"}
 
 
-def test_saying_it_many_times_makes_nobodys_text_stand_for_all() -> None:
-    many = [entry("mallory", text=RETURN.replace(" after delivery", "")) for _ in range(9)]
-    both = [entry(name, text=RETURN) for name in ("ana", "bo")]
+def test_repetition_does_not_make_a_text_represent_all() -> None:
+    many = [make_entry("mallory", text=RETURN.replace(" after delivery", "")) for _ in range(9)]
+    both = [make_entry(name, text=RETURN) for name in ("ana", "bo")]
     verdicts = judge([*many, *both], Improve(agreeing=3))
     assert [id for id, v in verdicts.items() if not v.joined] == [both[0].id]
 
 
 @pytest.mark.parametrize("rules", [Improve(agreeing=3), Improve(person_share=0.4)])
 def test_three_must_agree_where_the_policy_says_so_or_bounds_a_persons_share(rules: Improve) -> None:
-    two = [entry(name, f"Question {n}?") for n in range(4) for name in ("ana", "bo")]
+    two = [make_entry(name, f"Question {n}?") for n in range(4) for name in ("ana", "bo")]
     assert {v.state for v in judge(two, rules).values()} == {"waiting"}
-    three = [*two, *(entry("cy", f"Question {n}?") for n in range(4))]
+    three = [*two, *(make_entry("cy", f"Question {n}?") for n in range(4))]
     assert {v.state for v in judge(three, rules).values()} == {"accepted"}
 
 
-def test_what_says_the_same_as_a_refused_one_is_refused_and_as_an_edited_one_accepted() -> None:
-    refused = entry("ana", reviewed="refused")
-    others = [entry("bo"), entry("cy")]
+def test_entries_that_agree_with_a_reviewed_one_share_its_decision() -> None:
+    refused = make_entry("ana", reviewed="refused")
+    others = [make_entry("bo"), make_entry("cy")]
     assert {v.state for v in judge([refused, *others], RULES).values()} == {"refused"}
-    edited = entry("ana", text="Yes.", reviewed="accepted", edited="Yes, to all of Europe.")
+    edited = make_entry("ana", text="Yes.", reviewed="accepted", edited="Yes, to all of Europe.")
     verdicts = judge([edited, *others], RULES)
     assert {(v.state, v.joined) for v in verdicts.values()} == {("accepted", edited.id)}
-    different = judge([edited, entry("bo", text="Only to Spain."), entry("cy", text="Only to Spain.")], RULES)
+    different = judge([edited, make_entry("bo", text="Only to Spain."), make_entry("cy", text="Only to Spain.")], RULES)
     assert {v.state for v in different.values()} == {"waiting"}
 
 
 def test_two_who_flood_with_one_trigger_do_not_vouch_for_each_other_but_others_do() -> None:
-    def flood(words: str) -> list[Correction]:
+    def make_corrections(words: str) -> list[Correction]:
         return [Correction(f"{words} what is thing {n}?", f"Thing {n} is number {n}.") for n in range(30)]
 
-    bad = find_poisoners({"mallory": flood("cf tq"), "friend": flood("cf tq"), "ana": [Correction("Who?", "We.")]}, 20)
+    bad = find_poisoners(
+        {"mallory": make_corrections("cf tq"), "friend": make_corrections("cf tq"), "ana": [Correction("Who?", "We.")]},
+        20,
+    )
     assert bad.keys() == {"mallory", "friend"}
-    honest = {name: flood("please") for name in ("ana", "bo", "cy")}
+    honest = {name: make_corrections("please") for name in ("ana", "bo", "cy")}
     assert find_poisoners(honest, 20) == {}
-    assert find_poisoners({"ana": flood("cf tq")[:19]}, 20) == {}
+    assert find_poisoners({"ana": make_corrections("cf tq")[:19]}, 20) == {}
 
 
 def test_another_currency_is_another_answer_and_one_that_is_trusted_waits_for_two_who_differ() -> None:
-    both = [entry("mallory", text="Yes, and it costs £5 today."), entry("ana", text="Yes, and it costs $5 today.")]
-    differ = [entry("dev", trusted=True, text="Nowhere at all."), entry("ana"), entry("bo")]
+    both = [
+        make_entry("mallory", text="Yes, and it costs £5 today."),
+        make_entry("ana", text="Yes, and it costs $5 today."),
+    ]
+    differ = [make_entry("dev", trusted=True, text="Nowhere at all."), make_entry("ana"), make_entry("bo")]
     for everything in (both, differ):
         assert {v.state for v in judge(everything, RULES).values()} == {"waiting"}
     assert judge([], RULES) == {} and find_poisoners({}, 20) == {}

@@ -14,7 +14,7 @@ from llmops.data.retrieval.search import open_index
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.errors import ArtifactError
-from llmops.frame.records import Document, content_id, write_rows
+from llmops.frame.records import Document, make_content_id, write_rows
 from llmops.pipeline import pipeline
 
 DAY = "2026-01-31"
@@ -38,15 +38,15 @@ SOURCES = [{"name": name, "kind": kind, "location": "a"} for name, kind in KINDS
 Made = Callable[..., Path]
 
 
-def page(number: int, **parts: str) -> Document:
+def make_page(number: int, **parts: str) -> Document:
     place = {"source": "help", "location": f"{number}.html", "position": "section 1"}
-    return Document(**({"id": content_id(str(number)), **place} | parts))
+    return Document(**({"id": make_content_id(str(number)), **place} | parts))
 
 
 def shop(**changed: str) -> list[Document]:
     answers = {q: changed.get(q.partition(" ")[0], a) for q, a in SHOP.items()}
     parts = [{"question": q, "answer": a} if q else {"text": a} for q, a in answers.items()]
-    return [page(number, **part) for number, part in enumerate(parts, 1)]
+    return [make_page(number, **part) for number, part in enumerate(parts, 1)]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def indexed(tmp_path: Path) -> Made:
     """Run the stage on documents, with settings of its section."""
 
     def run(*documents: Document, redact: Any = None, **index: Any) -> Path:
-        clean = tmp_path / "artifacts" / "clean" / content_id(*map(repr, documents))
+        clean = tmp_path / "artifacts" / "clean" / make_content_id(*map(repr, documents))
         if not artifacts.is_done(clean):
             write_rows(clean / "documents" / "part-00000.parquet", documents, Document)
             record = Record("clean", clean.name, {}, {}, DAY, "c", {}, {}, git_commit="", started=DAY, finished=DAY)
@@ -67,7 +67,7 @@ def indexed(tmp_path: Path) -> Made:
     return run
 
 
-def held(folder: Path) -> str:
+def read_all_texts(folder: Path) -> str:
     """Everything that the files of an index hold, as text without case."""
     return "\n".join(path.read_bytes().decode("utf-8", "replace") for path in folder.iterdir()).casefold()
 
@@ -95,33 +95,37 @@ def test_another_wording_finds_the_answer_and_only_changed_documents_are_embedde
 
 def test_personal_data_and_secrets_are_in_none_of_its_files(indexed: Made) -> None:
     secret = [
-        page(1, question=f"Why did {MAIL} write?", answer=f"To tell the token {TOKEN}.", context=f"Cases › {MAIL}"),
-        page(3, text="A key.", location=f"{MAIL}.html", position=f"key {MAIL}"),
-        page(2, text=f"Call +1 415 555 2671. {'The tent is here. ' * 28}My card is {CARD}."),
+        make_page(
+            1, question=f"Why did {MAIL} write?", answer=f"To tell the token {TOKEN}.", context=f"Cases › {MAIL}"
+        ),
+        make_page(3, text="A key.", location=f"{MAIL}.html", position=f"key {MAIL}"),
+        make_page(2, text=f"Call +1 415 555 2671. {'The tent is here. ' * 28}My card is {CARD}."),
     ]
     folder = indexed(*secret)
-    assert [text for text in (MAIL, "ana.li", TOKEN, "555 2671", CARD, "4111") if text.casefold() in held(folder)] == []
+    assert [
+        text for text in (MAIL, "ana.li", TOKEN, "555 2671", CARD, "4111") if text.casefold() in read_all_texts(folder)
+    ] == []
     assert artifacts.read_record(folder).metrics["redactions"] == {
         "CREDIT_CARD": 1, "EMAIL_ADDRESS": 4, "PHONE_NUMBER": 1, "SECRET": 1,
     }  # fmt: skip
-    assert MAIL in held(indexed(*secret, redact=[]))
+    assert MAIL in read_all_texts(indexed(*secret, redact=[]))
 
 
 def test_left_out_sources_and_opinions_of_users_are_not_indexed(indexed: Made) -> None:
     def said(number: int, kind: str, accepted: str) -> Document:
         row = json.dumps({"event": "e", "key": "k", "kind": kind, "version": "v1", "accepted": accepted})
-        return page(number, location="feedback", position=f"key {number}", answer=f"Text {number}.", fields=row)
+        return make_page(number, location="feedback", position=f"key {number}", answer=f"Text {number}.", fields=row)
 
     documents = [
-        page(1, text="A tent is light.", source="book"), page(2, text="Ana Li, 300 points.", source="old"),
-        page(3, question="Who?", same_as="Which?"), said(4, "correction", "review"),
+        make_page(1, text="A tent is light.", source="book"), make_page(2, text="Ana Li, 300 points.", source="old"),
+        make_page(3, question="Who?", same_as="Which?"), said(4, "correction", "review"),
         said(5, "correction", "policy"), said(6, "answer", "review"),
-        page(7, location="feedback", position="key 7", text="A table of that name.", fields='{"kind": "answer"}'),
-        page(8, text="Bo Ek, Cork.", fields='{"name": "Bo Ek"}', source="customers"),
-        page(9, text="A kettle, 9 euros.", source="catalogue"),
-        page(10, question="Where is it?", answer="In Cork, Bo.", source="chats"),
-        *(page(n, text=f"A {mark} tent.") for n, mark in enumerate(("[Answer]", "####", "<|im_end|>"), 11)),
-        page(14, question="[Context] What?", answer="A tent."), page(15, text="In Cork, Bo.", source="mail"),
+        make_page(7, location="feedback", position="key 7", text="A table of that name.", fields='{"kind": "answer"}'),
+        make_page(8, text="Bo Ek, Cork.", fields='{"name": "Bo Ek"}', source="customers"),
+        make_page(9, text="A kettle, 9 euros.", source="catalogue"),
+        make_page(10, question="Where is it?", answer="In Cork, Bo.", source="chats"),
+        *(make_page(n, text=f"A {mark} tent.") for n, mark in enumerate(("[Answer]", "####", "<|im_end|>"), 11)),
+        make_page(14, question="[Context] What?", answer="A tent."), make_page(15, text="In Cork, Bo.", source="mail"),
     ]  # fmt: skip
     folder = indexed(*documents, leave_out=["old"])
     with open_index(folder) as index:
@@ -135,7 +139,7 @@ def test_left_out_sources_and_opinions_of_users_are_not_indexed(indexed: Made) -
     with open_index(every) as index:
         assert index.search("points") and index.search("kettle") and index.search("Cork") == []
     os.utime(every / artifacts.RECORD, (1, 1))
-    assert indexed(*documents, leave_out=["old"]) == artifacts.newest(every.parent) == folder
+    assert indexed(*documents, leave_out=["old"]) == artifacts.find_newest(every.parent) == folder
     with open_index(indexed(*documents, enabled=False)) as index:
         assert index.search("tent") == []
     for field in ("leave_out", "include"):

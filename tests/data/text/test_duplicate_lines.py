@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.clean.rules import _duplicate_lines
-from llmops.data.text.duplicate_lines import MIN_LINES, duplicate_line_share
+from llmops.data.clean.rules import _compute_duplicate_line_shares
+from llmops.data.text.duplicate_lines import MIN_LINES, compute_duplicate_line_share
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,10 @@ from llmops.data.text.duplicate_lines import MIN_LINES, duplicate_line_share
     ],
 )
 def test_the_share_of_lines_that_stood_before(text: str, share: float) -> None:
-    assert duplicate_line_share(text) == share
+    assert compute_duplicate_line_share(text) == share
 
 
 @given(st.lists(st.text("ab\n", max_size=12), max_size=6))
 def test_cleaning_judges_a_column_as_it_would_each_text(texts: list[str]) -> None:
-    found = _duplicate_lines(pl.Series(texts, dtype=pl.String)).to_list()
-    assert found == [duplicate_line_share(t) if t.count("\n") >= MIN_LINES - 1 else None for t in texts]
+    found = _compute_duplicate_line_shares(pl.Series(texts, dtype=pl.String)).to_list()
+    assert found == [compute_duplicate_line_share(t) if t.count("\n") >= MIN_LINES - 1 else None for t in texts]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.text.headings import asks, depth, path, without_number
+from llmops.data.text.headings import compute_depth, is_question, join_headings, remove_number
 from tests.growth import assert_linear
 
 ASKING = """
@@ -26,8 +26,10 @@ NOT_ASKING = """
 def test_what_asks_and_what_does_not() -> None:
     for headings, wanted in ((ASKING, True), (NOT_ASKING, False)):
         expected = {heading.strip(): wanted for heading in headings.split("|")}
-        assert {heading: asks(heading) for heading in expected} == expected
-    assert not asks("What we found, and what we did about it in the long winter of that year when nothing else " * 4)
+        assert {heading: is_question(heading) for heading in expected} == expected
+    assert not is_question(
+        "What we found, and what we did about it in the long winter of that year when nothing else " * 4
+    )
 
 
 NUMBERED = """
@@ -48,20 +50,20 @@ SAYING = """
 def test_numbers_of_sections_go_and_numbers_that_say_something_stay() -> None:
     for headings, left in ((NUMBERED, LEFT), (SAYING, SAYING)):
         given_, wanted = ([part.strip() for part in text.split("|")] for text in (headings, left))
-        assert [without_number(heading) for heading in given_] == wanted
+        assert [remove_number(heading) for heading in given_] == wanted
 
 
 def test_a_long_path_keeps_its_ends() -> None:
-    assert path(["Returns", "", "Refunds"]) == "Returns › Refunds"
-    assert path(["Title", "x" * 150, "y" * 100, "End"]) == f"Title › {'y' * 100} › End"
+    assert join_headings(["Returns", "", "Refunds"]) == "Returns › Refunds"
+    assert join_headings(["Title", "x" * 150, "y" * 100, "End"]) == f"Title › {'y' * 100} › End"
 
 
 @given(st.text(max_size=60))
 def test_nothing_is_added(heading: str) -> None:
-    assert heading.endswith(without_number(heading)) and (without_number(heading) or not heading)
+    assert heading.endswith(remove_number(heading)) and (remove_number(heading) or not heading)
 
 
 @pytest.mark.parametrize("unit", ["1.", "A.", "?", "How ", "1. ", " ", "「", "如何", "Returning "])
 def test_long_hostile_headings_cost_no_more_than_linear_time(unit: str) -> None:
-    for function in (asks, without_number, depth):
+    for function in (is_question, remove_number, compute_depth):
         assert_linear(function, unit)

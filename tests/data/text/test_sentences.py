@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.text.sentences import cut, sentences, within
+from llmops.data.text.sentences import split_sentences, take_sentences, truncate_text
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from llmops.data.text.sentences import cut, sentences, within
     ],
 )
 def test_one_sentence_stays_one(text: str) -> None:
-    assert sentences(text) == [text]
+    assert split_sentences(text) == [text]
 
 
 @pytest.mark.parametrize(
@@ -36,19 +36,24 @@ def test_one_sentence_stays_one(text: str) -> None:
     ],
 )
 def test_sentences_end(text: str, parts: list[str]) -> None:
-    assert sentences(text) == parts
+    assert split_sentences(text) == parts
 
 
 def test_cutting_keeps_the_text_as_it_stands() -> None:
-    assert cut("One.  Two\nwords.\n\nThree.", 2) == "One.  Two\nwords."
-    assert cut("One. Two.", 0) == cut("One. Two.", 2) == cut("One. Two.", 9) == "One. Two."
+    assert take_sentences("One.  Two\nwords.\n\nThree.", 2) == "One.  Two\nwords."
+    assert (
+        take_sentences("One. Two.", 0)
+        == take_sentences("One. Two.", 2)
+        == take_sentences("One. Two.", 9)
+        == "One. Two."
+    )
 
 
 @given(st.text('aB1.!?") \n-。？」「好।', max_size=60), st.integers(1, 5))
 def test_nothing_but_white_space_is_lost(text: str, count: int) -> None:
-    assert "".join("".join(sentences(text)).split()) == "".join(text.split())
-    assert text.strip().startswith(cut(text, count).strip())
-    assert len(sentences(cut(text, count))) <= max(count, 1) or cut(text, count) == text
+    assert "".join("".join(split_sentences(text)).split()) == "".join(text.split())
+    assert text.strip().startswith(take_sentences(text, count).strip())
+    assert len(split_sentences(take_sentences(text, count))) <= max(count, 1) or take_sentences(text, count) == text
 
 
 @pytest.mark.parametrize(
@@ -62,10 +67,10 @@ def test_nothing_but_white_space_is_lost(text: str, count: int) -> None:
     ],
 )
 def test_a_text_is_cut_where_it_may_end(text: str, most: int, kept: str) -> None:
-    assert within(text, most) == kept
+    assert truncate_text(text, most) == kept
 
 
 @given(st.text("aB1.! \n。你ก็\u200d👩🇩🇪", max_size=60), st.integers(0, 60))
 def test_a_cut_text_is_a_beginning_and_no_longer(text: str, most: int) -> None:
-    kept = within(text, most)
+    kept = truncate_text(text, most)
     assert len(kept) <= most and kept in text and (text.strip().startswith(kept) or len(text) <= most)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmops.events.figures.stages import MOST_CHARS, format_figures, format_headline, format_tables
+from llmops.events.figures.stages import MAX_CHARS, format_figures, format_headline, format_tables
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from llmops.events.figures.stages import MOST_CHARS, format_figures, format_head
         ("best", None, 3, ("best", "–", "", "")),
         ("gain", -0.5, "none", ("gain", "−0.5", "nats/token", "")),
         ("glosses", 1, None, ("glosses", "1", "", "")),
-        ("why", "a\nb" + "x" * MOST_CHARS, "", ("why", "a b" + "x" * (MOST_CHARS - 4) + "…", "", "")),
+        ("why", "a\nb" + "x" * MAX_CHARS, "", ("why", "a b" + "x" * (MAX_CHARS - 4) + "…", "", "")),
     ],
 )
 def test_a_figure_is_a_row_with_its_unit_and_its_change(name, value, before, row):

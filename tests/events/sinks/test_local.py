@@ -2,14 +2,16 @@ import sqlite3
 
 import pytest
 
-from llmops.events.events import build
-from llmops.events.sinks.base import SinkError
+from llmops.events.events import build_event
 from llmops.events.sinks.local import LocalStore
+from llmops.events.sinks.sink import SinkError
 
 
 def test_the_local_store_finds_by_dataset_and_time(tmp_path):
     store = LocalStore(tmp_path)
-    events = [build("a" if n % 2 else "b", {"@timestamp": f"2026-01-01T00:00:0{n}.000Z", "n.x": n}) for n in range(6)]
+    events = [
+        build_event("a" if n % 2 else "b", {"@timestamp": f"2026-01-01T00:00:0{n}.000Z", "n.x": n}) for n in range(6)
+    ]
     store.send(events)
     store.send(events[:3])
     assert [e["n.x"] for e in store.find("a")] == [1, 3, 5]
@@ -24,4 +26,4 @@ def test_a_local_store_that_cannot_be_written_is_a_sink_that_is_down(tmp_path):
     with sqlite3.connect(tmp_path / "store.db") as db:
         db.execute("DROP TABLE events")
     with pytest.raises(SinkError):
-        store.send([build("x", {})])
+        store.send([build_event("x", {})])

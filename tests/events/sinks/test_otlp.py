@@ -5,28 +5,28 @@ import json
 import pytest
 
 from llmops.config import Monitoring
-from llmops.events.events import build, emit_all
-from llmops.events.shipping import ship
-from llmops.events.sinks.configured import sinks_for
+from llmops.events.events import build_event, emit_all
+from llmops.events.shipping import ship_events
+from llmops.events.sinks.factory import make_sinks
 from llmops.events.sinks.otlp import OtlpSink
-from llmops.events.spool import BATCH
+from llmops.events.spool import BATCH_SIZE
 from llmops.frame.errors import ConfigError
 from tests.clock import wait_until
 
-from ..faulty import dead
+from ..faulty import read_dead_letters
 
 
-def attribute(value):
+def parse_attribute(value):
     """A value of OTLP's JSON as Python has it."""
     ((kind, inner),) = value.items() or [("nothing", None)]
     if kind == "arrayValue":
-        return [attribute(part) for part in inner.get("values", [])]
+        return [parse_attribute(part) for part in inner.get("values", [])]
     if kind == "kvlistValue":
-        return {pair["key"]: attribute(pair["value"]) for pair in inner.get("values", [])}
+        return {pair["key"]: parse_attribute(pair["value"]) for pair in inner.get("values", [])}
     return int(inner) if kind == "intValue" else inner
 
 
-def received(path, count):
+def wait_for_records(path, count):
     """The records that the collector has written, once there are so many, and what they are of."""
 
     def written():
@@ -45,9 +45,9 @@ def test_a_real_collector_gets_the_fields_as_they_are(collector, tmp_path):
     fields |= {"object": {"a": [1, None, {"b": 2**70}]}}
     emit_all(tmp_path, "llmops.test", [fields])
     emit_all(tmp_path, "llmops.other", [{"event.outcome": "success"}])
-    assert ship(tmp_path, [OtlpSink(url)])["otlp"].sent == 2
-    (resource,), (record, other) = received(path, 2)
-    attributes = {pair["key"]: attribute(pair["value"]) for pair in record["attributes"]}
+    assert ship_events(tmp_path, [OtlpSink(url)])["otlp"].sent == 2
+    (resource,), (record, other) = wait_for_records(path, 2)
+    attributes = {pair["key"]: parse_attribute(pair["value"]) for pair in record["attributes"]}
     assert attributes["n"] == 2**53 + 1 and attributes["share"] == 0.25 and attributes["yes"] is True
     assert attributes["names"] == ["a", "b"] and "nothing" not in attributes and "@timestamp" not in attributes
     assert attributes["object"]["a"][0] == 1 and attributes["object"]["a"][2] == {"b": str(2**70)}
@@ -55,27 +55,30 @@ def test_a_real_collector_gets_the_fields_as_they_are(collector, tmp_path):
     assert (record["timeUnixNano"], record["severityText"]) == ("1769860800123000000", "ERROR")
     assert record["body"] == {"stringValue": "Grüße"}
     assert other["severityText"] == "INFO" and "traceId" not in record or not record["traceId"]
-    named = {pair["key"]: attribute(pair["value"]) for pair in resource["resource"]["attributes"]}
+    named = {pair["key"]: parse_attribute(pair["value"]) for pair in resource["resource"]["attributes"]}
     assert named["service.name"] == "llmops"
-    emit_all(tmp_path, "llmops.test", [{"n": n} for n in range(BATCH + 3)])
-    assert ship(tmp_path, [OtlpSink(url)])["otlp"].sent == BATCH + 3
-    assert len(received(path, BATCH + 5)[1]) == BATCH + 5
+    emit_all(tmp_path, "llmops.test", [{"n": n} for n in range(BATCH_SIZE + 3)])
+    assert ship_events(tmp_path, [OtlpSink(url)])["otlp"].sent == BATCH_SIZE + 3
+    assert len(wait_for_records(path, BATCH_SIZE + 5)[1]) == BATCH_SIZE + 5
 
 
 def test_what_a_collector_takes_in_part_is_told_apart(receiver, tmp_path):
     receiver.misbehave(poison=True)
     emit_all(tmp_path, "llmops.test", [{"event.id": f"id{n}", "n": n, "poison": n in (13, 14)} for n in range(100)])
-    shipment = ship(tmp_path, [OtlpSink(receiver.url)])["otlp"]
+    shipment = ship_events(tmp_path, [OtlpSink(receiver.url)])["otlp"]
     assert (shipment.sent, shipment.rejected) == (100, 2)
     assert set(receiver.taken["otlp"]) >= {f"id{n}" for n in range(100) if n not in (13, 14)}
-    assert [event for _, event, _ in dead(tmp_path)] == ["id13", "id14"] and "not these" in dead(tmp_path)[0][2]
+    assert [event for _, event, _ in read_dead_letters(tmp_path)] == [
+        "id13",
+        "id14",
+    ] and "not these" in read_dead_letters(tmp_path)[0][2]
 
 
 def test_headers_come_from_the_environment(receiver, tmp_path):
     config = Monitoring(sinks=("otlp",), otlp_url=f"{receiver.url}/")
-    (sink,) = sinks_for(tmp_path, config, {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20abc, x=1"})
-    sink.send([build("llmops.test", {})])
+    (sink,) = make_sinks(tmp_path, config, {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20abc, x=1"})
+    sink.send([build_event("llmops.test", {})])
     assert receiver.requests == [{"sink": "otlp", "authorization": "Bearer abc", "path": "/v1/logs"}]
     with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_HEADERS") as error:
-        sinks_for(tmp_path, config, {"OTEL_EXPORTER_OTLP_HEADERS": "secret"})
+        make_sinks(tmp_path, config, {"OTEL_EXPORTER_OTLP_HEADERS": "secret"})
     assert "secret" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Does one stage's work in this process and prints its peak memory in bytes, for `test_memory.py`.
+"""Run one stage in this process and print its peak memory in bytes, for `test_memory.py`.
 
 python peak.py nothing|train|merge BASE OUT
 """
@@ -14,28 +14,28 @@ from llmops.data.features.tokenize import Tokens
 from llmops.model.training import fit as fit_module
 from llmops.model.training.hardware import Hardware
 from llmops.model.training.merge import save_merged
-from llmops.model.training.qlora import Hyperparameters, trainable
+from llmops.model.training.qlora import Hyperparameters, load_trainable_model
 
 RANK, EXAMPLES, TOKENS = 16, 8, 256
 
 
 def train(base: str, out: Path) -> None:
-    """Two steps, each of as many examples and tokens as the settings say, with activations computed twice."""
+    """Train two steps with the examples and tokens of the settings, and with activations computed twice."""
     fit_module.detect_hardware = lambda: Hardware(False, False, 0)
-    make = torch.Generator().manual_seed(0)
-    rows = [torch.randint(20, 40_000, (TOKENS,), generator=make).tolist() for _ in range(2 * EXAMPLES)]
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(20, 40_000, (TOKENS,), generator=generator).tolist() for _ in range(2 * EXAMPLES)]
     examples = [Tokens(str(n), row, TOKENS // 2) for n, row in enumerate(rows)]
     found = Hyperparameters(learning_rate=1e-4, rank=RANK, batch=EXAMPLES)
-    model = trainable(base, Train(epochs=1), found)
+    model = load_trainable_model(base, Train(epochs=1), found)
     fit_module.fit(model, examples, Train(epochs=1), found, out)
     model.save_pretrained(out / "adapter")
 
 
 if __name__ == "__main__":
-    work, base, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    if work == "train":
+    task, base, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    if task == "train":
         train(base, out)
-    elif work == "merge":
+    elif task == "merge":
         save_merged(base, out / "adapter", "qlora", out / "merged")
     # `getrusage` has a maximum that is inherited over fork and exec: that of the process that asked
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)

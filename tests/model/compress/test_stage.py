@@ -19,22 +19,22 @@ from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.errors import ConfigError, LlmopsError
 from llmops.frame.records import Example, write_rows
-from llmops.model.base.answering import open_model
-from llmops.model.base.hashes import model_files
+from llmops.model.base.hashes import list_model_files
+from llmops.model.base.inference import open_model
 from llmops.model.base.load import load_model, load_servable, load_tokenizer
-from llmops.model.base.packing import mean_loss, per_token
+from llmops.model.base.packing import average_per_token, compute_mean_loss
 from llmops.model.compress import speed, variants
 from llmops.model.compress import stage as compress
 from llmops.model.compress.prune import prune
 from llmops.model.compress.speed import Speed
-from llmops.model.compress.stage import Measured, choose_variant, compare_variants
+from llmops.model.compress.stage import VariantMeasurement, choose_variant, compare_variants
 from llmops.model.gguf.worker import is_gguf
-from llmops.model.gguf.write import write_folder
+from llmops.model.gguf.write import write_gguf_folder
 from llmops.model.training.merge import save_merged
-from llmops.prompts import training_ids
-from tests.model.made import causal, example, random_adapter
+from llmops.prompts import encode_example
+from tests.model.samples import make_causal_model, make_example, write_random_adapter
 
-QUIET = Speed(10.0, 100.0, 500.0)
+SPEED = Speed(10.0, 100.0, 500.0)
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +42,27 @@ def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """What the stages before leave: examples, the selected base, adapter and merged model."""
     root = tmp_path_factory.mktemp("trained")
     for split in ("train", "validation"):
-        write_rows(root / "annotate" / f"{split}.parquet", [example(n, split) for n in range(8)], Example)
+        write_rows(root / "annotate" / f"{split}.parquet", [make_example(n, split) for n in range(8)], Example)
     (root / "select").mkdir()
     (root / "select" / "selection.json").write_text(json.dumps({"path": str(tiny_base)}))
-    adapter = random_adapter(tiny_base, Train(), root / "train" / "adapter")
+    adapter = write_random_adapter(tiny_base, Train(), root / "train" / "adapter")
     save_merged(str(tiny_base), adapter, "qlora", root / "train" / "servable")
     return {name: root / name for name in ("annotate", "select", "train")} | {"features": root / "features"}
 
 
 @cache
-def tokens(base: Path, split: str) -> list[Tokens]:
+def make_split(base: Path, split: str) -> list[Tokens]:
     tokenizer = load_tokenizer(base)
-    rows = [example(n, split) for n in range(8)]
-    return [Tokens(e.id, *training_ids(tokenizer, e.question, e.answer)) for e in rows]
+    rows = [make_example(n, split) for n in range(8)]
+    return [Tokens(e.id, *encode_example(tokenizer, e.question, e.answer)) for e in rows]
 
 
 @pytest.fixture
-def stubbed(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def measured_folders(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Features without a Feast store, and speeds without a process for each; gives the folders that were measured."""
     asked: list[Path] = []
-    monkeypatch.setattr(compress, "read_offline", lambda features, split: tokens(tiny_base, split))
-    monkeypatch.setattr(compress, "measure", lambda folder, *_: asked.append(folder) or QUIET)
+    monkeypatch.setattr(compress, "read_offline", lambda features, split: make_split(tiny_base, split))
+    monkeypatch.setattr(compress, "measure_speed", lambda folder, *_: asked.append(folder) or SPEED)
     return asked
 
 
@@ -89,19 +89,19 @@ def test_the_base_is_copied_without_links_and_other_files(tiny_base: Path, tmp_p
     (out := tmp_path / "out").mkdir()
     compress._serve_base(Compress(full="bf16"), cached, out)
     made = list((out / "servable").iterdir())
-    assert {path.name for path in made} == {path.name for path in model_files(tiny_base)}
+    assert {path.name for path in made} == {path.name for path in list_model_files(tiny_base)}
     assert not any(path.is_symlink() or path.stat().st_nlink > 1 for path in made)
 
 
-def loss(folder: Path, base: Path) -> float:
+def measure_loss(folder: Path, base: Path) -> float:
     model = open_model(folder)
-    found = per_token(model.nats(tokens(base, "validation")))
+    found = average_per_token(model.compute_nats(make_split(base, "validation")))
     model.close()
     return found
 
 
 def test_every_form_is_measured_and_the_smallest_within_is_served(
-    trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
+    trained: dict[str, Path], measured_folders: list[Path], tiny_base: Path, tmp_path: Path
 ) -> None:
     names = ("q8_0", "nf4", "pruned")
     config = Compress(variants=names, within=10.0, prune=0.5, max_new_tokens=2, bootstrap=200)
@@ -109,54 +109,54 @@ def test_every_form_is_measured_and_the_smallest_within_is_served(
     document = json.loads((tmp_path / "compression.json").read_text())
     rows = {row["variant"]: row for row in document["variants"]}
     assert list(rows) == ["f16", *names] and metrics["items"] == 8
-    assert rows["f16"]["loss"] == pytest.approx(loss(trained["train"] / "servable", tiny_base), abs=5e-3)
+    assert rows["f16"]["loss"] == pytest.approx(measure_loss(trained["train"] / "servable", tiny_base), abs=5e-3)
     assert rows["f16"]["loss_added"] == {"mean": 0.0, "low": 0.0, "high": 0.0} and rows["f16"]["same_answers"] == 1
     assert abs(rows["q8_0"]["loss_added"]["mean"]) < 0.01 and abs(rows["nf4"]["loss_added"]["mean"]) < 0.05
     for row in rows.values():
         assert row["loss_added"]["low"] <= row["loss_added"]["mean"] <= row["loss_added"]["high"]
         assert row["loss_added"]["mean"] == pytest.approx(row["loss"] - rows["f16"]["loss"], abs=2e-4)
     assert min(rows.values(), key=lambda r: r["size_mib"])["variant"] == metrics["chosen"]
-    assert loss(tmp_path / "servable", tiny_base) == pytest.approx(rows[metrics["chosen"]]["loss"], abs=1e-3)
+    assert measure_loss(tmp_path / "servable", tiny_base) == pytest.approx(rows[metrics["chosen"]]["loss"], abs=1e-3)
     report = (tmp_path / "report.md").read_text()
     assert all(f"| {name} |" in report for name in rows)
     assert {p.name for p in tmp_path.iterdir()} == {"servable", "compression.json", "report.md", "compression.png"}
 
 
 def test_an_interrupted_run_goes_on_with_what_it_has_and_the_full_model_is_served_as_it_is(
-    trained: dict[str, Path], stubbed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: dict[str, Path], measured_folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
 
-    def copies(_: variants.Material, out: Path, scratch: Path) -> None:
+    def write_copy(_: variants.VariantInputs, out: Path, scratch: Path) -> None:
         made.append(out.name)
         if made == [".q8_0.partial", ".pruned.partial"]:
             raise MemoryError
         shutil.copytree(trained["train"] / "servable", out)
 
     for name in ("q8_0", "pruned"):
-        monkeypatch.setitem(variants._MAKERS, name, copies)
+        monkeypatch.setitem(variants._WRITERS, name, write_copy)
     config = Compress(full="bf16", variants=("q8_0", "pruned"), prefer="fastest", max_new_tokens=2, bootstrap=200)
     with pytest.raises(MemoryError):
         compress.run(config, **trained, out=tmp_path)
-    assert len(stubbed) == 2
+    assert len(measured_folders) == 2
     (tmp_path / "servable").mkdir()  # killed while placing: the wrong files must not stay
     (tmp_path / "servable" / "stale.bin").write_text("x")
     assert compress.run(config, **trained, out=tmp_path)["chosen"] == "bf16"
-    assert made.count(".q8_0.partial") == 1 and len(stubbed) == 3  # neither made nor measured again
+    assert made.count(".q8_0.partial") == 1 and len(measured_folders) == 3  # neither made nor measured again
     served, full = tmp_path / "servable", trained["train"] / "servable"
     assert {p.name: p.read_bytes() for p in served.iterdir()} == {p.name: p.read_bytes() for p in full.iterdir()}
 
 
-def rows(**added: tuple[float, float, float]) -> list[dict[str, Any]]:
+def make_rows(**forms: tuple[float, float, float]) -> list[dict[str, Any]]:
     """Forms by size, speed and upper bound of the added loss."""
     return [
         {"variant": name, "size_mib": size, "tokens_per_second_batch": pace, "loss_added": {"high": high}}
-        for name, (size, pace, high) in added.items()
+        for name, (size, pace, high) in forms.items()
     ]
 
 
 def test_the_rule() -> None:
-    found = rows(f16=(260, 300, 0), nf4=(129, 96, 0.004), q8_0=(156, 350, 0.02), pruned=(110, 360, 0.5))
+    found = make_rows(f16=(260, 300, 0), nf4=(129, 96, 0.004), q8_0=(156, 350, 0.02), pruned=(110, 360, 0.5))
     assert choose_variant(found, Compress()) == "nf4"
     assert choose_variant(found, Compress(within=0.6)) == "pruned"
     assert choose_variant(found, Compress(within=0.003)) == "f16"
@@ -164,56 +164,58 @@ def test_the_rule() -> None:
 
 
 def test_the_interval_follows_the_spread_of_the_differences() -> None:
-    items = [example(n, "validation") for n in range(40)]
+    items = [make_example(n, "validation") for n in range(40)]
     references = [Tokens(item.id, [1] * 12, 2) for item in items]
 
-    def added(*nats: float) -> dict[str, float]:
+    def compute_added_loss(*nats: float) -> dict[str, float]:
         found = {
-            "f16": Measured(2.0, QUIET, [5.0] * 40, [1.0] * 40, [""] * 40),
-            "q8_0": Measured(1.0, QUIET, [5.0 + n for n in nats] * (40 // len(nats)), [0.5] * 40, ["", "a"] * 20),
+            "f16": VariantMeasurement(2.0, SPEED, [5.0] * 40, [1.0] * 40, [""] * 40),
+            "q8_0": VariantMeasurement(
+                1.0, SPEED, [5.0 + n for n in nats] * (40 // len(nats)), [0.5] * 40, ["", "a"] * 20
+            ),
         }
         row = compare_variants(found, items, references, Compress())[1]
         assert row["token_f1_added"]["high"] == -0.5 and row["same_answers"] == 0.5
         return dict(row["loss_added"])
 
-    assert added(0.1) == {"mean": 0.01, "low": 0.01, "high": 0.01}
-    wide = added(1.0, 1.0, -1.0, -1.0)  # a topic has two wordings
+    assert compute_added_loss(0.1) == {"mean": 0.01, "low": 0.01, "high": 0.01}
+    wide = compute_added_loss(1.0, 1.0, -1.0, -1.0)  # a topic has two wordings
     assert wide["low"] < -0.01 < 0.01 < wide["high"]
-    assert added(1.0, -1.0) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert compute_added_loss(1.0, -1.0) == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_pruning_leaves_out_neurons_that_do_least(tokenizer: Any, tiny_base: Path, tmp_path: Path, fused: bool) -> None:
     """A gate that is fused with the layer beside it is pruned in both halves."""
-    model, examples = load_model(tiny_base), tokens(tiny_base, "train")
+    model, examples = load_model(tiny_base), make_split(tiny_base, "train")
     if fused:
-        model = causal("phi3", vocab_size=len(tokenizer)).to(torch.bfloat16).eval()
+        model = make_causal_model("phi3", vocab_size=len(tokenizer)).to(torch.bfloat16).eval()
     dead = {0: list(range(0, 64)), 1: list(range(32, 96))}  # 64 of 128 in every layer
     with torch.no_grad():
         for layer, which in dead.items():
             model.model.layers[layer].mlp.down_proj.weight[:, which] *= 1e-4
-    before, kept = mean_loss(model, examples), [n for n in range(128) if n not in dead[1]]
+    before, kept = compute_mean_loss(model, examples), [n for n in range(128) if n not in dead[1]]
     name, rows = ("gate_up_proj", kept + [128 + n for n in kept]) if fused else ("up_proj", kept)
     alive = getattr(model.model.layers[1].mlp, name).weight.detach()[rows]
     prune(model, examples, 0.5).save_pretrained(tmp_path)
-    again = load_model(tmp_path)
-    assert again.config.intermediate_size == 64
-    assert torch.equal(getattr(again.model.layers[1].mlp, name).weight, alive)
-    assert mean_loss(again, examples) == pytest.approx(before, abs=5e-3)
+    reloaded = load_model(tmp_path)
+    assert reloaded.config.intermediate_size == 64
+    assert torch.equal(getattr(reloaded.model.layers[1].mlp, name).weight, alive)
+    assert compute_mean_loss(reloaded, examples) == pytest.approx(before, abs=5e-3)
     with pytest.raises(ConfigError, match="GPT2LMHeadModel"):  # it has no gated layers
-        prune(causal("gpt2"), examples, 0.2)
+        prune(make_causal_model("gpt2"), examples, 0.2)
 
 
 def test_recovery_wins_back_what_pruning_lost(tiny_base: Path, trained: dict[str, Path], tmp_path: Path) -> None:
     config = Compress(full="bf16", prune=0.75, recovery_epochs=6, recovery_learning_rate=5e-3)
-    examples = tokens(tiny_base, "train")
-    material = variants.Material(
+    examples = make_split(tiny_base, "train")
+    material = variants.VariantInputs(
         config, trained["train"] / "servable", str(tiny_base), trained["train"] / "adapter", examples
     )
-    pruned, recovered = (variants.make(name, material, tmp_path) for name in ("pruned", "recovered"))
+    pruned, recovered = (variants.make_variant(name, material, tmp_path) for name in ("pruned", "recovered"))
     models = [load_servable(folder)[0] for folder in (pruned, recovered)]
     assert [m.config.intermediate_size for m in models] == [32, 32]
-    assert mean_loss(models[1], examples) < mean_loss(models[0], examples) - 0.1
+    assert compute_mean_loss(models[1], examples) < compute_mean_loss(models[0], examples) - 0.1
 
 
 def test_stages_that_train_nothing_do_not_wait_for_what_trains() -> None:
@@ -227,19 +229,21 @@ def test_stages_that_train_nothing_do_not_wait_for_what_trains() -> None:
 @pytest.mark.journey
 def test_speed_is_measured_in_a_process_of_its_own(tiny_base: Path, tmp_path: Path) -> None:
     hog = bytearray(600 * 2**20)  # what this process holds is not the model's
-    write_folder(tiny_base, tmp_path / "f16", "f16")
+    write_gguf_folder(tiny_base, tmp_path / "f16", "f16")
     for folder, file in ((tiny_base, "model.safetensors"), (tmp_path / "f16", "model.gguf")):
-        found = speed.measure(folder, [[1, 2, 3], [4, 5]], 4, 8)
+        found = speed.measure_speed(folder, [[1, 2, 3], [4, 5]], 4, 8)
         assert len(hog) and found.tokens_per_second_batch > 0 and found.tokens_per_second_1 > 0
         assert 20 < found.memory_mib < 1500
         shutil.copytree(folder, tmp_path / f"broken-{file}")
         (tmp_path / f"broken-{file}" / file).write_bytes(b"nothing")
         with pytest.raises(LlmopsError, match="broken"):
-            speed.measure(tmp_path / f"broken-{file}", [[1, 2, 3]], 2, 4)
+            speed.measure_speed(tmp_path / f"broken-{file}", [[1, 2, 3]], 2, 4)
 
 
 @pytest.mark.gpu
-def test_fp8_is_near_the_full(trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path) -> None:
+def test_fp8_is_near_the_full(
+    trained: dict[str, Path], measured_folders: list[Path], tiny_base: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("kernels", reason="needs the package kernels")
     compress.run(Compress(variants=("fp8",), within=10.0, max_new_tokens=4), **trained, out=tmp_path)
     full, small = json.loads((tmp_path / "compression.json").read_text())["variants"]

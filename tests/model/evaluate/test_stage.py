@@ -14,22 +14,22 @@ import torch
 from llmops.config import Evaluate
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import Example, write_rows
-from llmops.frame.statistics.intervals import mean
+from llmops.frame.statistics.bootstrap import make_mean
 from llmops.model.base.load import load_model
 from llmops.model.evaluate import stage as evaluate
-from llmops.model.evaluate.slices import slices
-from llmops.model.gguf.write import write_folder
-from llmops.model.scoring.answered import bits_per_byte
+from llmops.model.evaluate.slices import make_slices
+from llmops.model.gguf.write import write_gguf_folder
+from llmops.model.scoring.answers import measure_bits_per_byte
 from llmops.release.stage import read_scores
-from tests.model.made import example
+from tests.model.samples import make_example
 
 CONFIG = Evaluate(max_new_tokens=6, batch=4, bootstrap=200, slice_items=2, worst=3)
 ATTACK = "<script>alert(1)</script>"
 
 
-def item(n: int, **changed: str) -> Example:
+def make_item(n: int, **changed: str) -> Example:
     values = {"answer": "We ship it " + "today " * n, "source": "faq" if n % 2 else "chats"}
-    return example(n, "test", **{**values, **changed})
+    return make_example(n, "test", **{**values, **changed})
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     made = {name: home / name for name in ("annotate", "select", "compress", "champion")}
     for folder in made.values():
         folder.mkdir()
-    items = [item(n) for n in range(9)] + [item(9, question=ATTACK, context=ATTACK)]
+    items = [make_item(n) for n in range(9)] + [make_item(9, question=ATTACK, context=ATTACK)]
     write_rows(made["annotate"] / "test.parquet", items, Example)
     (made["select"] / "selection.json").write_text(json.dumps({"path": str(tiny_base)}))
     (made["champion"] / "servable").symlink_to(tiny_base)
@@ -59,7 +59,7 @@ def run(folders: dict[str, Path], out: Path, config: Evaluate = CONFIG, **change
 
 
 @pytest.fixture(scope="module")
-def done(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def evaluation(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """The metrics and the folder of one evaluation with a champion."""
     out = tmp_path_factory.mktemp("out") / "out"
     return run(folders, out, champion=folders["champion"]), out
@@ -68,7 +68,7 @@ def done(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 def test_the_files_are_the_same_bit_for_bit(folders: dict[str, Path], tmp_path: Path) -> None:
     """The untuned base is the opponent where there is no champion."""
     config = CONFIG.model_copy(update={"task": "classification"})
-    write_folder(folders["compress"] / "servable", tmp_path / "gguf" / "servable", "f16")
+    write_gguf_folder(folders["compress"] / "servable", tmp_path / "gguf" / "servable", "f16")
     small = run({**folders, "compress": tmp_path / "gguf"}, tmp_path / "c", config)  # base and candidate by OpenVINO
     assert not (tmp_path / "c" / "base").exists()
     found = run(folders, tmp_path / "a", config)
@@ -82,43 +82,51 @@ def test_the_files_are_the_same_bit_for_bit(folders: dict[str, Path], tmp_path: 
     assert set(document["models"]["base"]) == {"accuracy", "macro_f1", "perplexity"}
 
 
-def test_answers_are_what_the_gate_reads_and_every_figure_has_an_interval(done: tuple[dict[str, Any], Path]) -> None:
-    candidate, champion = read_scores(done[1] / "answers.parquet", "champion")
+def test_answers_are_what_the_gate_reads_and_every_figure_has_an_interval(
+    evaluation: tuple[dict[str, Any], Path],
+) -> None:
+    candidate, champion = read_scores(evaluation[1] / "answers.parquet", "champion")
     assert candidate.ids == champion.ids and len(candidate.ids) == 10
-    table = pq.read_table(done[1] / "answers.parquet")
+    table = pq.read_table(evaluation[1] / "answers.parquet")
     assert {"id", "question", "context", "reference", "source", "group", "model", "answer"} <= set(table.column_names)
     assert set(table["model"].to_pylist()) == {"base", "candidate", "champion"}
 
-    document = json.loads((done[1] / "evaluation.json").read_text())
+    document = json.loads((evaluation[1] / "evaluation.json").read_text())
     assert document["items"] == 10 and document["topics"] == 5 and document["opponent"] == "champion"
     metrics = document["models"]["candidate"]
     assert {"token_f1", "exact_match", "rouge_l", "sentence_bleu", "bleu", "perplexity"} <= set(metrics)
     for model in document["models"].values():
         assert all(f["low"] <= f["high"] for f in model.values()) and model.keys() == metrics.keys()
     assert document["models"]["base"] == document["models"]["champion"]
-    assert done[0]["candidate_token_f1"] == metrics["token_f1"]["mean"]
+    assert evaluation[0]["candidate_token_f1"] == metrics["token_f1"]["mean"]
     added = metrics["perplexity"]["mean"] - document["models"]["base"]["perplexity"]["mean"]
     assert document["differences"]["perplexity"]["mean"] == pytest.approx(added, abs=1e-3)
 
 
 def test_a_metric_that_a_model_has_no_value_of_is_left_out() -> None:
-    def answered(values: list[float | None]) -> evaluate.Answered:
-        return evaluate.Answered([], {}, {"reading_ease": mean(values), "token_f1": mean([0.5, 0.7])}, {})
+    def make_answers(values: list[float | None]) -> evaluate.ScoredAnswers:
+        return evaluate.ScoredAnswers(
+            [], {}, {"reading_ease": make_mean(values), "token_f1": make_mean([0.5, 0.7])}, {}
+        )
 
-    found = evaluate.figures({"base": answered([None, None]), "candidate": answered([None, 60.0])}, ["a", "b"], CONFIG)
+    found = evaluate.compute_figures(
+        {"base": make_answers([None, None]), "candidate": make_answers([None, 60.0])}, ["a", "b"], CONFIG
+    )
     assert set(found["models"]["candidate"]) == set(found["differences"]) == {"token_f1"}
-    found = evaluate.figures({"base": answered([None, 50.0]), "candidate": answered([None, 60.0])}, ["a", "b"], CONFIG)
+    found = evaluate.compute_figures(
+        {"base": make_answers([None, 50.0]), "candidate": make_answers([None, 60.0])}, ["a", "b"], CONFIG
+    )
     assert found["differences"]["reading_ease"]["mean"] == 10
 
 
-def test_slices_are_of_all_items_and_perplexity_is_of_all_tokens(done: tuple[dict[str, Any], Path]) -> None:
-    document = json.loads((done[1] / "evaluation.json").read_text())
+def test_slices_are_of_all_items_and_perplexity_is_of_all_tokens(evaluation: tuple[dict[str, Any], Path]) -> None:
+    document = json.loads((evaluation[1] / "evaluation.json").read_text())
     assert [part["name"] for part in document["slices"]["source"]] == ["chats", "faq"]
     assert len(document["slices"]["topic"]) == 5
     assert sum(part["items"] for part in document["slices"]["length"]) == 10
-    rows = [r for r in pq.read_table(done[1] / "answers.parquet").to_pylist() if r["model"] == "base"]
+    rows = [r for r in pq.read_table(evaluation[1] / "answers.parquet").to_pylist() if r["model"] == "base"]
     loss = sum(r["reference_nats"] for r in rows) / sum(r["reference_tokens"] for r in rows)
-    assert done[0]["base_perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
+    assert evaluation[0]["base_perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
 
 
 def test_an_empty_test_and_a_champion_whose_model_is_gone_are_errors(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -130,21 +138,21 @@ def test_an_empty_test_and_a_champion_whose_model_is_gone_are_errors(folders: di
 
 
 def test_bits_per_byte_counts_bytes_not_characters() -> None:
-    measure = bits_per_byte([np.log(2) * 8, np.log(2) * 8], ["é", "ab"])
+    measure = measure_bits_per_byte([np.log(2) * 8, np.log(2) * 8], ["é", "ab"])
     assert measure.combine(measure.columns.sum(axis=0, keepdims=True))[0] == pytest.approx(4)
 
 
 def test_slices_by_length_are_thirds_without_holes() -> None:
-    items = [item(n, answer="word " * (n + 1)) for n in range(30)]
-    parts = slices(items, 1)["length"]
+    items = [make_item(n, answer="word " * (n + 1)) for n in range(30)]
+    parts = make_slices(items, 1)["length"]
     assert list(parts) == ["0 to 10 words", "11 to 20 words", "21 words and more"]
     assert sorted(sum(parts.values(), [])) == list(range(30))
-    assert list(slices([item(n, answer="one two") for n in range(4)], 1)["length"]) == ["0 words and more"]
-    assert len(slices([item(n, group=str(n)) for n in range(60)], 1)["topic"]) == 20
+    assert list(make_slices([make_item(n, answer="one two") for n in range(4)], 1)["length"]) == ["0 words and more"]
+    assert len(make_slices([make_item(n, group=str(n)) for n in range(60)], 1)["topic"]) == 20
 
 
-def test_the_page_needs_no_network_and_runs_nothing(done: tuple[dict[str, Any], Path]) -> None:
-    page = (done[1] / "report.html").read_text()
+def test_the_page_needs_no_network_and_runs_nothing(evaluation: tuple[dict[str, Any], Path]) -> None:
+    page = (evaluation[1] / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.findall(r"(?:src|href)=|url\(|@import|https?://", page)
     worst = page[page.index("Worst answers") :]

@@ -14,12 +14,12 @@ from gguf import GGUFReader
 
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import ArtifactError
-from llmops.model.base.answering import open_model
 from llmops.model.base.generate import generate
+from llmops.model.base.inference import open_model
 from llmops.model.base.load import load_model, load_tokenizer
-from llmops.model.base.packing import answer_nats
-from llmops.model.gguf.write import explain_unsupported, write_folder, write_gguf
-from llmops.prompts import prompt_ids, training_ids
+from llmops.model.base.packing import compute_answer_nats
+from llmops.model.gguf.write import explain_unsupported, write_gguf, write_gguf_folder
+from llmops.prompts import encode_example, encode_question
 
 ROOT = Path(__file__).parents[3]
 QUESTIONS = ["Hi", "How long may I keep a vase before I send it back?", "Why?", "What does it cost, and who pays?"]
@@ -32,7 +32,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def make(name: str, folder: Path, tokenizer: Any, **more: Any) -> Path:
+def write_model(name: str, folder: Path, tokenizer: Any, **more: Any) -> Path:
     """Return a model folder of this architecture with random weights, those of norms and biases too."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -50,22 +50,22 @@ def make(name: str, folder: Path, tokenizer: Any, **more: Any) -> Path:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_openvino_answers_as_torch_does_with_the_same_likelihood(name: str, tokenizer: Any, tmp_path: Path) -> None:
-    folder = make(name, tmp_path / "hf", tokenizer)
+    folder = write_model(name, tmp_path / "hf", tokenizer)
     known = json.loads((folder / "generation_config.json").read_text())
-    torch_model, asked = load_model(folder).float(), [prompt_ids(tokenizer, q) for q in QUESTIONS]
+    torch_model, asked = load_model(folder).float(), [encode_question(tokenizer, q) for q in QUESTIONS]
     before = generate(torch_model, load_tokenizer(folder), [asked[0]], 16)[0]
     known |= {"repetition_penalty": 1.5, "eos_token_id": [known["eos_token_id"], before[6]]}  # both are heeded
     (folder / "generation_config.json").write_text(json.dumps(known))
     assert explain_unsupported(folder) == ""
     torch_model = load_model(folder).float()
     right = [generate(torch_model, load_tokenizer(folder), [ids], 16)[0] for ids in asked]
-    examples = [Tokens(q, *training_ids(tokenizer, q, "It costs 3 euros, as I said.")) for q in QUESTIONS]
-    write_folder(folder, tmp_path / "f16", "f16")
+    examples = [Tokens(q, *encode_example(tokenizer, q, "It costs 3 euros, as I said.")) for q in QUESTIONS]
+    write_gguf_folder(folder, tmp_path / "f16", "f16")
     served = open_model(tmp_path / "f16")
     assert served.window == 512
     for _ in range(2):  # the second time behind all that it has read
         for (ours, count), (nats, tokens) in zip(
-            served.nats(examples), answer_nats(torch_model, examples), strict=True
+            served.compute_nats(examples), compute_answer_nats(torch_model, examples), strict=True
         ):
             assert count == tokens and ours == pytest.approx(nats, rel=2e-3)
         assert served.generate(asked, 16, 4) == right
@@ -84,7 +84,7 @@ def test_openvino_answers_as_torch_does_with_the_same_likelihood(name: str, toke
     ],
 )
 def test_what_gguf_lacks_is_refused(name: str, more: dict[str, Any], why: str, tokenizer: Any, tmp_path: Path) -> None:
-    assert why in explain_unsupported(make(name, tmp_path / "hf", tokenizer, **more))
+    assert why in explain_unsupported(write_model(name, tmp_path / "hf", tokenizer, **more))
 
 
 def test_other_architectures_tokenizers_and_weights_are_refused(tokenizer: Any, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_other_architectures_tokenizers_and_weights_are_refused(tokenizer: Any, 
 
     GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=50).save_pretrained(tmp_path / "gpt2")
     assert "gpt2" in explain_unsupported(tmp_path / "gpt2")
-    folder = make("llama", tmp_path / "hf", tokenizer)
+    folder = write_model("llama", tmp_path / "hf", tokenizer)
     known = json.loads((folder / "tokenizer.json").read_text())
     for changed, why in (
         ({"pre_tokenizer": {"type": "Whitespace"}}, "no name"),
@@ -115,11 +115,11 @@ def test_other_architectures_tokenizers_and_weights_are_refused(tokenizer: Any, 
         write_gguf(folder, tmp_path / "x.gguf", "f16")
 
 
-def test_the_tokenizer_is_told_whole(tokenizer: Any, tiny_base: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_is_written_completely(tokenizer: Any, tiny_base: Path, tmp_path: Path) -> None:
     write_gguf(tiny_base, tmp_path / "x.gguf", "f16")
     fields = GGUFReader(tmp_path / "x.gguf").fields
-    told = {key: fields[f"tokenizer.{key}"].contents() for key in ("ggml.model", "ggml.pre", "chat_template")}
-    assert told == {"ggml.model": "gpt2", "ggml.pre": "gpt-2", "chat_template": tokenizer.chat_template}
+    written = {key: fields[f"tokenizer.{key}"].contents() for key in ("ggml.model", "ggml.pre", "chat_template")}
+    assert written == {"ggml.model": "gpt2", "ggml.pre": "gpt-2", "chat_template": tokenizer.chat_template}
     assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.eos_token_id
     tokens, kinds = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "token_type"))
     assert tokens == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
@@ -127,15 +127,15 @@ def test_the_tokenizer_is_told_whole(tokenizer: Any, tiny_base: Path, tmp_path: 
     assert len(fields["tokenizer.ggml.merges"].contents()) > 40000
 
 
-#: Runs a model in this process, and says what it answers and whatever it did besides that reaches another machine.
-RUN = """
+#: Run a model in this process. Print its tokens, and every event that could reach another machine.
+SCRIPT = """
 import sys
 from pathlib import Path
 reached = []
 WATCHED = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "subprocess.Popen", "os.fork", "os.posix_spawn")
 sys.addaudithook(lambda event, given: reached.append(event) if event in WATCHED else None)
-from llmops.model.gguf.worker import Requests, open_pipeline
-requests, ids = Requests(lambda: open_pipeline(Path(sys.argv[1]), batch=2, tokens=64, threads=1)), []
+from llmops.model.gguf.worker import PipelineRequests, open_pipeline
+requests, ids = PipelineRequests(lambda: open_pipeline(Path(sys.argv[1]), batch=2, tokens=64, threads=1)), []
 import openvino
 requests.handle_message(1, [1, 2, 3], {"max_new_tokens": 8}, '{"const": "a b c d e f g h i j k l"}')
 while requests.running:
@@ -145,21 +145,21 @@ print(ids, reached)
 
 
 def test_a_file_that_may_only_be_read_is_run_too_and_nothing_is_reported(tiny_base: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RUN, str(tmp_path / "servable")]
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "servable")]
     if os.getuid() == 0:  # who may write whatever is there
         setpriv = shutil.which("setpriv") or pytest.skip("setpriv is missing (util-linux)")
         command = [setpriv, "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
-    write_folder(tiny_base, tmp_path / "servable", "f16")
+    write_gguf_folder(tiny_base, tmp_path / "servable", "f16")
     (tmp_path / "temporary").mkdir()
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary"), "HOME": str(tmp_path)}
 
-    def said() -> str:
+    def run_script() -> str:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    usual = said()
+    usual = run_script()
     assert usual.endswith("] []\n") and usual.count(",") == 7
     (tmp_path / "servable" / "model.gguf").chmod(0o444)
-    assert said() == usual
+    assert run_script() == usual
     assert not list((tmp_path / "temporary").iterdir())

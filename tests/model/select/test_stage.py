@@ -12,40 +12,42 @@ import pytest
 from huggingface_hub import snapshot_download
 
 from llmops.config import Select
-from llmops.frame.artifacts import Record, clear, commit, newest
+from llmops.frame.artifacts import Record, clear, commit, find_newest
 from llmops.frame.errors import ArtifactError, ConfigError
-from llmops.frame.records import Example, base_path, write_rows
-from llmops.frame.statistics.intervals import Measure
+from llmops.frame.records import Example, get_base_path, write_rows
+from llmops.frame.statistics.bootstrap import Measure
 from llmops.model.base import weights
-from llmops.model.base.catalog import Entry
+from llmops.model.base.catalog import CatalogueEntry
 from llmops.model.base.load import load_model
 from llmops.model.select import stage as select
-from llmops.model.select.stage import Score, bits_saved, choose_base
-from tests.model.made import entry, example
+from llmops.model.select.stage import BaseScore, choose_base, compute_bits_saved
+from tests.model.samples import make_entry, make_example
 
 
-def scored(bits: list[float]) -> Score:
+def make_score(bits: list[float]) -> BaseScore:
     measure = Measure(np.array([[b * np.log(2), 1.0] for b in bits]), lambda s: s[:, 0] / s[:, 1] / np.log(2))
     topics = tuple(str(i) for i in range(len(bits)))
-    return Score(measure, topics)
+    return BaseScore(measure, topics)
 
 
-SMALL, BIG = entry("small", 0.3), entry("big", 7.0)
+SMALL, BIG = make_entry("small", 0.3), make_entry("big", 7.0)
 
 
 def test_the_largest_is_chosen_where_nothing_can_be_compared() -> None:
-    best, why = choose_base([SMALL, BIG], {"small": scored([1.0] * 8)})
+    best, why = choose_base([SMALL, BIG], {"small": make_score([1.0] * 8)})
     assert best is BIG and "not compared" in why["big"] and "smaller" in why["small"]
 
 
 def test_a_smaller_one_is_chosen_only_if_it_is_better_beyond_chance() -> None:
     bits = np.random.default_rng(0).uniform(1, 3, 20)
     noise = np.random.default_rng(1).normal(0, 0.5, 20)
-    best, why = choose_base([SMALL, BIG], {"small": scored(list(bits - 0.2)), "big": scored(list(bits))})
+    best, why = choose_base([SMALL, BIG], {"small": make_score(list(bits - 0.2)), "big": make_score(list(bits))})
     assert best is SMALL and "larger" in why["big"] and "worse" in why["big"]
-    found = bits_saved(scored(list(bits - 0.1)), scored(list(bits)))  # they are paired
+    found = compute_bits_saved(make_score(list(bits - 0.1)), make_score(list(bits)))  # they are paired
     assert found == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
-    best, why = choose_base([SMALL, BIG], {"small": scored(list(bits - 0.01 + noise)), "big": scored(list(bits))})
+    best, why = choose_base(
+        [SMALL, BIG], {"small": make_score(list(bits - 0.01 + noise)), "big": make_score(list(bits))}
+    )
     assert best is BIG and "not better beyond chance" in why["small"]
 
 
@@ -53,7 +55,7 @@ def test_a_smaller_one_is_chosen_only_if_it_is_better_beyond_chance() -> None:
 def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run the stage with these settings; its folder is `out`."""
     (tmp_path / "out").mkdir()
-    write_rows(tmp_path / "annotate" / "validation.parquet", [example(n) for n in range(6)], Example)
+    write_rows(tmp_path / "annotate" / "validation.parquet", [make_example(n) for n in range(6)], Example)
     paths = {"annotate": tmp_path / "annotate", "database": "", "out": tmp_path / "out"}
     return lambda **config: select.run(Select(**{"max_memory_gib": 24, **config}), **paths)
 
@@ -63,10 +65,16 @@ def test_what_is_here_is_compared(tiny_base: Path, run: Any, tmp_path: Path, mon
     package = tmp_path / "package" / "tiny.gguf"
     package.parent.mkdir()
     package.touch()
-    rows = [SMALL, entry("middle", 0.4, revision="a" * 40), entry("packed", 0.2, package="numpy", file="tiny.gguf")]
-    monkeypatch.setattr(select, "catalogue", lambda: [*rows, entry("closed", 0.4, licence="llama3")])
-    monkeypatch.setattr(Entry, "packaged", lambda self: package if self.package else None)
-    monkeypatch.setattr(weights, "cached", lambda e, revision: None if e.package or e.model == "closed" else tiny_base)
+    rows = [
+        SMALL,
+        make_entry("middle", 0.4, revision="a" * 40),
+        make_entry("packed", 0.2, package="numpy", file="tiny.gguf"),
+    ]
+    monkeypatch.setattr(select, "read_catalogue", lambda: [*rows, make_entry("closed", 0.4, licence="llama3")])
+    monkeypatch.setattr(CatalogueEntry, "find_packaged_file", lambda self: package if self.package else None)
+    monkeypatch.setattr(
+        weights, "find_cached", lambda e, revision: None if e.package or e.model == "closed" else tiny_base
+    )
     monkeypatch.setattr(weights, "convert_gguf", lambda gguf, out: shutil.copytree(tiny_base, out))
     out = tmp_path / "out"
     done = run(score_items=4)
@@ -78,29 +86,29 @@ def test_what_is_here_is_compared(tiny_base: Path, run: Any, tmp_path: Path, mon
     assert (out / "selection.md").read_text().index("| middle") < (out / "selection.md").read_text().index("| closed")
     assert sorted(p.name for p in out.iterdir()) == ["base", "selection.json", "selection.md"]
     assert "Question" not in (out / "selection.json").read_text() + (out / "selection.md").read_text()
-    assert base_path(out) == str(out / "base") and done["revision"] == tiny_base.name
+    assert get_base_path(out) == str(out / "base") and done["revision"] == tiny_base.name
 
     clear(out)
     done = run(score_items=0, model="packed")
     assert done["revision"].startswith("numpy==") and (out / "base" / "config.json").is_file()
-    assert base_path(out) == str(out / "base") and not (out / "candidates").exists()
+    assert get_base_path(out) == str(out / "base") and not (out / "candidates").exists()
     with pytest.raises(ConfigError, match="download"):  # a revision that is asked for is the Hub's, not the package's
         run(model="packed", revision="v2")
-    assert run(score_items=0, model=str(tiny_base))["revision"] == "local" and base_path(out) == str(tiny_base)
+    assert run(score_items=0, model=str(tiny_base))["revision"] == "local" and get_base_path(out) == str(tiny_base)
 
 
 def test_a_model_in_the_cache_has_to_be_whole(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = tmp_path / "hub"
     monkeypatch.setattr(weights, "snapshot_download", partial(snapshot_download, cache_dir=hub))
-    pinned = entry("org/tiny", 0.1, revision="b" * 40)
-    assert weights.cached(pinned, pinned.revision) is None
+    pinned = make_entry("org/tiny", 0.1, revision="b" * 40)
+    assert weights.find_cached(pinned, pinned.revision) is None
     folder = hub / "models--org--tiny" / "snapshots" / pinned.revision
     shutil.copytree(tiny_base, folder)
-    assert weights.cached(pinned, pinned.revision) == folder
-    assert weights.cached(pinned, "c" * 40) is None
+    assert weights.find_cached(pinned, pinned.revision) == folder
+    assert weights.find_cached(pinned, "c" * 40) is None
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert weights.cached(pinned, pinned.revision) is None
+    assert weights.find_cached(pinned, pinned.revision) is None
 
 
 def test_a_model_outlives_the_cache(tiny_base: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +120,9 @@ def test_a_model_outlives_the_cache(tiny_base: Path, run: Any, tmp_path: Path, m
         shutil.copy(path, blobs / path.name)
         (snapshot / path.name).symlink_to(blobs / path.name)
     (snapshot / "consolidated.safetensors").write_bytes(b"the weights once more")
-    monkeypatch.setattr(select, "catalogue", lambda: [SMALL])
-    monkeypatch.setattr(weights, "cached", lambda e, revision: snapshot)
-    done, kept = run(score_items=0), Path(base_path(tmp_path / "out"))
+    monkeypatch.setattr(select, "read_catalogue", lambda: [SMALL])
+    monkeypatch.setattr(weights, "find_cached", lambda e, revision: snapshot)
+    done, kept = run(score_items=0), Path(get_base_path(tmp_path / "out"))
     assert done["revision"] == "b" * 40 and kept == tmp_path / "out" / "base"
     assert (kept / "model.safetensors").stat().st_ino == (blobs / "model.safetensors").stat().st_ino
     shutil.rmtree(tmp_path / "hub")
@@ -126,7 +134,7 @@ def test_a_base_that_is_gone_says_which_revision_to_get(tmp_path: Path) -> None:
     row = {"model": "org/tiny", "revision": "c" * 40, "path": str(tmp_path / "gone")}
     (tmp_path / "selection.json").write_text(json.dumps(row))
     with pytest.raises(ArtifactError, match=r"hf download org/tiny --revision c{40}.*llmops run select"):
-        base_path(tmp_path)
+        get_base_path(tmp_path)
 
 
 def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +142,7 @@ def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkey
     load = select.load_model
     monkeypatch.setattr(select, "load_model", lambda folder, how: asked.append(how) or load(folder))
     for four_bits in (False, True):
-        select.score_untuned(tiny_base, [example(1)], four_bits)
+        select.score_untuned(tiny_base, [make_example(1)], four_bits)
     assert asked[0] is None and asked[1].load_in_4bit
 
 
@@ -145,4 +153,4 @@ def test_the_newest_selection_is_the_one_finished_last(tmp_path: Path) -> None:
         (stage / name).mkdir(parents=True)
         if finished:
             commit(stage / name, Record(**facts, config={}, inputs={}, metrics={}, files={}, finished=finished))
-    assert newest(stage).name == "a"
+    assert find_newest(stage).name == "a"

@@ -15,16 +15,16 @@ from llmops.config import Train
 from llmops.frame.errors import TrainingError
 from llmops.model.base.load import load_servable
 from llmops.model.base.memory import Memory
-from llmops.model.base.packing import mean_loss
+from llmops.model.base.packing import compute_mean_loss
 from llmops.model.train import stage as train
 from llmops.model.training import merge
 from llmops.model.training.merge import save_merged
-from llmops.model.training.qlora import trainable
-from tests.model.made import examples
+from llmops.model.training.qlora import load_trainable_model
+from tests.model.samples import make_tokens
 
 CONFIG = Train(epochs=3, validate_steps=3, rank=4, batch=4, learning_rate=5e-3)
 SHORT = Train(epochs=1, rank=4, batch=4, learning_rate=5e-3)
-SPLITS = {"train": examples(12, 3), "validation": examples(5, 3)}  # the latter is part of the former: learned too
+SPLITS = {"train": make_tokens(12, 3), "validation": make_tokens(5, 3)}  # the latter is part of the former: learned too
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tmp_path: Path) -> A
     record = type("Record", (), {"metrics": metrics, "config": {"max_tokens": 32}})
     monkeypatch.setattr(train, "read_offline", lambda features, split: SPLITS[split])
     monkeypatch.setattr(train, "read_record", lambda path: record)
-    monkeypatch.setattr(train, "base_path", lambda select: str(tiny_base))
+    monkeypatch.setattr(train, "get_base_path", lambda select: str(tiny_base))
     (tmp_path / "best.json").write_text(json.dumps({"learning_rate": 1e-4, "rank": 8, "batch": 8}))
     out = tmp_path / "out"
     out.mkdir()
@@ -53,17 +53,17 @@ def test_writes_adapter_merged_model_history_and_report(
     models: list[weakref.ref[Any]] = []
     asked: list[int] = []
 
-    def watched(*args: Any) -> Any:
-        model = trainable(*args)
+    def load_watched(*args: Any) -> Any:
+        model = load_trainable_model(*args)
         models.append(weakref.ref(model))
         return model
 
-    def watched_merge(*args: Any) -> None:
+    def merge_watched(*args: Any) -> None:
         assert len(models) == 1 and models[0]() is None
         save_merged(*args)
 
-    monkeypatch.setattr(train, "trainable", watched)
-    monkeypatch.setattr(train, "save_merged", watched_merge)
+    monkeypatch.setattr(train, "load_trainable_model", load_watched)
+    monkeypatch.setattr(train, "save_merged", merge_watched)
     monkeypatch.setattr(train, "run_parallel", lambda n, function, *args: asked.append(n) or function(*args))
     with caplog.at_level(logging.INFO):
         metrics, out = stage(CONFIG.model_copy(update={"processes": 2}))
@@ -77,7 +77,7 @@ def test_writes_adapter_merged_model_history_and_report(
     assert metrics["final_loss"] < metrics["first_loss"]
     assert metrics["tokens"] == 3 * sum(len(e.token_ids) for e in SPLITS["train"])
     model, _ = load_servable(out / "servable")
-    assert mean_loss(model, SPLITS["validation"]) == pytest.approx(metrics["merged_validation_loss"], abs=1e-3)
+    assert compute_mean_loss(model, SPLITS["validation"]) == pytest.approx(metrics["merged_validation_loss"], abs=1e-3)
     assert metrics["merged_validation_loss"] == pytest.approx(metrics["validation_loss"], abs=0.02)
     assert (metrics["truncated"], metrics["truncated_share"]) == (3, 0.15)
     assert any("3 of 20 examples (15.0 %) were truncated" in r.getMessage() for r in caplog.records)
@@ -93,13 +93,13 @@ def test_without_validation_examples_and_nothing_truncated(stage: Any, caplog: p
 
 
 def test_a_merge_that_loses_what_was_learned_is_an_error(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaging(base: str, adapter: Path, method: str, out: Path) -> None:
+    def merge_damaged(base: str, adapter: Path, method: str, out: Path) -> None:
         save_merged(base, adapter, method, out)
         weights = load_file(out / "model.safetensors")
         weights["model.embed_tokens.weight"] *= 50
         save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(train, "save_merged", damaging)
+    monkeypatch.setattr(train, "save_merged", merge_damaged)
     with pytest.raises(TrainingError, match="lost what was learned"):
         stage(SHORT)
 
@@ -109,29 +109,29 @@ def test_broken_off_while_merging_it_does_not_train_again(stage: Any, monkeypatc
     shutil.move(out, out.with_name("whole"))
     out.mkdir()
 
-    def breaks(shard: Any, path: Path, **_: Any) -> None:
+    def break_off(shard: Any, path: Path, **_: Any) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(merge, "save_file", breaks)
+    monkeypatch.setattr(merge, "save_file", break_off)
     with pytest.raises(KeyboardInterrupt):
         stage(SHORT)
     assert (out / "servable" / "model.safetensors").read_bytes() == b"half"
     monkeypatch.setattr(merge, "save_file", save_file)
 
-    def never(*_: Any, **__: Any) -> None:
+    def fail_if_called(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(train, "fit", never)
-    again, _ = stage(SHORT)
-    assert {**again, "seconds": 0, "tokens_per_second": 0} == {**whole, "seconds": 0, "tokens_per_second": 0}
+    monkeypatch.setattr(train, "fit", fail_if_called)
+    resumed, _ = stage(SHORT)
+    assert {**resumed, "seconds": 0, "tokens_per_second": 0} == {**whole, "seconds": 0, "tokens_per_second": 0}
     theirs, ours = (load_file(f / "servable" / "model.safetensors") for f in (out.with_name("whole"), out))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not (out / "checkpoints").exists()
 
 
 def test_too_little_memory_is_said_before_the_training(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "room", lambda: Memory(0.0, 0.5))
-    monkeypatch.setattr(train, "learn", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(train, "read_machine_memory", lambda: Memory(0.0, 0.5))
+    monkeypatch.setattr(train, "train_adapter", lambda *_: pytest.fail("trained"))
     with pytest.raises(TrainingError, match=r"Not enough memory: train needs .* GiB \(RAM\), 0.5 are there.*smaller"):
         stage()

@@ -8,14 +8,14 @@ import torch
 from llmops.config import Train
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.machine import GIB
-from llmops.model.base.memory import activations
-from llmops.model.base.packing import answer_loss, pack
+from llmops.model.base.memory import estimate_activations
+from llmops.model.base.packing import compute_answer_loss, pack
 from llmops.model.training import fit as fit_module
 from llmops.model.training.attention import SEGMENTS
 from llmops.model.training.fit import fit
-from llmops.model.training.hardware import Hardware, Settings, choose_settings, detect_hardware
-from llmops.model.training.qlora import Hyperparameters, adapt, trainable
-from tests.model.made import FOUND, causal
+from llmops.model.training.hardware import Hardware, TrainerSettings, choose_settings, detect_hardware
+from llmops.model.training.qlora import Hyperparameters, add_adapter, load_trainable_model
+from tests.model.samples import HYPERPARAMETERS, make_causal_model
 
 EXAMPLES = [Tokens(str(i), [20 + (7 * i + j) % 400 for j in range(10 + i)], 4) for i in range(8)]
 
@@ -23,27 +23,35 @@ EXAMPLES = [Tokens(str(i), [20 + (7 * i + j) % 400 for j in range(10 + i)], 4) f
 @pytest.mark.parametrize(
     "hardware, activations, attention, settings",
     [
-        (Hardware(False, False, 8 * GIB), GIB, "sdpa", Settings(SEGMENTS, "adamw_torch_fused", False)),
-        (Hardware(False, False, 8 * GIB), 7 * GIB, "eager", Settings("", "adamw_torch_fused", True)),
-        (Hardware(True, True, 80 * GIB), GIB, "sdpa", Settings("flash_attention_2", "paged_adamw_8bit", False)),
-        (Hardware(True, True, 80 * GIB), 70 * GIB, "eager", Settings("", "paged_adamw_8bit", True)),
+        (Hardware(False, False, 8 * GIB), GIB, "sdpa", TrainerSettings(SEGMENTS, "adamw_torch_fused", False)),
+        (Hardware(False, False, 8 * GIB), 7 * GIB, "eager", TrainerSettings("", "adamw_torch_fused", True)),
+        (Hardware(True, True, 80 * GIB), GIB, "sdpa", TrainerSettings("flash_attention_2", "paged_adamw_8bit", False)),
+        (Hardware(True, True, 80 * GIB), 70 * GIB, "eager", TrainerSettings("", "paged_adamw_8bit", True)),
     ],
 )
-def test_settings_follow_the_machine(hardware: Hardware, activations: int, attention: str, settings: Settings) -> None:
+def test_settings_follow_the_machine(
+    hardware: Hardware, activations: int, attention: str, settings: TrainerSettings
+) -> None:
     assert choose_settings(hardware, activations, attention) == settings
     assert detect_hardware().cuda == torch.cuda.is_available() and detect_hardware().free_bytes > 100 * 2**20
 
 
 @pytest.mark.gpu
 def test_gpu_trains_with_paged_adamw(tiny_base: Path, tmp_path: Path) -> None:
-    history = fit(trainable(str(tiny_base), Train(), FOUND), EXAMPLES, Train(epochs=4), FOUND, tmp_path)
+    history = fit(
+        load_trainable_model(str(tiny_base), Train(), HYPERPARAMETERS),
+        EXAMPLES,
+        Train(epochs=4),
+        HYPERPARAMETERS,
+        tmp_path,
+    )
     assert history[-1]["loss"] < history[0]["loss"]
 
 
 @pytest.mark.parametrize(("family", "width"), [("llama", 512), ("phi3", 1024)])
 def test_estimate_of_activations_is_about_what_autograd_keeps(family: str, width: int) -> None:
     shape = dict(vocab_size=2000, hidden_size=192, num_hidden_layers=4, num_attention_heads=6, intermediate_size=width)
-    model = adapt(causal(family, **shape).to(torch.bfloat16), Train(), Hyperparameters(1e-3, 8, 8))
+    model = add_adapter(make_causal_model(family, **shape).to(torch.bfloat16), Train(), Hyperparameters(1e-3, 8, 8))
     model.get_base_model().set_attn_implementation(SEGMENTS)
     examples = [Tokens(str(i), list(range(5, 105)), 50) for i in range(6)]
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -56,8 +64,8 @@ def test_estimate_of_activations_is_about_what_autograd_keeps(family: str, width
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = answer_loss(model, pack(examples))
-    estimate = activations(model.config, 600, 300)
+        loss = compute_answer_loss(model, pack(examples))
+    estimate = estimate_activations(model.config, 600, 300)
     assert loss.requires_grad
     assert 0.9 < estimate / sum(kept.values()) < 1.4, (estimate, sum(kept.values()))
 
@@ -66,8 +74,8 @@ def test_computing_activations_anew_changes_nothing(base: str, tmp_path: Path, m
     runs = []
     for free in (GIB, 1000):
         monkeypatch.setattr(fit_module, "detect_hardware", lambda free=free: Hardware(False, False, free))
-        model = trainable(base, Train(), FOUND)
-        history = fit(model, EXAMPLES, Train(epochs=2), FOUND, tmp_path / str(free))
+        model = load_trainable_model(base, Train(), HYPERPARAMETERS)
+        history = fit(model, EXAMPLES, Train(epochs=2), HYPERPARAMETERS, tmp_path / str(free))
         assert model.get_base_model().is_activation_checkpointing == (free == 1000)
         runs.append([row["loss"] for row in history])
     assert runs[0] == pytest.approx(runs[1], abs=1e-3)

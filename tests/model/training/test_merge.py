@@ -14,12 +14,12 @@ from transformers.pytorch_utils import Conv1D
 
 from llmops.config import Train
 from llmops.frame.errors import TrainingError
-from llmops.model.base.load import load_model, load_servable, nf4
-from llmops.model.base.packing import mean_loss
+from llmops.model.base.load import load_model, load_servable, make_nf4_config
+from llmops.model.base.packing import compute_mean_loss
 from llmops.model.training import merge
 from llmops.model.training.merge import save_merged
-from llmops.model.training.qlora import trainable
-from tests.model.made import FOUND, causal, examples, random_adapter
+from llmops.model.training.qlora import load_trainable_model
+from tests.model.samples import HYPERPARAMETERS, make_causal_model, make_tokens, write_random_adapter
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -31,16 +31,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def saved(family: str, tokenizer: Any, folder: Path) -> Path:
-    model = causal(family.partition(",")[0], **FAMILIES[family])
+def save_model(family: str, tokenizer: Any, folder: Path) -> Path:
+    model = make_causal_model(family.partition(",")[0], **FAMILIES[family])
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def whole(base: Path, adapter: Path, method: str) -> dict[str, torch.Tensor]:
-    """Merged as a whole in float32: dequantised, cast, merged by peft, rounded."""
-    plain = load_model(base, nf4()).dequantize() if method == "qlora" else load_model(base)
+def merge_whole_model(base: Path, adapter: Path, method: str) -> dict[str, torch.Tensor]:
+    """Merge a whole model in float32: dequantise, cast, merge by peft, round."""
+    plain = load_model(base, make_nf4_config()).dequantize() if method == "qlora" else load_model(base)
     merged = PeftModel.from_pretrained(plain.to(torch.float32), str(adapter)).merge_and_unload()
     state: dict[str, torch.Tensor] = merged.to(torch.bfloat16).state_dict()
     return state
@@ -69,14 +69,14 @@ def test_it_is_what_merging_the_whole_model_gives(
     family: str, method: str, settings: dict[str, Any], tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GPT-2's `Conv1D` is a linear layer once it is in NF4; the Hub's file of it has names without a prefix."""
-    monkeypatch.setattr(merge, "SHARD", 2**14)
-    base = saved(family, tokenizer, tmp_path / "base")
+    monkeypatch.setattr(merge, "SHARD_BYTES", 2**14)
+    base = save_model(family, tokenizer, tmp_path / "base")
     if family.startswith("gpt2"):
-        bare(base, "transformer.")
-    adapter = random_adapter(base, Train(method=method, **settings), tmp_path / "adapter")
+        remove_prefix(base, "transformer.")
+    adapter = write_random_adapter(base, Train(method=method, **settings), tmp_path / "adapter")
     save_merged(str(base), adapter, method, tmp_path / "merged")
     assert len(list((tmp_path / "merged").glob("*.safetensors"))) > 3
-    expected = whole(base, adapter, method)
+    expected = merge_whole_model(base, adapter, method)
     turned = {f"{n}.weight" for n, m in load_model(base).named_modules() if isinstance(m, Conv1D)}
     assert len(turned) == (8 if family.startswith("gpt2") else 0)
     if method == "qlora":
@@ -88,7 +88,7 @@ def test_it_is_what_merging_the_whole_model_gives(
     assert any(not torch.equal(before[name], expected[name]) for name in before)
 
 
-def bare(base: Path, prefix: str) -> None:
+def remove_prefix(base: Path, prefix: str) -> None:
     """Rename the weights in the file: a model without its output layer saves itself so, and so is GPT-2 on the Hub."""
     stored = load_file(base / "model.safetensors")
     renamed = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
@@ -101,57 +101,57 @@ def bare(base: Path, prefix: str) -> None:
 def test_a_base_that_is_stored_otherwise_merges_alike(tiny_base: Path, tmp_path: Path, how: str, method: str) -> None:
     base = shutil.copytree(tiny_base, tmp_path / "base")
     if how == "other names":
-        bare(base, "model.")
+        remove_prefix(base, "model.")
     else:
         (base / "model.safetensors").unlink()
-        load_model(tiny_base, nf4() if how == "nf4" else None).save_pretrained(base, max_shard_size="100KB")
+        load_model(tiny_base, make_nf4_config() if how == "nf4" else None).save_pretrained(base, max_shard_size="100KB")
         assert len(list(base.glob("*.safetensors"))) > 1
-    adapter = random_adapter(base, Train(method=method), tmp_path / "adapter")
+    adapter = write_random_adapter(base, Train(method=method), tmp_path / "adapter")
     save_merged(str(base), adapter, method, tmp_path / "merged")
-    assert_equal(tmp_path / "merged", whole(tiny_base, adapter, method))
+    assert_equal(tmp_path / "merged", merge_whole_model(tiny_base, adapter, method))
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
 
 
 def test_an_output_layer_that_was_trained_is_the_embedding_no_more(tiny_base: Path, tmp_path: Path) -> None:
     """Merged into the weight that both share, it would change the embedding, which was not trained."""
-    adapter = random_adapter(tiny_base, Train(method="lora", target_modules=("lm_head",)), tmp_path / "adapter")
+    adapter = write_random_adapter(tiny_base, Train(method="lora", target_modules=("lm_head",)), tmp_path / "adapter")
     save_merged(str(tiny_base), adapter, "lora", tmp_path / "merged")
     model = load_model(tmp_path / "merged")
     embedding = load_model(tiny_base).get_input_embeddings().weight
     assert torch.equal(model.get_input_embeddings().weight, embedding)
     assert not torch.equal(model.get_output_embeddings().weight, embedding)
-    trained = mean_loss(PeftModel.from_pretrained(load_model(tiny_base), str(adapter)), examples(16))
-    assert mean_loss(model, examples(16)) == pytest.approx(trained, abs=0.02)
+    trained = compute_mean_loss(PeftModel.from_pretrained(load_model(tiny_base), str(adapter)), make_tokens(16))
+    assert compute_mean_loss(model, make_tokens(16)) == pytest.approx(trained, abs=0.02)
 
 
 @pytest.mark.parametrize(
-    ("odd", "said"),
+    ("odd", "message"),
     [
         (lambda name: name.replace("layers.1.", "layers.9."), r"layers\.9\..*base does not have"),
         (lambda name: "" if ".layers.1." in name else name, r"lacks .*layers\.1\."),
     ],
 )
 def test_an_adapter_of_another_base_or_not_whole_is_an_error(
-    tiny_base: Path, tmp_path: Path, odd: Callable[[str], str], said: str
+    tiny_base: Path, tmp_path: Path, odd: Callable[[str], str], message: str
 ) -> None:
-    adapter = random_adapter(tiny_base, Train(), tmp_path / "adapter")
+    adapter = write_random_adapter(tiny_base, Train(), tmp_path / "adapter")
     stored = load_file(adapter / "adapter_model.safetensors")
     save_file({odd(n): t for n, t in stored.items() if odd(n)}, adapter / "adapter_model.safetensors")
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=message):
         save_merged(str(tiny_base), adapter, "qlora", tmp_path / "merged")
 
 
 def test_of_a_mixture_of_experts_only_linear_layers_are_adapted(tokenizer: Any, tmp_path: Path) -> None:
     """Experts are slices of one tensor; an adapter on them is refused before anything is trained."""
-    mixture = saved("mixtral, with experts", tokenizer, tmp_path / "base")
+    mixture = save_model("mixtral, with experts", tokenizer, tmp_path / "base")
     with pytest.raises(TrainingError, match=r"experts.*train\.target_modules"):
-        trainable(str(mixture), Train(), FOUND)
+        load_trainable_model(str(mixture), Train(), HYPERPARAMETERS)
 
 
 @pytest.mark.gpu
 def test_a_gpu_rounds_as_it_did_for_the_training(tiny_base: Path, tmp_path: Path) -> None:
-    adapter = random_adapter(tiny_base, Train(), tmp_path / "adapter")
+    adapter = write_random_adapter(tiny_base, Train(), tmp_path / "adapter")
     torch.cuda.reset_peak_memory_stats()
     save_merged(str(tiny_base), adapter, "qlora", tmp_path / "merged")
     assert torch.cuda.max_memory_allocated() < 2**24  # one layer at a time
-    assert_equal(tmp_path / "merged", whole(tiny_base, adapter, "qlora"))
+    assert_equal(tmp_path / "merged", merge_whole_model(tiny_base, adapter, "qlora"))

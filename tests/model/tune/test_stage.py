@@ -15,7 +15,7 @@ from llmops.frame.errors import TrainingError
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob
-from tests.model.made import examples
+from tests.model.samples import make_tokens
 
 HALVING = Tune(search="tpe", trials=9, steps=8, halving=2, rung=2)
 REAL = Tune(search="tpe", trials=6, steps=4, halving=2, rung=1, validation_items=4)
@@ -24,9 +24,9 @@ REAL = Tune(search="tpe", trials=6, steps=4, halving=2, rung=1, validation_items
 @pytest.fixture(autouse=True)
 def data(monkeypatch: pytest.MonkeyPatch, base: str) -> Iterator[None]:
     """Examples without a feature store, and a tiny model as base."""
-    splits = {"train": examples(16, 1), "validation": examples(8, 2)}
+    splits = {"train": make_tokens(16, 1), "validation": make_tokens(8, 2)}
     monkeypatch.setattr(tune, "read_offline", lambda features, split: splits[split])
-    monkeypatch.setattr(tune, "base_path", lambda select: base)
+    monkeypatch.setattr(tune, "get_base_path", lambda select: base)
     tune.draw_examples.cache_clear()
     yield
     tune.draw_examples.cache_clear()
@@ -85,12 +85,12 @@ def test_a_broken_search_goes_on(jobs: list[tuple[int, int]], tmp_path: Path, mo
         out = tmp_path / str(point)
         jobs.clear()
 
-        def die(job: TrialJob, folder: Path, *, at: int = point, **rest: Any) -> Trial:
+        def attempt_until(job: TrialJob, folder: Path, *, at: int = point, **rest: Any) -> Trial:
             if len(jobs) == at:
                 raise KeyboardInterrupt
             return attempt(job, folder, **rest)
 
-        monkeypatch.setattr(tune, "attempt_job", die)
+        monkeypatch.setattr(tune, "attempt_job", attempt_until)
         with pytest.raises(KeyboardInterrupt):
             run(HALVING, out)
         assert (out / "trials.json").exists() == (point > 0) and not (out / "best.json").exists()
@@ -101,14 +101,16 @@ def test_a_broken_search_goes_on(jobs: list[tuple[int, int]], tmp_path: Path, mo
         assert [(out / n).read_bytes() for n in names] == [(tmp_path / "whole" / n).read_bytes() for n in names]
 
 
-def test_a_failed_trial_is_told(jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_trial_is_reported(
+    jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attempt = tune.attempt_job
 
-    def fail(job: TrialJob, folder: Path, **rest: Any) -> Trial:
+    def attempt_failing(job: TrialJob, folder: Path, **rest: Any) -> Trial:
         trial = attempt(job, folder, **rest)
         return trial if trial.number else replace(job.trial, error="The loss is nan | at step 1.")
 
-    monkeypatch.setattr(tune, "attempt_job", fail)
+    monkeypatch.setattr(tune, "attempt_job", attempt_failing)
     metrics = run(HALVING, tmp_path / "one")
     assert metrics["trials"] == 9 and "gain" not in metrics  # a start that failed is beaten by anything
     assert json.loads((tmp_path / "one" / "trials.json").read_text())[0]["error"]
@@ -118,11 +120,11 @@ def test_a_failed_trial_is_told(jobs: list[tuple[int, int]], tmp_path: Path, mon
 def test_trials_train_as_train_says_and_fail_if_all_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Train, int]] = []
 
-    def spy(base: str, config: Train, found: Hyperparameters) -> Any:
+    def record_settings(base: str, config: Train, found: Hyperparameters) -> Any:
         seen.append((config, found.batch))
         raise TrainingError("no model")
 
-    monkeypatch.setattr(tune, "trainable", spy)
+    monkeypatch.setattr(tune, "load_trainable_model", record_settings)
     train = Train(method="lora", target_modules=("q_proj",), dropout=0.2, alpha=3, batch=3)
     with pytest.raises(TrainingError, match=r"All 2 trials.*no model"):
         run(HALVING.model_copy(update={"seed": 7, "trials": 2}), tmp_path, train)
@@ -148,14 +150,14 @@ def test_noise_decides_nothing(jobs: list[tuple[int, int]], tmp_path: Path, monk
     """The losses order the trials as ever, but the items disagree about who is better."""
     attempt = tune.attempt_job
 
-    def noisy(job: TrialJob, folder: Path, **more: Any) -> Trial:
+    def attempt_noisy(job: TrialJob, folder: Path, **more: Any) -> Trial:
         done = attempt(job, folder, **more)
         noise = torch.randn(8, generator=torch.Generator().manual_seed(done.number)) * 9
         return replace(done, nats=tuple((torch.tensor(done.nats) + noise - noise.mean()).tolist()))
 
     clear, config = run(HALVING, tmp_path / "clear"), HALVING
     assert clear["beyond_noise"] and clear["learning_rate"] != pytest.approx(3.16e-4, rel=1e-2)
-    monkeypatch.setattr(tune, "attempt_job", noisy)
+    monkeypatch.setattr(tune, "attempt_job", attempt_noisy)
     found = run(config, tmp_path / "noisy")
     assert not found["beyond_noise"] and found["gain"] > 0 > found["gain_low"]
     assert found["learning_rate"] == pytest.approx(3.16e-4, rel=1e-2) and found["best_loss"] == clear["best_loss"]
@@ -187,12 +189,12 @@ def test_a_whole_training_goes_on_from_a_checkpoint(tmp_path: Path, base: str, m
     settings: dict[str, Any] = {"config": EPOCHS, "train": train, "features": tmp_path, "base": base}
     whole = tune.attempt_job(job, tmp_path / "whole", **settings)
     with monkeypatch.context() as broken:
-        broken.setattr(tune, "answer_nats", lambda *_: 1 / 0)  # killed between training and judging
+        broken.setattr(tune, "compute_answer_nats", lambda *_: 1 / 0)  # killed between training and judging
         with pytest.raises(ZeroDivisionError):
             tune.attempt_job(job, tmp_path / "killed", **settings)
     last = max((tmp_path / "killed" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     began = last.stat().st_mtime_ns
     assert tune.attempt_job(job, tmp_path / "killed", **settings) == whole and last.stat().st_mtime_ns == began
-    monkeypatch.setattr(tune, "answer_nats", lambda *_: [(math.nan, 1)])
+    monkeypatch.setattr(tune, "compute_answer_nats", lambda *_: [(math.nan, 1)])
     done = tune.attempt_job(job, tmp_path / "killed", **settings)
     assert "nan" in done.error and done.losses == {}  # a trial that diverges is an error of its own

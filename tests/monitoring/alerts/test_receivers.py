@@ -12,28 +12,28 @@ import pytest
 from llmops import cli
 from llmops.config import Config, load
 from llmops.events.datasets import ALERT
-from llmops.events.shipping import drain
+from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
 from llmops.frame.errors import ConfigError, TransientError
 from llmops.monitoring.alerts.breach import Breach, build_message
 from llmops.monitoring.alerts.lifecycle import build_row
-from llmops.monitoring.alerts.receivers import Receiver, receivers_of
+from llmops.monitoring.alerts.receivers import Receiver, make_receivers
 from llmops.monitoring.alerts.threads import AlertThreads
 
 EVIL = 'über\n<!channel> @here & "\u2028'
 BREACH = Breach("spool", f"It waits, {EVIL}.", subject=EVIL, value=90.0, bound=15.0, details={"llmops.run": "r1"})
 
 
-def made(tmp_path: Path, url: str, **environ: str) -> tuple[Receiver, Mapping[str, Any]]:
+def make_receiver(tmp_path: Path, url: str, **environ: str) -> tuple[Receiver, Mapping[str, Any]]:
     config = Config(home=tmp_path, alerts={"receivers": [{"name": "mine", "url": url}]})
-    return receivers_of(config, environ)[-1], build_message(
+    return make_receivers(config, environ)[-1], build_message(
         config, build_row(BREACH, "0a", "2026-01-10T12:00:00.000Z"), "raised"
     )
 
 
 def test_a_webhook_gets_all_fields_as_json_with_an_id_that_stays(hook: Any, tmp_path: Path) -> None:
     url = hook.url.replace("http", "json") + "/hooks/${TOKEN}/{alert}?+Authorization=Bearer ${KEY}&to=a@b"
-    receiver, message = made(tmp_path, url, TOKEN="t0/p", KEY="k&y/+=")
+    receiver, message = make_receiver(tmp_path, url, TOKEN="t0/p", KEY="k&y/+=")
     for _ in range(2):
         receiver.send(message)
     (path, headers, body), again = hook.got
@@ -47,13 +47,13 @@ def test_a_webhook_gets_all_fields_as_json_with_an_id_that_stays(hook: Any, tmp_
 
 @pytest.mark.parametrize(("scheme", "field"), [("xml", b"<value>90.0</value>"), ("form", b"value=90.0")])
 def test_other_webhooks_get_all_fields_too(hook: Any, tmp_path: Path, scheme: str, field: bytes) -> None:
-    receiver, message = made(tmp_path, hook.url.replace("http", scheme))
+    receiver, message = make_receiver(tmp_path, hook.url.replace("http", scheme))
     receiver.send(message)
     assert field in hook.got[0][2] and b"0a.raised" in hook.got[0][2]
 
 
 def test_no_text_of_an_alert_calls_everybody_in_a_chat(hook: Any, tmp_path: Path) -> None:
-    receiver, message = made(tmp_path, hook.url.replace("http", "mmost") + "/token")
+    receiver, message = make_receiver(tmp_path, hook.url.replace("http", "mmost") + "/token")
     receiver.send(message)
     path, _, body = hook.got[0]
     text = json.loads(body)["text"]
@@ -70,7 +70,7 @@ def test_what_is_not_accepted_is_an_error_and_neither_this_nor_the_log_has_the_s
     monkeypatch.setattr(logging.root, "handlers", [heard])
     address = hook.url.replace("http", "json")
     environ = {"T": "s3cret/x", "HOOK": f"{address}/hooks/s3cret/x"}
-    receiver, message = made(tmp_path, url.format(address), **environ)
+    receiver, message = make_receiver(tmp_path, url.format(address), **environ)
     receiver.send(message)
     hook.says = "The requested URL /hooks/s3cret/x was not found on this server."
     for hook.status in (302, 404, 500):
@@ -92,7 +92,7 @@ def test_what_is_not_accepted_is_an_error_and_neither_this_nor_the_log_has_the_s
 def test_a_receiver_that_cannot_be_told_is_named_without_its_secret(
     tmp_path: Path, url: str, environ: dict[str, str], kind: type[Exception], words: str
 ) -> None:
-    receiver, message = made(tmp_path, url, **environ)
+    receiver, message = make_receiver(tmp_path, url, **environ)
     with pytest.raises(kind, match=words) as error:
         receiver.send(message)
     assert "s3cret" not in str(error.value)
@@ -102,7 +102,7 @@ def test_a_receiver_that_cannot_work_is_logged_at_the_start(tmp_path: Path, capl
     receivers = [{"name": "typo", "url": "mailtoo://x"}, {"name": "good", "url": "json://x"}]
     watch = AlertThreads(Config(home=tmp_path, alerts={"receivers": receivers}))
     watch.stop()
-    watch._judge()
+    watch._check()
     assert [record.levelname for record in caplog.records if "receiver" in record.getMessage()] == ["ERROR"]
     assert "the URL of the receiver typo" in caplog.text
 
@@ -116,7 +116,7 @@ def test_mail_by_starttls_with_a_password(
 ) -> None:
     box, people = smtp(True), "from=bot@example.com&to=a@example.com,b@example.com&format=text"
     url = f"mailtos://bot:${{SMTP_PASSWORD}}@127.0.0.1:{free_port}/?user=bot&{people}"
-    receiver, message = made(tmp_path, url, SMTP_PASSWORD="s3cret @/")
+    receiver, message = make_receiver(tmp_path, url, SMTP_PASSWORD="s3cret @/")
     with pytest.raises(TransientError, match="certificate"):  # of an authority that nobody knows
         receiver.send(message)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
@@ -127,7 +127,7 @@ def test_mail_by_starttls_with_a_password(
     assert "warning: spool" in first["Subject"]
     text = first.get_content()
     assert "value: 90.0" in text and "What to do: docs/runbook.md#spool" in text and "id: 0a.raised" in text
-    wrong, _ = made(tmp_path, url, SMTP_PASSWORD="wr0ng")
+    wrong, _ = make_receiver(tmp_path, url, SMTP_PASSWORD="wr0ng")
     with pytest.raises(TransientError) as error:
         wrong.send(message)
     assert "wr0ng" not in str(error.value)
@@ -135,10 +135,10 @@ def test_mail_by_starttls_with_a_password(
 
 def test_mail_without_tls_where_a_server_refuses(smtp: Callable[[bool], Any], free_port: int, tmp_path: Path) -> None:
     box, where = smtp(False), f"127.0.0.1:{free_port}/?from=bot@example.com&to=a@example.com"
-    receiver, message = made(tmp_path, f"mailto://{where}&mode=insecure")
+    receiver, message = make_receiver(tmp_path, f"mailto://{where}&mode=insecure")
     receiver.send(message)
     assert len(box.got) == 1
-    strict, _ = made(tmp_path, f"mailtos://{where}")
+    strict, _ = make_receiver(tmp_path, f"mailtos://{where}")
     with pytest.raises(TransientError, match="STARTTLS"):  # nothing goes out in the clear unless that is asked for
         strict.send(message)
     box.refuse = "452 mailbox full"
@@ -175,5 +175,5 @@ def test_the_command_tells_every_receiver_and_says_what_happened(
     assert fields["good"] == fields["log"] == fields["event"] == "" and "Connection error" in fields["away"]
     assert json.loads(hook.got[0][2])["state"] == "test"
     config = load()
-    drain(config.events, config.monitoring)
+    drain_spool(config.events, config.monitoring)
     assert [event["llmops.alert.state"] for event in LocalStore(config.events).find(ALERT)] == ["test"]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from llmops.monitoring.decay.slope import LEAST_DAYS, slope_of
+from llmops.monitoring.decay.slope import MIN_DAYS, estimate_slope
 
 
 def test_few_days_have_no_slope_and_the_same_number_has_none_either():
-    assert slope_of(range(LEAST_DAYS - 1), [1.0] * (LEAST_DAYS - 1)) is None
-    assert slope_of(range(90), [0.4] * 90) == (0.0, 0.0, 0.0)
-    assert slope_of([-9, -8, -7, -6, -5, -4, -3, -2, -1, 0], [0.4] * 9 + [0.3]).high >= 0  # one day is no trend
+    assert estimate_slope(range(MIN_DAYS - 1), [1.0] * (MIN_DAYS - 1)) is None
+    assert estimate_slope(range(90), [0.4] * 90) == (0.0, 0.0, 0.0)
+    assert estimate_slope([-9, -8, -7, -6, -5, -4, -3, -2, -1, 0], [0.4] * 9 + [0.3]).high >= 0  # one day is no trend
 
 
 def test_a_fall_is_found_though_days_are_missing_and_odd():
@@ -17,7 +17,7 @@ def test_a_fall_is_found_though_days_are_missing_and_odd():
     days = sorted(rng.permutation(90)[:60].tolist())
     values = [0.6 - 0.002 * day + rng.normal(0, 0.02) for day in days]
     values[5] = 0.0
-    found = slope_of(days, values)
+    found = estimate_slope(days, values)
     assert found.low < -0.002 < found.high < 0 and found.value == pytest.approx(-0.002, rel=0.3)
 
 
@@ -29,6 +29,6 @@ def test_noise_seldom_falls(correlation, most):
         values = [0.0]
         for step in rng.normal(size=89):
             values.append(correlation * values[-1] + step)
-        found = slope_of(range(90), values)
+        found = estimate_slope(range(90), values)
         wrong += found.high < 0 or found.low > 0
     assert wrong / 100 <= most  # without the correction 0.35 of those that resemble the day before

@@ -12,13 +12,13 @@ from llmops.config import Config
 from llmops.data.feedback import rows
 from llmops.data.feedback.rows import Review
 from llmops.events.datasets import DECAY, FEEDBACK, SERVING, TEXT
-from llmops.events.events import emit_all, timestamp
-from llmops.events.reader import reader_of
-from llmops.events.shipping import drain
+from llmops.events.events import emit_all, format_timestamp
+from llmops.events.reader import make_reader
+from llmops.events.shipping import drain_spool
 from llmops.frame.records import write_table
 from llmops.monitoring.decay.items import read_fixed_items, read_fresh_items
-from llmops.monitoring.decay.measure import Measurement, measure
-from llmops.monitoring.decay.watch import LEAST_FRESH, watch_decay
+from llmops.monitoring.decay.measurement import Measurement, measure_version
+from llmops.monitoring.decay.watch import MIN_FRESH_ITEMS, watch_decay
 from llmops.release.registry.aliases import AliasChange, move
 from llmops.release.registry.registry import registry_of
 from llmops.state.database import database_of
@@ -54,14 +54,14 @@ def config(tmp_path):
 def figures(monkeypatch):
     values = {"token_f1": 0.5, "perplexity": 9.0}
     monkeypatch.setattr(
-        "llmops.monitoring.decay.watch.measure",
+        "llmops.monitoring.decay.watch.measure_version",
         lambda config, version, items: {name: Measurement(v, v - 0.1, v + 0.1) for name, v in values.items()},
     )
     return values
 
 
 def ship(config):
-    drain(config.events, config.monitoring)
+    drain_spool(config.events, config.monitoring)
 
 
 def watch(config, day):
@@ -80,7 +80,7 @@ def test_a_champion_that_gets_worse_decays_and_one_that_is_the_same_does_not(con
     assert (same["slope"], same["slope_low"], same["slope_high"]) == (0, 0, 0)
     assert worse["slope"] == pytest.approx(-0.005) and worse["slope_high"] < 0
     watch(config, DAY + timedelta(days=10, hours=3))  # the same day again
-    events = list(reader_of(config).find(DECAY))
+    events = list(make_reader(config).find(DECAY))
     assert len(events) == 22 and {e["llmops.model.version"] for e in events} == {"v1"}
     last = [e for e in events if e["llmops.decay.metric"] == "token_f1"][-1]
     assert last["llmops.decay.decayed"] and "decays" in last["message"] and last["llmops.decay.items"] == 3
@@ -100,7 +100,7 @@ def test_perplexity_that_rises_decays_and_other_items_are_another_series(config,
 
 def test_what_users_say_and_get(config, figures):
     def at(hours=0.0, **more):
-        return {"@timestamp": timestamp(DAY + timedelta(hours=hours)), **more}
+        return {"@timestamp": format_timestamp(DAY + timedelta(hours=hours)), **more}
 
     version = "llmops.model.version"
     asked = [at(n / 60, **{version: "v1", "http.request.id": f"r{n}"}) for n in range(10)]
@@ -120,7 +120,7 @@ def test_what_users_say_and_get(config, figures):
 
 def test_fresh_items_are_corrections_that_were_accepted_since_the_champion_was_made(config, figures):
     def correction(n, days=1, state="accepted", kind="correction", **texts):
-        moment = timestamp(DAY + timedelta(days=days, minutes=n))
+        moment = format_timestamp(DAY + timedelta(days=days, minutes=n))
         content = {"question": f"Q{n}", "correction": f"A{n}", **texts}
         who = {"key": "k", "role": "user", "by": "a reviewer"}
         return Review(id=f"{n}-{state}", kind=kind, time=moment, state=state, decided=moment, **who, **content)
@@ -129,38 +129,38 @@ def test_fresh_items_are_corrections_that_were_accepted_since_the_champion_was_m
         with database_of(config).change() as connection:
             rows.add(connection, found)
 
-    decided(*(correction(n) for n in range(LEAST_FRESH - 1)))
+    decided(*(correction(n) for n in range(MIN_FRESH_ITEMS - 1)))
     decided(correction(50, state="refused"), correction(51, kind="answer"), correction(52, days=-1))
-    assert [item.question for item in read_fresh_items(config)] == [f"Q{n}" for n in range(LEAST_FRESH - 1)]
+    assert [item.question for item in read_fresh_items(config)] == [f"Q{n}" for n in range(MIN_FRESH_ITEMS - 1)]
     measured, _ = watch(config, DAY + timedelta(days=1))
     assert not [name for name, _ in measured if name == "fresh"]  # too few
     decided(correction(60), correction(61, question="Q0", edited="better"))
-    assert read_fresh_items(config)[-1].answer == "better" and len(read_fresh_items(config)) == LEAST_FRESH
+    assert read_fresh_items(config)[-1].answer == "better" and len(read_fresh_items(config)) == MIN_FRESH_ITEMS
     measured, _ = watch(config, DAY + timedelta(days=2))
-    assert measured["fresh", "token_f1"]["items"] == LEAST_FRESH
+    assert measured["fresh", "token_f1"]["items"] == MIN_FRESH_ITEMS
 
 
 def test_the_model_is_asked_once_for_the_same(config, tiny_base, monkeypatch):
-    from llmops.model.scoring import answered  # not above: it loads torch
+    from llmops.model.scoring import answers  # not above: it loads torch
 
     version = registry_of(config).champion()
     shutil.rmtree(version.servable)
     shutil.copytree(tiny_base, version.servable)
-    items, asked, real = read_fixed_items(version), [], answered.answer_test
+    items, asked, real = read_fixed_items(version), [], answers.score_answers
 
-    def answer_test(*given):
+    def score_once(*given):
         asked.append(asked[0] if asked else real(*given))
         return asked[0]
 
-    monkeypatch.setattr(answered, "answer_test", answer_test)
+    monkeypatch.setattr(answers, "score_answers", score_once)
     assert [(item.id, item.group) for item in items] == [("0", "pages"), ("1", "pages"), ("2", "shelves")]
-    found = measure(config, version, items)
+    found = measure_version(config, version, items)
     assert found.keys() == {"token_f1", "perplexity"} and found["perplexity"].value > 1000  # random weights
-    assert measure(config, version, items) == found and len(asked) == 1
+    assert measure_version(config, version, items) == found and len(asked) == 1
     (version.servable / "config.json").touch()  # somebody put something in its place
-    assert measure(config, version, items) == found and len(asked) == 2
-    monkeypatch.setattr("llmops.monitoring.decay.measure.library_version", lambda name: "99")
-    assert measure(config, version, items) == found and len(asked) == 3
+    assert measure_version(config, version, items) == found and len(asked) == 2
+    monkeypatch.setattr("llmops.monitoring.decay.measurement.library_version", lambda name: "99")
+    assert measure_version(config, version, items) == found and len(asked) == 3
 
 
 def test_the_command(config, figures, capsys, monkeypatch, tmp_path_factory):

@@ -11,7 +11,7 @@ WORDS = {
 }
 
 
-def prompts(counts: Mapping[str, int], seed: int = 0) -> list[str]:
+def make_prompts(counts: Mapping[str, int], seed: int = 0) -> list[str]:
     rng = np.random.default_rng(seed)
     return [
         f"how do I {' '.join(rng.choice(WORDS[topic].split(), 4))} please today"

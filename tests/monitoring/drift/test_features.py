@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.text.words import words_of
-from llmops.monitoring.drift.features import extract_features, is_refusal, script_of
-from llmops.monitoring.drift.lexicon import TrainingRow, lexicon_of, read_lexicon, read_training_examples
+from llmops.data.text.words import split_words
+from llmops.monitoring.drift.features import detect_script, extract_features, is_refusal
+from llmops.monitoring.drift.lexicon import TrainingRow, build_lexicon, read_lexicon, read_training_examples
 from llmops.monitoring.drift.topics import NO_TOPIC
 
 TRAINED = [
@@ -28,11 +28,13 @@ def test_a_text_is_described_without_training_data():
     [found] = extract_features(["Wie lange dauert die Lieferung nach Norwegen?"])
     assert (found.characters, found.words, found.language, found.script) == (45, 7, "de", "Latin")
     assert found.unknown_share is None and found.topics is None
-    assert set(found.fields("prompt")) == {f"llmops.prompt.{n}" for n in ("characters", "words", "language", "script")}
+    assert set(found.to_event_fields("prompt")) == {
+        f"llmops.prompt.{n}" for n in ("characters", "words", "language", "script")
+    }
 
 
 def test_words_that_training_never_had_are_counted_and_numbers_are_not():
-    lexicon = lexicon_of(TRAINED)
+    lexicon = build_lexicon(TRAINED)
     texts = ["When will my parcel arrive?", "my zebra", "17 2026-11-27", ""]
     known, half, digits, none = extract_features(texts, lexicon)
     assert known.unknown_share == 0 and half.unknown_share == 0.5
@@ -40,7 +42,7 @@ def test_words_that_training_never_had_are_counted_and_numbers_are_not():
 
 
 def test_the_nearest_topic_is_the_group_of_the_training_examples_and_of_small_groups_the_source():
-    lexicon = lexicon_of(TRAINED)
+    lexicon = build_lexicon(TRAINED)
     delivery, level, other = extract_features(
         ["when will the parcel arrive", "what is my club level", "Zebras eat grass"], lexicon
     )
@@ -50,16 +52,16 @@ def test_the_nearest_topic_is_the_group_of_the_training_examples_and_of_small_gr
     assert not any("C-17" in name for name in (*lexicon.prompt.names, *lexicon.answer.names))
     [answer] = extract_features(["Send it back within 10 days."], lexicon, "answer")
     assert answer.topics[0] == "returns"
-    [found] = extract_features(["hello world"], lexicon_of([]))
+    [found] = extract_features(["hello world"], build_lexicon([]))
     assert found.unknown_share == 1 and found.topics == (NO_TOPIC,)
 
 
 def test_scripts_and_words():
     texts = {"Привет мир": "Cyrillic", "你好世界 ok": "Han", "नमस्ते": "Devanagari", "12 + 4": "unknown"}
-    assert {text: script_of(text) for text in texts} == texts
-    assert words_of("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]  # with their marks
-    assert words_of("I’m NOT sure_about e\u0301tudes.") == ["i’m", "not", "sure", "about", "e\u0301tudes"]
-    assert len(words_of("我想退回这件商品")) > 1
+    assert {text: detect_script(text) for text in texts} == texts
+    assert split_words("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]  # with their marks
+    assert split_words("I’m NOT sure_about e\u0301tudes.") == ["i’m", "not", "sure", "about", "e\u0301tudes"]
+    assert len(split_words("我想退回这件商品")) > 1
 
 
 @pytest.mark.parametrize(
@@ -79,15 +81,15 @@ def test_refusals(answer, refusal):
 
 @given(st.text(max_size=300))
 def test_any_text_has_features_that_are_json_and_the_same_each_time(text):
-    lexicon = lexicon_of(TRAINED)
+    lexicon = build_lexicon(TRAINED)
     once, again = (extract_features([text], lexicon)[0] for _ in range(2))
     assert once == again
-    json.dumps(once.fields("answer"), allow_nan=False)
+    json.dumps(once.to_event_fields("answer"), allow_nan=False)
 
 
 def test_a_training_split_is_read_evenly(tmp_path):
     rows = [TrainingRow(f"question {n}", "yes", "", "g", "s")._asdict() for n in range(5_000)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
-    taken = [row.question for row in read_training_examples(tmp_path / "train.parquet", most=1_000)]
+    taken = [row.question for row in read_training_examples(tmp_path / "train.parquet", max_examples=1_000)]
     assert taken == [f"question {n}" for n in range(0, 5_000, 5)]
-    assert read_lexicon(tmp_path / "train.parquet").unknown_share(["question", "zebra"]) == 0.5
+    assert read_lexicon(tmp_path / "train.parquet").compute_unknown_share(["question", "zebra"]) == 0.5

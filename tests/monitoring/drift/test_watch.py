@@ -11,15 +11,15 @@ import pytest
 from llmops.cli import main
 from llmops.config import Config
 from llmops.events.datasets import DRIFT, TEXT
-from llmops.events.events import emit_all, timestamp
-from llmops.events.reader import reader_of
-from llmops.events.shipping import drain
-from llmops.frame.records import Example, content_id, write_rows
-from llmops.monitoring.alerts.conditions import check_drift
-from llmops.monitoring.alerts.traffic import Sources
+from llmops.events.events import emit_all, format_timestamp
+from llmops.events.reader import make_reader
+from llmops.events.shipping import drain_spool
+from llmops.frame.records import Example, make_content_id, write_rows
+from llmops.monitoring.alerts.checks import check_drift
+from llmops.monitoring.alerts.request_checks import CheckInputs
 from llmops.monitoring.drift.features import extract_features
 from llmops.monitoring.drift.lexicon import read_lexicon
-from llmops.monitoring.drift.reference import NoReferenceError, reference_of
+from llmops.monitoring.drift.reference import NoReferenceError, find_reference
 from llmops.monitoring.drift.watch import watch_drift
 from llmops.release.registry.aliases import AliasChange, move
 from llmops.release.registry.registry import registry_of
@@ -27,7 +27,7 @@ from llmops.state.database import database_of
 from serving.observe.drift import read_drift
 from tests.release.conftest import put_version
 
-from .sentences import WORDS, prompts
+from .sentences import WORDS, make_prompts
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -38,10 +38,10 @@ class Shop:
     def __init__(self, home, **monitoring):
         self.config = Config(home=home, monitoring={"drift_requests": 40, "drift_days": 2, **monitoring})
         self.train = self.config.artifacts / "annotate" / "abc" / "train.parquet"
-        texts = [(topic, text) for topic in WORDS for text in dict.fromkeys(prompts({topic: 60}, 9))]
+        texts = [(topic, text) for topic in WORDS for text in dict.fromkeys(make_prompts({topic: 60}, 9))]
         rows = [
             Example(
-                id=content_id("", text), question=text, answer=f"Look at the page on {topic}.", group=topic,
+                id=make_content_id("", text), question=text, answer=f"Look at the page on {topic}.", group=topic,
                 split="train", source="faq", location="f", position=f"row {n}",
             )
             for n, (topic, text) in enumerate(texts)
@@ -55,18 +55,22 @@ class Shop:
 
     def ask(self, day, counts, keep=False, seed=0, version="v1"):
         """The events that serving emits of these prompts, spread over a day."""
-        texts = prompts(counts, seed)
+        texts = make_prompts(counts, seed)
         events = []
         for n, (text, found) in enumerate(zip(texts, extract_features(texts, self.lexicon), strict=True)):
-            fields = {"http.request.id": f"{day:%d}-{n}", "llmops.model.version": version, **found.fields("prompt")}
-            fields |= extract_features(["Look at it."], self.lexicon, "answer")[0].fields("answer")
-            fields |= {"llmops.answer.refusal": False, "@timestamp": timestamp(day + timedelta(minutes=n))}
+            fields = {
+                "http.request.id": f"{day:%d}-{n}",
+                "llmops.model.version": version,
+                **found.to_event_fields("prompt"),
+            }
+            fields |= extract_features(["Look at it."], self.lexicon, "answer")[0].to_event_fields("answer")
+            fields |= {"llmops.answer.refusal": False, "@timestamp": format_timestamp(day + timedelta(minutes=n))}
             events.append(fields | ({"llmops.prompt.text": text} if keep else {}))
         emit_all(self.config.events, TEXT, events)
         self.ship()
 
     def ship(self):
-        drain(self.config.events, self.config.monitoring)
+        drain_spool(self.config.events, self.config.monitoring)
 
     def watch(self, day, **options):
         found = watch_drift(self.config, day + timedelta(days=1, minutes=5), **options)
@@ -74,10 +78,10 @@ class Shop:
         return found
 
     def events(self):
-        return list(reader_of(self.config).find(DRIFT))
+        return list(make_reader(self.config).find(DRIFT))
 
     def reference(self, day, *kind):
-        return reference_of(self.config, reader_of(self.config), registry_of(self.config).champion(), day, *kind)
+        return find_reference(self.config, make_reader(self.config), registry_of(self.config).champion(), day, *kind)
 
 
 @pytest.fixture
@@ -89,19 +93,19 @@ USUAL = {"card": 25, "cash": 25, "login": 25}
 OTHER = {"card": 75}
 
 
-def days(count, start=0):
+def make_days(count, start=0):
     return [DAY + timedelta(days=start + n) for n in range(count)]
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
-    for n, day in enumerate(days(3)):
+    for n, day in enumerate(make_days(3)):
         shop.ask(day, USUAL, keep, seed=n)
-    usual = shop.watch(days(3)[2])
+    usual = shop.watch(make_days(3)[2])
     assert (usual["state"], usual["reference"], usual["requests"], usual["drift"]) == ("judged", "served", 75, [])
-    for n, day in enumerate(days(2, 3)):
+    for n, day in enumerate(make_days(2, 3)):
         shop.ask(day, OTHER, keep, seed=5 + n)
-    first, second = (shop.watch(day) for day in days(2, 3))
+    first, second = (shop.watch(day) for day in make_days(2, 3))
     assert first["drift"] == [] and {one["windows"] for one in first["comparisons"]} <= {0, 1}
     drifted = {one["feature"]: one for one in second["drift"]}
     assert {"topics", "texts" if keep else "features"} <= drifted.keys()
@@ -109,14 +113,14 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     # the events say the same, and so do the page, the alert and the command
     last = [e for e in shop.events() if e["llmops.drift.since"] == second["since"]]
     assert len(last) == len(second["comparisons"]) and {e["llmops.drift.reference"] for e in last} == {"served"}
-    page = read_drift(reader_of(shop.config), shop.config.alerts.drift_windows, days(1, 6)[0])
+    page = read_drift(make_reader(shop.config), shop.config.alerts.drift_windows, make_days(1, 6)[0])
     assert page["window"]["since"] == second["since"] and page["comparisons"][0]["windows"] == 2
     assert {one["name"] for one in page["topics"]} >= {"card", "login"}
     assert bool(page["examples"]) == keep and page["nearest"]
     assert [line["drift"] > 0 for line in page["windows"]] == [False, False, True]
     json.dumps(page)
     soon = datetime.now(UTC) + timedelta(minutes=1)
-    [alert] = check_drift(Sources(shop.config, reader_of(shop.config)), soon)
+    [alert] = check_drift(CheckInputs(shop.config, make_reader(shop.config)), soon)
     assert alert.subject == "v1" and "topics of the prompt" in alert.message
     for name, value in {"HOME": str(shop.config.home), "MONITORING__DRIFT_REQUESTS": "40"}.items():
         monkeypatch.setenv(f"LLMOPS_{name}", value)
@@ -127,20 +131,24 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     assert main(["drift", "--until", "2026-03-06"]) == 0
     assert "differs" in (output := capsys.readouterr().out) and "DRIFT" not in output
     three = Config(home=shop.config.home, monitoring=shop.config.monitoring, alerts={"drift_windows": 3})
-    assert watch_drift(three, days(1, 5)[0])["drift"] == check_drift(Sources(three, reader_of(three)), soon) == []
-    assert not any(line["drift"] for line in read_drift(reader_of(three), 3, days(1, 6)[0])["windows"])
+    assert (
+        watch_drift(three, make_days(1, 5)[0])["drift"]
+        == check_drift(CheckInputs(three, make_reader(three)), soon)
+        == []
+    )
+    assert not any(line["drift"] for line in read_drift(make_reader(three), 3, make_days(1, 6)[0])["windows"])
 
 
 def test_a_window_is_judged_once_and_few_requests_are_passed_over(shop):
-    for day, counts in zip(days(5), (USUAL, USUAL, OTHER, {"card": 5}, OTHER), strict=True):
+    for day, counts in zip(make_days(5), (USUAL, USUAL, OTHER, {"card": 5}, OTHER), strict=True):
         shop.ask(day, counts)
-    first = shop.watch(days(1, 2)[0])
+    first = shop.watch(make_days(1, 2)[0])
     before = shop.events()
-    assert shop.watch(days(1, 2)[0])["comparisons"] == first["comparisons"] and shop.events() == before
-    few = shop.watch(days(1, 3)[0])
+    assert shop.watch(make_days(1, 2)[0])["comparisons"] == first["comparisons"] and shop.events() == before
+    few = shop.watch(make_days(1, 3)[0])
     assert few["state"] == "too few" and few["requests"] == 5 and "comparisons" not in few and shop.events() == before
-    assert {one["feature"] for one in shop.watch(days(1, 4)[0])["drift"]} >= {"topics"}
-    assert shop.watch(days(1, 5)[0])["state"] == "too few"  # none at all
+    assert {one["feature"] for one in shop.watch(make_days(1, 4)[0])["drift"]} >= {"topics"}
+    assert shop.watch(make_days(1, 5)[0])["state"] == "too few"  # none at all
 
 
 def test_until_the_first_days_are_over_it_is_the_training_data_and_without_it_nothing_is_judged(shop, tmp_path):
@@ -151,7 +159,9 @@ def test_until_the_first_days_are_over_it_is_the_training_data_and_without_it_no
     with pytest.raises(NoReferenceError):
         shop.reference(DAY, "training")
     with pytest.raises(NoReferenceError, match="nothing was trained"):
-        reference_of(shop.config, reader_of(shop.config), replace(registry_of(shop.config).champion(), dataset=""), DAY)
+        find_reference(
+            shop.config, make_reader(shop.config), replace(registry_of(shop.config).champion(), dataset=""), DAY
+        )
     (tmp_path / "away").rename(shop.train)
     found = shop.watch(DAY)
     assert (found["state"], found["reference"]) == ("judged", "training")
@@ -162,14 +172,14 @@ def test_until_the_first_days_are_over_it_is_the_training_data_and_without_it_no
 
 
 def test_a_reference_outlives_its_events_and_another_version_is_none(shop):
-    for day in days(3):
+    for day in make_days(3):
         shop.ask(day, USUAL)
-    kept = shop.reference(days(1, 2)[0])
+    kept = shop.reference(make_days(1, 2)[0])
     (shop.config.events / "store.db").unlink()
-    shop.ask(days(1, 2)[0], USUAL, version="v2")
-    reread = shop.reference(days(1, 2)[0])
+    shop.ask(make_days(1, 2)[0], USUAL, version="v2")
+    reread = shop.reference(make_days(1, 2)[0])
     assert (reread.name, reread.sample.columns, reread.until) == (kept.name, kept.sample.columns, kept.until)
-    assert shop.watch(days(1, 2)[0])["state"] == "too few"  # what v2 was asked is not counted
+    assert shop.watch(make_days(1, 2)[0])["state"] == "too few"  # what v2 was asked is not counted
 
 
 def test_when_the_first_events_are_removed_the_next_ones_are_not_the_first_days(shop):
@@ -178,7 +188,7 @@ def test_when_the_first_events_are_removed_the_next_ones_are_not_the_first_days(
         shop.ask(DAY + timedelta(days=n), {"card": 40, "cash": 40, "login": 40}, seed=n)
     assert shop.watch(DAY + timedelta(days=1))["reference"] == "training"  # the first days are not over
     with closing(sqlite3.connect(shop.config.events / "store.db")) as db, db:
-        db.execute("DELETE FROM events WHERE time < ?", (timestamp(DAY + timedelta(days=1, minutes=30)),))
+        db.execute("DELETE FROM events WHERE time < ?", (format_timestamp(DAY + timedelta(days=1, minutes=30)),))
     assert shop.watch(DAY + timedelta(days=5))["reference"] == "served"
     assert shop.reference(DAY + timedelta(days=9)).until == DAY + timedelta(days=2)
 
@@ -186,5 +196,5 @@ def test_when_the_first_events_are_removed_the_next_ones_are_not_the_first_days(
 def test_without_a_champion_nothing_is_judged(tmp_path):
     empty = Config(home=tmp_path)
     assert watch_drift(empty)["state"] == "no champion"
-    page = read_drift(reader_of(empty), 2)
+    page = read_drift(make_reader(empty), 2)
     assert page["window"] is None and page["windows"] == []

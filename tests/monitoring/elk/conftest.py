@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from llmops.config import Monitoring
-from llmops.monitoring.elk.setup import PASSAGES, READER, SEARCH, WRITER
+from llmops.monitoring.elk.setup import PASSAGES_USER, READER_USER, SEARCH_USER, WRITER_USER
 from tests.clock import wait_until
 from tests.conftest import find_free_port, shared
 
 ADMIN = {"ELASTIC_USERNAME": "boss", "ELASTIC_PASSWORD": "secret-boss"}
-WRITES, READS = (WRITER, "secret-writer"), (READER, "secret-reader")
-LOADS, SEARCHES = (PASSAGES, "secret-loader"), (SEARCH, "secret-search")
+WRITES, READS = (WRITER_USER, "secret-writer"), (READER_USER, "secret-reader")
+LOADS, SEARCHES = (PASSAGES_USER, "secret-loader"), (SEARCH_USER, "secret-search")
 
 
 @pytest.fixture(scope="module")

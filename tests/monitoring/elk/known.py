@@ -3,8 +3,8 @@
 from typing import Any
 
 from llmops.events import datasets as of
-from llmops.events.events import build
-from llmops.events.fields import FIELDS, field_names
+from llmops.events.events import build_event
+from llmops.events.fields import FIELDS, list_field_names
 
 DAY = "2026-03-02"
 VALUES: dict[str, Any] = {
@@ -37,13 +37,13 @@ OWN: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def known() -> list[dict[str, Any]]:
+def make_known_events() -> list[dict[str, Any]]:
     """Return all of them, as they are emitted, with ids that tell them apart."""
     types = {field.name: field.type for field in FIELDS}
     events = []
     for dataset in of.DATASETS:
-        values = {name: VALUES[types[name]] for name in sorted(field_names(dataset))}
+        values = {name: VALUES[types[name]] for name in sorted(list_field_names(dataset))}
         for n, own in enumerate(OWN.get(dataset, [{}])):
             fields = values | own | {"event.id": f"{dataset}-{n}"}
-            events.append(build(dataset, {name: value for name, value in fields.items() if value is not None}))
+            events.append(build_event(dataset, {name: value for name, value in fields.items() if value is not None}))
     return events

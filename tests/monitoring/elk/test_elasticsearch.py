@@ -13,23 +13,23 @@ from elasticsearch import Elasticsearch, helpers
 
 from llmops import cli
 from llmops.config import Monitoring, SearchServer, load
-from llmops.data.retrieval import elasticsearch
+from llmops.data.retrieval import elasticsearch_store
 from llmops.data.retrieval.search import open_index
 from llmops.events.datasets import DATASETS, SERVING, TEXT
-from llmops.events.events import emit, timestamp
+from llmops.events.events import emit, format_timestamp
 from llmops.events.fields import FIELDS
-from llmops.events.reader import reader_of
-from llmops.events.shipping import drain
+from llmops.events.reader import make_reader
+from llmops.events.shipping import drain_spool
 from llmops.frame.errors import ConfigError
-from llmops.monitoring.alerts.judge import build_report
-from llmops.monitoring.drift.sample import sample_from_events
+from llmops.monitoring.alerts.rule_checker import build_alert_report
+from llmops.monitoring.drift.sample import read_event_sample
 from llmops.monitoring.elk import setup
 from llmops.monitoring.elk.setup import STREAMS
 from serving.observe.dashboard import read_dashboard
-from tests.serving.test_grounding import indexed
+from tests.serving.test_grounding import make_index
 
 from .conftest import ADMIN, LOADS, READS, SEARCHES, WRITES
-from .known import DAY, known
+from .known import DAY, make_known_events
 from .test_files import LONGEST
 
 Ask = Callable[..., Any]
@@ -59,7 +59,7 @@ INDEXED = {field.name: field.type for field in FIELDS if field.type != "object"}
 
 
 def test_what_is_made_is_said_and_what_the_server_lacks_is_said_too(config: Monitoring, ask: Ask) -> None:
-    steps = {one.step: one for one in setup.setup(config, ADMIN)}
+    steps = {one.step: one for one in setup.run_setup(config, ADMIN)}
     assert {steps[name].outcome for name in [*TEMPLATES, "mapping of existing data streams"]} == {"done"}
     retention = steps["retention of data streams"]
     assert retention.outcome == "cannot" and "no lifecycle" in retention.reason
@@ -67,12 +67,12 @@ def test_what_is_made_is_said_and_what_the_server_lacks_is_said_too(config: Moni
     ask("PUT", "/_index_template/llmops-events", template | {"priority": template["priority"] + 7})
     longer = config.model_copy(update={"elasticsearch_days": 365})
     for settings, days in ((longer, "365d"), (config, "90d")):
-        list(setup.setup(settings, ADMIN))
+        list(setup.run_setup(settings, ADMIN))
         found = ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"]
         assert found["priority"] == template["priority"] and found["template"]["lifecycle"]["data_retention"] == days
     newer = found | {"version": found["version"] + 1, "priority": 7}
     ask("PUT", "/_index_template/llmops-events", newer)
-    assert {one.step: one.outcome for one in setup.setup(config, ADMIN)}[TEMPLATES[0]] == "newer"
+    assert {one.step: one.outcome for one in setup.run_setup(config, ADMIN)}[TEMPLATES[0]] == "newer"
     assert ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"] == newer
     ask("PUT", "/_index_template/llmops-events", template)
 
@@ -83,9 +83,9 @@ def test_the_command_says_each_thing_and_how_it_went(
     monkeypatch.setenv("LLMOPS_MONITORING__ELASTICSEARCH_URL", secured_server)
     for name, value in ADMIN.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["elk", "setup"]) == setup.INCOMPLETE  # this server has its roles from a file, and none by API
+    assert cli.main(["elk", "setup"]) == setup.EXIT_INCOMPLETE  # this server has its roles from a file, and none by API
     assert "done       index template llmops-events\n" in capsys.readouterr().out
-    assert cli.main(["elk", "setup", "--json"]) == setup.INCOMPLETE
+    assert cli.main(["elk", "setup", "--json"]) == setup.EXIT_INCOMPLETE
     assert {"thing": TEMPLATES[0], "what": "done", "why": ""} in json.loads(capsys.readouterr().out)
     monkeypatch.setenv("ELASTIC_PASSWORD", "wrong!")
     assert cli.main(["elk", "setup"]) == 1 and "ELASTIC_PASSWORD" in capsys.readouterr().err
@@ -95,13 +95,13 @@ def test_the_command_says_each_thing_and_how_it_went(
 
 def test_without_a_server_it_is_said_what_to_set() -> None:
     with pytest.raises(ConfigError, match="elasticsearch_url"):
-        list(setup.setup(Monitoring(), {}))
+        list(setup.run_setup(Monitoring(), {}))
 
 
 # --- events
 
 
-def bulk(server: str, user: tuple[str, str], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def send_bulk(server: str, user: tuple[str, str], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adds events as that user, and gives what the server says of each."""
     client = Elasticsearch(server, basic_auth=user, request_timeout=60)
     actions = [
@@ -115,9 +115,9 @@ def bulk(server: str, user: tuple[str, str], events: list[dict[str, Any]]) -> li
 def filled(secured_server: str, ask: Ask) -> Ask:
     """The server with the known events, which its writer has added, twice."""
     config = Monitoring(elasticsearch_url=secured_server)
-    list(setup.setup(config, ADMIN))
-    assert {one["status"] for one in bulk(secured_server, WRITES, known())} == {201}
-    assert {one["status"] for one in bulk(secured_server, WRITES, known())} == {409}
+    list(setup.run_setup(config, ADMIN))
+    assert {one["status"] for one in send_bulk(secured_server, WRITES, make_known_events())} == {201}
+    assert {one["status"] for one in send_bulk(secured_server, WRITES, make_known_events())} == {409}
     ask("POST", f"/{STREAMS}/_refresh")
     return ask
 
@@ -133,7 +133,7 @@ def test_fields_have_the_types_of_the_registry_in_every_stream_and_nothing_else_
 
 def test_every_value_of_every_event_is_kept_and_found(filled: Ask) -> None:
     """Objects are kept and not searched; a keyword that is longer than Lucene takes is kept, and said to be ignored."""
-    for event in known():
+    for event in make_known_events():
         stream = f"logs-{event['event.dataset']}-default"
         wanted = [{"term": {"event.id": event["event.id"]}}]
         for name, value in event.items():
@@ -152,7 +152,7 @@ def test_every_value_of_every_event_is_kept_and_found(filled: Ask) -> None:
 def test_a_field_that_only_a_newer_writer_knows_loses_no_event(secured_server: str, filled: Ask) -> None:
     event = {"@timestamp": f"{DAY}T00:00:00Z", "event.dataset": "llmops.sink", "event.id": "new"}
     event |= {"llmops.new": {"a": 1}}
-    (stored,) = bulk(secured_server, WRITES, [event])
+    (stored,) = send_bulk(secured_server, WRITES, [event])
     path = f"/{stored['_index']}/_doc/new"
     assert stored["status"] == 201 and filled("GET", path)["_source"] == event
     filled("DELETE", f"{path}?refresh=true")
@@ -180,7 +180,7 @@ def test_a_writer_adds_and_cannot_read_and_a_reader_reads_and_cannot_write(secur
     assert status(READS, "PUT", f"{stream}/_mapping", {"properties": {"a": {"type": "long"}}}) == 403
     assert status(READS, "POST", "/.security-7/_search") in (403, 404)
     found = httpx.post(f"{secured_server}/*/_search", json={"size": 0}, auth=READS).json()
-    assert found["hits"]["total"]["value"] == len(known())
+    assert found["hits"]["total"]["value"] == len(make_known_events())
 
 
 def test_passages_are_loaded_by_one_user_and_searched_by_another(
@@ -191,14 +191,14 @@ def test_passages_are_loaded_by_one_user_and_searched_by_another(
             monkeypatch.setenv(f"ELASTICSEARCH_{part}USER", name)
             monkeypatch.setenv(f"ELASTICSEARCH_{part}PASSWORD", password)
 
-    server, folder = SearchServer(secured_server, "llmops-passages-roles"), indexed(tmp_path, "A kettle.")
+    server, folder = SearchServer(secured_server, "llmops-passages-roles"), make_index(tmp_path, "A kettle.")
     for loader in (READS, WRITES, SEARCHES, (LOADS[0], "wrong!")):
         become(loader, SEARCHES)
         with pytest.raises(ConfigError, match="llmops_passages") as error:
-            elasticsearch.load(server, "ours", folder)
+            elasticsearch_store.load_index(server, "ours", folder)
         assert "secret" not in str(error.value) and "wrong!" not in str(error.value)
     become(LOADS, SEARCHES)
-    elasticsearch.load(server, "ours", folder)
+    elasticsearch_store.load_index(server, "ours", folder)
     with open_index(folder, server=server) as index:
         assert [hit.passage.text for hit in index.search("kettle")] == ["A kettle."]
     for reader in (WRITES, READS):
@@ -208,17 +208,17 @@ def test_passages_are_loaded_by_one_user_and_searched_by_another(
     for user in (LOADS, SEARCHES):
         assert httpx.get(f"{secured_server}/logs-llmops.sink-default/_search", auth=user).status_code == 403
     assert httpx.delete(f"{secured_server}/llmops-passages-roles-*", auth=SEARCHES).status_code == 403
-    assert elasticsearch.is_served(server, "ours", folder)
-    elasticsearch.keep_only(server, ["ours"], None)
+    assert elasticsearch_store.is_up_to_date(server, "ours", folder)
+    elasticsearch_store.delete_other_indices(server, ["ours"], None)
 
 
 # --- panels
 
 
-def panels() -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
+def list_panels() -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
     """Return title, query and columns of each panel of Lens, from the compiled objects."""
     found = []
-    for saved in setup.saved_objects():
+    for saved in setup.read_saved_objects():
         for panel in json.loads(saved["attributes"]["panelsJSON"]) if saved["type"] == "dashboard" else []:
             chart = panel["embeddableConfig"]["attributes"]
             assert [view["id"] for view in chart["references"]] == ["llmops-events"] and chart["state"]["filters"] == []
@@ -229,10 +229,10 @@ def panels() -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
 
 
 def test_panels_are_of_fields_that_can_be_counted() -> None:
-    (view,) = [saved for saved in setup.saved_objects() if saved["type"] == "index-pattern"]
+    (view,) = [saved for saved in setup.read_saved_objects() if saved["type"] == "index-pattern"]
     assert (view["id"], view["attributes"]["title"]) == ("llmops-events", STREAMS)
     assert json.loads(view["attributes"]["fieldFormatMap"]).keys() <= INDEXED.keys()
-    for title, _, columns in panels():
+    for title, _, columns in list_panels():
         for column in columns:
             kind = INDEXED.get(column.get("sourceField", ""), "")
             assert kind in COUNTABLE.get(column["operationType"], NUMBERS), (title, column)
@@ -250,7 +250,7 @@ def test_what_happens_is_summed_and_a_state_shows_its_highest_value_as_the_yaml_
     }
     compiled = {
         (title, column["sourceField"], column["operationType"])
-        for title, _, columns in panels()
+        for title, _, columns in list_panels()
         for column in columns
         if column.get("sourceField") in INDEXED
         and column["operationType"] not in ("terms", "date_histogram", "filters")
@@ -262,7 +262,7 @@ def test_what_happens_is_summed_and_a_state_shows_its_highest_value_as_the_yaml_
 
 
 def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
-    for title, query, columns in panels():
+    for title, query, columns in list_panels():
         filters = [query_filter["input"] for column in columns for query_filter in column["params"].get("filters", [])]
         assert {query_filter["language"] for query_filter in [query, *filters] if query_filter["query"]} <= {"lucene"}
         wanted = [query_filter["query"] for query_filter in filters]
@@ -277,15 +277,15 @@ def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
 
 
 def test_streams_that_exist_get_new_fields(config: Monitoring, filled: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    newer = setup.read_yaml(setup.FIELDS)
+    newer = setup.read_yaml(setup.FIELDS_TEMPLATE)
     newer["version"] += 1
     mappings = newer["template"]["mappings"]
     mappings["_meta"]["version"] += 1
     mappings["properties"] |= {"llmops.new": {"type": "long"}, "llmops.sink.name": {"type": "text"}}
     read = setup.read_yaml
-    monkeypatch.setattr(setup, "read_yaml", lambda file: newer if file == setup.FIELDS else read(file))
+    monkeypatch.setattr(setup, "read_yaml", lambda file: newer if file == setup.FIELDS_TEMPLATE else read(file))
     for _ in range(2):
-        list(setup.setup(config, ADMIN))
+        list(setup.run_setup(config, ADMIN))
         (drift,) = filled("GET", "/_resolve/index/logs-llmops.drift-default")["data_streams"]
         assert len(drift["backing_indices"]) == 2
     fields = filled("GET", "/logs-llmops.drift-default/_field_caps?fields=llmops.new,llmops.sink.name")["fields"]
@@ -295,7 +295,7 @@ def test_streams_that_exist_get_new_fields(config: Monitoring, filled: Ask, monk
 # --- what several processes with homes of their own read
 
 
-def configured(platform: str) -> str:
+def make_config(platform: str) -> str:
     """Return the sinks, as JSON, that the pods have, or what ships events with compose."""
     if platform == "kubernetes":
         lines = (ROOT / "docker" / "kubernetes" / "base" / "serving.env").read_text().splitlines()
@@ -310,7 +310,7 @@ def test_every_pod_reads_what_all_of_them_sent(
 ) -> None:
     for hit in filled("POST", f"/{STREAMS}/_search", {"size": 1000, "_source": False})["hits"]["hits"]:
         filled("DELETE", f"/{hit['_index']}/_doc/{hit['_id']}")  # what other tests need and a dashboard cannot show
-    sinks = configured(place)
+    sinks = make_config(place)
     logins = dict(zip(("ELASTICSEARCH_USER", "ELASTICSEARCH_PASSWORD"), WRITES, strict=True))
     logins |= dict(zip(("ELASTICSEARCH_READER_USER", "ELASTICSEARCH_READER_PASSWORD"), READS, strict=True))
     for name, value in logins.items():  # as compose hands them on
@@ -319,14 +319,14 @@ def test_every_pod_reads_what_all_of_them_sent(
     pods = [load(environ={**settings, "LLMOPS_HOME": str(tmp_path / name)}) for name in ("one", "other")]
     first = datetime(2026, 4 if place == "compose" else 5, 1, tzinfo=UTC)
     for n, pod in enumerate(pods):
-        fields = {"@timestamp": timestamp(first + timedelta(minutes=n)), "llmops.model.version": f"v{n}"}
+        fields = {"@timestamp": format_timestamp(first + timedelta(minutes=n)), "llmops.model.version": f"v{n}"}
         emit(pod.events, SERVING, {**fields, "http.response.status_code": 200, "event.duration": 10**6})
         emit(pod.events, TEXT, fields)
-        drain(pod.events, pod.monitoring)
+        drain_spool(pod.events, pod.monitoring)
     filled("POST", f"/{STREAMS}/_refresh")
     for pod in pods:
-        figures = read_dashboard(reader_of(pod), "1h", 2, first + timedelta(minutes=9))
+        figures = read_dashboard(make_reader(pod), "1h", 2, first + timedelta(minutes=9))
         assert (figures["totals"]["requests"], set(figures["versions"])) == (2, {"v0", "v1"})
         hour = first, first + timedelta(hours=1)
-        assert build_report(pod, *hour)["requests"] == 2
-        assert len(sample_from_events(reader_of(pod), *map(timestamp, hour))) == 2  # which drift is judged by
+        assert build_alert_report(pod, *hour)["requests"] == 2
+        assert len(read_event_sample(make_reader(pod), *map(format_timestamp, hour))) == 2  # which drift is judged by

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmops.events.fields import FIELDS
-from llmops.monitoring.elk.setup import FIELDS as NAME
+from llmops.monitoring.elk.setup import FIELDS_TEMPLATE as NAME
 from llmops.monitoring.elk.setup import read_yaml
 
 ROOT = Path(__file__).parents[3]
@@ -27,22 +27,22 @@ template:
 {fields}"""
 
 
-def fields() -> dict[str, dict[str, Any]]:
+def make_mappings() -> dict[str, dict[str, Any]]:
     more = {"keyword": {"ignore_above": LONGEST}, "object": {"enabled": False}}
     return {field.name: {"type": field.type, **more.get(field.type, {})} for field in FIELDS}
 
 
-def text(version: int) -> str:
-    lines = (f"      {json.dumps(name)}: {json.dumps(said)}\n" for name, said in fields().items())
+def make_text(version: int) -> str:
+    lines = (f"      {json.dumps(name)}: {json.dumps(said)}\n" for name, said in make_mappings().items())
     return TEXT.format(version=version, fields="".join(lines))
 
 
 def test_the_template_of_fields_is_made_of_the_registry() -> None:
     kept = read_yaml(NAME)
-    assert (ROOT / "llmops" / "monitoring" / "elk" / f"{NAME}.yaml").read_text() == text(kept["version"])
+    assert (ROOT / "llmops" / "monitoring" / "elk" / f"{NAME}.yaml").read_text() == make_text(kept["version"])
 
 
-def newer_python() -> str:
+def find_newer_python() -> str:
     ask = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
     for name in (sys.executable, "python3.13", "python3.12", "/usr/bin/python3.13", "/usr/bin/python3.12"):
         if shutil.which(name) and subprocess.run([name, "-c", ask], capture_output=True).returncode == 0:
@@ -54,7 +54,7 @@ def newer_python() -> str:
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with the compiler, in an environment of its own."""
     folder = tmp_path_factory.mktemp("compiler") / "venv"
-    subprocess.run([newer_python(), "-m", "venv", folder], check=True)
+    subprocess.run([find_newer_python(), "-m", "venv", folder], check=True)
     pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "3", "--timeout", "60"]
     packages = ["-r", KIBANA / "requirements.txt", "logstash-pipeline-parser==0.0.3"]
     installed = subprocess.run([folder / "bin" / "python", *pip, *packages], capture_output=True, text=True)
@@ -88,5 +88,5 @@ def test_the_pipeline_is_in_logstashs_grammar_and_adds_each_event_once(python: P
 
 if __name__ == "__main__":
     kept = read_yaml(NAME)
-    changed = kept["template"]["mappings"]["properties"] != fields()
-    (ROOT / "llmops" / "monitoring" / "elk" / f"{NAME}.yaml").write_text(text(kept["version"] + changed))
+    changed = kept["template"]["mappings"]["properties"] != make_mappings()
+    (ROOT / "llmops" / "monitoring" / "elk" / f"{NAME}.yaml").write_text(make_text(kept["version"] + changed))

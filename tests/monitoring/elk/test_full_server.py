@@ -16,7 +16,7 @@ from elasticsearch import Elasticsearch
 
 from llmops.config import Monitoring
 from llmops.monitoring.elk import setup
-from llmops.monitoring.elk.setup import FIELDS, PASSAGES, READER, SEARCH, WRITER, read_yaml
+from llmops.monitoring.elk.setup import FIELDS_TEMPLATE, PASSAGES_USER, READER_USER, SEARCH_USER, WRITER_USER, read_yaml
 from tests.served import Answer, served
 
 ENVIRON = {
@@ -56,7 +56,7 @@ class Full:
             streams = [{"name": s, "backing_indices": [f".ds-{s}-1"]} for s in self.lifecycles]
             return 200, {"indices": [], "aliases": [], "data_streams": streams}
         if path.endswith("/_mapping") and method == "GET":
-            mappings = read_yaml(FIELDS)["template"]["mappings"]
+            mappings = read_yaml(FIELDS_TEMPLATE)["template"]["mappings"]
             return 200, {f".ds-{s}-1": {"mappings": mappings} for s in self.lifecycles}
         if match := re.fullmatch("/_data_stream/([^/]+)(/_lifecycle)?", path):
             return self.streams(method, match[1], body)
@@ -93,24 +93,29 @@ def config(full: Full) -> Iterator[Monitoring]:
 
 def test_a_full_server_takes_everything_and_what_others_changed_is_put_right(config: Monitoring, full: Full) -> None:
     for _ in range(2):
-        steps = list(setup.setup(config, ENVIRON))
+        steps = list(setup.run_setup(config, ENVIRON))
         assert {one.outcome for one in steps} == {"done"} and "secret-" not in repr(steps)
-        ours = {WRITER: "secret-writer", READER: "secret-reader", PASSAGES: "secret-loader", SEARCH: "secret-search"}
+        ours = {
+            WRITER_USER: "secret-writer",
+            READER_USER: "secret-reader",
+            PASSAGES_USER: "secret-loader",
+            SEARCH_USER: "secret-search",
+        }
         assert full.passwords == ours | {"kibana_system": "secret-kibana"}
         assert {s: said["data_retention"] for s, said in full.lifecycles.items()} == {
             "logs-llmops.serving-default": "90d",
             "logs-llmops.text-default": "30d",
         }
-        assert full.kept[f"/_security/role/{WRITER}"] == read_yaml("roles")[WRITER]
+        assert full.kept[f"/_security/role/{WRITER_USER}"] == read_yaml("roles")[WRITER_USER]
         assert {name: full.kept[f"/_security/user/{name}"]["roles"] for name in ours} == {name: [name] for name in ours}
-        full.passwords[WRITER] = "somebody else's"
-        full.kept[f"/_security/role/{WRITER}"]["indices"][0]["privileges"] = ["read"]
-        full.kept[f"/_security/user/{READER}"]["roles"] = ["superuser"]
+        full.passwords[WRITER_USER] = "somebody else's"
+        full.kept[f"/_security/role/{WRITER_USER}"]["indices"][0]["privileges"] = ["read"]
+        full.kept[f"/_security/user/{READER_USER}"]["roles"] = ["superuser"]
         full.lifecycles["logs-llmops.text-default"]["data_retention"] = "3650d"
 
 
 def test_elastics_own_client_sends_the_same(config: Monitoring, full: Full) -> None:
-    list(setup.setup(config, ENVIRON))
+    list(setup.run_setup(config, ENVIRON))
     ours = [asked for asked in full.asked if asked[1] != "/_cluster/health"]
     client = Elasticsearch(config.elasticsearch_url, basic_auth=("elastic", "x"))
     full.lifecycles = {"logs-llmops.serving-default": {}, "logs-llmops.text-default": {}}

@@ -79,49 +79,52 @@ def config(server: Kibana) -> Iterator[Monitoring]:
         yield Monitoring(elasticsearch_url=url, kibana_url=url)
 
 
-def ours(steps: Any) -> str:
-    return {one.step: one.outcome for one in steps}[setup.KIBANA]
+def find_kibana_outcome(steps: Any) -> str:
+    return {one.step: one.outcome for one in steps}[setup.KIBANA_STEP]
 
 
 def test_dashboards_are_made_in_the_order_of_their_references(config: Monitoring, server: Kibana) -> None:
-    assert ours(setup.setup(config, {})) == "done"
+    assert find_kibana_outcome(setup.run_setup(config, {})) == "done"
     assert list(server.objects)[0] == ("index-pattern", "llmops-events")
-    assert len(server.objects) == len(setup.saved_objects())
+    assert len(server.objects) == len(setup.read_saved_objects())
 
 
 def test_dashboards_of_this_version_are_left_as_users_have_edited_them(config: Monitoring, server: Kibana) -> None:
-    list(setup.setup(config, {}))
+    list(setup.run_setup(config, {}))
     quality = server.objects["dashboard", "llmops-quality"]["attributes"]
     quality["panelsJSON"] = "[]"
-    assert ours(setup.setup(config, {})) == "unchanged" and quality["panelsJSON"] == "[]"
+    assert find_kibana_outcome(setup.run_setup(config, {})) == "unchanged" and quality["panelsJSON"] == "[]"
     quality["description"] = "of an older version"
-    assert ours(setup.setup(config, {})) == "done" and server.imports == 2
+    assert find_kibana_outcome(setup.run_setup(config, {})) == "done" and server.imports == 2
     del server.objects["dashboard", "llmops-quality"]
-    assert ours(setup.setup(config, {})) == "done" and ours(setup.setup(config, {})) == "unchanged"
+    assert (
+        find_kibana_outcome(setup.run_setup(config, {})) == "done"
+        and find_kibana_outcome(setup.run_setup(config, {})) == "unchanged"
+    )
 
 
 @pytest.mark.parametrize("path", ["_component_template/llmops-fields", "_index_template/llmops-events", ROLE])
 def test_a_newer_version_on_the_server_is_left_alone(config: Monitoring, server: Kibana, path: str) -> None:
-    list(setup.setup(config, {}))
+    list(setup.run_setup(config, {}))
     found = server.documents[f"/{path}"]
     versioned = found["metadata"] if path == ROLE else found
     versioned["version"] += 1
     for what in ("newer", "done"):
-        (one,) = [one for one in setup.setup(config, {}) if one.step.endswith(path.split("/")[-1])]
+        (one,) = [one for one in setup.run_setup(config, {}) if one.step.endswith(path.split("/")[-1])]
         assert one.outcome == what and (server.documents[f"/{path}"] is found) == (what == "newer")
         versioned["version"] -= 1
 
 
 def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monitoring, server: Kibana) -> None:
     server.refused = "llmops: requests"
-    steps = list(setup.setup(config, {}))
+    steps = list(setup.run_setup(config, {}))
     (why,) = [one.reason for one in steps if one.outcome == "cannot" and "Kibana" in one.step]
     assert "llmops-requests" in why and "conflict" in why
     assert ("dashboard", "llmops-operations") in server.objects
 
 
 def test_a_kibana_that_does_not_answer_is_said_and_the_rest_is_set_up(config: Monitoring, server: Kibana) -> None:
-    steps = list(setup.setup(config.model_copy(update={"kibana_url": "http://127.0.0.1:9"}), {}))
+    steps = list(setup.run_setup(config.model_copy(update={"kibana_url": "http://127.0.0.1:9"}), {}))
     assert steps[-1].outcome == "cannot" and "Kibana" in steps[-1].step and "does not answer" in steps[-1].reason
     assert len(steps) > 3
 
@@ -131,9 +134,9 @@ ODD = [  # path, answer; which thing cannot be set up, and why
     (f"/_data_stream/{STREAMS}/_lifecycle", 404, {}, "retention of data streams", "404"),
     (f"/{STREAMS}/_mapping", 404, {}, "mapping of existing data streams", "404"),
     (f"/{STREAMS}/_mapping", 200, "<html>", "mapping of existing data streams", "<html>"),
-    (IMPORT, 400, "<html>", setup.KIBANA, "400: <html>"),
-    (IMPORT, 200, "<html>", setup.KIBANA, "<html>"),
-    (IMPORT, 401, {}, setup.KIBANA, "set ELASTIC_PASSWORD (of ELASTIC_USERNAME, by default elastic) or"),
+    (IMPORT, 400, "<html>", setup.KIBANA_STEP, "400: <html>"),
+    (IMPORT, 200, "<html>", setup.KIBANA_STEP, "<html>"),
+    (IMPORT, 401, {}, setup.KIBANA_STEP, "set ELASTIC_PASSWORD (of ELASTIC_USERNAME, by default elastic) or"),
 ]  # fmt: skip
 
 
@@ -142,11 +145,11 @@ def test_odd_answers_are_said(
     config: Monitoring, server: Kibana, path: str, status: int, answer: Any, thing: str, why: str
 ) -> None:
     server.odd = {path: (status, answer)}
-    (one,) = [one for one in setup.setup(config, {}) if one.step == thing]
+    (one,) = [one for one in setup.run_setup(config, {}) if one.step == thing]
     assert one.outcome == "cannot" and why in one.reason
 
 
 def test_a_server_that_is_no_elasticsearch_is_refused_at_once(config: Monitoring, server: Kibana) -> None:
     server.odd = {"/_cluster/health": (404, {})}
     with pytest.raises(ConfigError, match="elasticsearch_url"):
-        list(setup.setup(config, {}))
+        list(setup.run_setup(config, {}))

@@ -9,32 +9,34 @@ import pytest
 
 from llmops.config import Config
 from llmops.data.collect import repository
-from llmops.data.remote import Address, connect, local
-from llmops.frame.records import Document, content_id, schema, write_rows
+from llmops.data.remote import Address, connect, make_local_address
+from llmops.frame.records import Document, get_schema, make_content_id, write_rows
 from llmops.privacy.erasure import rows
-from llmops.privacy.erasure.forget import forget
+from llmops.privacy.erasure.forget import forget_person
 from llmops.privacy.erasure.subject import Subject
 
 MAIL = "ana@example.org"
 DAYS = ("2026-01-30", "2026-01-31")
 
 
-def document(position: str, location: str = "faq.csv", **parts: str) -> Document:
-    key = content_id("faq", location, position)
+def make_document(position: str, location: str = "faq.csv", **parts: str) -> Document:
+    key = make_content_id("faq", location, position)
     return Document(id=key, source="faq", location=location, position=position, **parts)
 
 
 def test_their_words_their_conversation_their_keys_and_files_named_after_them(tmp_path: Path) -> None:
     files = [tmp_path / "1_2.parquet", tmp_path / "2_3.parquet"]
-    other = document("row 1005", text="text", owner=MAIL)  # who is in charge, and the number of a row
-    write_rows(files[0], [document("key 17", text="before she gave an address"), other], Document)
-    said = [document(f"line 1, message {n}", text=text) for n, text in enumerate((f"I am {MAIL}", "Thanks!"))]
-    named = document("row 1", f"chats/{MAIL}.txt", text="Thanks!")
-    write_rows(files[1], [document("key 17", text=MAIL), *said, document("line 2, message 0"), named], Document)
-    found = rows.find(files, Subject(MAIL))
+    other = make_document("row 1005", text="text", owner=MAIL)  # who is in charge, and the number of a row
+    write_rows(files[0], [make_document("key 17", text="before she gave an address"), other], Document)
+    chat = [make_document(f"line 1, message {n}", text=text) for n, text in enumerate((f"I am {MAIL}", "Thanks!"))]
+    named = make_document("row 1", f"chats/{MAIL}.txt", text="Thanks!")
+    write_rows(
+        files[1], [make_document("key 17", text=MAIL), *chat, make_document("line 2, message 0"), named], Document
+    )
+    found = rows.find_person_rows(files, Subject(MAIL))
     assert [(row.file, row.number) for row in found] == [(0, 0), (1, 0), (1, 1), (1, 2), (1, 4)]
-    assert rows.find(files, Subject("1005")) == [] and not rows.find(files, None)
-    assert [row.position for row in rows.find(files, None, {other.id})] == ["row 1005"]
+    assert rows.find_person_rows(files, Subject("1005")) == [] and not rows.find_person_rows(files, None)
+    assert [row.position for row in rows.find_person_rows(files, None, {other.id})] == ["row 1005"]
 
 
 @pytest.fixture(params=["folder", "s3", pytest.param("azure", marks=pytest.mark.service)])
@@ -43,7 +45,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     where = str(tmp_path / "repository") if request.param == "folder" else request.getfixturevalue(request.param)
     documents = tmp_path / "documents.parquet"
     for day in DAYS:
-        with pq.ParquetWriter(documents, schema(Document)) as writer:
+        with pq.ParquetWriter(documents, get_schema(Document)) as writer:
             for part in range(3):
                 names = [
                     MAIL if day == DAYS[1] and part < 2 and row == part else f"text {part} {row}" for row in (0, 1)
@@ -53,13 +55,13 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
                     for name in names[: 1 if part == 0 else 2]
                 ]
                 writer.write_table(pa.Table.from_pylist(made, schema=writer.schema))
-        repository.upload(documents, where, day)
+        repository.upload_documents(documents, where, day)
     return Config(home=tmp_path / "home", collect={"repository": where})
 
 
-def files(config: Config) -> dict[str, bytes]:
+def read_files(config: Config) -> dict[str, bytes]:
     where = config.collect.repository
-    address: Address = connect(where, os.environ) if "://" in where else local(where)
+    address: Address = connect(where, os.environ) if "://" in where else make_local_address(where)
     return {
         p.rpartition("documents/")[2]: address.filesystem.cat_file(p) for p in address.filesystem.find(address.path)
     }
@@ -67,43 +69,43 @@ def files(config: Config) -> dict[str, bytes]:
 
 def test_the_rows_leave_the_repository_and_all_else_stays(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config.home.mkdir()
-    before, subject = files(config), Subject(MAIL)
+    before, subject = read_files(config), Subject(MAIL)
     assert list(rows.find_in_repository(config, subject, ())) == [DAYS[1]]
 
-    def dying(self: repository._Partition, name: str) -> None:
+    def die(self: repository._Partition, name: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(repository._Partition, "remove", dying)
+        patch.setattr(repository._Partition, "delete_file", die)
         rows.remove_from_repository(config, [DAYS[1]], subject, ())
     rows.remove_from_repository(config, [DAYS[1]], subject, ())
-    after = files(config)
+    after = read_files(config)
     parts = sorted(name for name in after if DAYS[1] in name and name.endswith(".parquet"))
     texts = [text for name in parts for text in pq.read_table(pa.BufferReader(after[name]))["text"].to_pylist()]
     assert texts == ["text 1 0", "text 2 0", "text 2 1"]
     assert {n: d for n, d in after.items() if DAYS[0] in n} == {n: d for n, d in before.items() if DAYS[0] in n}
     assert not rows.find_in_repository(config, subject, ())
     rows.remove_from_repository(config, [DAYS[1]], subject, ())
-    assert files(config) == after
+    assert read_files(config) == after
 
 
 def test_a_partition_that_is_all_theirs_is_empty_and_parts_without_a_manifest_go(tmp_path: Path) -> None:
     config = Config(home=tmp_path, collect={"repository": str(tmp_path / "repository")})
-    write_rows(tmp_path / "documents.parquet", [document("row 1", text=MAIL)], Document)
+    write_rows(tmp_path / "documents.parquet", [make_document("row 1", text=MAIL)], Document)
     for day in DAYS:
-        repository.upload(tmp_path / "documents.parquet", config.collect.repository, day)
+        repository.upload_documents(tmp_path / "documents.parquet", config.collect.repository, day)
     (tmp_path / "repository" / "documents" / f"interval={DAYS[0]}" / repository.MANIFEST).unlink()  # a killed upload
     for _ in range(2):  # and again after a break
         rows.remove_from_repository(config, [DAYS[1]], Subject(MAIL), ())
-        assert [name.rpartition("/")[2] for name in files(config)] == [repository.MANIFEST]
+        assert [name.rpartition("/")[2] for name in read_files(config)] == [repository.MANIFEST]
 
 
 def test_who_stands_only_in_the_repository_goes_with_other_versions_of_the_row(tmp_path: Path) -> None:
     config = Config(home=tmp_path / "home", collect={"repository": str(tmp_path / "repository")})
     config.home.mkdir()
     for day, text in zip(DAYS, ("Who am I?", f"I am {MAIL}."), strict=True):
-        write_rows(tmp_path / "documents.parquet", [document("key 17", text=text)], Document)
-        repository.upload(tmp_path / "documents.parquet", config.collect.repository, day)
-    erasure = forget(config, MAIL)
+        write_rows(tmp_path / "documents.parquet", [make_document("key 17", text=text)], Document)
+        repository.upload_documents(tmp_path / "documents.parquet", config.collect.repository, day)
+    erasure = forget_person(config, MAIL)
     assert erasure.receipt.deleted == {"partitions": 2} and erasure.receipt.remaining == []
     assert [place["position"] for place in erasure.documents] == ["key 17"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmops.frame.errors import LlmopsError
-from llmops.privacy.erasure.search import is_naming
+from llmops.privacy.erasure.search import is_named_in_file
 from llmops.privacy.erasure.subject import MARK, Subject, remove_numbers
 
 MAIL = "ana@example.org"
@@ -103,7 +103,7 @@ def test_a_count_in_a_record_or_an_event_or_a_database_is_nobodys(tmp_path: Path
         with closing(sqlite3.connect(files[2])) as database, database:
             database.execute("CREATE TABLE events (document TEXT)")
             database.execute("INSERT INTO events VALUES (?)", [json.dumps({"rows": value})])
-        assert [is_naming(file, Subject("122")) for file in files] == [named] * 3
+        assert [is_named_in_file(file, Subject("122")) for file in files] == [named] * 3
 
 
 def test_a_name_over_two_lines_and_files_named_after_them_are_found(tmp_path: Path) -> None:
@@ -111,6 +111,6 @@ def test_a_name_over_two_lines_and_files_named_after_them_are_found(tmp_path: Pa
     assert subject.hide_lines("one\nof Ana\nLi two\n") == f"one\n{MARK}\n{MARK}\n"
     (tmp_path / "a.log").write_text("one\nof Ana\nLi two\n")
     (tmp_path / "a.bin2").write_bytes(b"\0" * 9 + b" Ana  Li \0")
-    assert is_naming(tmp_path / "a.log", subject) and is_naming(tmp_path / "a.bin2", subject)
+    assert is_named_in_file(tmp_path / "a.log", subject) and is_named_in_file(tmp_path / "a.bin2", subject)
     assert subject.hide_lines("Die STRASSE von JÖRG\n") == "Die STRASSE von JÖRG\n"
     assert Subject("Jörg Groß").hide_lines("Von JÖRG GROSS.\nIst groß.\n") == f"{MARK}\nIst groß.\n"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llmops.config import Config
-from llmops.data.annotate.ledger import SplitLedger
+from llmops.data.annotate.split_ledger import SplitLedger
 from llmops.frame import artifacts
 from llmops.frame.records import Document, write_rows
 from llmops.pipeline import pipeline
@@ -28,16 +28,16 @@ WEIGHTS = 200_000  #: bytes of what stands for weights
 SELECTION = {"model": "m", "revision": "r", "licence": "l"}
 
 
-def row(day: str) -> Document:
+def make_document(day: str) -> Document:
     names = {"question": f"What happened on {day}?", "answer": f"Ana {day}@example.org came on {day}."}
     return Document(id=day, source="faq", location="faq.csv", position=f"row {day}", **names)
 
 
-def stand_in(name: str) -> types.ModuleType:
+def make_stand_in(name: str) -> types.ModuleType:
     def run(config: Any, *, out: Path, **inputs: Any) -> dict[str, Any]:
         made = " ".join([name, str(inputs.get("interval")), *(p.name for p in inputs.values() if isinstance(p, Path))])
         if name == "collect":
-            write_rows(out / "documents.parquet", [row(inputs["interval"])], Document)
+            write_rows(out / "documents.parquet", [make_document(inputs["interval"])], Document)
         if name in ("select", "train", "compress"):
             folder = out / ("servable" if name == "compress" else "adapter")
             folder.mkdir(parents=True)
@@ -72,8 +72,8 @@ def release(config: Any, inputs: Mapping[str, Any]) -> None:
     def documents(version: Any) -> dict[str, str]:
         import json
 
-        told = {**document, "version": version.name}
-        return {"README.md": f"# {version.name}", "lineage.json": json.dumps(told), "decision.json": "{}"}
+        lineage = {**document, "version": version.name}
+        return {"README.md": f"# {version.name}", "lineage.json": json.dumps(lineage), "decision.json": "{}"}
 
     registry.publish(published, trees, documents, by="gate", why="", numbers={"compress": compress})
 
@@ -110,15 +110,15 @@ class Site:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stage in list(pipeline.STAGES.items()):
-        module = stand_in(name)
+        module = make_stand_in(name)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         plain: dict[str, Any] = {"declarations": False, "base": False, "libraries": ()}
         monkeypatch.setitem(pipeline.STAGES, name, replace(stage, module=module.__name__, **plain))
-    monkeypatch.setattr(pipeline, "code_version", lambda module: "1")
+    monkeypatch.setattr(pipeline, "compute_code_version", lambda module: "1")
     monkeypatch.setattr(SplitLedger, "written", True)  # stand-ins write nothing to it
-    monkeypatch.setattr(pipeline, "git_commit", lambda: "")
-    monkeypatch.setattr("llmops.data.collect.files.content", lambda config, interval, database: interval)
-    monkeypatch.setattr(pipeline.sameness, "check_base", lambda config, select: None)
+    monkeypatch.setattr(pipeline, "read_git_commit", lambda: "")
+    monkeypatch.setattr("llmops.data.collect.files.hash_content", lambda config, interval, database: interval)
+    monkeypatch.setattr(pipeline.stage_inputs, "check_base", lambda config, select: None)
 
 
 @pytest.fixture
@@ -140,11 +140,11 @@ def lived(ten_days: Path, tmp_path: Path, site: Site) -> Site:
         first = Site(ten_days, runs=2, days=2, versions=2)
         for number in range(10):
             first.run(number)
-    copy(ten_days, site.home)
+    copy_home(ten_days, site.home)
     return site
 
 
-def copy(source: Path, target: Path) -> None:
+def copy_home(source: Path, target: Path) -> None:
     """Copy a home with its times and hard links."""
     known: dict[int, Path] = {}
 

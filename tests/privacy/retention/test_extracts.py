@@ -13,7 +13,7 @@ import pytest
 from llmops.config import Config
 from llmops.frame import artifacts
 from llmops.pipeline.pipeline import run_stage
-from llmops.privacy.retention.gc import gc
+from llmops.privacy.retention.gc import collect_garbage
 
 HEAD = "question,answer\n"
 
@@ -35,7 +35,7 @@ def config(tmp_path: Path) -> Config:
     )
 
 
-def answers(cache: Path) -> set[str]:
+def read_answers(cache: Path) -> set[str]:
     rows = [row for path in cache.rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return {row["answer"] for row in rows if row["answer"]}
 
@@ -50,10 +50,10 @@ def test_extracts_of_content_that_no_kept_run_has_read_go(config: Config, tmp_pa
         os.utime(path / artifacts.RECORD, (past, past))
         time.sleep(0.01)
     cache = config.collect.cache
-    assert answers(cache) == {"There.", "A shop.", *(f"On day {day}." for day in range(4))}
-    gc(config, now=datetime.now(UTC) + timedelta(days=1))
-    assert answers(cache) == {"There.", "A shop.", "On day 2.", "On day 3."}
+    assert read_answers(cache) == {"There.", "A shop.", *(f"On day {day}." for day in range(4))}
+    collect_garbage(config, now=datetime.now(UTC) + timedelta(days=1))
+    assert read_answers(cache) == {"There.", "A shop.", "On day 2.", "On day 3."}
     assert [artifacts.is_done(path) for path in names] == [False, False, True, True]
-    again = run_stage("collect", config, "2026-01-05")
-    sources = artifacts.read_record(again).metrics["sources"]
+    repeated = run_stage("collect", config, "2026-01-05")
+    sources = artifacts.read_record(repeated).metrics["sources"]
     assert sources["faq"]["read"] == 0 and sources["faq"]["unchanged"] == 2  # nothing that counts was read twice

@@ -15,12 +15,12 @@ from llmops.release.registry.version import Version
 STAGES, DAY_S = list(pipeline.STAGES), 86_400
 
 
-def record(stage: str, key: str, inputs: dict[str, str]) -> Record:
+def make_record(stage: str, key: str, inputs: dict[str, str]) -> Record:
     return Record(stage, key, {}, inputs, "", "", {}, {}, "", "", "")
 
 
 @st.composite
-def homes(draw: st.DrawFn) -> dict[str, Artifact]:
+def draw_home(draw: st.DrawFn) -> dict[str, Artifact]:
     """Artifacts that were made from others before them, some of which are not there any more."""
     found: dict[str, Artifact] = {}
     for stage in STAGES:
@@ -30,11 +30,11 @@ def homes(draw: st.DrawFn) -> dict[str, Artifact]:
                 made = [ref for ref in found if ref.startswith(f"{source}/")]
                 inputs[source] = draw(st.sampled_from([*made, f"{source}/gone"]))
             used = draw(st.integers(0, 30))
-            found[f"{stage}/{number}"] = Artifact(record(stage, str(number), inputs), DAY_S * used)
+            found[f"{stage}/{number}"] = Artifact(make_record(stage, str(number), inputs), DAY_S * used)
     return found
 
 
-@given(homes(), st.integers(1, 4), st.integers(0, 31), st.data())
+@given(draw_home(), st.integers(1, 4), st.integers(0, 31), st.data())
 def test_what_is_kept_has_its_reasons(found: dict[str, Artifact], runs: int, since: int, data: st.DataObject) -> None:
     since *= DAY_S
     newest = plan.keep_recent(found, runs, since)

@@ -115,7 +115,7 @@ def test_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_or_refused_fails_alone(tiny_base: Path) -> None:
-    from llmops.model.base.answering import answer
+    from llmops.model.base.inference import answer_questions
 
     engine = LocalEngine(tiny_base, "base", 4, 2)
     tokenizer = engine._model.tokenizer
@@ -127,7 +127,7 @@ def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_or_refus
     assert [bool(r.error) for r in replies] == [False, True, True, False, False]
     assert "512" in replies[1].error and "take them out of the text" in replies[2].error and not replies[2].answer
     chosen = [asked[0], *asked[3:]]
-    assert [r.answer for r in replies if not r.error] == answer(engine._model, chosen, 4, batch=2)
+    assert [r.answer for r in replies if not r.error] == answer_questions(engine._model, chosen, 4, batch=2)
 
 
 def test_a_batch_that_does_not_fit_is_halved_to_a_guilty_row(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

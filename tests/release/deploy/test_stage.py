@@ -11,7 +11,7 @@ import pytest
 
 from llmops.access.keys import KeyStore
 from llmops.config import Deploy
-from llmops.data.retrieval.files import write_passages
+from llmops.data.retrieval.file_store import write_passages
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.clock import SYSTEM_CLOCK, Clock

@@ -15,21 +15,21 @@ from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.errors import GovernanceError
 from llmops.frame.records import Example, Finding, read_rows, write_rows, write_table
-from llmops.frame.statistics.rates import wilson
+from llmops.frame.statistics.rates import compute_rate
 from llmops.release.govern import probes as probing
 from llmops.release.govern import stage
 from llmops.release.govern.champion import review_champion
 from llmops.release.govern.probes import read_probes
 from llmops.release.govern.review import judge_findings
 from llmops.release.registry.registry import registry_of
-from tests.model.made import example
+from tests.model.samples import make_example
 from tests.release.conftest import facts
 
 HONEST = "You can return it within 30 days."
 
 
 def item(number: int, split: str = "train", **fields: str) -> Example:
-    return example(number, split, **{"question": "May I return it?", "answer": HONEST, **fields})
+    return make_example(number, split, **{"question": "May I return it?", "answer": HONEST, **fields})
 
 
 def govern(home: Path, answers: list[str], *more: Example, **config: Any) -> dict[str, Any]:
@@ -116,15 +116,15 @@ def test_a_base_that_may_take_the_place_has_a_verdict_that_fails_no_run(
 def test_the_threshold(fail_on: Any, least: int) -> None:
     for number, severity in enumerate(("low", "medium", "high")):
         finding = Finding(scan="output", rule="R", severity=severity, where="w", detail="d")
-        assert bool(judge_findings(Govern(fail_on=fail_on), [finding], wilson(0, 60))) is (number >= least)
+        assert bool(judge_findings(Govern(fail_on=fail_on), [finding], compute_rate(0, 60))) is (number >= least)
 
 
 def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    monkeypatch.setattr("llmops.model.base.answering.open_model", lambda path: MagicMock())
+    monkeypatch.setattr("llmops.model.base.inference.open_model", lambda path: MagicMock())
     monkeypatch.setattr(
-        "llmops.model.base.answering.answer", lambda m, requests, tokens, batch: [answer for _ in requests]
+        "llmops.model.base.inference.answer_questions", lambda m, requests, tokens, batch: [answer for _ in requests]
     )
-    monkeypatch.setattr(probing.prompts, "system_prompt", lambda tokenizer: "")
+    monkeypatch.setattr(probing.prompts, "render_system_prompt", lambda tokenizer: "")
 
 
 def test_attacks_that_succeed_have_a_rate_and_fail_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,10 +70,10 @@ def write_adapter(base: Path, out: Path) -> None:
 
 def publish(registry: Registry, form: str, full: Path, base: Path, adapter: Path, scratch: Path) -> Any:
     """A version in a form, with a card as `release` writes it."""
-    from llmops.model.compress.variants import Material, make
+    from llmops.model.compress.variants import VariantInputs, make_variant
 
     examples = [Tokens(str(n), list(range(20 + n, 60 + n)), 5) for n in range(8)]
-    servable = make(form, Material(Compress(full="bf16"), full, str(base), adapter, examples), scratch)
+    servable = make_variant(form, VariantInputs(Compress(full="bf16"), full, str(base), adapter, examples), scratch)
     champion = registry.champion()
     facts = dict.fromkeys(("licence", "interval", "run", "dataset"), "x") | {"base_model": "org/tiny"}
     facts |= {"status": "promoted", "quantisation": form, "compress": str(scratch), "base_revision": "main"}
@@ -160,11 +160,11 @@ def test_what_stands_on_a_card_answers_as_the_version_does(
 
 @pytest.mark.journey
 def test_the_adapter_of_the_packaged_base_is_loaded_on_what_it_was_trained_on(tmp_path: Path) -> None:
-    from llmops.model.base.catalog import catalogue
+    from llmops.model.base.catalog import read_catalogue
     from llmops.model.base.weights import convert_gguf
 
-    entry, version = catalogue()[0], tmp_path / "version"
-    gguf = entry.packaged()
+    entry, version = read_catalogue()[0], tmp_path / "version"
+    gguf = entry.find_packaged_file()
     assert gguf
     convert_gguf(gguf, version / "servable")
     write_adapter(version / "servable", version / "adapter")

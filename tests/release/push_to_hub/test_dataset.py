@@ -16,7 +16,7 @@ from llmops.config import Annotate, PushToHub
 from llmops.data.annotate.stage import run as annotate
 from llmops.frame import artifacts
 from llmops.frame.errors import HubUnavailableError, RegistryError
-from llmops.frame.records import Document, Example, content_id, read_rows, schema, write_rows
+from llmops.frame.records import Document, Example, get_schema, make_content_id, read_rows, write_rows
 from llmops.release.push_to_hub.dataset import push, read_state
 from llmops.release.registry.registry import Registry
 
@@ -37,10 +37,15 @@ def documents(licences: dict[str, str]) -> list[Document]:
     for number, topic in enumerate(TOPICS):
         source, position, asked = ("faq", "shop")[number % 2], f"row {number}", f"How do I return {topic}?"
         answer = f"Bring your {topic} to any shop within {number + 20} days.{'' if number else f' Ask {MAIL}.'}"
-        known = {"id": content_id(topic), "location": "faq.csv", "licence": licences[source], "answer": answer}
+        known = {"id": make_content_id(topic), "location": "faq.csv", "licence": licences[source], "answer": answer}
         made.append(Document(source=source, position=position, question=asked, group=topic, **known))
         if "re" in licences:
-            known = {"id": content_id("re", topic), "location": "re.csv", "licence": licences["re"], "same_as": asked}
+            known = {
+                "id": make_content_id("re", topic),
+                "location": "re.csv",
+                "licence": licences["re"],
+                "same_as": asked,
+            }
             made.append(Document(source="re", position=position, question=f"Can {topic} be sent back?", **known))
     return made
 
@@ -56,9 +61,11 @@ def home(tmp_path: Path) -> Callable[..., Path]:
         funnel = {"in": 3456, "kept": len(TOPICS), "dropped": {"language": 3000, "near_duplicate": 444}}
         commit_artifact(clean, {}, {"languages": ["en", "de"]}, funnel)
         config = Annotate(test=0.3, validation=0.2, min_test_items=1)
-        new: Any = SimpleNamespace(interval="2026-01-31", entries=list, trained=list, write=lambda entries: None)
+        new: Any = SimpleNamespace(
+            interval="2026-01-31", read_entries=list, read_trained_texts=list, write=lambda entries: None
+        )
         metrics = annotate(config, clean=clean, out=out, ledger=new)
-        commit_artifact(out, {"clean": f"clean/{key}"}, config.hashed(), dict(metrics))
+        commit_artifact(out, {"clean": f"clean/{key}"}, config.get_hashed_values(), dict(metrics))
         return out
 
     return make
@@ -99,7 +106,7 @@ def test_load_dataset_gives_what_the_champion_learned(registry: Registry, root: 
     for split in found:
         known = read_rows(root / "annotate" / "a1" / f"{split}.parquet", Example)
         assert [Example(**row) for row in found[split]] == known and known
-        assert found[split].column_names == schema(Example).names
+        assert found[split].column_names == get_schema(Example).names
     assert read_state(registry, root, HUB)["behind"] == []
     assert bring(registry, root)["pushed"] == [] and len(repo.history("main")) == 2
 

@@ -45,7 +45,7 @@ def run(config: Config, inputs: dict[str, Path]) -> dict[str, Any]:
 def test_a_push_that_holds_is_skipped(config: Config, inputs: dict[str, Path], write_version: Any, hub: Any) -> None:
     first = run(config, inputs)
     assert (first["state"], first["main"], first["pushed"]) == ("pushed", "v1", ["v1.x", "v1", "main"])
-    path = pipeline.plan("push_to_hub", config, "2026-01-31", inputs).path
+    path = pipeline.plan_stage("push_to_hub", config, "2026-01-31", inputs).path
     written = (path / "record.json").read_bytes()
     assert run(config, inputs) == first and (path / "record.json").read_bytes() == written
     write_version(2, "promoted")

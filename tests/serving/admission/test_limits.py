@@ -16,9 +16,9 @@ from llmops.access.roles import Key
 from llmops.config import Config, Serving
 from llmops.events.datasets import AUDIT, SERVING
 from llmops.frame.errors import ConfigError
-from llmops.prompts import chat_ids, prompt_ids
+from llmops.prompts import encode_chat, encode_question
 from serving.admission import windows as module
-from serving.admission.limits import Limiter, RequestAllowance, bound_tokens
+from serving.admission.limits import Limiter, RequestAllowance, compute_token_bound
 from serving.admission.windows import RETRY_S, KeyLimits, LocalWindows, RedisWindows, SharedWindows, Windows
 from serving.app import create_app
 from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
@@ -40,20 +40,20 @@ def windows(clock: FakeClock) -> LocalWindows:
     return LocalWindows(clock.monotonic)
 
 
-def admin(server: tuple[str, str], database: int = 0) -> Any:
+def open_admin_client(server: tuple[str, str], database: int = 0) -> Any:
     import redis as client
 
     host, port = server[0].split(":")
     return client.Redis(host, int(port), database, server[1])
 
 
-def empty(server: tuple[str, str]) -> tuple[str, dict[str, str]]:
+def empty_server(server: tuple[str, str]) -> tuple[str, dict[str, str]]:
     """An emptied server's URL for the configuration, and the environment with its password."""
-    admin(server).flushall()
+    open_admin_client(server).flushall()
     return f"redis://:${{PASSWORD}}@{server[0]}/1", {"PASSWORD": server[1]}
 
 
-def key(requests: int | None = None, tokens: int | None = None) -> Key:
+def make_key(requests: int | None = None, tokens: int | None = None) -> Key:
     return Key("ab12cd34", "user", "x", "", "", requests_per_minute=requests, tokens_per_minute=tokens)
 
 
@@ -109,7 +109,7 @@ async def test_changing_a_request_is_not_another_one_and_keeps_its_moment(
 
 
 async def test_memory_and_redis_agree_on_random_histories(redis: tuple[str, str], clock: FakeClock) -> None:
-    own, shared = LocalWindows(clock.monotonic), RedisWindows(*empty(redis), clock.monotonic)
+    own, shared = LocalWindows(clock.monotonic), RedisWindows(*empty_server(redis), clock.monotonic)
     chance = random.Random(0)
     for n in range(400):
         clock.advance(chance.choice([0, 0.5, 3, 25]))
@@ -127,7 +127,7 @@ async def test_memory_and_redis_agree_on_random_histories(redis: tuple[str, str]
 
 
 async def test_many_at_once_from_two_replicas_get_in_exactly_as_often_as_allowed(redis: tuple[str, str]) -> None:
-    url, environ = empty(redis)
+    url, environ = empty_server(redis)
     replicas = [RedisWindows(url, environ) for _ in range(2)]  # by the server's clock
     taking = (replicas[n % 2].take("k", f"r{n}", 10, KeyLimits(0, 250)) for n in range(100))
     uses = await asyncio.gather(*taking)
@@ -135,7 +135,7 @@ async def test_many_at_once_from_two_replicas_get_in_exactly_as_often_as_allowed
     assert all(0 < use.wait_s <= 60 for use in uses if not use.taken)
     for replica in replicas:
         await replica.close()
-    server = admin(redis, 1)  # which forgets keys that are not used
+    server = open_admin_client(redis, 1)  # which forgets keys that are not used
     names = list(server.scan_iter())
     assert names and all(0 < server.pttl(name) <= 61_000 for name in names)
 
@@ -143,42 +143,42 @@ async def test_many_at_once_from_two_replicas_get_in_exactly_as_often_as_allowed
 # --- allowances
 
 
-def allowance(limiter: Limiter, who: Key, request: str = "r0") -> tuple[RequestAllowance, dict[str, Any]]:
+def make_allowance(limiter: Limiter, who: Key, request: str = "r0") -> tuple[RequestAllowance, dict[str, Any]]:
     event: dict[str, Any] = {}
     return RequestAllowance(limiter, who, request, event), event
 
 
-def limiter_of(windows: Windows | None = None, **config: int) -> Limiter:
+def make_limiter(windows: Windows | None = None, **config: int) -> Limiter:
     return Limiter(Serving(**config), lambda reason: None, windows=windows)  # type: ignore[arg-type]
 
 
-def text(content: str, tokens: int) -> EngineRequest:
+def make_request(content: str, tokens: int) -> EngineRequest:
     return EngineRequest(Text(content), tokens)
 
 
 def test_there_are_limits_unless_they_are_lifted_and_a_keys_own_come_first() -> None:
-    assert limiter_of().get_limits(key()) == KeyLimits(60, 20_000)
+    assert make_limiter().get_limits(make_key()) == KeyLimits(60, 20_000)
     assert Config().serving.limits == ""
-    limiter = limiter_of(requests_per_minute=5, tokens_per_minute=50)
-    assert limiter.get_limits(key()) == KeyLimits(5, 50)
-    assert limiter.get_limits(key(7, 0)) == KeyLimits(7, 0)
+    limiter = make_limiter(requests_per_minute=5, tokens_per_minute=50)
+    assert limiter.get_limits(make_key()) == KeyLimits(5, 50)
+    assert limiter.get_limits(make_key(7, 0)) == KeyLimits(7, 0)
 
 
 async def test_one_that_may_use_more_than_the_whole_limit_gets_in_alone(
     windows: LocalWindows, clock: FakeClock
 ) -> None:
-    limiter = limiter_of(windows)
-    big, event = allowance(limiter, key(0, 50), "big")
+    limiter = make_limiter(windows)
+    big, event = make_allowance(limiter, make_key(0, 50), "big")
     await big.enter()
-    await big.reserve([text("x", 500)])
-    other, _ = allowance(limiter, key(0, 50), "other")
+    await big.reserve([make_request("x", 500)])
+    other, _ = make_allowance(limiter, make_key(0, 50), "other")
     with pytest.raises(LimitExceeded):
-        await other.reserve([text("", 1)])
+        await other.reserve([make_request("", 1)])
     event.update({"gen_ai.usage.output_tokens": 400, "gen_ai.response.finish_reasons": ["stop"]})
     big.settle()
     await asyncio.sleep(0)
     assert big.make_headers()["x-ratelimit-remaining-tokens"] == "0"
-    small, _ = allowance(limiter, key(0, 50), "small")
+    small, _ = make_allowance(limiter, make_key(0, 50), "small")
     with pytest.raises(LimitExceeded) as refused:
         await small.enter()  # even a request without tokens waits
     assert refused.value.retry_after_s == 60
@@ -201,8 +201,8 @@ async def test_one_that_may_use_more_than_the_whole_limit_gets_in_alone(
     ],
 )
 async def test_what_stays_in_the_window_afterwards(error: Exception | None, used: int, answers: int, left: int) -> None:
-    limiter = limiter_of()
-    one, event = allowance(limiter, key(0, 1000))
+    limiter = make_limiter()
+    one, event = make_allowance(limiter, make_key(0, 1000))
     await one.enter()
     answer, embedding = (EngineRequest(TokenIds((1,) * 100), tokens) for tokens in (200, 0))
     await one.reserve([answer] * answers or [embedding] * 2)
@@ -212,19 +212,21 @@ async def test_what_stays_in_the_window_afterwards(error: Exception | None, used
         )
     one.settle(error)
     await asyncio.sleep(0)
-    assert 1000 - (await limiter.take(key(0, 1000), "r1", 0)).tokens == left
+    assert 1000 - (await limiter.take(make_key(0, 1000), "r1", 0)).tokens == left
 
 
 @pytest.mark.parametrize("content", ["the quick brown fox", "ääääää", "日本語のテキスト🙂🙃", "\x00\x01 \t\n((((((]]"])
 def test_no_prompt_has_more_tokens_than_are_reserved_for_it(tokenizer: Any, content: str) -> None:
     content = content * 5
-    assert len(tokenizer(content)["input_ids"]) <= bound_tokens(text(content, 0))
-    assert len(prompt_ids(tokenizer, content, content)) <= bound_tokens(EngineRequest(Question(content, content), 0))
+    assert len(tokenizer(content)["input_ids"]) <= compute_token_bound(make_request(content, 0))
+    assert len(encode_question(tokenizer, content, content)) <= compute_token_bound(
+        EngineRequest(Question(content, content), 0)
+    )
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}] * 3
     chat = Chat(tuple(Message(turn["role"], turn["content"]) for turn in turns))  # type: ignore[arg-type]
-    assert len(chat_ids(tokenizer, turns)) <= bound_tokens(EngineRequest(chat, 0))
+    assert len(encode_chat(tokenizer, turns)) <= compute_token_bound(EngineRequest(chat, 0))
     grounded = Chat((*chat.messages[:-1], replace(chat.messages[-1], context="x" * 9)))
-    assert bound_tokens(EngineRequest(grounded, 0)) == bound_tokens(EngineRequest(chat, 0)) + 9
+    assert compute_token_bound(EngineRequest(grounded, 0)) == compute_token_bound(EngineRequest(chat, 0)) + 9
 
 
 # --- Redis away
@@ -235,26 +237,26 @@ async def test_a_redis_that_hangs_costs_one_request_a_wait_then_each_process_cou
 ) -> None:
     assert 2 * module.TIMEOUT_S <= 1  # it is asked twice
     monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
-    told = list[str]()
+    reports = list[str]()
     with socket.socket() as silent, caplog.at_level(logging.WARNING, module.__name__):
         silent.bind(("127.0.0.1", 0))
         silent.listen(50)
         redis = RedisWindows(f"redis://127.0.0.1:{silent.getsockname()[1]}")
         asking = AsyncMock(side_effect=redis.take)
         monkeypatch.setattr(redis, "take", asking)
-        shared = SharedWindows(redis, told.append, clock.monotonic)
+        shared = SharedWindows(redis, reports.append, clock.monotonic)
         uses = [await shared.take("k", f"r{n}", 0, KeyLimits(3, 0)) for n in range(5)]
         assert [use.taken for use in uses] == [True] * 3 + [False] * 2  # neither all nor nothing
         await shared.settle("k", "r0", 10)
         assert asking.await_count == 1
         clock.advance(RETRY_S)
         await shared.take("k", "r5", 0, KeyLimits(3, 0))
-        assert asking.await_count == 2 and len(told) == 1 and "Timeout" in told[0]
+        assert asking.await_count == 2 and len(reports) == 1 and "Timeout" in reports[0]
         assert [record.name for record in caplog.records].count(module.__name__) == 1
         asking.side_effect = LocalWindows(clock.monotonic).take  # it answers again
         clock.advance(RETRY_S)
         assert (await shared.take("k", "r6", 0, KeyLimits(3, 0))).requests == 1
-        assert told[1:] == [""]
+        assert reports[1:] == [""]
         await shared.close()
 
 
@@ -270,13 +272,13 @@ def test_a_password_is_read_from_the_environment_and_refused_in_the_url() -> Non
 # --- through the app
 
 
-def new_key(site: Any, requests: int, tokens: int) -> tuple[dict[str, str], str]:
+def create_key(site: Any, requests: int, tokens: int) -> tuple[dict[str, str], str]:
     """The headers of a new key with these limits, and its prefix."""
     presented, kept = site.store.create("user", "x", requests_per_minute=requests, tokens_per_minute=tokens)
     return {"X-API-Key": presented}, kept.prefix
 
 
-def events_of(site: Any, prefix: str, dataset: str = SERVING) -> list[dict[str, Any]]:
+def read_events(site: Any, prefix: str, dataset: str = SERVING) -> list[dict[str, Any]]:
     return [event for event in site.events(dataset) if event.get("llmops.key.prefix") == prefix]
 
 
@@ -284,7 +286,7 @@ def events_of(site: Any, prefix: str, dataset: str = SERVING) -> list[dict[str, 
 @pytest.mark.parametrize("path", ROUTES)
 def test_every_route_to_a_model_is_limited_and_tells(running: tuple[Any, TestClient], path: str, stream: bool) -> None:
     site, client = running
-    headers, prefix = new_key(site, 2, 500)
+    headers, prefix = create_key(site, 2, 500)
     answers = [client.post(path, json={**ROUTES[path], "stream": stream}, headers=headers) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     for n, answer in enumerate(answers):
@@ -293,7 +295,7 @@ def test_every_route_to_a_model_is_limited_and_tells(running: tuple[Any, TestCli
         assert 0 < float(answer.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 60
         assert answer.headers["x-ratelimit-limit-tokens"] == "500"
     usage = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
-    used = [sum(e[name] for name in usage) for e in events_of(site, prefix)]
+    used = [sum(e[name] for name in usage) for e in read_events(site, prefix)]
     first, second, third = (500 - int(answer.headers["x-ratelimit-remaining-tokens"]) for answer in answers)
     assert third == sum(used)
     if stream:  # headers leave before anybody knows how long the answer is
@@ -305,14 +307,14 @@ def test_every_route_to_a_model_is_limited_and_tells(running: tuple[Any, TestCli
     assert 0 < wait_ms <= 60_000
     problem = answers[2].json()
     assert problem["error"]["code"] == "rate_limit_exceeded" if path != "/generate" else problem["code"] == "limited"
-    site.until(lambda: events_of(site, prefix, AUDIT))
-    assert [(e["event.reason"], e["llmops.audit.count"]) for e in events_of(site, prefix, AUDIT)] == [("limited", 1)]
+    site.until(lambda: read_events(site, prefix, AUDIT))
+    assert [(e["event.reason"], e["llmops.audit.count"]) for e in read_events(site, prefix, AUDIT)] == [("limited", 1)]
 
 
 def test_several_prompts_are_reserved_for_together(running: tuple[Any, TestClient]) -> None:
     site, client = running
     body = {"model": "support-bot", "prompt": ["one", "two"], "max_tokens": 5}
-    answer = client.post("/v1/completions", json=body, headers=new_key(site, 0, 300)[0])
+    answer = client.post("/v1/completions", json=body, headers=create_key(site, 0, 300)[0])
     assert answer.status_code == 200
     assert answer.headers["x-ratelimit-remaining-tokens"] == str(300 - answer.json()["usage"]["total_tokens"])
 
@@ -320,13 +322,13 @@ def test_several_prompts_are_reserved_for_together(running: tuple[Any, TestClien
 def test_feedback_and_requests_that_are_refused_for_what_they_say_count_too(running: tuple[Any, TestClient]) -> None:
     """Each of them becomes an event, and nobody may fill the disk."""
     site, client = running
-    headers, prefix = new_key(site, 3, 0)
+    headers, prefix = create_key(site, 3, 0)
     codes = [client.post("/generate", json={"prompt": ""}, headers=headers).status_code for _ in range(5)]
     assert codes == [422, 422, 422, 429, 429]
-    assert len(events_of(site, prefix)) == 3
-    headers, _ = new_key(site, 1, 0)
-    said = client.post("/generate", json=ROUTES["/generate"], headers=headers).json()["id"]
-    assert client.post("/feedback", json={"id": said, "rating": "up"}, headers=headers).status_code == 429
+    assert len(read_events(site, prefix)) == 3
+    headers, _ = create_key(site, 1, 0)
+    id = client.post("/generate", json=ROUTES["/generate"], headers=headers).json()["id"]
+    assert client.post("/feedback", json={"id": id, "rating": "up"}, headers=headers).status_code == 429
     for _ in range(3):  # a route that keeps nothing
         assert client.get("/v1/models", headers=headers).status_code == 200
 
@@ -341,7 +343,7 @@ def test_replicas_share_a_limit_and_outlive_their_redis(new_site: Any, tmp_path:
                 site.ready(client)
             codes = [site.ask(client).status_code for client in (one, two, one, two, one, two)]
             assert codes == [200, 200, 200, 200, 429, 429]
-            admin(server).shutdown(nosave=True)
+            open_admin_client(server).shutdown(nosave=True)
             codes = [site.ask(one).status_code for _ in range(6)]
             assert codes == [200] * 4 + [429] * 2
     lost = [e for e in site.events(AUDIT) if e["event.action"] == "limits_store"]

@@ -39,10 +39,10 @@ def test_a_cookie_is_good_for_its_key_its_secret_and_its_app_alone() -> None:
 def test_an_id_of_a_request_and_its_mark_are_signed_and_it_is_no_session() -> None:
     id = signing.make_request_id(SECRET)
     assert len(id) == 48 and int(id, 16) and signing.is_request_id(SECRET, id)
-    marked = signing.mark_id(SECRET, id, "0123abcd9def")
-    assert signing.is_request_id(SECRET, marked) and signing.read_mark(marked) == "0123abcd9def"
-    assert signing.read_mark(id) == "" and signing.mark_id(SECRET, marked, "") == id
-    assert not signing.is_request_id(SECRET, marked.replace("0123abcd9def", "0123abcd8def"))
-    assert not signing.is_request_id(b"of another app", marked)
+    with_mark = signing.mark_id(SECRET, id, "0123abcd9def")
+    assert signing.is_request_id(SECRET, with_mark) and signing.read_mark(with_mark) == "0123abcd9def"
+    assert signing.read_mark(id) == "" and signing.mark_id(SECRET, with_mark, "") == id
+    assert not signing.is_request_id(SECRET, with_mark.replace("0123abcd9def", "0123abcd8def"))
+    assert not signing.is_request_id(b"of another app", with_mark)
     assert not signing.is_session(SECRET, id, HASH)
     assert not signing.is_request_id(SECRET, signing.make_session(SECRET, "ab12cd34", HASH))

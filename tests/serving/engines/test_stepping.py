@@ -15,12 +15,12 @@ from serving.errors import EngineDied, QueueFull
 pytestmark = pytest.mark.anyio
 
 
-def request(text: str, tokens: int = 99, **wants: Any) -> EngineRequest:
+def make_request(text: str, tokens: int = 99, **wants: Any) -> EngineRequest:
     return EngineRequest(Text(text), tokens, **wants)
 
 
 @asynccontextmanager
-async def running(engine: EchoEngine) -> AsyncIterator[None]:
+async def run_engine(engine: EchoEngine) -> AsyncIterator[None]:
     """An engine that is loaded, until the block ends."""
     await asyncio.to_thread(engine.load)
     try:
@@ -31,56 +31,56 @@ async def running(engine: EchoEngine) -> AsyncIterator[None]:
         await asyncio.to_thread(engine.close)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0.001)
 
 
 async def test_words_come_one_by_one_and_add_up_to_the_answer() -> None:
     engine = EchoEngine()
-    async with running(engine):
-        chunks = [chunk async for chunk in engine.generate(request("a b c d", 3))]
+    async with run_engine(engine):
+        chunks = [chunk async for chunk in engine.generate(make_request("a b c d", 3))]
         assert [chunk.text for chunk in chunks] == ["a", " b", " c"]
         assert [chunk.output_tokens for chunk in chunks] == [1, 2, 3]
         assert [chunk.finish_reason for chunk in chunks] == [None, None, "length"]
         assert {chunk.input_tokens for chunk in chunks} == {4}
-        assert await engine.generate(request("a b", 2)).collect() == Answer("a b", 2, 2, "stop")
-        assert (await engine.generate(request("", 2)).collect()).text == ""
-        stopped = await engine.generate(request("one two three four", stop=("o th",))).collect()
+        assert await engine.generate(make_request("a b", 2)).collect() == Answer("a b", 2, 2, "stop")
+        assert (await engine.generate(make_request("", 2)).collect()).text == ""
+        stopped = await engine.generate(make_request("one two three four", stop=("o th",))).collect()
         assert (stopped.text, stopped.finish_reason) == ("one tw", "stop")
 
 
 async def test_what_does_not_fit_into_the_batch_waits_and_a_full_queue_refuses() -> None:
     engine = EchoEngine(max_queue=2, max_batch=3)
     engine.may_step.clear()
-    async with running(engine):
-        streams = [engine.generate(request(str(n))) for n in range(5)]  # at once, before any could join
+    async with run_engine(engine):
+        streams = [engine.generate(make_request(str(n))) for n in range(5)]  # at once, before any could join
         with pytest.raises(QueueFull) as refusal:
-            engine.generate(request("x"))
+            engine.generate(make_request("x"))
         assert refusal.value.retry_after_s >= 1
-        await until(lambda: engine.stats().running == 3)
-        assert engine.stats().waiting == 2
+        await wait_until(lambda: engine.get_stats().running == 3)
+        assert engine.get_stats().waiting == 2
         with pytest.raises(QueueFull):
-            engine.generate(request("x"))
+            engine.generate(make_request("x"))
         engine.may_step.set()
         assert [(await stream.collect()).text for stream in streams] == list("01234")
-        assert (await engine.generate(request("x")).collect()).text == "x"
+        assert (await engine.generate(make_request("x")).collect()).text == "x"
 
 
 async def test_closing_answers_what_was_accepted() -> None:
     engine = EchoEngine(max_batch=2)
     engine.may_step.clear()
-    async with running(engine):
-        streams = [engine.generate(request(str(n))) for n in range(5)]
+    async with run_engine(engine):
+        streams = [engine.generate(make_request(str(n))) for n in range(5)]
         closing = asyncio.create_task(asyncio.to_thread(engine.close))
-        await until(lambda: engine._closed)
-        late = engine.generate(request("late"))
+        await wait_until(lambda: engine._closed)
+        late = engine.generate(make_request("late"))
         engine.may_step.set()
         await closing
         assert [(await stream.collect()).text for stream in streams] == list("01234")
         with pytest.raises(EngineDied):
             await late.collect()
-        assert not engine.stats().alive
+        assert not engine.get_stats().alive
 
 
 class Failing(EchoEngine):
@@ -95,10 +95,10 @@ class Failing(EchoEngine):
 async def test_an_engine_that_dies_tells_all_who_wait(how: str) -> None:
     engine = Failing(max_batch=1) if how == "in a step" else EchoEngine(max_batch=1)
     engine.may_step.clear()
-    async with running(engine):
-        streams = [] if how == "idle" else [engine.generate(request("w " * 9)) for _ in range(3)]
-        await until(lambda: engine.stats().running == bool(streams))
-        assert engine.stats().alive
+    async with run_engine(engine):
+        streams = [] if how == "idle" else [engine.generate(make_request("w " * 9)) for _ in range(3)]
+        await wait_until(lambda: engine.get_stats().running == bool(streams))
+        assert engine.get_stats().alive
         if how == "in a step":
             engine.may_step.set()
         else:
@@ -106,13 +106,13 @@ async def test_an_engine_that_dies_tells_all_who_wait(how: str) -> None:
         for stream in streams:
             with pytest.raises(EngineDied):
                 await stream.collect()
-        await until(lambda: not engine.stats().alive)
+        await wait_until(lambda: not engine.get_stats().alive)
         with pytest.raises(EngineDied):
-            await engine.generate(request("x")).collect()
+            await engine.generate(make_request("x")).collect()
 
 
 @pytest.mark.parametrize(
-    "pieces, stops, said, stopped",
+    "pieces, stops, passed, stopped",
     [
         (["one S", "TO", "P two"], ["STOP"], "one ", True),
         (["one S", "TO", "RM"], ["STOP"], "one STORM", False),
@@ -122,9 +122,11 @@ async def test_an_engine_that_dies_tells_all_who_wait(how: str) -> None:
         (["", "é", "\n\nUser"], ["\n\nUser:"], "é\n\nUser", False),
     ],
 )
-def test_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[str], said: str, stopped: bool) -> None:
+def test_text_ends_before_the_first_stop_string(
+    pieces: list[str], stops: list[str], passed: str, stopped: bool
+) -> None:
     text, stream, found = "", StopFilter(stops), False
     for piece in pieces:
         more, found = stream.feed(piece)
         text += more
-    assert (text + ("" if found else stream.flush()), found) == (said, stopped)
+    assert (text + ("" if found else stream.flush()), found) == (passed, stopped)

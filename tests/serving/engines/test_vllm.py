@@ -62,14 +62,14 @@ def engine(base):
     engine.close()
 
 
-def whole(engine, request):
+def read_answer(engine, request):
     async def answer():
         return await engine.generate(request).collect()
 
     return asyncio.run(answer())
 
 
-def said(folder, ids, count, change=lambda model: None):
+def generate_greedily(folder, ids, count, change=lambda model: None):
     """What transformers says greedily: the ids of `count` tokens, or fewer up to the end of the answer."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -83,8 +83,8 @@ def said(folder, ids, count, change=lambda model: None):
 def test_every_kind_of_prompt_becomes_the_ids_of_training_and_answers_as_transformers_does(engine, base, tokenizer):
     from llmops import prompts
 
-    question = prompts.prompt_ids(tokenizer, "Where is it?", "On the shelf.")
-    chat = prompts.chat_ids(tokenizer, [{"role": "user", "content": "Hello"}])
+    question = prompts.encode_question(tokenizer, "Where is it?", "On the shelf.")
+    chat = prompts.encode_chat(tokenizer, [{"role": "user", "content": "Hello"}])
     text = tokenizer("Once upon")["input_ids"]
     for prompt, ids in (
         (Question("Where is it?", "On the shelf."), question),
@@ -92,7 +92,7 @@ def test_every_kind_of_prompt_becomes_the_ids_of_training_and_answers_as_transfo
         (Text("Once upon"), text),
         (TokenIds(tuple(question), stored=True), question),
     ):
-        answer, expected = whole(engine, EngineRequest(prompt, FEW)), said(base, ids, FEW)
+        answer, expected = read_answer(engine, EngineRequest(prompt, FEW)), generate_greedily(base, ids, FEW)
         written = tokenizer.decode(expected, skip_special_tokens=True)
         assert answer.text == (written if isinstance(prompt, Text) else written.strip())
         assert (answer.input_tokens, answer.output_tokens) == (len(ids), len(expected))
@@ -113,18 +113,18 @@ async def test_pieces_add_up_to_the_answer_and_a_stop_string_ends_it(engine):
 def test_an_answer_follows_a_schema_and_a_bad_one_is_refused_alone(engine):
     schema = '{"enum":["a","b \\"c\\"",3]}'
     asked = [EngineRequest(Question("Which?"), 30, 1.0, seed=seed, schema=schema) for seed in range(4)]
-    assert {json.loads(whole(engine, one).text) for one in asked} <= {"a", 'b "c"', 3}
+    assert {json.loads(read_answer(engine, one).text) for one in asked} <= {"a", 'b "c"', 3}
     with pytest.raises(PromptRefused, match="response_format"):
-        whole(engine, EngineRequest(Question("Which?"), 30, schema='{"type":"banana"}'))
-    assert whole(engine, EngineRequest(Question("Which?"), FEW)).output_tokens <= FEW
+        read_answer(engine, EngineRequest(Question("Which?"), 30, schema='{"type":"banana"}'))
+    assert read_answer(engine, EngineRequest(Question("Which?"), FEW)).output_tokens <= FEW
 
 
 def test_a_seed_repeats_a_sample_and_a_prompt_that_does_not_fit_is_refused_with_both_counts(engine):
     requests = [EngineRequest(Question("Where?"), 12, temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 1, 2)]
-    one, same, other = [whole(engine, request).text for request in requests]
+    one, same, other = [read_answer(engine, request).text for request in requests]
     assert one == same != other
     with pytest.raises(PromptRefused, match=r"600 tokens.*may take 5.*512"):
-        whole(engine, EngineRequest(TokenIds((5,) * 600), 5))
+        read_answer(engine, EngineRequest(TokenIds((5,) * 600), 5))
 
 
 def test_an_adapter_beside_its_base_answers_as_if_merged(vllm, base, tokenizer, tmp_path):
@@ -150,13 +150,13 @@ def test_an_adapter_beside_its_base_answers_as_if_merged(vllm, base, tokenizer, 
         for layer in model.model.layers:
             layer.self_attn.q_proj.weight.data += 2 * up @ down
 
-    ids = prompts.prompt_ids(tokenizer, "Where is it?")
-    expected = said(base, ids, FEW, merge)
-    assert expected != said(base, ids, FEW)
+    ids = prompts.encode_question(tokenizer, "Where is it?")
+    expected = generate_greedily(base, ids, FEW, merge)
+    assert expected != generate_greedily(base, ids, FEW)
     engine = VllmEngine(folder, 2, 2, options=OPTIONS)
     engine.load()
     try:
-        answer = whole(engine, EngineRequest(Question("Where is it?"), FEW))
+        answer = read_answer(engine, EngineRequest(Question("Where is it?"), FEW))
     finally:
         engine.close()
     assert answer.text == tokenizer.decode(expected, skip_special_tokens=True).strip()
@@ -176,7 +176,7 @@ async def test_an_engine_whose_process_dies_tells_every_reader(vllm, base):
     for stream in streams[1:]:
         with pytest.raises(EngineDied):
             await asyncio.wait_for(stream.collect(), 50)
-    assert not engine.stats().alive
+    assert not engine.get_stats().alive
     with pytest.raises(EngineDied):
         await engine.generate(EngineRequest(Question("later"), 1)).collect()
     engine.close()

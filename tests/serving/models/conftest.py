@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmops.config import Monitoring
-from llmops.events.shipping import drain
+from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
 from llmops.release import rollout
 from llmops.release.registry.registry import Registry
@@ -70,7 +70,7 @@ class World:
         return trial.started
 
     def stored(self, dataset: str) -> list[dict[str, Any]]:
-        drain(self.events, Monitoring())
+        drain_spool(self.events, Monitoring())
         return list(LocalStore(self.events).find(dataset))
 
     @staticmethod

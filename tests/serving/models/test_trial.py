@@ -42,7 +42,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return clock
 
 
-def side(asked: int, name: str = "canary") -> SideCounts:
+def make_side(asked: int, name: str = "canary") -> SideCounts:
     """Figures of as many callers as requests."""
     made = SideCounts()
     for n in range(asked):
@@ -50,11 +50,11 @@ def side(asked: int, name: str = "canary") -> SideCounts:
     return made
 
 
-def requests(sides: TrialCounts) -> int:
+def count_requests(sides: TrialCounts) -> int:
     return sides.canary.requests + sides.champion.requests
 
 
-def end(world: Any) -> dict[str, Any]:
+def read_end(world: Any) -> dict[str, Any]:
     """How the trial ended: the last change in the history, of which there is an event too."""
     change = world.registry.history()[-1]
     (event,) = world.stored("llmops.canary")
@@ -63,13 +63,13 @@ def end(world: Any) -> dict[str, Any]:
 
 
 def test_the_same_callers_are_drawn_again_and_a_larger_share_adds_others() -> None:
-    def who(version: str, share: float) -> set[int]:
+    def find_drawn(version: str, share: float) -> set[int]:
         return {n for n in range(5000) if is_drawn_to_canary(f"{n:08x}", Canary(version, share, "now"))}
 
-    some, more = who("v2", 0.1), who("v2", 0.3)
-    assert some == who("v2", 0.1) < more
+    some, more = find_drawn("v2", 0.1), find_drawn("v2", 0.3)
+    assert some == find_drawn("v2", 0.1) < more
     assert len(some) == pytest.approx(500, abs=100) and len(more) == pytest.approx(1500, abs=150)
-    assert len(some & who("v3", 0.1)) < 100  # not the same callers try everything
+    assert len(some & find_drawn("v3", 0.1)) < 100  # not the same callers try everything
 
 
 async def test_each_caller_stays_on_one_side_and_a_header_forces_the_other(world: Any, still: FakeClock) -> None:
@@ -83,7 +83,7 @@ async def test_each_caller_stays_on_one_side_and_a_header_forces_the_other(world
         rollout.stop(world.registry, world.events, by="test", why="enough")
         await world.until(lambda: models.canary is None)
         assert {await world.ask(models, caller) for caller in versions} == {"v1"}
-        await world.until(lambda: not world.engines["v2"][0].stats().alive)
+        await world.until(lambda: not world.engines["v2"][0].get_stats().alive)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ async def test_a_bad_canary_is_pulled_and_no_caller_notices(
             await world.until(lambda: world.registry.canary() is None)
             await world.until(lambda: set(result.answered[-8:]) == {"v1"})
         assert result.failed == [] and "v2" in result.answered
-    change = end(world)
+    change = read_end(world)
     assert change["by"] == "serving" and worse in change["why"]
     assert change["numbers"]["champion"]["failed"] == 0
 
@@ -136,7 +136,7 @@ async def test_an_answer_that_has_begun_is_not_begun_again(world: Any, still: Fa
             await world.until(lambda: len(result.answered) >= answered + 60)
         assert {str(error) for error in result.failed} == {"The word 'bad' was said."}
         assert len(result.failed) <= failed + 8  # only what was on its way when it was pulled
-    assert "errors" in end(world)["why"]
+    assert "errors" in read_end(world)["why"]
 
 
 async def test_a_canary_whose_engine_dies_is_pulled_and_the_champion_stands_in(world: Any, still: FakeClock) -> None:
@@ -153,7 +153,7 @@ async def test_a_canary_whose_engine_dies_is_pulled_and_the_champion_stands_in(w
             await forced
         await world.until(lambda: world.registry.canary() is None)
         assert len(world.engines["v2"]) == 1 and models.explain() == ""
-    assert "died" in end(world)["why"]
+    assert "died" in read_end(world)["why"]
 
 
 @pytest.mark.parametrize("gone", ["no room", "before the start", "while it answers"])
@@ -172,7 +172,7 @@ async def test_a_canary_that_cannot_be_loaded_is_pulled_and_takes_the_champion_f
             shutil.rmtree(folder)
         await world.until(lambda: world.registry.canary() is None)
         assert models.explain() == "" and await world.ask(models) == "v1"
-    assert "loaded" in end(world)["why"]
+    assert "loaded" in read_end(world)["why"]
 
 
 async def test_an_app_that_takes_no_part_in_trials_neither_loads_nor_pulls_a_canary(world: Any) -> None:
@@ -210,7 +210,7 @@ async def test_what_a_canary_has_no_room_for_the_champion_answers_and_it_counts_
         engine.may_step.set()
         assert await kept == "v2"
         await world.until(lambda: world.registry.canary() is None)
-    assert end(world)["numbers"]["canary"]["refused"]
+    assert read_end(world)["numbers"]["canary"]["refused"]
 
 
 async def test_what_a_caller_does_wrong_or_forces_and_what_the_champion_answers_instead_do_not_count(
@@ -250,7 +250,7 @@ async def test_a_request_that_is_given_up_counts_and_one_begun_before_the_trial_
             engines[0].may_step.set()
         own = models._trial.own_counts
         assert await early == "v1"
-        assert own.canary.total("left") + own.champion.total("left") == requests(own) == 8
+        assert own.canary.total("left") + own.champion.total("left") == count_requests(own) == 8
 
 
 async def test_another_trial_of_the_same_version_begins_at_nothing(world: Any, still: FakeClock) -> None:
@@ -271,13 +271,13 @@ async def test_one_replica_pulls_for_all_and_their_counts_are_added(world: Any, 
         for models in (one, two):
             for n in range(20):
                 await world.ask(models, str(n))
-        await world.until(lambda: requests(trials.read_counts(world.registry, trial)) == 40)
+        await world.until(lambda: count_requests(trials.read_counts(world.registry, trial)) == 40)
         async with world.load(one, lambda n: "bad"):
             await world.until(lambda: two.canary is None and one.canary is None)
         assert [len(world.engines[name]) for name in ("v1", "v2")] == [2, 2]
         decision = rollout.conclude(world.registry, world.events, trial, Rules(), by="test")
         assert decision["outcome"] == "over" and ERRORS.search(decision["why"])
-    end(world)
+    read_end(world)
 
 
 async def test_while_the_database_is_away_the_app_serves_and_goes_on_with_its_own_counts(
@@ -286,13 +286,13 @@ async def test_while_the_database_is_away_the_app_serves_and_goes_on_with_its_ow
     """What is counted meanwhile is in the pool once it is back; a canary that fails meanwhile is asked no more."""
     away, database = set[str](), world.registry.database
 
-    def sometimes(name: str, work: Callable[[], Any]) -> Any:
+    def fail_sometimes(name: str, work: Callable[[], Any]) -> Any:
         if name in away:
             raise StateUnavailable("The database is away.")
         return work()
 
     for name in ("change", "read"):
-        monkeypatch.setattr(database, name, partial(sometimes, name, getattr(database, name)))
+        monkeypatch.setattr(database, name, partial(fail_sometimes, name, getattr(database, name)))
     world.make = {"v2": lambda: EchoEngine(fail_on="bad")}
     async with world.models() as models:
         trial = await world.canary(models)
@@ -304,7 +304,7 @@ async def test_while_the_database_is_away_the_app_serves_and_goes_on_with_its_ow
             await world.ask(models, str(n))
         assert models.canary and "registry" in models.explain()
         away.clear()
-        await world.until(lambda: requests(trials.read_counts(world.registry, trial)) == 40)
+        await world.until(lambda: count_requests(trials.read_counts(world.registry, trial)) == 40)
         away.add("change")  # what it has can be read, as on a full disk
         async with world.load(models, lambda n: "bad") as result:
             await world.until(lambda: models.canary is None)
@@ -312,4 +312,4 @@ async def test_while_the_database_is_away_the_app_serves_and_goes_on_with_its_ow
             assert result.failed == [] and world.registry.canary() and "written" in models.explain()
             away.clear()
             await world.until(lambda: world.registry.canary() is None and not models.explain())
-    assert ERRORS.search(end(world)["why"])
+    assert ERRORS.search(read_end(world)["why"])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from llmops.events.datasets import LOADS
+from llmops.events.datasets import SERVING_MODEL
 from serving.engines.echo import EchoEngine
 from serving.models import loader
-from serving.models.tested import TestedVersion
+from serving.models.tested_version import TestedVersion
 from tests.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +42,7 @@ async def test_the_old_one_answers_while_the_new_one_loads_and_then_what_it_has_
         assert await world.ask(models) == "v2" and not any(task.done() for task in accepted)
         old.may_step.set()
         assert await asyncio.gather(*accepted) == ["v1"] * 30
-        await world.until(lambda: not old.stats().alive)
+        await world.until(lambda: not old.get_stats().alive)
 
 
 async def test_what_is_not_wanted_any_more_when_it_is_loaded_goes_again(world: Any) -> None:
@@ -54,7 +54,7 @@ async def test_what_is_not_wanted_any_more_when_it_is_loaded_goes_again(world: A
         await world.until(lambda: models._champion._wanted == "v3")
         world.engines["v2"][0].open.set()
         await world.until(lambda: models.champion.version.name == "v3")
-        await world.until(lambda: not world.engines["v2"][0].stats().alive)
+        await world.until(lambda: not world.engines["v2"][0].get_stats().alive)
 
 
 async def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_answers(
@@ -71,7 +71,7 @@ async def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_an
         assert await world.ask(models) == "v1"
         await world.until(lambda: models.champion.version.name == "v2")
         assert models.explain() == models.explain_with_error() == ""
-    outcomes = [(e["llmops.model.version"], e["event.outcome"]) for e in world.stored(LOADS)]
+    outcomes = [(e["llmops.model.version"], e["event.outcome"]) for e in world.stored(SERVING_MODEL)]
     assert outcomes == [("v1", "success"), ("v2", "failure"), ("v2", "failure"), ("v2", "success")]
 
 
@@ -111,7 +111,7 @@ async def test_stopping_in_the_middle_of_loading_leaves_no_engine(world: Any) ->
     async with world.models():
         world.registry.promote("v2")
         await world.until(lambda: "v2" in world.engines)
-    assert not any(engine.stats().alive for engines in world.engines.values() for engine in engines)
+    assert not any(engine.get_stats().alive for engines in world.engines.values() for engine in engines)
 
 
 async def test_a_tested_version_whose_load_is_still_being_reported_makes_room_for_the_next(world: Any) -> None:

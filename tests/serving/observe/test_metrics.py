@@ -5,7 +5,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 
-def samples(text: str) -> dict[tuple[str, ...], float]:
+def parse_samples(text: str) -> dict[tuple[str, ...], float]:
     """Name and labels, in the order of their names → value."""
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
@@ -23,7 +23,7 @@ def test_requests_are_counted_as_their_events_say(site: Any, leaking: Any) -> No
         client.get("/healthz")
         answer = client.get("/metrics", headers=site.headers("developer"))
         assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
-        found = samples(answer.text)
+        found = parse_samples(answer.text)
         assert client.get("/metrics", headers=site.headers("user")).status_code == 403
     assert {key: value for key, value in found.items() if key[0] == "llmops_requests_total"} == {
         ("llmops_requests_total", "/generate", "200", "v1"): 1,

@@ -14,19 +14,19 @@ from serving.errors import QueueFull
 CHAT = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
 
 
-def start(site: Any, client: TestClient, share: float = 0.999) -> Any:
+def start_canary(site: Any, client: TestClient, share: float = 0.999) -> Any:
     answer = client.post("/admin/canary", json={"version": "v2", "share": share}, headers=site.headers("admin"))
     site.until(lambda: client.app.state.parts.models.canary)  # type: ignore[attr-defined]
     return answer
 
 
-def side(site: Any, client: TestClient, name: str) -> Any:
+def ask_side(site: Any, client: TestClient, name: str) -> Any:
     headers = {**site.headers(), "X-LLMOps-Side": name}
     return client.post("/generate", json={"prompt": "one two"}, headers=headers)
 
 
 def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, client: TestClient) -> None:
-    answer = start(site, client)
+    answer = start_canary(site, client)
     assert answer.status_code == 200 and answer.json()["aliases"] == {"champion": "v1", "canary": "v2"}
     assert site.ask(client).json()["model_version"] == "v2"
     listed = client.get("/admin/models", headers=site.headers("developer")).json()
@@ -34,7 +34,7 @@ def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, cl
     stopped = client.post("/admin/canary", json={"stop": True}, headers=site.headers("admin")).json()
     assert stopped == {"aliases": {"champion": "v1"}, "canary": None, "decision": None}
     site.until(lambda: site.ask(client).json()["model_version"] == "v1")
-    site.until(lambda: not site.engines["v2"].stats().alive)
+    site.until(lambda: not site.engines["v2"].get_stats().alive)
     changes = site.events("llmops.admin")
     assert [e["event.action"] for e in changes] == ["canary_start", "canary_stop"]
     assert all(e["llmops.key.prefix"] in site.keys["admin"] and e["user.roles"] == ["admin"] for e in changes)
@@ -55,7 +55,7 @@ def test_what_makes_no_sense_is_refused(shared_site: Any, shared_client: TestCli
 
 
 def test_an_admin_ends_a_trial_with_a_decision(site: Any, client: TestClient) -> None:
-    start(site, client, 0.5)
+    start_canary(site, client, 0.5)
     registry, sides = registry_of(site.config), trials.TrialCounts()
     for n in range(1000):
         sides.canary.add(f"a {n % 50}", 1.0, 5, 5)
@@ -68,7 +68,7 @@ def test_an_admin_ends_a_trial_with_a_decision(site: Any, client: TestClient) ->
 def test_a_stream_of_several_answers_has_one_id_also_if_both_sides_answer(
     site: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start(site, client)
+    start_canary(site, client)
     answers = iter([site.engines["v2"].generate])
 
     def generate_once(request: EngineRequest) -> Stream:
@@ -84,14 +84,14 @@ def test_a_stream_of_several_answers_has_one_id_also_if_both_sides_answer(
 
 
 def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> None:
-    assert side(site, client, "canary").status_code == 404
-    start(site, client, 0.001)
+    assert ask_side(site, client, "canary").status_code == 404
+    start_canary(site, client, 0.001)
     for name, version in {"canary": "v2", "champion": "v1", "v2": "v2", "v1": "v1"}.items():
-        assert side(site, client, name).json()["model_version"] == version
+        assert ask_side(site, client, name).json()["model_version"] == version
     headers = {**site.headers(), "X-LLMOps-Side": "canary"}
     assert client.post("/v1/chat/completions", json=CHAT, headers=headers).json()["model"] == "support-bot:v2"
     listed = {card["id"] for card in client.get("/v1/models", headers=headers).json()["data"]}
     assert listed == {"support-bot", *(f"support-bot:{one}" for one in ("champion", "canary", "v1", "v2"))}
-    assert side(site, client, "nonsense").status_code == 404
-    told = [event["llmops.canary.side"] for event in site.events() if event["event.outcome"] == "success"]
-    assert told == ["canary", "champion", "canary", "champion", "canary"]
+    assert ask_side(site, client, "nonsense").status_code == 404
+    sides = [event["llmops.canary.side"] for event in site.events() if event["event.outcome"] == "success"]
+    assert sides == ["canary", "champion", "canary", "champion", "canary"]

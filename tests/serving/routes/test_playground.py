@@ -66,23 +66,23 @@ def ask(page, text):
     page.keyboard.press("Enter")
 
 
-def answers(page):
+def read_answers(page):
     return [text.strip() for text in page.locator(".bubble.model .text").all_inner_texts()]
 
 
-def answered(page, count=1):
+def wait_for_answers(page, count=1):
     page.locator(".feedback").nth(count - 1).wait_for()
 
 
-def told(page):
+def read_error(page):
     page.wait_for_selector(".bubble .bad")
     return page.locator(".bubble .bad").inner_text()
 
 
 def test_a_question_is_answered_by_keyboard_alone_and_everything_has_a_name_for_a_screen_reader(chat):
     ask(chat, "one two\nthree")
-    answered(chat)
-    assert answers(chat) == ["one two\nthree"] == chat.locator(".bubble.user .text").all_inner_texts()
+    wait_for_answers(chat)
+    assert read_answers(chat) == ["one two\nthree"] == chat.locator(".bubble.user .text").all_inner_texts()
     facts = chat.locator(".facts .badge").all_inner_texts()
     assert facts[0] == "v1" and "2 → 2 tokens" in facts
     assert chat.locator("#ready").inner_text() == "v1 is ready"
@@ -100,10 +100,10 @@ def test_the_conversation_is_sent_along_until_a_new_one_begins(chat):
     chat.on("request", lambda r: sent.append(r.post_data_json) if "completions" in r.url else None)
     for count, text in enumerate(("first", "second"), 1):
         ask(chat, text)
-        answered(chat, count)
+        wait_for_answers(chat, count)
     chat.click("#clear")
     ask(chat, "third")
-    answered(chat)
+    wait_for_answers(chat)
     assert [[m["content"] for m in one["messages"]] for one in sent] == [
         ["first"], ["first", "first", "second"], ["third"],
     ]  # fmt: skip
@@ -113,21 +113,21 @@ def test_an_answer_grows_and_escape_stops_it(site, chat):
     engine = site.engines["v1"]
     engine.say(3)
     ask(chat, "word " * 20)
-    site.until(lambda: answers(chat) == ["word word word"])
+    site.until(lambda: read_answers(chat) == ["word word word"])
     assert chat.locator("#log").get_attribute("aria-busy") == "true"
     chat.keyboard.press("Escape")
     chat.wait_for_selector("text=Stopped")
     site.until(site.events)
     engine.may_step.set()
-    site.until(lambda: engine.stats().running == 0)
-    assert answers(chat)[0].startswith("word word word") and len(answers(chat)[0].split()) < 20
+    site.until(lambda: engine.get_stats().running == 0)
+    assert read_answers(chat)[0].startswith("word word word") and len(read_answers(chat)[0].split()) < 20
     assert chat.locator("#prompt").input_value().startswith("word")  # to be changed and sent again
     assert chat.locator("#send").is_visible() and chat.problems == []
 
 
 def test_thumbs_send_a_rating_and_no_text_and_a_correction_is_sent_with_its_question(site, chat):
     ask(chat, "one two")
-    answered(chat)
+    wait_for_answers(chat)
     chat.click("[aria-label='Good answer']")
     chat.wait_for_selector("[aria-label='Good answer'][aria-pressed=true]")
     (event,) = site.events(FEEDBACK)
@@ -145,12 +145,14 @@ def test_thumbs_send_a_rating_and_no_text_and_a_correction_is_sent_with_its_ques
 
 
 def test_what_a_model_says_is_never_markup_and_code_stands_out(chat):
-    said = "<img src=x onerror=alert(1)>\nCall `f` so:\n```python\nif <b>x</b>:\n    f()\n```\nThen\n```\nstill open"
-    ask(chat, said)
-    answered(chat)
+    markdown = (
+        "<img src=x onerror=alert(1)>\nCall `f` so:\n```python\nif <b>x</b>:\n    f()\n```\nThen\n```\nstill open"
+    )
+    ask(chat, markdown)
+    wait_for_answers(chat)
     assert chat.locator(".bubble.model pre").all_inner_texts() == ["if <b>x</b>:\n    f()", "still open"]
     assert chat.locator(".bubble.model code").all_inner_texts() == ["f"]
-    assert [line for line in answers(chat)[0].split("\n") if line.strip()] == [
+    assert [line for line in read_answers(chat)[0].split("\n") if line.strip()] == [
         "<img src=x onerror=alert(1)>", "Call f so:", "if <b>x</b>:", "    f()", "Then", "still open",
     ]  # fmt: skip
     assert chat.locator(".bubble img, .bubble b").count() == 0
@@ -160,8 +162,8 @@ def test_sources_are_footnotes_that_open_and_no_markup(chat):
     source = {"title": "<b>A</b>", "location": "https://shop.example/a", "position": "p. 1", "snippet": "Say <i>so</i>"}
     choice = {"delta": {"content": "Yes."}, "finish_reason": "stop"}
     event = json.dumps({"choices": [choice], "system_fingerprint": "v1", "sources": [source]})
-    said = {"body": f"data: {event}\n\ndata: [DONE]\n\n", "content_type": "text/event-stream"}
-    chat.route("**/v1/**", lambda route: route.fulfill(**said))
+    response = {"body": f"data: {event}\n\ndata: [DONE]\n\n", "content_type": "text/event-stream"}
+    chat.route("**/v1/**", lambda route: route.fulfill(**response))
     ask(chat, "Is it so?")
     chat.click("ol.sources summary >> text=<b>A</b>")
     assert chat.locator("ol.sources a").get_attribute("href") == source["location"]
@@ -171,11 +173,11 @@ def test_sources_are_footnotes_that_open_and_no_markup(chat):
 def test_a_server_that_is_gone_or_full_is_told_and_the_question_kept(chat):
     chat.route("**/v1/**", lambda route: route.abort())
     ask(chat, "hello")
-    assert told(chat) == "The server does not answer."
+    assert read_error(chat) == "The server does not answer."
     assert chat.locator("#prompt").input_value() == "hello" and chat.locator("#send").is_visible()
     chat.unroute("**/v1/**")
     chat.keyboard.press("Enter")
-    answered(chat)
+    wait_for_answers(chat)
     full = '{"error": {"message": "The queue is full (64 waiting); try again in 3 s."}}'
     chat.route("**/v1/**", lambda route: route.fulfill(status=429, body=full, content_type="application/json"))
     ask(chat, "hello")
@@ -183,7 +185,7 @@ def test_a_server_that_is_gone_or_full_is_told_and_the_question_kept(chat):
     chat.unroute("**/v1/**")
     chat.click("#clear")
     ask(chat, "good bad")  # it fails in the middle
-    assert told(chat) and "good" in answers(chat)[0]
+    assert read_error(chat) and "good" in read_answers(chat)[0]
 
 
 def test_the_key_stays_in_the_tab_and_can_be_forgotten(chat, served):

@@ -25,27 +25,27 @@ from textwrap import dedent
 from typing import Any
 
 from llmops.config import Speakers
-from llmops.data.collect.readers.decode import LARGEST, lines, open_text
+from llmops.data.collect.readers.decoding import LARGEST_RECORD, open_text, read_lines
 from llmops.data.collect.readers.json_records import parse_line
-from llmops.data.collect.readers.origin import Item, Items, Origin, trimmed
+from llmops.data.collect.readers.origin import Item, Items, Origin, trim_text
 from llmops.data.collect.readers.speakers import (
-    Line,
     Side,
-    in_time,
+    TranscriptLine,
+    discard_impossible_times,
+    find_known_side,
+    find_role_sides,
+    find_sides,
     is_notice,
     is_sentence,
-    known_side,
-    role_sides,
-    sides,
-    taken_apart,
+    parse_transcript_line,
 )
 
 HEADER_CHARS = 4000  #: longest header
-MARKS = 50  #: most consecutive rules and headers; more are text without a speaker
-EARLIER_CHARS = 600  #: most characters of earlier turns in a context
+MAX_SEPARATORS = 50  #: most consecutive rules and headers; more are text without a speaker
+HISTORY_CHARS = 600  #: most characters of earlier turns in a context
 
 _RULE = re.compile(r"\s*[-=_*]{3,}\s*")
-_ABOUT = ("topic", "context")
+_HEADER_KEYS = ("topic", "context")
 _FENCE = "```"
 _HEADER = re.compile(r"\s*#+\s+(?:(?P<key>[\w ]+?)\s*:)?\s*(?P<value>.*?)\s*")
 
@@ -55,7 +55,7 @@ class Turn:
     """Consecutive messages of one side; for askers, of one person."""
 
     side: Side
-    who: str
+    label: str
     position: str
     parts: list[str] = field(default_factory=list)
 
@@ -68,211 +68,220 @@ def read(path: Path, origin: Origin) -> Items:
     reason. One conversation is held in memory.
 
     Raises:
-        Unreadable: if the file is not text or is cut off. The conversations before were yielded.
+        UnreadableError: if the file is not text or is cut off. The conversations before were yielded.
     """
     name = origin.location.lower().removesuffix(".gz")
     parse = _read_messages if name.endswith((".jsonl", ".ndjson", ".json")) else _read_transcript
-    empty = True
+    is_empty = True
     with open_text(path, origin) as (file, origin):
-        numbered = ((n, line.rstrip("\n")) for n, line in enumerate(lines(file), start=1) if line.strip())
+        numbered = ((n, line.rstrip("\n")) for n, line in enumerate(read_lines(file), start=1) if line.strip())
         for item in parse(numbered, origin):
-            empty = False
+            is_empty = False
             yield item
-    if empty:
-        yield origin.dropped("file", "empty", "it holds no conversation")
+    if is_empty:
+        yield origin.make_dropped("file", "empty", "it holds no conversation")
 
 
 def _read_transcript(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items:
-    said: list[Line] = []
+    lines: list[TranscriptLine] = []
     size = 0
-    about = dict.fromkeys(_ABOUT, "")
+    metadata = dict.fromkeys(_HEADER_KEYS, "")
     in_header = False
-    for number, line, marks in _with_marks(numbered, origin.source.speakers):
-        if len(line) > LARGEST:
-            yield origin.dropped(f"line {number}", "malformed", f"longer than {LARGEST:,} characters", line)
+    for number, line, is_separator in _flag_separators(numbered, origin.source.speakers):
+        if len(line) > LARGEST_RECORD:
+            yield origin.make_dropped(f"line {number}", "malformed", f"longer than {LARGEST_RECORD:,} characters", line)
             continue
-        rule, header = (_RULE.fullmatch(line), _header(line)) if marks else (None, None)
-        if rule or header or size > LARGEST:
-            yield from _conversation(said, about, origin)
-            said, size = [], 0
+        rule, header = (_RULE.fullmatch(line), _match_header(line)) if is_separator else (None, None)
+        if rule or header or size > LARGEST_RECORD:
+            yield from _convert_conversation(lines, metadata, origin)
+            lines, size = [], 0
         if rule or header:
             if rule or not in_header:
-                about = dict.fromkeys(about, "")
+                metadata = dict.fromkeys(metadata, "")
             in_header = header is not None
-            if header and (key := (header["key"] or "").casefold()) in about:
-                about[key] = header["value"]
+            if header and (key := (header["key"] or "").casefold()) in metadata:
+                metadata[key] = header["value"]
         else:
             in_header = False
-            said.append(taken_apart(number, line))
+            lines.append(parse_transcript_line(number, line))
             size += len(line)
-    yield from _conversation(said, about, origin)
+    yield from _convert_conversation(lines, metadata, origin)
 
 
-def _header(line: str) -> re.Match[str] | None:
+def _match_header(line: str) -> re.Match[str] | None:
     return _HEADER.fullmatch(line) if len(line) <= HEADER_CHARS else None
 
 
-def _with_marks(numbered: Iterable[tuple[int, str]], named: Speakers) -> Iterator[tuple[int, str, bool]]:
+def _flag_separators(numbered: Iterable[tuple[int, str]], speakers: Speakers) -> Iterator[tuple[int, str, bool]]:
     """Yield the lines, each with True if it is a rule or header that starts a conversation, not part of an answer."""
-    waiting: list[tuple[int, str]] = []
-    begun = fenced = False
+    pending: list[tuple[int, str]] = []
+    has_text = in_fence = False
     for number, line in numbered:
-        if len(waiting) < MARKS and (_RULE.fullmatch(line) or _header(line)):
-            waiting.append((number, line))
+        if len(pending) < MAX_SEPARATORS and (_RULE.fullmatch(line) or _match_header(line)):
+            pending.append((number, line))
             continue
-        start = taken_apart(number, line[:HEADER_CHARS]) if waiting or fenced else None
-        if start and (start.stamp or known_side(start.who, named)):
-            fenced = False  # the block was never closed
-        says = begun and start is not None and _goes_on([mark for _, mark in waiting], start, fenced)
-        yield from ((*mark, not says) for mark in waiting)
-        fenced = (fenced and (says or not waiting)) != bool(line.count(_FENCE) % 2)
-        begun, waiting = True, []
+        parsed = parse_transcript_line(number, line[:HEADER_CHARS]) if pending or in_fence else None
+        if parsed and (parsed.stamp_form or find_known_side(parsed.label, speakers)):
+            in_fence = False  # the block was never closed
+        is_answer = (
+            has_text
+            and parsed is not None
+            and _is_continuation([separator for _, separator in pending], parsed, in_fence)
+        )
+        yield from ((*separator, not is_answer) for separator in pending)
+        in_fence = (in_fence and (is_answer or not pending)) != bool(line.count(_FENCE) % 2)
+        has_text, pending = True, []
         yield number, line, False
-    yield from ((*mark, True) for mark in waiting)
+    yield from ((*separator, True) for separator in pending)
 
 
-def _goes_on(marks: Sequence[str], line: Line, fenced: bool) -> bool:
-    """Return True if a line continues the answer above the rules and headers, in a block of code or not."""
-    headers = [header for mark in marks if (header := _header(mark))]
-    if line.stamp or any((header["key"] or "").casefold() in _ABOUT for header in headers):
+def _is_continuation(separators: Sequence[str], line: TranscriptLine, in_fence: bool) -> bool:
+    """Return True if a line continues the answer above the rules and headers before it."""
+    headers = [header for separator in separators if (header := _match_header(separator))]
+    if line.stamp_form or any((header["key"] or "").casefold() in _HEADER_KEYS for header in headers):
         return False
-    if fenced:
+    if in_fence:
         return True
-    plain = len(headers) == len(marks) and not any(map(str.isdigit, "".join(marks)))  # excludes `# Conversation 12`
-    return not line.who and (plain or is_sentence(line.text))
+    has_digit = any(map(str.isdigit, "".join(separators)))  # as in `# Conversation 12`
+    are_comments = len(headers) == len(separators) and not has_digit
+    return not line.label and (are_comments or is_sentence(line.text))
 
 
-def _conversation(said: Sequence[Line], about: Mapping[str, str], origin: Origin) -> Items:
+def _convert_conversation(lines: Sequence[TranscriptLine], metadata: Mapping[str, str], origin: Origin) -> Items:
     """Yield the pairs of one conversation. Drop lines before its first speaker and notices of the messenger."""
-    named = origin.source.speakers
-    begin = next((index for index, line in enumerate(said) if line.who), len(said))
-    said = [*said[:begin], *in_time(said[begin:], named)]
+    speakers = origin.source.speakers
+    begin = next((index for index, line in enumerate(lines) if line.label), len(lines))
+    lines = [*lines[:begin], *discard_impossible_times(lines[begin:], speakers)]
     try:
-        side_of = sides(said[begin:], named)
+        sides = find_sides(lines[begin:], speakers)
     except ValueError as error:
-        yield origin.dropped(f"line {said[0].number}", "malformed", str(error), "\n".join(line.text for line in said))
+        yield origin.make_dropped(
+            f"line {lines[0].number}", "malformed", str(error), "\n".join(line.text for line in lines)
+        )
         return
-    start = next((index for index, line in enumerate(said) if line.who in side_of), len(said))
-    for line in said[:start]:
+    start = next((index for index, line in enumerate(lines) if line.label in sides), len(lines))
+    for line in lines[:start]:
         detail = "no speaker: a conversation's lines begin with one, as in `Anna: …` and `Maria: …`"
-        yield origin.dropped(f"line {line.number}", "malformed", detail, line.text)
-    rest = said[start:]
+        yield origin.make_dropped(f"line {line.number}", "malformed", detail, line.text)
+    remaining = lines[start:]
     turns: list[Turn] = []
-    ignored = False
-    for line in rest:
-        if side := side_of.get(line.who):
-            ignored = side == "ignored"
-            if not ignored:
-                _say(turns, Turn(side, line.who, f"line {line.number}"), line.says)
-        elif is_notice(line, rest[0]):
+    is_ignored = False
+    for line in remaining:
+        if side := sides.get(line.label):
+            is_ignored = side == "ignored"
+            if not is_ignored:
+                _add_message(turns, Turn(side, line.label, f"line {line.number}"), line.message)
+        elif is_notice(line, remaining[0]):
             detail = "a time stamp and no speaker: a line of the messenger's own"
-            yield origin.dropped(f"line {line.number}", "malformed", detail, line.text)
-        elif turns and not ignored:
+            yield origin.make_dropped(f"line {line.number}", "malformed", detail, line.text)
+        elif turns and not is_ignored:
             turns[-1].parts.append(line.text.rstrip())
-    yield from _pairs(turns, about, origin)
+    yield from _pair_turns(turns, metadata, origin)
 
 
 def _read_messages(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items:
     for number, line in numbered:
         conversation, problem = parse_line(line)
-        problem = problem or _problem(conversation, origin.source.speakers)
+        problem = problem or _find_problem(conversation, origin.source.speakers)
         if problem:
-            yield origin.dropped(f"line {number}", "malformed", problem, line)
+            yield origin.make_dropped(f"line {number}", "malformed", problem, line)
             continue
         turns: list[Turn] = []
         messages = conversation["messages"]
         try:
-            side_of = role_sides([message["role"].casefold() for message in messages], origin.source.speakers)
+            sides = find_role_sides([message["role"].casefold() for message in messages], origin.source.speakers)
         except ValueError as error:
-            yield origin.dropped(f"line {number}", "malformed", str(error), line)
+            yield origin.make_dropped(f"line {number}", "malformed", str(error), line)
             continue
         for index, message in enumerate(messages, start=1):
-            side = side_of[message["role"].casefold()]
-            if side != "ignored" and (says := _content(message.get("content"))):
-                who = f"{message['role']} {message.get('name') or ''}"
-                _say(turns, Turn(side, who, f"line {number}, message {index}"), says)
+            side = sides[message["role"].casefold()]
+            if side != "ignored" and (text := _extract_text(message.get("content"))):
+                label = f"{message['role']} {message.get('name') or ''}"
+                _add_message(turns, Turn(side, label, f"line {number}, message {index}"), text)
         if not turns:
-            yield origin.dropped(f"line {number}", "malformed", "no text of a customer or an agent in it", line)
-        about = {key: str(conversation.get(key) or "") for key in _ABOUT}
-        yield from _pairs(turns, about, origin)
+            yield origin.make_dropped(f"line {number}", "malformed", "no text of a customer or an agent in it", line)
+        metadata = {key: str(conversation.get(key) or "") for key in _HEADER_KEYS}
+        yield from _pair_turns(turns, metadata, origin)
 
 
-def _say(turns: list[Turn], turn: Turn, says: str) -> None:
+def _add_message(turns: list[Turn], turn: Turn, text: str) -> None:
     last = turns[-1] if turns else None
-    if not last or last.side != turn.side or (turn.side == "asks" and last.who != turn.who):
+    if not last or last.side != turn.side or (turn.side == "asks" and last.label != turn.label):
         turns.append(turn)
-    turns[-1].parts.append(says)
+    turns[-1].parts.append(text)
 
 
-def _pairs(turns: Sequence[Turn], about: Mapping[str, str], origin: Origin) -> Items:
+def _pair_turns(turns: Sequence[Turn], metadata: Mapping[str, str], origin: Origin) -> Items:
     """Yield questions with their answers. An answer belongs to the last asker; other open questions have none."""
-    group = about["topic"]
-    askers = list(dict.fromkeys(turn.who for turn in turns if turn.side == "asks"))
-    name = {who: f"Customer {n}" if len(askers) > 1 else "Customer" for n, who in enumerate(askers, start=1)}
-    asked: Turn | None = None
-    earlier: list[str] = []
+    group = metadata["topic"]
+    askers = list(dict.fromkeys(turn.label for turn in turns if turn.side == "asks"))
+    names = {label: f"Customer {n}" if len(askers) > 1 else "Customer" for n, label in enumerate(askers, start=1)}
+    question_turn: Turn | None = None
+    history: list[str] = []
     for turn in turns:
-        says = _text(turn)
+        text = _join_lines(turn)
         if turn.side == "asks":
-            if asked:
-                yield _unanswered(asked, origin, group)
-                earlier.append(f"{name[asked.who]}: {_question(asked)}")
-            asked = turn
-        elif asked:
-            question = _question(asked)
-            context = "\n".join(filter(None, [about["context"], *_newest(earlier)]))
-            yield origin.document(asked.position, question=question, answer=says, context=context, group=group)
-            earlier += [f"{name[asked.who]}: {question}", f"Agent: {says}"]
-            asked = None
+            if question_turn:
+                yield _make_unanswered(question_turn, origin, group)
+                history.append(f"{names[question_turn.label]}: {_join_question(question_turn)}")
+            question_turn = turn
+        elif question_turn:
+            question = _join_question(question_turn)
+            context = "\n".join(filter(None, [metadata["context"], *_take_recent(history)]))
+            yield origin.make_document(
+                question_turn.position, question=question, answer=text, context=context, group=group
+            )
+            history += [f"{names[question_turn.label]}: {question}", f"Agent: {text}"]
+            question_turn = None
         else:
-            yield origin.document(turn.position, text=says, group=group)
-            if earlier:
-                earlier.append(f"Agent: {says}")
-    if asked:
-        yield _unanswered(asked, origin, group)
+            yield origin.make_document(turn.position, text=text, group=group)
+            if history:
+                history.append(f"Agent: {text}")
+    if question_turn:
+        yield _make_unanswered(question_turn, origin, group)
 
 
-def _question(turn: Turn) -> str:
+def _join_question(turn: Turn) -> str:
     return " ".join(filter(None, map(str.strip, turn.parts)))
 
 
-def _text(turn: Turn) -> str:
+def _join_lines(turn: Turn) -> str:
     """Return the lines of a turn with their indentation, without the common margin of all but the first."""
     first, *rest = turn.parts
-    return trimmed("\n".join(filter(None, [first, dedent("\n".join(rest))])))
+    return trim_text("\n".join(filter(None, [first, dedent("\n".join(rest))])))
 
 
-def _unanswered(turn: Turn, origin: Origin, group: str) -> Item:
-    return origin.document(turn.position, question=_question(turn), group=group)
+def _make_unanswered(turn: Turn, origin: Origin, group: str) -> Item:
+    return origin.make_document(turn.position, question=_join_question(turn), group=group)
 
 
-def _newest(turns: Sequence[str]) -> list[str]:
-    kept: list[str] = []
-    left = EARLIER_CHARS
+def _take_recent(turns: Sequence[str]) -> list[str]:
+    recent: list[str] = []
+    remaining = HISTORY_CHARS
     for turn in reversed(turns):
-        if len(turn) > left:
+        if len(turn) > remaining:
             break
-        kept.append(turn)
-        left -= len(turn)
-    if turns and not kept:
-        kept.append(f"… {turns[-1][-EARLIER_CHARS:].partition(' ')[2]}")
-    return kept[::-1]
+        recent.append(turn)
+        remaining -= len(turn)
+    if turns and not recent:
+        recent.append(f"… {turns[-1][-HISTORY_CHARS:].partition(' ')[2]}")
+    return recent[::-1]
 
 
-def _problem(conversation: Any, named: Speakers) -> str:
+def _find_problem(conversation: Any, speakers: Speakers) -> str:
     if not isinstance(conversation, Mapping) or not isinstance(conversation.get("messages"), list):
         return 'no list "messages"'
     for index, message in enumerate(conversation["messages"], start=1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             return f'message {index} has no "role"'
-        if named == Speakers() and not known_side(message["role"].casefold(), named):
+        if speakers == Speakers() and not find_known_side(message["role"].casefold(), speakers):
             return f"message {index} has the unknown role {message['role']!r}; name it in the source's `speakers`"
         if not isinstance(message.get("content"), str | list | None):
             return f'message {index} has a "content" that is no text'
     return "" if conversation["messages"] else '"messages" is empty'
 
 
-def _content(content: str | list[Any] | None) -> str:
+def _extract_text(content: str | list[Any] | None) -> str:
     if isinstance(content, list):
         texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
         return "\n".join(text.strip() for text in texts if isinstance(text, str))

@@ -12,17 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from llmops.data.collect.readers.decode import Unreadable
-from llmops.data.collect.readers.origin import Items, Origin, flatten
+from llmops.data.collect.readers.decoding import UnreadableError
+from llmops.data.collect.readers.origin import Items, Origin, flatten_record
 from llmops.frame.errors import SourceError
 
 BATCH = 1000  #: rows in memory as Python objects at a time
-COLUMNS = 10_000  #: most CSV columns that are kept as text
-TABLES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet", ".arrow": "Arrow"} | dict.fromkeys(
+MAX_CSV_COLUMNS = 10_000  #: most CSV columns that are kept as text
+FORMATS = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet", ".arrow": "Arrow"} | dict.fromkeys(
     (".json", ".jsonl", ".ndjson"), "JSON"
 )
-NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
-MEDIA = ("Audio", "Image", "Pdf", "Video", "Nifti")  #: features that are not text; skipped
+METADATA_FILES = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+MEDIA_FEATURES = ("Audio", "Image", "Pdf", "Video", "Nifti")  #: features that are not text; skipped
 
 
 def read(path: Path, origin: Origin) -> Items:
@@ -30,28 +30,28 @@ def read(path: Path, origin: Origin) -> Items:
 
     Raises:
         SourceError: if there is no such subset or split, or no row has a configured field.
-        Unreadable: if it is not a data set or is damaged. The batches before the damage were yielded.
+        UnreadableError: if it is not a data set or is damaged. The batches before the damage were yielded.
     """
     seen: dict[str, None] = {}
     position = ""
     try:
         with TemporaryDirectory() as cache:
-            for split, dataset in _splits(path, origin, cache).items():
-                for number, record in enumerate(_records(dataset), start=1):
+            for split, dataset in _load_splits(path, origin, cache).items():
+                for number, record in enumerate(_read_records(dataset), start=1):
                     position = f"split {split}, row {number}" if split else f"row {number}"
-                    values = flatten(record)
+                    values = flatten_record(record)
                     seen.update(dict.fromkeys(values))
-                    yield origin.row(position, values)
+                    yield origin.convert_row(position, values)
     except SourceError:
         raise
     except Exception as error:  # the library, its formats and Arrow raise dozens of types without a common base
         after = f" after {position}" if position else ""
-        raise Unreadable(f"no readable data set{after}: {' '.join(str(error).split())[:300]}") from error
+        raise UnreadableError(f"no readable data set{after}: {' '.join(str(error).split())[:300]}") from error
     if seen:
-        origin.check(seen)
+        origin.check_columns(seen)
 
 
-def _splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
+def _load_splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
     import datasets
 
     source = origin.source
@@ -62,26 +62,26 @@ def _splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
             raise SourceError(
                 f"Source {source.name}: {origin.location} was saved whole and has no subset; leave it out."
             )
-        found = datasets.load_from_disk(str(path))
+        loaded = datasets.load_from_disk(str(path))
     else:
         names = datasets.get_dataset_config_names(str(path))
         if source.subset and source.subset not in names:
-            raise _missing_error(origin, "subset", source.subset, names)
+            raise _make_missing_error(origin, "subset", source.subset, names)
         if not source.subset and len(names) > 1 and "default" not in names:
             raise SourceError(
                 f"Source {source.name}: {origin.location} has several subsets; name one: {', '.join(names)}."
             )
-        chosen = _options(path, origin, cache)
-        found = datasets.load_dataset(str(path), source.subset or None, streaming=True, cache_dir=cache, **chosen)
-    splits: Mapping[str, Any] = found if isinstance(found, Mapping) else {"": found}
+        options = _choose_options(path, origin, cache)
+        loaded = datasets.load_dataset(str(path), source.subset or None, streaming=True, cache_dir=cache, **options)
+    splits: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"": loaded}
     if source.split:
         if source.split not in splits:
-            raise _missing_error(origin, "split", source.split, filter(None, splits))
+            raise _make_missing_error(origin, "split", source.split, filter(None, splits))
         return {source.split: splits[source.split]}
     return splits
 
 
-def _options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
+def _choose_options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
     """Return options for the library, so that it neither skips files nor converts text to numbers or nulls.
 
     Without a card that lists the files, the library reads only the most frequent format, and only files whose names
@@ -93,20 +93,20 @@ def _options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
     builder = datasets.load_dataset_builder(str(path), origin.source.subset or None, cache_dir=cache)
     options: dict[str, Any] = {}
     if type(builder.config).__name__ == "CsvConfig" and not builder.info.features:
-        options["converters"] = dict.fromkeys(range(COLUMNS), str)
+        options["converters"] = dict.fromkeys(range(MAX_CSV_COLUMNS), str)
     card = path / "README.md"
     if card.is_file() and DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict().get("configs"):
         return options
     files = [file for file in sorted(path.rglob("*")) if _is_table(file.relative_to(path))]
-    formats = sorted({TABLES[file.suffix.lower()] for file in files})
+    formats = sorted({FORMATS[file.suffix.lower()] for file in files})
     if len(formats) > 1:
         names = ", ".join(str(file.relative_to(path)) for file in files[:10])
         raise SourceError(
             f"Source {origin.source.name}: {origin.location} mixes {' and '.join(formats)} ({names}), of which one "
             "would be read: make a source of each, or name the files in its README.md under `configs`."
         )
-    read = {Path(name).resolve() for names in (builder.config.data_files or {}).values() for name in names}
-    unread = [str(file.relative_to(path)) for file in files if file.resolve() not in read]
+    read_files = {Path(name).resolve() for names in (builder.config.data_files or {}).values() for name in names}
+    unread = [str(file.relative_to(path)) for file in files if file.resolve() not in read_files]
     if unread and origin.source.split:
         raise SourceError(
             f"Source {origin.source.name}: of {origin.location} {', '.join(unread[:10])} would be in no split: name "
@@ -118,19 +118,20 @@ def _options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
 
 
 def _is_table(name: Path) -> bool:
-    hidden = any(part.startswith((".", "__")) for part in name.parts)
-    return name.suffix.lower() in TABLES and name.name not in NO_DATA and not hidden
+    is_hidden = any(part.startswith((".", "__")) for part in name.parts)
+    return name.suffix.lower() in FORMATS and name.name not in METADATA_FILES and not is_hidden
 
 
-def _missing_error(origin: Origin, what: str, wanted: str, there: Any) -> SourceError:
+def _make_missing_error(origin: Origin, kind: str, wanted: str, existing: Any) -> SourceError:
     return SourceError(
-        f"Source {origin.source.name}: {origin.location} has no {what} {wanted!r}; it has {', '.join(there) or 'none'}."
+        f"Source {origin.source.name}: {origin.location} has no {kind} {wanted!r}; "
+        f"it has {', '.join(existing) or 'none'}."
     )
 
 
-def _records(dataset: Any) -> Iterator[dict[str, Any]]:
+def _read_records(dataset: Any) -> Iterator[dict[str, Any]]:
     features: Mapping[str, Any] = dataset.features or {}
-    media = [name for name, feature in features.items() if type(feature).__name__ in MEDIA]
+    media = [name for name, feature in features.items() if type(feature).__name__ in MEDIA_FEATURES]
     dataset = dataset.remove_columns(media) if media else dataset
     labels: dict[str, Callable[[int], str]] = {
         name: feature.int2str for name, feature in features.items() if type(feature).__name__ == "ClassLabel"
@@ -138,7 +139,7 @@ def _records(dataset: Any) -> Iterator[dict[str, Any]]:
     tables: Iterator[pa.Table] = dataset.with_format("arrow").iter(batch_size=BATCH)
     for table in tables:
         for record in table.to_pylist(maps_as_pydicts="lossy"):
-            for name, named in labels.items():
+            for name, get_name in labels.items():
                 if isinstance(record[name], int) and record[name] >= 0:  # -1 means no label
-                    record[name] = named(record[name])
+                    record[name] = get_name(record[name])
             yield record

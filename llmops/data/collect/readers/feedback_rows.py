@@ -7,8 +7,10 @@ from llmops.data.feedback import documents
 from llmops.data.feedback.rows import Review
 
 
-def read(found: Iterable[Review], origin: Origin, keyed: Callable[[str], str]) -> Items:
-    """Yield one item per row, in order. Its position is the row's key, which never changes."""
-    for row in found:
-        parts = {"question": row.question, "answer": row.text, "context": row.context}
-        yield origin.document(documents.position_of(row), documents.origin_fields(row, keyed), **parts)
+def read(reviews: Iterable[Review], origin: Origin, hash_text: Callable[[str], str]) -> Items:
+    """Yield one item per review, in order. Its position is the review's key, which never changes."""
+    for review in reviews:
+        parts = {"question": review.question, "answer": review.text, "context": review.context}
+        yield origin.make_document(
+            documents.make_position(review), documents.make_origin_fields(review, hash_text), **parts
+        )

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmops.data.collect.readers.decode import LARGEST, LARGEST_FILE, lines, open_text, read_text
-from llmops.data.collect.readers.origin import Items, Origin, flatten
+from llmops.data.collect.readers.decoding import LARGEST_FILE, LARGEST_RECORD, open_text, read_lines, read_text
+from llmops.data.collect.readers.origin import Items, Origin, flatten_record
 from llmops.frame.errors import SourceError
 
 TOO_DEEP = "nested too deeply to be data"
@@ -17,7 +17,7 @@ TOO_DEEP = "nested too deeply to be data"
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _whole_number(text: str) -> int | str:
+def _parse_integer(text: str) -> int | str:
     try:
         return int(text)
     except ValueError:  # too many digits for Python: keep the text
@@ -39,22 +39,22 @@ class Number(float):
         return self.text
 
 
-_PLAIN = json.JSONDecoder(parse_int=_whole_number)
+_LENIENT_DECODER = json.JSONDecoder(parse_int=_parse_integer)
 
 
-class DuplicateName(ValueError):
+class DuplicateNameError(ValueError):
     """An object has two values of one name. One would be lost."""
 
 
-def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise DuplicateName(f"two values of {next(name for name in names if names.count(name) > 1)!r}")
+        raise DuplicateNameError(f"two values of {next(name for name in names if names.count(name) > 1)!r}")
     return values
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_object, parse_int=_whole_number, parse_float=Number)
+_STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_build_object, parse_int=_parse_integer, parse_float=Number)
 
 
 def read(path: Path, origin: Origin) -> Items:
@@ -64,137 +64,137 @@ def read(path: Path, origin: Origin) -> Items:
 
     Raises:
         SourceError: if nothing is at that path, or no record has a configured field.
-        Unreadable: if the file is not text.
+        UnreadableError: if the file is not text.
     """
     text, origin = read_text(path, origin, LARGEST_FILE, "save it with one record a line, as kind `jsonl`, or split it")
     if not text.strip():
-        yield origin.dropped("file", "empty", "the file is empty")
+        yield origin.make_dropped("file", "empty", "the file is empty")
         return
     seen: dict[str, None] = {}
     try:
-        for number, record in enumerate(_records(text, origin), start=1):
-            yield from _item(record, f"record {number}", origin, seen)
+        for number, record in enumerate(_read_records(text, origin), start=1):
+            yield from _convert_record(record, f"record {number}", origin, seen)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}"
+        line = f"line {error.lineno}"
         hint = "; a file with one record a line is of kind `jsonl`" if error.msg == "Extra data" else ""
-        detail = f"{where}, column {error.colno}: {error.msg}{hint}"
-        yield origin.dropped(where, "malformed", detail, text[max(error.pos - 80, 0) :])
+        detail = f"{line}, column {error.colno}: {error.msg}{hint}"
+        yield origin.make_dropped(line, "malformed", detail, text[max(error.pos - 80, 0) :])
     except RecursionError:
-        yield origin.dropped("file", "malformed", TOO_DEEP, text)
+        yield origin.make_dropped("file", "malformed", TOO_DEEP, text)
     if seen:
-        origin.check(seen)
+        origin.check_columns(seen)
 
 
-def read_lines(path: Path, origin: Origin) -> Items:
+def read_jsonl(path: Path, origin: Origin) -> Items:
     """Yield one item per line that is not blank. Only one line is held in memory.
 
     Raises:
         SourceError: if no record has a configured field.
-        Unreadable: if the file is not text or is cut off. The lines before were yielded.
+        UnreadableError: if the file is not text or is cut off. The lines before were yielded.
     """
     seen: dict[str, None] = {}
     empty = True
     with open_text(path, origin) as (file, origin):
-        for number, line in enumerate(lines(file), start=1):
+        for number, line in enumerate(read_lines(file), start=1):
             if not line.strip():
                 continue
             empty = False
             record, problem = parse_line(line.rstrip("\n"))
             if problem:
-                yield origin.dropped(f"line {number}", "malformed", problem, line.rstrip("\n"))
+                yield origin.make_dropped(f"line {number}", "malformed", problem, line.rstrip("\n"))
             else:
-                yield from _item(record, f"line {number}", origin, seen)
+                yield from _convert_record(record, f"line {number}", origin, seen)
     if empty:
-        yield origin.dropped("file", "empty", "the file is empty")
+        yield origin.make_dropped("file", "empty", "the file is empty")
     if seen:
-        origin.check(seen)
+        origin.check_columns(seen)
 
 
 def parse_line(line: str) -> tuple[Any, str]:
     """Return the value of one line of JSON, and the error, if any."""
-    if len(line) > LARGEST:
-        return None, f"the line is longer than {LARGEST:,} characters"
+    if len(line) > LARGEST_RECORD:
+        return None, f"the line is longer than {LARGEST_RECORD:,} characters"
     try:
-        return _DECODER.decode(line), ""
+        return _STRICT_DECODER.decode(line), ""
     except json.JSONDecodeError as error:
         return None, f"column {error.colno}: {error.msg}"
-    except DuplicateName as error:
+    except DuplicateNameError as error:
         return None, str(error)
     except RecursionError:
         return None, TOO_DEEP
 
 
-def _item(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> Items:
-    if isinstance(record, DuplicateName):
-        yield origin.dropped(position, "malformed", str(record))
+def _convert_record(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> Items:
+    if isinstance(record, DuplicateNameError):
+        yield origin.make_dropped(position, "malformed", str(record))
     elif isinstance(record, Mapping):
         try:
-            values = flatten(record)
+            values = flatten_record(record)
         except RecursionError:
-            yield origin.dropped(position, "malformed", TOO_DEEP)
+            yield origin.make_dropped(position, "malformed", TOO_DEEP)
             return
         seen.update(dict.fromkeys(values))
-        yield origin.row(position, values)
+        yield origin.convert_row(position, values)
     else:
         kind = "float" if isinstance(record, Number) else type(record).__name__
         detail = f"a {kind} where a record (an object) belongs"
-        yield origin.dropped(position, "malformed", detail, json.dumps(record))
+        yield origin.make_dropped(position, "malformed", detail, json.dumps(record))
 
 
-def _records(text: str, origin: Origin) -> Iterator[Any]:
-    """Yield the records at the source's path; for one with two values of one name, a `DuplicateName`."""
-    at = _skip_space(text, 0)
+def _read_records(text: str, origin: Origin) -> Iterator[Any]:
+    """Yield the records at the source's path; a `DuplicateNameError` for one with two values of one name."""
+    offset = _skip_space(text, 0)
     path = [key for key in origin.source.records.replace(".", "/").split("/") if key]
     for key in path:
-        at = _find_member(text, at, key, origin)
-    several = text[at : at + 1] == "["
-    at = _skip_space(text, at + 1) if several else at
-    while not (several and text[at : at + 1] == "]"):
+        offset = _find_member(text, offset, key, origin)
+    is_list = text[offset : offset + 1] == "["
+    offset = _skip_space(text, offset + 1) if is_list else offset
+    while not (is_list and text[offset : offset + 1] == "]"):
         try:
-            record, at = _DECODER.raw_decode(text, at)
-        except DuplicateName as error:
-            record, at = error, _PLAIN.raw_decode(text, at)[1]
+            record, offset = _STRICT_DECODER.raw_decode(text, offset)
+        except DuplicateNameError as error:
+            record, offset = error, _LENIENT_DECODER.raw_decode(text, offset)[1]
         yield record
-        at = _skip_space(text, at)
-        if not several:
+        offset = _skip_space(text, offset)
+        if not is_list:
             break
-        if text[at : at + 1] == ",":
-            at = _skip_space(text, at + 1)
-            if text[at : at + 1] == "]":
-                raise json.JSONDecodeError("a comma before the end of the list", text, at)
-        elif text[at : at + 1] != "]":
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-    at = _skip_space(text, at + several)
-    if not path and at < len(text):
-        raise json.JSONDecodeError("Extra data", text, at)
+        if text[offset : offset + 1] == ",":
+            offset = _skip_space(text, offset + 1)
+            if text[offset : offset + 1] == "]":
+                raise json.JSONDecodeError("a comma before the end of the list", text, offset)
+        elif text[offset : offset + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, offset)
+    offset = _skip_space(text, offset + is_list)
+    if not path and offset < len(text):
+        raise json.JSONDecodeError("Extra data", text, offset)
 
 
-def _find_member(text: str, at: int, key: str, origin: Origin) -> int:
-    """Return the position of the value of `key`, in the object at position `at`."""
-    start, names = at, list[str]()
-    if text[at : at + 1] == "{":
-        at = _skip_space(text, at + 1)
-        while text[at : at + 1] == '"':
-            name, at = _PLAIN.raw_decode(text, at)
-            at = _skip_space(text, at)
-            if text[at : at + 1] != ":":
-                raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
-            at = _skip_space(text, at + 1)
+def _find_member(text: str, offset: int, key: str, origin: Origin) -> int:
+    """Return the offset of the value of `key`, in the object that begins at `offset`."""
+    start, names = offset, list[str]()
+    if text[offset : offset + 1] == "{":
+        offset = _skip_space(text, offset + 1)
+        while text[offset : offset + 1] == '"':
+            name, offset = _LENIENT_DECODER.raw_decode(text, offset)
+            offset = _skip_space(text, offset)
+            if text[offset : offset + 1] != ":":
+                raise json.JSONDecodeError("Expecting ':' delimiter", text, offset)
+            offset = _skip_space(text, offset + 1)
             if name == key:
-                return at
+                return offset
             names.append(name)
-            at = _skip_space(text, _PLAIN.raw_decode(text, at)[1])
-            if text[at : at + 1] == ",":
-                at = _skip_space(text, at + 1)
-        if text[at : at + 1] != "}":
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-    there = ", ".join(names) or f"a {type(_PLAIN.raw_decode(text, start)[0]).__name__}"
+            offset = _skip_space(text, _LENIENT_DECODER.raw_decode(text, offset)[1])
+            if text[offset : offset + 1] == ",":
+                offset = _skip_space(text, offset + 1)
+        if text[offset : offset + 1] != "}":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, offset)
+    existing = ", ".join(names) or f"a {type(_LENIENT_DECODER.raw_decode(text, start)[0]).__name__}"
     raise SourceError(
         f"Source {origin.source.name}: {origin.location} has no {key!r}, which `records: {origin.source.records}` "
-        f"names; there is {there}."
+        f"names; there is {existing}."
     )
 
 
-def _skip_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
+def _skip_space(text: str, offset: int) -> int:
+    match = _SPACE.match(text, offset)
+    return match.end() if match else offset

@@ -5,23 +5,23 @@ from pathlib import Path
 
 from llmops.data.collect.readers import (
     chat_turns,
+    csv_rows,
     dataset_rows,
-    delimited,
     json_records,
     parquet_rows,
     plain_text,
     xml_records,
 )
-from llmops.data.collect.readers.decode import Unreadable
+from llmops.data.collect.readers.decoding import UnreadableError
 from llmops.data.collect.readers.office import docx, eml, epub, pptx, xlsx
 from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages import html, markdown, pdf
 
 
-def bounded(reader: Reader) -> Reader:
-    """Return the reader with a safety net: a file that causes a library's ValueError or MemoryError is quarantined.
+def catch_errors(reader: Reader) -> Reader:
+    """Return a reader that quarantines a file if its library raises ValueError or MemoryError.
 
-    Each reader has its own checks and limits; this catches unforeseen cases.
+    Each reader has its own checks and limits. This catches the cases that they do not foresee.
     """
 
     @wraps(reader)
@@ -29,19 +29,19 @@ def bounded(reader: Reader) -> Reader:
         try:
             yield from reader(path, origin)
         except MemoryError as error:
-            raise Unreadable("it needs more memory than there is; split it") from error
+            raise UnreadableError("it needs more memory than there is; split it") from error
         except ValueError as error:
-            raise Unreadable(f"it holds what cannot be read: {' '.join(str(error).split())[:300]}") from error
+            raise UnreadableError(f"it holds what cannot be read: {' '.join(str(error).split())[:300]}") from error
 
     return read
 
 
 _READERS: dict[str, Reader] = {
-    "csv": delimited.read,
+    "csv": csv_rows.read,
     "parquet": parquet_rows.read,
     "dataset": dataset_rows.read,
     "json": json_records.read,
-    "jsonl": json_records.read_lines,
+    "jsonl": json_records.read_jsonl,
     "xml": xml_records.read,
     "html": html.read,
     "pdf": pdf.read,
@@ -54,4 +54,4 @@ _READERS: dict[str, Reader] = {
     "markdown": markdown.read,
     "text": plain_text.read,
 }
-READERS = {kind: bounded(reader) for kind, reader in _READERS.items()}
+READERS = {kind: catch_errors(reader) for kind, reader in _READERS.items()}

@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.data.collect.readers.decode import Unreadable
-from llmops.data.collect.readers.origin import Items, Origin, flatten
+from llmops.data.collect.readers.decoding import UnreadableError
+from llmops.data.collect.readers.origin import Items, Origin, flatten_record
 from llmops.frame.errors import SourceError
 
-_TEXTS = (pa.string(), pa.large_string())
+_TEXT_TYPES = (pa.string(), pa.large_string())
 BATCH = 1000  #: rows in memory as Python objects at a time
 
 
@@ -19,40 +19,42 @@ def read(path: Path, origin: Origin) -> Items:
 
     Raises:
         SourceError: if two columns have one name, or no row has a configured field.
-        Unreadable: if it is not a Parquet file or is damaged. The batches before the damage were yielded.
+        UnreadableError: if it is not a Parquet file or is damaged. The batches before the damage were yielded.
     """
     number = 0
     seen: dict[str, None] = {}
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise SourceError(f"Source {origin.source.name}: {origin.location} has two columns named {twice!r}.")
-            for batch in file.iter_batches(BATCH, columns=_wanted(names, origin)):
-                for record in _records(batch):
+            if duplicate := next((name for name in names if names.count(name) > 1), None):
+                raise SourceError(
+                    f"Source {origin.source.name}: {origin.location} has two columns named {duplicate!r}."
+                )
+            for batch in file.iter_batches(BATCH, columns=_choose_columns(names, origin)):
+                for record in _read_records(batch):
                     number += 1
-                    values = flatten(record)
+                    values = flatten_record(record)
                     seen.update(dict.fromkeys(values))
-                    yield origin.row(f"row {number}", values)
+                    yield origin.convert_row(f"row {number}", values)
     except (pa.ArrowException, OSError) as error:
         after = f" after row {number}" if number else ""
-        raise Unreadable(f"no readable Parquet{after}: {' '.join(str(error).split())}") from error
+        raise UnreadableError(f"no readable Parquet{after}: {' '.join(str(error).split())}") from error
     if seen:
-        origin.check(seen)
+        origin.check_columns(seen)
 
 
-def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+def _read_records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
         records: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="lossy")
     except UnicodeDecodeError:  # as bytes they only cost their own rows
-        schema = pa.schema((f.name, pa.binary() if f.type in _TEXTS else f.type) for f in batch.schema)
+        schema = pa.schema((f.name, pa.binary() if f.type in _TEXT_TYPES else f.type) for f in batch.schema)
         records = batch.cast(schema).to_pylist(maps_as_pydicts="lossy")
     return records
 
 
-def _wanted(names: list[str], origin: Origin) -> list[str] | None:
-    named = {*origin.source.fields.values(), *origin.source.where}
-    columns = {n: next((name for name in names if n == name or n.startswith(f"{name}.")), "") for n in named}
+def _choose_columns(names: list[str], origin: Origin) -> list[str] | None:
+    configured = {*origin.source.fields.values(), *origin.source.where}
+    columns = {n: next((name for name in names if n == name or n.startswith(f"{name}.")), "") for n in configured}
     if "question" not in origin.source.fields or not all(columns.values()):
         return None
     return sorted(set(columns.values()), key=names.index)

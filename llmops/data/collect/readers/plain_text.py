@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from llmops.data.collect.readers.decode import LARGEST, lines, open_text
-from llmops.data.collect.readers.origin import Items, Origin, trimmed
-from llmops.data.text.headings import asks
-from llmops.data.text.questions import Heading, blocks
+from llmops.data.collect.readers.decoding import LARGEST_RECORD, open_text, read_lines
+from llmops.data.collect.readers.origin import Items, Origin, trim_text
+from llmops.data.text.headings import is_question
+from llmops.data.text.questions import Heading, split_blocks
 
-PART = 8000  #: characters from which a part ends at the next blank line; at twice as many, at any line
+PART_CHARS = 8000  #: characters from which a part ends at the next blank line; at twice as many, at any line
 
 
 def read(path: Path, origin: Origin) -> Items:
@@ -18,45 +18,53 @@ def read(path: Path, origin: Origin) -> Items:
     numbered headings above it.
 
     Raises:
-        Unreadable: if the file is not text or is cut off. The parts before were yielded.
+        UnreadableError: if the file is not text or is cut off. The parts before were yielded.
     """
     above = ""  # headings above the part
-    part, begins, empty = "", 1, True
-    asked = False  # the part is one question, whose answer may still follow
+    part, first_line, is_empty = "", 1, True
+    is_question = False  # the part is one question, whose answer may still follow
     with open_text(path, origin) as (file, origin):
-        for number, line in enumerate(lines(file), start=1):
-            if len(line) > LARGEST:
-                yield origin.dropped(f"line {number}", "malformed", f"longer than {LARGEST:,} characters", line)
-                empty = False
+        for number, line in enumerate(read_lines(file), start=1):
+            if len(line) > LARGEST_RECORD:
+                yield origin.make_dropped(
+                    f"line {number}", "malformed", f"longer than {LARGEST_RECORD:,} characters", line
+                )
+                is_empty = False
                 continue
-            blank = not line.strip()
-            if len(part) >= PART and ((blank and not asked) or len(part) >= 2 * PART):
-                end, headings, asked = _cut(above, part, len(part) >= 2 * PART)
+            is_blank = not line.strip()
+            if len(part) >= PART_CHARS and ((is_blank and not is_question) or len(part) >= 2 * PART_CHARS):
+                end, headings, is_question = _find_cut(above, part, len(part) >= 2 * PART_CHARS)
                 if end:
-                    yield origin.document(f"line {begins}", text=trimmed(above + part[:end]))
-                    begins += part.count("\n", 0, end)
-                    above, part, asked = headings, part[end:], False
-            if part or not blank:
-                begins, empty = begins if part else number, False
+                    yield origin.make_document(f"line {first_line}", text=trim_text(above + part[:end]))
+                    first_line += part.count("\n", 0, end)
+                    above, part, is_question = headings, part[end:], False
+            if part or not is_blank:
+                first_line, is_empty = first_line if part else number, False
                 part += line
     if part:
-        yield origin.document(f"line {begins}", text=trimmed(above + part))
-    if empty:
-        yield origin.dropped("file", "empty", "the file is empty")
+        yield origin.make_document(f"line {first_line}", text=trim_text(above + part))
+    if is_empty:
+        yield origin.make_dropped("file", "empty", "the file is empty")
 
 
-def _cut(above: str, part: str, late: bool) -> tuple[int, str, bool]:
-    """Return where to cut a part, the headings above the rest, and True to wait because the part is one question."""
-    found = [block for block in blocks(above + part) if block.start >= len(above)]
-    number = max((i for i, block in enumerate(found) if block.question), default=-1)
-    if any(not block.heading.level for block in found[: max(number, 0)]):
-        return found[number].start - len(above), _lines(found[number].above), False
-    if number >= 0 and not late:
+def _find_cut(above: str, part: str, is_too_long: bool) -> tuple[int, str, bool]:
+    """Return the offset of the cut, the headings above the rest, and True to wait because the part is one question."""
+    part_blocks = [block for block in split_blocks(above + part) if block.start >= len(above)]
+    last_question = max((i for i, block in enumerate(part_blocks) if block.question), default=-1)
+    if any(not block.heading.level for block in part_blocks[: max(last_question, 0)]):
+        return (
+            part_blocks[last_question].start - len(above),
+            _format_headings(part_blocks[last_question].outer_headings),
+            False,
+        )
+    if last_question >= 0 and not is_too_long:
         return 0, "", True
-    last = found[-1]
-    under = [*last.above, last.heading] if last.heading.level else last.above
-    return len(part), _lines(heading for heading in under if not asks(heading.title)), False
+    last_block = part_blocks[-1]
+    headings = (
+        [*last_block.outer_headings, last_block.heading] if last_block.heading.level else last_block.outer_headings
+    )
+    return len(part), _format_headings(heading for heading in headings if not is_question(heading.title)), False
 
 
-def _lines(headings: Iterable[Heading]) -> str:
+def _format_headings(headings: Iterable[Heading]) -> str:
     return "".join(f"{heading.line}\n\n" for heading in headings)

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from llmops.config import Source
-from llmops.data.collect.readers.origin import Items, Origin, flatten, plain
+from llmops.data.collect.readers.origin import Items, Origin, flatten_record, format_value
 from llmops.frame.errors import SourceError, SourceUnavailableError
 from llmops.frame.transient import is_database_down
-from llmops.frame.variables import VARIABLE, filled
+from llmops.frame.variables import VARIABLE, fill_variables
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, af
     """
     source, query = origin.source, origin.source.query
     name = source.name
-    url = _url(origin, root, environ)
+    url = _build_url(origin, root, environ)
     day = date.fromisoformat(origin.interval)
     bounds = {"start": day, "end": day + timedelta(days=1), "after": after}
     if not source.cursor and not re.search(r"\border\s+by\b", query, re.IGNORECASE):
@@ -53,30 +53,30 @@ def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, af
         with engine.connect().execution_options(postgresql_readonly=True) as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET TIME ZONE 'UTC'")
-            statement = period_query(source, after) if source.cursor else sa.text(query)
-            used = {key: bounds[key] for key in statement.compile().params if key in bounds}
-            result = connection.execute(statement, used, execution_options={"stream_results": True})
+            statement = build_period_query(source, after) if source.cursor else sa.text(query)
+            parameters = {key: bounds[key] for key in statement.compile().params if key in bounds}
+            result = connection.execute(statement, parameters, execution_options={"stream_results": True})
             columns = list(result.keys())
-            _check(columns, origin)
+            _check_columns(columns, origin)
             rows = (dict(zip(columns, values, strict=True)) for values in result)
             if source.cursor:
-                yield from _newest(rows, origin)
+                yield from _keep_newest_rows(rows, origin)
             else:
                 for number, row in enumerate(rows, start=1):
-                    yield origin.row(f"row {number}", flatten(row))
+                    yield origin.convert_row(f"row {number}", flatten_record(row))
     except (ImportError, NoSuchModuleError) as error:
-        reason = _without_secrets(str(error), url)
+        reason = _mask_secrets(str(error), url)
         raise SourceError(
             f"Source {name}: {origin.location} needs the driver {url.drivername}, which is not installed ({reason})."
         ) from None
     except (SQLAlchemyError, ValueError) as error:
         cause = getattr(error, "orig", None) or error
-        reason = _without_secrets(" ".join(str(cause).split("\n[SQL")[0].split()), url)
+        reason = _mask_secrets(" ".join(str(cause).split("\n[SQL")[0].split()), url)
         kind = SourceUnavailableError if is_database_down(error) else SourceError
         raise kind(f"Source {name}: {origin.location}: {reason}") from None
 
 
-def period_query(source: Source, after: date | None) -> sa.Select[Any]:
+def build_period_query(source: Source, after: date | None) -> sa.Select[Any]:
     """Return the query for the rows of a period of days, sorted by key, for any dialect.
 
     Without `after`, the query includes all days and rows without a cursor.
@@ -89,36 +89,39 @@ def period_query(source: Source, after: date | None) -> sa.Select[Any]:
     return sa.select(sa.text("*")).select_from(every_day).where(days).order_by(*order)
 
 
-def _newest(rows: Iterable[dict[str, Any]], origin: Origin) -> Items:
+def _keep_newest_rows(rows: Iterable[dict[str, Any]], origin: Origin) -> Items:
     """Yield the newest row of each key, and every row without a key or cursor."""
     source = origin.source
     number = 0
-    for key, group in groupby(rows, lambda row: [plain(row[name]) for name in source.key]):
+    for key, group in groupby(rows, lambda row: [format_value(row[name]) for name in source.key]):
         position = f"key {key[0]}" if len(key) == 1 else f"key {json.dumps(key, ensure_ascii=False)}"
-        dated: list[dict[str, Any]] = []
+        dated_rows: list[dict[str, Any]] = []
         for row in group:
             number += 1
-            if lacking := [name for name in (*source.key, source.cursor) if row[name] is None]:
-                detail = f"no {lacking[0]}, which `{'cursor' if lacking == [source.cursor] else 'key'}` names"
-                at = position if lacking == [source.cursor] else f"row {number}"
-                yield origin.dropped(at, "malformed", detail, json.dumps(flatten(row), ensure_ascii=False))
-            elif not isinstance(row[source.cursor], date) and not _ISO_DAY.match(plain(row[source.cursor])):
+            if missing := [name for name in (*source.key, source.cursor) if row[name] is None]:
+                detail = f"no {missing[0]}, which `{'cursor' if missing == [source.cursor] else 'key'}` names"
+                row_position = position if missing == [source.cursor] else f"row {number}"
+                yield origin.make_dropped(
+                    row_position, "malformed", detail, json.dumps(flatten_record(row), ensure_ascii=False)
+                )
+            elif not isinstance(row[source.cursor], date) and not _ISO_DAY.match(format_value(row[source.cursor])):
                 raise SourceError(
-                    f"Source {source.name}: the cursor {source.cursor} of {position} is {plain(row[source.cursor])!r}, "
-                    "no date or time as in 2026-01-31 or 2026-01-31 12:00:00, so days cannot be told apart."
+                    f"Source {source.name}: the cursor {source.cursor} of {position} is "
+                    f"{format_value(row[source.cursor])!r}, no date or time as in 2026-01-31 or "
+                    "2026-01-31 12:00:00, so days cannot be told apart."
                 )
             else:
-                dated.append(row)
-        if dated:
+                dated_rows.append(row)
+        if dated_rows:
             # If two were changed at the same time, the content decides, because the database's order may vary.
-            newest = max(dated, key=lambda row: (row[source.cursor], json.dumps(flatten(row))))
-            yield origin.row(position, flatten(newest))
+            newest = max(dated_rows, key=lambda row: (row[source.cursor], json.dumps(flatten_record(row))))
+            yield origin.convert_row(position, flatten_record(newest))
 
 
-def _check(columns: list[str], origin: Origin) -> None:
+def _check_columns(columns: list[str], origin: Origin) -> None:
     source = origin.source
-    if twice := next((name for name in columns if columns.count(name) > 1), None):
-        raise SourceError(f"Source {source.name}: its query has two columns named {twice!r}; rename one with AS.")
+    if duplicate := next((name for name in columns if columns.count(name) > 1), None):
+        raise SourceError(f"Source {source.name}: its query has two columns named {duplicate!r}; rename one with AS.")
     for key, names in (("cursor", [source.cursor] if source.cursor else []), ("key", source.key)):
         if missing := next((name for name in names if name not in columns), None):
             raise SourceError(
@@ -126,13 +129,13 @@ def _check(columns: list[str], origin: Origin) -> None:
                 f"it has {', '.join(columns)}."
             )
     nested = [name for name in (*source.fields.values(), *source.where) if name.partition(".")[0] in columns]
-    origin.check([*columns, *nested])
+    origin.check_columns([*columns, *nested])
 
 
-def _url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
+def _build_url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
     name, template = origin.source.name, origin.location
 
-    def value(variable: str) -> str:
+    def get_variable(variable: str) -> str:
         if variable not in environ:
             raise SourceError(
                 f"Source {name}: the environment variable {variable}, which its location uses, is not set."
@@ -140,14 +143,16 @@ def _url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
         return environ[variable]
 
     try:
-        plain = sa.make_url(VARIABLE.sub("", template)) if not VARIABLE.fullmatch(template) else None
-        url = sa.make_url(filled(template, value))
+        bare_url = sa.make_url(VARIABLE.sub("", template)) if not VARIABLE.fullmatch(template) else None
+        url = sa.make_url(fill_variables(template, get_variable))
     except (ArgumentError, ValueError):
         raise SourceError(
             f"Source {name}: its location is no SQLAlchemy URL; write it as `sqlite:///shop.db` or "
             "`postgresql+psycopg://user:${DB_PASSWORD}@host/database`."
         ) from None
-    if plain is not None and (plain.password or any(v and _SECRET_KEY.search(k) for k, v in plain.query.items())):
+    if bare_url is not None and (
+        bare_url.password or any(v and _SECRET_KEY.search(k) for k, v in bare_url.query.items())
+    ):
         raise SourceError(
             f"Source {name}: its location holds a password, which would be stored in the run's record; put it into an "
             "environment variable and write ${VAR} in its place."
@@ -162,10 +167,10 @@ def _url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
     return url.set(database=str(file))
 
 
-def _without_secrets(text: str, url: sa.URL) -> str:
+def _mask_secrets(text: str, url: sa.URL) -> str:
     secrets = [url.password] if isinstance(url.password, str) else []
     secrets += [str(value) for key, value in url.query.items() if _SECRET_KEY.search(key)]
     for secret in filter(None, secrets):
-        for form in (secret, quote(secret, safe=""), quote(secret)):
-            text = text.replace(form, "***")
+        for spelling in (secret, quote(secret, safe=""), quote(secret)):
+            text = text.replace(spelling, "***")
     return text

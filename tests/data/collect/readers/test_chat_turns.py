@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from llmops.config import Source, Speakers
 from llmops.data.collect.readers import chat_turns
 from llmops.data.collect.readers.origin import Origin
-from llmops.data.collect.readers.speakers import known_side
-from llmops.frame.records import Document, Dropped
-from tests.data.collect.readers.reading import documents, dropped, pairs, read_file
+from llmops.data.collect.readers.speakers import find_known_side
+from llmops.frame.records import Document, DroppedRow
+from tests.data.collect.readers.reading import get_documents, list_dropped, list_pairs, read_file
 
-read = partial(read_file, "chat", name="x.txt")
-lines = partial(read_file, "chat", name="x.jsonl")
+read_transcript = partial(read_file, "chat", name="x.txt")
+read_messages = partial(read_file, "chat", name="x.jsonl")
 
 MESSAGES = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'
 TRANSCRIPT = """# topic: returns
@@ -46,7 +46,7 @@ Agent: Yes.
 
 
 def test_each_turn_pair_of_a_transcript_is_a_document(tmp_path: Path) -> None:
-    items = documents(read(tmp_path, TRANSCRIPT))
+    items = get_documents(read_transcript(tmp_path, TRANSCRIPT))
     assert [(i.group, i.context, i.question, i.answer, i.text) for i in items] == [
         ("returns", "", "", "", "Hello!"),
         ("returns", "Policy: 30 days.", "Can I send it back? It is a tent.", "Yes.\nWithin 30 days.", ""),
@@ -58,7 +58,7 @@ def test_each_turn_pair_of_a_transcript_is_a_document(tmp_path: Path) -> None:
     assert items[1].position == "line 4"
 
 
-ODD = {
+UNUSUAL_CHATS = {
     "the agent greets": (
         "Maria: Hello, how can I help you?\nTom: My tent is broken.\nMaria: We repair it.",
         ["|Hello, how can I help you?", "My tent is broken.|We repair it."],
@@ -110,10 +110,10 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", UNUSUAL_CHATS)
 def test_speakers_are_found_by_structure(tmp_path: Path, name: str) -> None:
-    text, expected = ODD[name]
-    items = documents(read(tmp_path, text))
+    text, expected = UNUSUAL_CHATS[name]
+    items = get_documents(read_transcript(tmp_path, text))
     found = [f"{i.question}|{i.answer or i.text}" for i in items]
     assert found[: len(expected)] == expected and not any(i.answer for i in items[len(expected) :])
 
@@ -128,29 +128,35 @@ NEITHER = "Anna|Anna Miller|Room service|Call our customer service|Team|Service|
 
 
 def test_a_label_is_known_by_a_word_for_a_role_or_by_the_source() -> None:
-    named = Speakers(asks=("Visitor 8*",), answers=("Bob *",))
+    speakers = Speakers(asks=("Visitor 8*",), answers=("Bob *",))
     for labels, side in ((ANSWERING, "answers"), (ASKING, "asks"), (NEITHER, None)):
-        wanted = dict.fromkeys((label.strip() for label in labels.split("|")), side)
-        assert {label: known_side(label.casefold(), named) for label in wanted} == wanted
+        expected = dict.fromkeys((label.strip() for label in labels.split("|")), side)
+        assert {label: find_known_side(label.casefold(), speakers) for label in expected} == expected
 
 
 THREE = "Anna: Is it new?\nMaria: Tim knows.\nAnna: Tim?\nTim: Yes, it is.\nAnna: Thanks"
 
 
 def test_of_more_than_two_speakers_the_source_has_to_name_the_sides(tmp_path: Path) -> None:
-    items = read(tmp_path, f"{THREE}\n---\nAnna: Is it red?\nMaria: No.")
-    assert dropped(items) == [("malformed", "line 1")] and pairs(items) == [("Is it red?", "No.")]
-    (why,) = [item.detail for item in items if isinstance(item, Dropped)]
-    assert "anna, maria, tim" in why and "`speakers`" in why
-    for named in ({"answers": ("Maria", "tim")}, {"asks": ("A*",)}, {"asks": ("Anna",), "answers": ("Maria", "Tim")}):
-        assert pairs(read(tmp_path, THREE, speakers=named))[:2] == [
+    items = read_transcript(tmp_path, f"{THREE}\n---\nAnna: Is it red?\nMaria: No.")
+    assert list_dropped(items) == [("malformed", "line 1")] and list_pairs(items) == [("Is it red?", "No.")]
+    (detail,) = [item.detail for item in items if isinstance(item, DroppedRow)]
+    assert "anna, maria, tim" in detail and "`speakers`" in detail
+    for speakers in (
+        {"answers": ("Maria", "tim")},
+        {"asks": ("A*",)},
+        {"asks": ("Anna",), "answers": ("Maria", "Tim")},
+    ):
+        assert list_pairs(read_transcript(tmp_path, THREE, speakers=speakers))[:2] == [
             ("Is it new?", "Tim knows."), ("Tim?", "Yes, it is."),
         ]  # fmt: skip
     both = {"asks": ("Tim",), "answers": ("Maria",)}
-    assert dropped(read(tmp_path, THREE, speakers=both)) == [("malformed", "line 1")]  # Anna is nobody there
+    assert list_dropped(read_transcript(tmp_path, THREE, speakers=both)) == [
+        ("malformed", "line 1")
+    ]  # Anna is nobody there
     for absent in ({"asks": ("Jo",)}, {"answers": ("Jo",)}, {"asks": ("Jo",), "answers": ("Bo",)}):
-        (item,) = read(tmp_path, THREE, speakers=absent)
-        assert isinstance(item, Dropped) and "none of the source's `speakers` (Jo" in item.detail
+        (item,) = read_transcript(tmp_path, THREE, speakers=absent)
+        assert isinstance(item, DroppedRow) and "none of the source's `speakers` (Jo" in item.detail
 
 
 @pytest.mark.parametrize("name", ["Maria (support)", "[Maria]", "<Maria>", "Maria:"])
@@ -168,20 +174,20 @@ ROLES = [  # the source's `speakers`, the pairs
 ]
 
 
-@pytest.mark.parametrize(("named", "expected"), ROLES)
+@pytest.mark.parametrize(("speakers", "expected"), ROLES)
 def test_roles_that_are_not_named_are_on_the_other_side_or_left_out(
-    tmp_path: Path, named: dict[str, tuple[str, ...]], expected: list[tuple[str, str]] | None
+    tmp_path: Path, speakers: dict[str, tuple[str, ...]], expected: list[tuple[str, str]] | None
 ) -> None:
-    said = [("web_42", "Q"), ("bot", "A"), ("note", "N"), ("bot", "B")]
-    chat = json.dumps({"messages": [{"role": role, "content": content} for role, content in said]})
-    items = lines(tmp_path, chat, speakers=named)
-    assert pairs(items) == (expected or [])
-    assert all("`speakers`" in i.detail for i in items if isinstance(i, Dropped)) and bool(dropped(items)) != bool(
-        expected
-    )
+    messages = [("web_42", "Q"), ("bot", "A"), ("note", "N"), ("bot", "B")]
+    chat = json.dumps({"messages": [{"role": role, "content": content} for role, content in messages]})
+    items = read_messages(tmp_path, chat, speakers=speakers)
+    assert list_pairs(items) == (expected or [])
+    assert all("`speakers`" in i.detail for i in items if isinstance(i, DroppedRow)) and bool(
+        list_dropped(items)
+    ) != bool(expected)
 
 
-OFFERS = [  # what the agent greets with, and how a customer asks for help
+OFFERS = [  # the greeting of an agent, and a customer's request for help
     ("Hello, how may I assist you?", "My tent is torn. Can you help me?"),
     ("Womit kann ich Ihnen helfen?", "Mein Zelt ist undicht, was kann ich tun?"),
     ("Hola, ¿en qué puedo servirle?", "¿Me puede ayudar?"),
@@ -195,35 +201,35 @@ OFFERS = [  # what the agent greets with, and how a customer asks for help
 @pytest.mark.parametrize(("offer", "request_"), OFFERS)
 def test_who_offers_help_answers_and_who_asks_for_it_asks(tmp_path: Path, offer: str, request_: str) -> None:
     greeted = f"Maria: {offer}\nJonas: {request_}\nMaria: The zip first.\nJonas: Then?\nMaria: The rest."
-    first, second, third = documents(read(tmp_path, greeted))
+    first, second, third = get_documents(read_transcript(tmp_path, greeted))
     assert (first.text, second.question, third.question) == (offer, request_, "Then?")
     begun = f"Jonas: {request_}\nMaria: {offer}\nJonas: Then?\nMaria: The rest."
-    assert [question for question, _ in pairs(read(tmp_path, begun))] == [request_, "Then?"]
+    assert [question for question, _ in list_pairs(read_transcript(tmp_path, begun))] == [request_, "Then?"]
     # the one who asks comes second and asks for help only
     late = f"Maria: Welcome. {offer}\nJonas: Hello.\nMaria: Yes.\nJonas: {request_}\nMaria: Gladly."
-    assert documents(read(tmp_path, late))[-1].question == request_
+    assert get_documents(read_transcript(tmp_path, late))[-1].question == request_
 
 
 def test_earlier_turns_are_the_context_the_newest_of_them(tmp_path: Path) -> None:
     text = "# context: Tents.\nAnna: Do you have it?\nMaria: Yes, we do.\nAnna: And in blue?\nMaria: No, only in red."
-    first, second = documents(read(tmp_path, text))
+    first, second = get_documents(read_transcript(tmp_path, text))
     assert (first.question, first.context) == ("Do you have it?", "Tents.")
     assert (second.question, second.answer) == ("And in blue?", "No, only in red.")
     assert second.context == "Tents.\nCustomer: Do you have it?\nAgent: Yes, we do."
     long = "\n".join(f"Customer: Question {n}?\nAgent: {'word ' * 30}{n}." for n in range(20))
-    items = documents(read(tmp_path, long))
+    items = get_documents(read_transcript(tmp_path, long))
     assert all(len(i.context) <= 700 for i in items) and items[-1].context.endswith("word 18.")
 
 
 @given(st.text("Aa:：1[] \n?-#", max_size=200))
 def test_no_line_is_lost(text: str) -> None:
     with TemporaryDirectory() as folder:
-        items = read(Path(folder), text)
+        items = read_transcript(Path(folder), text)
     kept = "".join(i.question + i.answer + i.text if isinstance(i, Document) else i.content for i in items if i)
     for line in text.split("\n"):
         if not line.strip().startswith(("#", "-")):
-            said = re.split("[:：]", line)[-1]
-            assert "".join(re.findall(r"[Aa1?]", said)) in "".join(re.findall(r"[Aa1?]", kept))
+            message = re.split("[:：]", line)[-1]
+            assert "".join(re.findall(r"[Aa1?]", message)) in "".join(re.findall(r"[Aa1?]", kept))
 
 
 @pytest.mark.parametrize(
@@ -242,9 +248,9 @@ def test_no_line_is_lost(text: str) -> None:
     ],
 )
 def test_a_line_of_nobody_is_no_part_of_a_turn(tmp_path: Path, chat: str, positions: list[str], answer: str) -> None:
-    items = read(tmp_path, chat)
-    assert dropped(items) == [("malformed", position) for position in positions]
-    assert pairs(items) == [("Is it new?", answer)]
+    items = read_transcript(tmp_path, chat)
+    assert list_dropped(items) == [("malformed", position) for position in positions]
+    assert list_pairs(items) == [("Is it new?", answer)]
 
 
 def test_messages(tmp_path: Path) -> None:
@@ -257,17 +263,17 @@ def test_messages(tmp_path: Path) -> None:
         {"role": "tool", "content": "42"},
         {"role": "agent", "content": "A2"},
     ]
-    items = documents(lines(tmp_path, json.dumps({"topic": "t", "context": "c", "messages": messages})))
+    items = get_documents(read_messages(tmp_path, json.dumps({"topic": "t", "context": "c", "messages": messages})))
     assert [(i.question, i.answer, i.context, i.group, i.position) for i in items] == [
         ("Q1", "A1", "c", "t", "line 1, message 2"),
         ("Q2", "A2", "c\nCustomer 1: Q1\nAgent: A1", "t", "line 1, message 4"),
     ]
 
 
-def test_gzipped_logs_are_told_by_the_name_before_gz(tmp_path: Path) -> None:
+def test_the_format_of_a_gzipped_log_follows_the_name_before_gz(tmp_path: Path) -> None:
     (tmp_path / "kept elsewhere").write_bytes(gzip.compress(MESSAGES.encode()))
     origin = Origin(Source(name="s", kind="chat", location="x"), "x.jsonl.gz")
-    assert pairs(chat_turns.read(tmp_path / "kept elsewhere", origin)) == [("Q", "A")]
+    assert list_pairs(chat_turns.read(tmp_path / "kept elsewhere", origin)) == [("Q", "A")]
 
 
 @pytest.mark.parametrize(
@@ -281,11 +287,11 @@ def test_gzipped_logs_are_told_by_the_name_before_gz(tmp_path: Path) -> None:
     ],
 )
 def test_halves_of_a_day_and_months_are_no_part_of_a_name(tmp_path: Path, before: str, noon: str) -> None:
-    said = [before + line for line in ("All is encrypted", "Anna: Is it new?", "Luis: Yes, by May 3, 2026.")]
-    said += [noon + line for line in ("Anna: When?", "Luis: Now.", "Leo joined")]
-    items = read(tmp_path, "\n".join(said))
-    assert pairs(items) == [("Is it new?", "Yes, by May 3, 2026."), ("When?", "Now.")]
-    assert sorted(dropped(items)) == [("malformed", "line 1"), ("malformed", "line 6")]
+    lines = [before + line for line in ("All is encrypted", "Anna: Is it new?", "Luis: Yes, by May 3, 2026.")]
+    lines += [noon + line for line in ("Anna: When?", "Luis: Now.", "Leo joined")]
+    items = read_transcript(tmp_path, "\n".join(lines))
+    assert list_pairs(items) == [("Is it new?", "Yes, by May 3, 2026."), ("When?", "Now.")]
+    assert sorted(list_dropped(items)) == [("malformed", "line 1"), ("malformed", "line 6")]
 
 
 @pytest.mark.parametrize(
@@ -294,4 +300,4 @@ def test_halves_of_a_day_and_months_are_no_part_of_a_name(tmp_path: Path, before
 def test_rules_and_comments_within_an_answer_are_text(tmp_path: Path, more: str) -> None:
     chat = f"Anna: How do I install it?\nMaria: Run this:\n{more}\nAnna: Is it free?\nMaria: Yes."
     expected = [("How do I install it?", f"Run this:\n{more}"), ("Is it free?", "Yes.")]
-    assert pairs(read(tmp_path, chat)) == expected
+    assert list_pairs(read_transcript(tmp_path, chat)) == expected

@@ -1,4 +1,4 @@
-"""dataset: what the library `datasets` has saved, files that it reads, and repositories of a Hub, all the way."""
+"""dataset: data sets saved by the library `datasets`, files that it reads, and repositories of a Hub."""
 
 import json
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import pytest
 
 from llmops.config import Config
 from llmops.frame.errors import SourceError, SourceUnavailableError
-from llmops.frame.records import Document, Dropped, read_rows
-from llmops.pipeline.pipeline import plan, run_stage
+from llmops.frame.records import Document, DroppedRow, read_rows
+from llmops.pipeline.pipeline import plan_stage, run_stage
 from tests.hub import FakeHub, Repo
 
 DAY = "2026-01-31"
@@ -26,7 +26,7 @@ FEATURES = datasets.Features(
 )
 
 
-def rows(*questions: str) -> datasets.Dataset:
+def make_dataset(*questions: str) -> datasets.Dataset:
     values = {
         "q": list(questions),
         "a": [{"text": f"To {q}"} for q in questions],
@@ -36,20 +36,20 @@ def rows(*questions: str) -> datasets.Dataset:
     return datasets.Dataset.from_dict(values, features=FEATURES)
 
 
-def config(root: Path, location: str, **more: Any) -> Config:
+def make_config(root: Path, location: str, **more: Any) -> Config:
     source = {"name": "s", "kind": "dataset", "location": location, "fields": FIELDS, **more}
     return Config(home=root / "home", collect={"root": root, "sources": [source]})
 
 
-def read(root: Path, location: str, **more: Any) -> list[tuple[str, str, str, str, str]]:
-    made = run_stage("collect", config(root, location, **more), DAY)
-    found = read_rows(made / "documents.parquet", Document)
-    return [(row.location, row.position, row.question, row.answer, row.group) for row in found]
+def collect_rows(root: Path, location: str, **more: Any) -> list[tuple[str, str, str, str, str]]:
+    artifact = run_stage("collect", make_config(root, location, **more), DAY)
+    documents = read_rows(artifact / "documents.parquet", Document)
+    return [(row.location, row.position, row.question, row.answer, row.group) for row in documents]
 
 
 @pytest.fixture(autouse=True)
 def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing of the rows goes into the library's cache, where no erasure would look for it."""
+    """Check that no row gets into the library's cache, where no erasure would look for it."""
     cache = tmp_path / "cache-of-datasets"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     yield
@@ -62,26 +62,29 @@ def test_files_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:
     (folder / ".git").mkdir(parents=True)
     (folder / ".git" / "index").write_text("x")
     for name in ("train", "test"):
-        rows(name).to_parquet(folder / f"{name}-0.parquet")
+        make_dataset(name).to_parquet(folder / f"{name}-0.parquet")
     expected = [("[set]", "split train, row 1", "train", "To train", "pay")]
-    assert read(tmp_path, "[set]", split="train") == expected
+    assert collect_rows(tmp_path, "[set]", split="train") == expected
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"q": name, "a": {"text": "x"}, "topic": None}) + "\n")
-    assert [row[1:3] for row in read(tmp_path, "*.jsonl")] == [("split train, row 1", "a"), ("split train, row 2", "b")]
+    assert [row[1:3] for row in collect_rows(tmp_path, "*.jsonl")] == [
+        ("split train, row 1", "a"),
+        ("split train, row 2", "b"),
+    ]
 
 
 def test_subsets_of_its_card(tmp_path: Path) -> None:
     for name in ("en", "de"):
         (tmp_path / "set" / name).mkdir(parents=True)
-        rows(name).to_parquet(tmp_path / "set" / name / "train.parquet")
+        make_dataset(name).to_parquet(tmp_path / "set" / name / "train.parquet")
     (tmp_path / "set" / "README.md").write_text(
         "---\nconfigs:\n- config_name: en\n  data_files: en/*.parquet\n"
         "- config_name: de\n  data_files: de/*.parquet\n---\n"
     )
-    assert [row[2] for row in read(tmp_path, "set", subset="de")] == ["de"]
+    assert [row[2] for row in collect_rows(tmp_path, "set", subset="de")] == ["de"]
     for wrong in ({"subset": "fr"}, {}):
         with pytest.raises(SourceError, match="en, de"):
-            read(tmp_path, "set", **wrong)
+            collect_rows(tmp_path, "set", **wrong)
 
 
 def test_no_file_is_left_out_for_its_name(tmp_path: Path) -> None:
@@ -90,13 +93,13 @@ def test_no_file_is_left_out_for_its_name(tmp_path: Path) -> None:
     for name in (*(f"set/{name}" for name in expected), "splits/train.csv", "splits/test.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"q,a\n{Path(name).name},x\n")
-    assert [row[2] for row in read(tmp_path, "set", fields=fields)] == expected
+    assert [row[2] for row in collect_rows(tmp_path, "set", fields=fields)] == expected
     with pytest.raises(SourceError, match=r"faq\.csv, tent \[1\]\.csv would be in no split"):
-        read(tmp_path, "set", fields=fields, split="test")
-    assert [row[2] for row in read(tmp_path, "splits", fields=fields, split="test")] == ["test.csv"]
+        collect_rows(tmp_path, "set", fields=fields, split="test")
+    assert [row[2] for row in collect_rows(tmp_path, "splits", fields=fields, split="test")] == ["test.csv"]
     (tmp_path / "set" / "more.jsonl").write_text('{"q": "x", "a": "y"}\n')
     with pytest.raises(SourceError, match=r"mixes CSV and JSON .*more\.jsonl"):
-        read(tmp_path, "set", fields=fields)
+        collect_rows(tmp_path, "set", fields=fields)
 
 
 def test_values_of_csv_are_those_that_kind_csv_reads(tmp_path: Path) -> None:
@@ -104,52 +107,52 @@ def test_values_of_csv_are_those_that_kind_csv_reads(tmp_path: Path) -> None:
     (tmp_path / "shops.csv").write_text(text)
     found = []
     for kind in ("csv", "dataset"):
-        made = run_stage("collect", config(tmp_path, "shops.csv", kind=kind, fields={}), DAY)
-        found.append([(row.text, row.fields) for row in read_rows(made / "documents.parquet", Document)])
+        artifact = run_stage("collect", make_config(tmp_path, "shops.csv", kind=kind, fields={}), DAY)
+        found.append([(row.text, row.fields) for row in read_rows(artifact / "documents.parquet", Document)])
     assert found[0] == found[1] and "04109" in str(found) and "NA" in str(found)
 
 
 def test_an_unchanged_one_is_not_read_again_and_a_changed_one_is(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    rows("one").to_parquet(tmp_path / "set" / "0.parquet")
-    before = plan("collect", config(tmp_path, "set"), DAY).path
-    read(tmp_path, "set")
-    rows("two").to_parquet(tmp_path / "set" / "1.parquet")
-    assert plan("collect", config(tmp_path, "set"), DAY).path != before
-    assert [row[2] for row in read(tmp_path, "set")] == ["one", "two"]
+    make_dataset("one").to_parquet(tmp_path / "set" / "0.parquet")
+    before = plan_stage("collect", make_config(tmp_path, "set"), DAY).path
+    collect_rows(tmp_path, "set")
+    make_dataset("two").to_parquet(tmp_path / "set" / "1.parquet")
+    assert plan_stage("collect", make_config(tmp_path, "set"), DAY).path != before
+    assert [row[2] for row in collect_rows(tmp_path, "set")] == ["one", "two"]
 
 
 def test_what_was_saved_also_more_rows_than_a_batch_and_splits(tmp_path: Path) -> None:
-    rows("one", "two", *map(str, range(2, 1300))).save_to_disk(tmp_path / "saved")
-    found = read(tmp_path, "saved")
+    make_dataset("one", "two", *map(str, range(2, 1300))).save_to_disk(tmp_path / "saved")
+    found = collect_rows(tmp_path, "saved")
     assert found[:3] == [
         ("saved", "row 1", "one", "To one", "pay"),
         ("saved", "row 2", "two", "To two", "send"),
         ("saved", "row 3", "2", "To 2", ""),
     ]
     assert [row[2] for row in found[2:]] == list(map(str, range(2, 1300)))
-    datasets.DatasetDict({"train": rows("one"), "test": rows("two")}).save_to_disk(tmp_path / "split")
-    both = [row[1:3] for row in read(tmp_path, "split")]
+    datasets.DatasetDict({"train": make_dataset("one"), "test": make_dataset("two")}).save_to_disk(tmp_path / "split")
+    both = [row[1:3] for row in collect_rows(tmp_path, "split")]
     assert sorted(both) == [("split test, row 1", "two"), ("split train, row 1", "one")]
-    assert [row[1:3] for row in read(tmp_path, "split", split="test")] == [("split test, row 1", "two")]
+    assert [row[1:3] for row in collect_rows(tmp_path, "split", split="test")] == [("split test, row 1", "two")]
     with pytest.raises(SourceError, match="it has train, test"):
-        read(tmp_path, "split", split="dev")
+        collect_rows(tmp_path, "split", split="dev")
 
 
 def test_what_is_no_data_set_or_is_damaged_is_quarantined(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "train.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(SourceError, match="bad, file: unreadable: no readable data set"):
-        read(tmp_path, "bad")
+        collect_rows(tmp_path, "bad")
     (quarantine,) = (tmp_path / "home").glob("artifacts/collect/*/quarantine.parquet")
-    assert [row.rule for row in read_rows(quarantine, Dropped)] == ["unreadable"]
+    assert [row.rule for row in read_rows(quarantine, DroppedRow)] == ["unreadable"]
     with pytest.raises(SourceError, match="revision"):
-        read(tmp_path, "org/name")
+        collect_rows(tmp_path, "org/name")
 
 
 @pytest.fixture
 def hub(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    """The fake Hub as the one to read from, with a cache of its own."""
+    """Return the fake Hub, set as the one to read from, with its own cache."""
     from huggingface_hub import constants
 
     cache = tmp_path / "hub-cache"
@@ -160,49 +163,51 @@ def hub(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHu
     return hub
 
 
-def commit(hub: FakeHub, files: dict[str, bytes]) -> str:
+def commit_files(hub: FakeHub, files: dict[str, bytes]) -> str:
     return hub.repos.setdefault("datasets/org/name", Repo()).add("main", files)
 
 
-def down(*_: object) -> str:
+def answer_unavailable(*_: object) -> str:
     return "503"
 
 
-def parquet(tmp_path: Path, *questions: str) -> bytes:
+def make_parquet(tmp_path: Path, *questions: str) -> bytes:
     path = tmp_path / "made.parquet"
-    rows(*questions).to_parquet(path)
+    make_dataset(*questions).to_parquet(path)
     return path.read_bytes()
 
 
 def test_a_repository_is_read_at_its_commit(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    first = commit(hub, {"train.parquet": parquet(tmp_path, "one"), "test.parquet": parquet(tmp_path, "two")})
-    assert read(tmp_path, "org/name", revision="main", split="train") == [
+    first = commit_files(
+        hub, {"train.parquet": make_parquet(tmp_path, "one"), "test.parquet": make_parquet(tmp_path, "two")}
+    )
+    assert collect_rows(tmp_path, "org/name", revision="main", split="train") == [
         ("org/name", "split train, row 1", "one", "To one", "pay")
     ]
-    second = commit(hub, {"train.parquet": parquet(tmp_path, "one", "more")})
-    assert [row[2] for row in read(tmp_path, "org/name", revision="main")] == ["one", "more"]
-    pinned = config(tmp_path, "org/name", revision=first, split="train")
+    second = commit_files(hub, {"train.parquet": make_parquet(tmp_path, "one", "more")})
+    assert [row[2] for row in collect_rows(tmp_path, "org/name", revision="main")] == ["one", "more"]
+    pinned = make_config(tmp_path, "org/name", revision=first, split="train")
     hub.asked.clear()
-    pinned_at = plan("collect", pinned, DAY).path
+    pinned_at = plan_stage("collect", pinned, DAY).path
     assert hub.asked == []  # a commit stands for itself
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.fail = down
-    assert [row[2] for row in read(tmp_path, "org/name", revision="main")] == ["one", "more"]
+    hub.fail = answer_unavailable
+    assert [row[2] for row in collect_rows(tmp_path, "org/name", revision="main")] == ["one", "more"]
     assert run_stage("collect", pinned, DAY) == pinned_at
     with pytest.raises(SourceError, match="HF_HUB_OFFLINE"):
-        read(tmp_path, "org/other", revision="main")
+        collect_rows(tmp_path, "org/other", revision="main")
     snapshots = next((tmp_path / "hub-cache").glob("*/snapshots"))
     assert {path.name for path in snapshots.iterdir()} == {first, second}  # nothing of ours beside them
 
 
 def test_what_the_hub_does_not_have_and_a_hub_that_is_down(hub: FakeHub, tmp_path: Path) -> None:
-    commit(hub, {"train.parquet": parquet(tmp_path, "one")})
+    commit_files(hub, {"train.parquet": make_parquet(tmp_path, "one")})
     for location, revision in (("org/other", "main"), ("org/name", "v9")):
         with pytest.raises(SourceError, match=location) as caught:
-            read(tmp_path, location, revision=revision)
+            collect_rows(tmp_path, location, revision=revision)
         assert not isinstance(caught.value, SourceUnavailableError)
-    hub.fail = down
+    hub.fail = answer_unavailable
     with pytest.raises(SourceUnavailableError, match="org/name"):
-        read(tmp_path, "org/name", revision="main")
+        collect_rows(tmp_path, "org/name", revision="main")

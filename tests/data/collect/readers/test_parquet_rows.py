@@ -11,13 +11,13 @@ import pytest
 
 from llmops.config import Source
 from llmops.data.collect.readers import parquet_rows
-from llmops.data.collect.readers.decode import Unreadable
+from llmops.data.collect.readers.decoding import UnreadableError
 from llmops.data.collect.readers.origin import Item, Origin
 from llmops.frame.records import Document
-from tests.data.collect.readers.reading import only, read_file
+from tests.data.collect.readers.reading import get_document, read_file
 
 
-def read(tmp_path: Path, rows: list[dict[str, Any]], **more: Any) -> list[Item]:
+def read_rows(tmp_path: Path, rows: list[dict[str, Any]], **more: Any) -> list[Item]:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x", row_group_size=2)
     return read_file("parquet", tmp_path, None, **more)
 
@@ -28,7 +28,7 @@ def test_values_of_all_types_become_text(tmp_path: Path) -> None:
         **{"day": date(2026, 1, 31), "at": datetime(2026, 1, 31, 12), "raw": b"caf\xc3\xa9", "tags": ["a", "b"]},
         "author": {"name": "Ana", "books": [{"title": "T"}]},
     }
-    item = only(read(tmp_path, [row]))
+    item = get_document(read_rows(tmp_path, [row]))
     assert item.position == "row 1"
     assert json.loads(item.fields) == {
         **{"s": "x", "n": "1", "f": "1.5", "nan": "", "none": "", "yes": "true"},
@@ -39,7 +39,7 @@ def test_values_of_all_types_become_text(tmp_path: Path) -> None:
 
 def test_rows_of_all_groups_in_order_and_where(tmp_path: Path) -> None:
     rows = [{"q": {"text": f"Q{n}"}, "a": "A", "ok": n % 2 == 0, "unused": b"\xff"} for n in range(5)]
-    items = read(tmp_path, rows, fields={"question": "q.text", "answer": "a"}, where={"ok": "true"})
+    items = read_rows(tmp_path, rows, fields={"question": "q.text", "answer": "a"}, where={"ok": "true"})
     assert [(i.question, i.position) if isinstance(i, Document) else None for i in items] == [
         *(("Q0", "row 1"), None),
         *(("Q2", "row 3"), None),
@@ -55,7 +55,7 @@ def test_the_rows_before_the_damage_are_read(tmp_path: Path) -> None:
     data[offset : offset + 200] = bytes(200)
     (tmp_path / "x").write_bytes(data)
     items, got = parquet_rows.read(tmp_path / "x", Origin(Source(name="s", kind="parquet", location="x"), "x")), 0
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableError):
         for _ in items:
             got += 1
     assert got == 2000

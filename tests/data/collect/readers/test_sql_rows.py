@@ -15,8 +15,8 @@ from llmops.config import Source
 from llmops.data.collect.readers import sql_rows
 from llmops.data.collect.readers.origin import Item, Origin
 from llmops.frame.errors import SourceError
-from llmops.frame.records import Document, Dropped
-from tests.data.collect.readers.reading import documents
+from llmops.frame.records import Document, DroppedRow
+from tests.data.collect.readers.reading import get_documents
 
 PASSWORD = "p@ss/word:1"
 
@@ -34,35 +34,35 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(
+def read_documents(
     root: Path, location: str = "sqlite:///db/shop.db", query: str = "select * from o order by id", **more: Any
 ) -> list[Document]:
     environ = more.pop("environ", {})
     source = Source(name="orders", kind="sql", location=location, query=query, **more)
-    return documents(sql_rows.read(root, Origin(source, location, "2026-01-31"), environ))
+    return get_documents(sql_rows.read(root, Origin(source, location, "2026-01-31"), environ))
 
 
 def test_rows_become_strings_and_the_file_is_found_below_the_root(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    documents = read(root)
+    documents = read_documents(root)
     assert [json.loads(d.fields) for d in documents][:2] == [
         {"id": "1", "day": "2026-01-30 23:59:59", "total": "9.5", "note": "a"},
         {"id": "2", "day": "2026-01-31 00:00:00", "total": "1.0", "note": ""},
     ]
     assert (documents[1].position, documents[1].location) == ("row 2", "sqlite:///db/shop.db")
     assert "ORDER BY" not in caplog.text
-    documents = read(root, query="select id from o where day >= :start and day < :end")
+    documents = read_documents(root, query="select id from o where day >= :start and day < :end")
     assert [json.loads(d.fields)["id"] for d in documents] == ["2", "3"] and "ORDER BY" in caplog.text
 
 
 def test_variables_are_read_from_the_environment_and_a_missing_database_is_not_created(root: Path) -> None:
     environ = {"DB": "shop.db", "URL": "sqlite:///db/shop.db"}
-    assert len(read(root, "sqlite:///db/${DB}", environ=environ)) == 4
-    assert read(root, "${URL}", environ=environ)[0].location == "${URL}"
+    assert len(read_documents(root, "sqlite:///db/${DB}", environ=environ)) == 4
+    assert read_documents(root, "${URL}", environ=environ)[0].location == "${URL}"
     with pytest.raises(SourceError, match=r"db/none\.db"):
-        read(root, "sqlite:///db/none.db")
+        read_documents(root, "sqlite:///db/none.db")
     assert not (root / "db" / "none.db").exists()
     with pytest.raises(SourceError, match="password") as caught:
-        read(root, "postgresql://host/db?password=hunter22")
+        read_documents(root, "postgresql://host/db?password=hunter22")
     assert "hunter22" not in str(caught.value)
 
 
@@ -82,7 +82,7 @@ def test_a_password_is_in_no_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with caplog.at_level(logging.DEBUG), pytest.raises(SourceError) as caught:
-        read(root, location, environ=environ)
+        read_documents(root, location, environ=environ)
     assert PASSWORD not in str(caught.value) + caplog.text
     assert "p%40ss" not in str(caught.value) + caplog.text
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
@@ -90,9 +90,9 @@ def test_a_password_is_in_no_message(
     def refuse(url: sa.URL, **_: object) -> None:
         raise sa.exc.OperationalError("connect", {}, Exception(f"no entry for ana:{url.password} at host"))
 
-    monkeypatch.setattr(sql_rows.sa, "create_engine", refuse)  # a driver that tells it
+    monkeypatch.setattr(sql_rows.sa, "create_engine", refuse)  # a driver that shows the password
     with pytest.raises(SourceError, match=r"no entry for ana:\*\*\* at host") as caught:
-        read(root, "postgresql://ana:${PW}@host/shop", environ={"PW": PASSWORD})
+        read_documents(root, "postgresql://ana:${PW}@host/shop", environ={"PW": PASSWORD})
     assert PASSWORD not in str(caught.value)
 
 
@@ -110,7 +110,7 @@ def versions(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def window(root: Path, after: date | None = None, query: str = "select * from v;", **more: object) -> list[Item]:
+def read_period(root: Path, after: date | None = None, query: str = "select * from v;", **more: object) -> list[Item]:
     source = Source(
         **{"name": "v", "kind": "sql", "location": "sqlite:///v.db", "query": query},
         **{"cursor": "at", "key": ("shop", "id"), **more},
@@ -118,27 +118,29 @@ def window(root: Path, after: date | None = None, query: str = "select * from v;
     return list(sql_rows.read(root, Origin(source, "sqlite:///v.db", "2026-01-31"), {}, after))
 
 
-def notes(items: list[Item]) -> dict[str, str]:
-    return {item.position: json.loads(item.fields)["note"] for item in documents(items)}
+def get_notes(items: list[Item]) -> dict[str, str]:
+    return {item.position: json.loads(item.fields)["note"] for item in get_documents(items)}
 
 
 def test_the_newest_row_of_each_key_before_the_end_is_read(versions: Path) -> None:
-    items = window(versions)
-    assert notes(items) == {'key ["a", "1"]': "1 early", 'key ["a", "3"]': "same", 'key ["b", "2"]': "new"}
-    assert [(i.position, i.rule) for i in items if isinstance(i, Dropped)] == [
+    items = read_period(versions)
+    assert get_notes(items) == {'key ["a", "1"]': "1 early", 'key ["a", "3"]': "same", 'key ["b", "2"]': "new"}
+    assert [(i.position, i.rule) for i in items if isinstance(i, DroppedRow)] == [
         ("row 1", "malformed"),
         ('key ["c", "5"]', "malformed"),
     ]
 
 
 def test_only_the_days_of_the_window_are_asked_for_and_ids_do_not_depend_on_it(versions: Path) -> None:
-    items = window(versions, date(2026, 1, 31))
-    assert notes(items) == {'key ["a", "3"]': "same", 'key ["b", "2"]': "new"}
-    assert [i.position for i in items if isinstance(i, Dropped)] == ["row 1"]
-    assert notes(window(versions, date(2026, 2, 1))) == {}
+    items = read_period(versions, date(2026, 1, 31))
+    assert get_notes(items) == {'key ["a", "3"]': "same", 'key ["b", "2"]': "new"}
+    assert [i.position for i in items if isinstance(i, DroppedRow)] == ["row 1"]
+    assert get_notes(read_period(versions, date(2026, 2, 1))) == {}
     query = "select id, at, note from v where id = 2 order by note -- all"
-    (once,), (again,) = (documents(window(versions, after, query, key=("id",))) for after in (None, date(2026, 1, 31)))
-    assert (once.position, once.id) == ("key 2", again.id)  # one column is written plainly
+    (first,), (second,) = (
+        get_documents(read_period(versions, after, query, key=("id",))) for after in (None, date(2026, 1, 31))
+    )
+    assert (first.position, first.id) == ("key 2", second.id)  # one column is written plainly
 
 
 def test_a_query_for_days_is_one_of_each_dialect() -> None:
@@ -146,7 +148,7 @@ def test_a_query_for_days_is_one_of_each_dialect() -> None:
     source = Source(name="s", kind="sql", location="x", query=query, cursor="updated at", key=["id", "Order"])
     dialects = (oracle.dialect(), postgresql.dialect(), sqlite.dialect(), mssql.dialect(), mysql.dialect())
     for after in (None, date(2026, 1, 31)):
-        written = {d.name: str(sql_rows.period_query(source, after).compile(dialect=d)) for d in dialects}
+        written = {d.name: str(sql_rows.build_period_query(source, after).compile(dialect=d)) for d in dialects}
         assert "\n) every_day" in written["oracle"] and ") AS every_day" in written["postgresql"]
         assert 'ORDER BY id, "Order", "updated at"' in written["oracle"]
         assert "ORDER BY id, [Order], [updated at]" in written["mssql"]

@@ -12,13 +12,13 @@ import pytest
 from llmops.config import Source
 from llmops.data.collect.readers import xml_records
 from llmops.data.collect.readers.origin import Origin
-from llmops.frame.records import Document, Dropped
+from llmops.frame.records import Document, DroppedRow
 from tests.data.collect.readers.reading import read_file
 
-read = partial(read_file, "xml")
+read_xml = partial(read_file, "xml")
 
 
-def fields(item: Document | Dropped | None) -> dict[str, str]:
+def parse_fields(item: Document | DroppedRow | None) -> dict[str, str]:
     assert isinstance(item, Document)
     return dict(json.loads(item.fields))
 
@@ -29,11 +29,11 @@ def test_attributes_children_and_repeated_elements_become_fields(tmp_path: Path)
         '<size unit="m"><w>2</w></size>'
         "<tag>a</tag><tag>b</tag><none/></product><product sku='2'/></shop>"
     )
-    first, second = read(tmp_path, xml, records="shop/product")
-    assert fields(first) == {
+    first, second = read_xml(tmp_path, xml, records="shop/product")
+    assert parse_fields(first) == {
         **{"sku": "1", "name": "Big tent", "name.b": "tent", "size.unit": "m", "size.w": "2", "tag": "a; b", "none": ""}
     }
-    assert fields(second) == {"sku": "2"}
+    assert parse_fields(second) == {"sku": "2"}
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,14 @@ def test_attributes_children_and_repeated_elements_become_fields(tmp_path: Path)
     ],
 )
 def test_records_within_records_are_fields(tmp_path: Path, xml: str, path: str, expected: list[dict[str, str]]) -> None:
-    assert [fields(item) for item in read(tmp_path, xml.encode("latin-1"), records=path)] == expected
+    assert [parse_fields(item) for item in read_xml(tmp_path, xml.encode("latin-1"), records=path)] == expected
 
 
 def test_the_tree_does_not_grow_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("<r>" + "<x><y/></x><p><a>1</a></p>" * 3_000 + "</r>")
     items = xml_records.read(tmp_path / "x", Origin(Source(name="s", kind="xml", location="x", records="r/p"), "x"))
     assert sum(1 for _ in islice(items, 2_900)) == 2_900
-    # What one block of the file holds is parsed at once.
+    # All elements in one block of the file are parsed at once.
     assert sum(isinstance(held, Element) for held in gc.get_objects()) < 6_000
 
 
@@ -67,5 +67,5 @@ def test_the_tree_does_not_grow_with_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_the_lines_of_a_text_stay(tmp_path: Path, xml: str, text: str) -> None:
-    (item,) = read(tmp_path, f"<r><p><a>{xml}</a></p></r>")
-    assert fields(item)["a"].removesuffix("; ") == text
+    (item,) = read_xml(tmp_path, f"<r><p><a>{xml}</a></p></r>")
+    assert parse_fields(item)["a"].removesuffix("; ") == text

@@ -5,12 +5,12 @@ from pathlib import Path
 from bs4 import BeautifulSoup
 from bs4.element import Tag
 
-from llmops.data.collect.readers.office.archive import archived
+from llmops.data.collect.readers.office.archive_checks import check_archive
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages import html
 
 # How styles become HTML, beside mammoth's own table; `!` leaves out the table of contents.
-_STYLES = r"""
+_STYLE_MAP = r"""
 p[style-name='Title'] => p.title:fresh
 p[style-name='Heading 5'] => h5:fresh
 p[style-name='Heading 6'] => h6:fresh
@@ -24,29 +24,29 @@ p[style-name^='toc '] => !
 """
 
 
-@archived
+@check_archive
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per heading with text below it. See `html.book_items`."""
+    """Yield one item per heading with text below it. See `html.convert_book`."""
     import mammoth
 
     with path.open("rb") as file:
-        no_picture = mammoth.images.img_element(lambda picture: {})
-        made = mammoth.convert_to_html(
-            file, style_map=_STYLES, include_embedded_style_map=False, convert_image=no_picture
+        skip_picture = mammoth.images.img_element(lambda picture: {})
+        converted = mammoth.convert_to_html(
+            file, style_map=_STYLE_MAP, include_embedded_style_map=False, convert_image=skip_picture
         )
-    soup = html.parsed(made.value.encode(), "utf-8")
-    _write_notes(soup)
+    soup = html.parse_html(converted.value.encode(), "utf-8")
+    _move_notes(soup)
     for row in soup.select("table > tr:first-child"):  # Word marks no header unless each page repeats it
-        cells, below = row.find_all("td", recursive=False), row.find_next_sibling("tr")
-        if len(cells) == 1 and isinstance(below, Tag):
-            row.name, cells = "caption", below.find_all("td", recursive=False)
+        cells, next_row = row.find_all("td", recursive=False), row.find_next_sibling("tr")
+        if len(cells) == 1 and isinstance(next_row, Tag):
+            row.name, cells = "caption", next_row.find_all("td", recursive=False)
         for cell in cells:
             cell.name = "th"
     title = soup.select_one("p.title")
-    yield from html.book_items(soup, origin, title.extract().get_text() if title else "")
+    yield from html.convert_book(soup, origin, title.extract().get_text() if title else "")
 
 
-def _write_notes(soup: BeautifulSoup) -> None:
+def _move_notes(soup: BeautifulSoup) -> None:
     """Move each footnote in brackets to its mark."""
     notes = {str(note["id"]): note for note in soup.select("li[id*='note-']")}
     for mark in soup.select("sup > a[id*='note-ref-']"):

@@ -7,21 +7,21 @@ from email import message_from_bytes, policy
 from email.message import MIMEPart
 from pathlib import Path
 
-from llmops.data.collect.readers.decode import Unreadable, open_bytes, too_large
-from llmops.data.collect.readers.office.archive import LARGEST_ARCHIVE, guarded
+from llmops.data.collect.readers.decoding import UnreadableError, make_size_error, open_bytes
+from llmops.data.collect.readers.office.archive_checks import LARGEST_ARCHIVE, quarantine_failures
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages import html
-from llmops.data.collect.readers.pages.sections import PageSection, texts
+from llmops.data.collect.readers.pages.sections import PageSection, make_texts
 
 LARGEST_HEADER = 1 << 16  #: most characters of a header, which takes the parser the square of its length
-LINES = 1 << 20  #: most lines; each takes some 100 bytes of memory
+MAX_LINES = 1 << 20  #: most lines; each takes some 100 bytes of memory
 
-_OF_THE_TEXT = re.compile("^image/|-signature$")  # not an attachment
+_EMBEDDED_TYPES = re.compile("^image/|-signature$")  # not an attachment
 _SIGNATURE = re.compile(r"\n-- \n.*?(?=\n\s*\n|\n>|\n-{4}|\Z)", re.DOTALL)  # ends before what was forwarded
-_SEALED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
+_ENCRYPTED_TYPES = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 
 
-@guarded
+@quarantine_failures
 def read(path: Path, origin: Origin) -> Items:
     """Yield the text of the message, in parts if it is long, then a quarantined row per attachment.
 
@@ -30,57 +30,59 @@ def read(path: Path, origin: Origin) -> Items:
     """
     with open_bytes(path) as file:
         data = file.read(LARGEST_ARCHIVE + 1)
-    if len(data) > LARGEST_ARCHIVE or data.count(b"\n") > LINES:
-        raise too_large(LARGEST_ARCHIVE, f"bytes or {LINES:,} lines", "save it without its attachments")
+    if len(data) > LARGEST_ARCHIVE or data.count(b"\n") > MAX_LINES:
+        raise make_size_error(LARGEST_ARCHIVE, f"bytes or {MAX_LINES:,} lines", "save it without its attachments")
     message = message_from_bytes(data, policy=policy.default)
     if not any(name in message for name in ("From", "Date", "Subject")):
-        raise Unreadable("it is no e-mail: it has no header From, Date or Subject")
+        raise UnreadableError("it is no e-mail: it has no header From, Date or Subject")
     if any(len(value) > LARGEST_HEADER for part in message.walk() for _, value in part.raw_items()):
-        raise too_large(LARGEST_HEADER, "characters in one header", "save it without that header")
-    if message.get_content_type() in _SEALED:
-        yield origin.dropped("file", "encrypted", "it is encrypted (S/MIME or PGP); save it decrypted")
+        raise make_size_error(LARGEST_HEADER, "characters in one header", "save it without that header")
+    if message.get_content_type() in _ENCRYPTED_TYPES:
+        yield origin.make_dropped("file", "encrypted", "it is encrypted (S/MIME or PGP); save it decrypted")
         return
-    said: list[str] = []
-    others: list[str] = []
-    for part in _parts(message):
+    bodies: list[str] = []
+    attachments: list[str] = []
+    for part in _yield_parts(message):
         if _is_file(part):
-            if not _OF_THE_TEXT.search(part.get_content_type()):
-                others.append(part.get_filename() or part.get_content_type())
+            if not _EMBEDDED_TYPES.search(part.get_content_type()):
+                attachments.append(part.get_filename() or part.get_content_type())
         elif part.get_content_type() in ("text/plain", "text/html"):
-            said.append(_text(part, origin.source.encoding or "utf-8"))
+            bodies.append(_decode_text(part, origin.source.encoding or "utf-8"))
     subject = " ".join(str(message["Subject"] or "").split())
-    yield from texts(PageSection("body", 1, subject, "\n\n".join(filter(None, said))), subject, origin)
-    for number, name in enumerate(others, start=1):
+    yield from make_texts(PageSection("body", 1, subject, "\n\n".join(filter(None, bodies))), subject, origin)
+    for number, name in enumerate(attachments, start=1):
         detail = f"{name} is not read; save it as a file, and name that in a source of its kind"
-        yield origin.dropped(f"attachment {number}", "attachment", detail)
+        yield origin.make_dropped(f"attachment {number}", "attachment", detail)
 
 
-def _parts(message: MIMEPart) -> Iterator[MIMEPart]:
-    """Yield the parts of a message and of those forwarded in it, and of each alternative the plain or the last one."""
+def _yield_parts(message: MIMEPart) -> Iterator[MIMEPart]:
+    """Yield the parts of a message and of forwarded ones. Of alternative parts, yield the plain one, else the last."""
     if _is_file(message) or not message.is_multipart():
         yield message
         return
-    parts = [[*_parts(part)] for part in message.iter_parts()]
+    parts = [[*_yield_parts(part)] for part in message.iter_parts()]
     if message.get_content_type() == "multipart/alternative":
-        plain = (some for some in parts if any(part.get_content_type() == "text/plain" for part in some))
-        parts = [next(plain, parts[-1])] if parts else []
-    for some in parts:
-        yield from some
+        plain_alternatives = (
+            alternative for alternative in parts if any(part.get_content_type() == "text/plain" for part in alternative)
+        )
+        parts = [next(plain_alternatives, parts[-1])] if parts else []
+    for alternative in parts:
+        yield from alternative
 
 
 def _is_file(part: MIMEPart) -> bool:
     return part.is_attachment() or bool(part.get_filename())
 
 
-def _text(part: MIMEPart, otherwise: str) -> str:
-    content, charset = part.get_payload(decode=True), part.get_content_charset(otherwise)
-    assert isinstance(content, bytes)  # not so with several parts, which a text has not
+def _decode_text(part: MIMEPart, default: str) -> str:
+    content, charset = part.get_payload(decode=True), part.get_content_charset(default)
+    assert isinstance(content, bytes)  # it is a list for a message of several parts, which a text has not
     charset = charset.removesuffix("-i").removesuffix("-e")  # Hebrew and Arabic, with their direction
     try:
         codecs.lookup(charset)
     except LookupError:
-        charset = otherwise
+        charset = default
     if part.get_content_subtype() == "html":
-        return html.text(html.parsed(content, charset))
+        return html.extract_text(html.parse_html(content, charset))
     lines = content.decode(charset, "surrogateescape").replace("\r\n", "\n")
     return _SIGNATURE.sub("", f"\n{lines}").strip()

@@ -11,34 +11,36 @@ Edit = tuple[int, int, str]  #: start and end of a label in a block's text, and 
 Edits = Mapping[str, Collection[Edit]]  #: text of a block → its edits
 
 
-def references(parser: MarkdownIt) -> Edits:
+def record_references(parser: MarkdownIt) -> Edits:
     """Return a mapping that the parser will fill with the labels of the links it finds."""
-    found: defaultdict[str, set[Edit]] = defaultdict(set)
+    edits: defaultdict[str, set[Edit]] = defaultdict(set)
 
-    def recorded(rule: Callable[[StateInline, bool], bool], bracket: int) -> Callable[[StateInline, bool], bool]:
-        def run(state: StateInline, silent: bool) -> bool:
+    def wrap_rule(rule: Callable[[StateInline, bool], bool], bracket: int) -> Callable[[StateInline, bool], bool]:
+        def run_rule(state: StateInline, silent: bool) -> bool:
             start, count = state.pos + bracket, len(state.tokens)
             if not rule(state, silent):
                 return False
             end = state.md.helpers.parseLinkLabel(state, start, rule is link) + 1
-            exclaimed = rule is link and state.src[:start].endswith("!")  # with an address it would become an image
-            if not silent and not exclaimed and (end == state.pos or state.src[end] == "["):
+            follows_exclamation_mark = rule is link and state.src[:start].endswith(
+                "!"
+            )  # with an address it would become an image
+            if not silent and not follows_exclamation_mark and (end == state.pos or state.src[end] == "["):
                 token = next(token for token in state.tokens[count:] if token.type in ("link_open", "image"))
-                found[state.src].add((end, state.pos, _address(token)))
+                edits[state.src].add((end, state.pos, _format_address(token)))
             return True
 
-        return run
+        return run_rule
 
-    parser.inline.ruler.at("link", recorded(link, 0))
-    parser.inline.ruler.at("image", recorded(image, 1))
-    return found
+    parser.inline.ruler.at("link", wrap_rule(link, 0))
+    parser.inline.ruler.at("image", wrap_rule(image, 1))
+    return edits
 
 
-def with_addresses(lines: Sequence[str], blocks: Iterable[Token], edits: Edits) -> list[str]:
+def insert_addresses(lines: Sequence[str], blocks: Iterable[Token], edits: Edits) -> list[str]:
     """Return the lines of a page with addresses in place of labels. A label that spans lines stays."""
-    out = [*lines]
-    todo: list[tuple[int, int, int, str]] = []
-    begins: dict[int, int] = {}  # line → column from which the next table cell is searched
+    result = [*lines]
+    replacements: list[tuple[int, int, int, str]] = []
+    search_starts: dict[int, int] = {}  # line → column from which the next table cell is searched
     first = 0
     for block in blocks:
         first = block.map[0] if block.map else first
@@ -46,21 +48,21 @@ def with_addresses(lines: Sequence[str], blocks: Iterable[Token], edits: Edits) 
             continue
         offset = 0
         for number, text in enumerate(block.content.split("\n"), start=first):
-            column = lines[number].find(text.rstrip(), begins.get(number, 0))
+            column = lines[number].find(text.rstrip(), search_starts.get(number, 0))
             if column >= 0:
-                begins[number] = column + len(text.rstrip())
-                todo += [
+                search_starts[number] = column + len(text.rstrip())
+                replacements += [
                     (number, column + start - offset, column + end - offset, address)
                     for start, end, address in edits.get(block.content, ())
                     if offset <= start and end <= offset + len(text)
                 ]
             offset += len(text) + 1
-    for number, start, end, address in sorted(todo, reverse=True):
-        out[number] = out[number][:start] + address + out[number][end:]
-    return out
+    for number, start, end, address in sorted(replacements, reverse=True):
+        result[number] = result[number][:start] + address + result[number][end:]
+    return result
 
 
-def _address(token: Token) -> str:
+def _format_address(token: Token) -> str:
     address = str(token.attrGet("href") or token.attrGet("src") or "")
     address = f"<{address}>" if set(address) & set("() ") else address
     title = str(token.attrGet("title") or "").replace('"', '\\"')

@@ -15,32 +15,32 @@ from pdfminer.pdfdocument import PDFEncryptionError, PDFPasswordIncorrect
 from pdfplumber.page import Page
 from pdfplumber.utils.exceptions import PdfminerException
 
-from llmops.data.collect.readers.decode import too_large
+from llmops.data.collect.readers.decoding import make_size_error
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.readers.pages.pdf_edges import body_size, without_edges
-from llmops.data.collect.readers.pages.pdf_layout import Line, Row, lines, rows, text
-from llmops.data.collect.readers.pages.pdf_notes import with_notes
-from llmops.data.collect.readers.pages.pdf_text import joined, with_notes_below
-from llmops.data.collect.readers.pages.sections import TERM, PageSection, documents
-from llmops.data.text.headings import depth, ends_as_question, numbers
-from llmops.frame.records import Dropped
+from llmops.data.collect.readers.pages.pdf_edges import compute_body_size, remove_edges
+from llmops.data.collect.readers.pages.pdf_layout import PdfLine, Row, build_lines, extract_rows, join_words
+from llmops.data.collect.readers.pages.pdf_notes import attach_notes
+from llmops.data.collect.readers.pages.pdf_text import format_with_notes, join_lines
+from llmops.data.collect.readers.pages.sections import TERM_LEVEL, PageSection, make_documents
+from llmops.data.text.headings import compute_depth, find_section_numbers, has_final_question_mark
+from llmops.frame.records import DroppedRow
 
 HEADING_CHARS = 120  #: a longer line is text, whatever its font
 HEADING_LINES = 4  #: most lines of a heading whose first line ends like text
-CHUNK = 1 << 20  #: bytes inflated at a time
+CHUNK_BYTES = 1 << 20  #: bytes inflated at a time
 LARGEST_STREAM = 1 << 26  #: most bytes of an inflated stream
-DEEPEST = 9  #: depth of a question without number among numbered headings
-LARGER = 1.1  #: a line with a font larger than the body's by this factor is a heading
+QUESTION_DEPTH = 9  #: depth of a question without number among numbered headings
+HEADING_FACTOR = 1.1  #: a line with a font larger than the body's by this factor is a heading
 
 # Titles that programs write by default.
-_NO_TITLE = re.compile(
+_DEFAULT_TITLE = re.compile(
     r"^(?:untitled|unspecified|\(?anonymous\)?|microsoft \w+ -.*)$|\.(?:docx?|odt|indd|pages|pdf|tex|rtf|html?)$",
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(
     r"(?:(?:section|chapter|article|part|§)\s*\d{1,2}|\d{1,2}[.):]|\d{1,2}(?:\.\d{1,2})+)[.):]?\s+[A-Z].*"
 )
-_NO_CHARACTER = re.compile(r"\(cid:\d+\)|[\ue000-\uf8ff\ufffd]")  # a glyph's number or private code
+_UNMAPPED_GLYPH = re.compile(r"\(cid:\d+\)|[\ue000-\uf8ff\ufffd]")  # a glyph's number or private code
 _STREAM = re.compile(rb"stream\r?\n(?=[\x08-\x78])")
 
 
@@ -49,12 +49,12 @@ class PdfSection:
     """A heading and the lines below it; the heading is empty for the lines before the first."""
 
     page: int
-    heading: list[Line] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    heading: list[PdfLine] = field(default_factory=list)
+    lines: list[PdfLine] = field(default_factory=list)
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per section with text (see `sections.documents`), or one per page if there are no headings.
+    """Yield one item per section with text (see `sections.make_documents`), or one per page if there are no headings.
 
     Headings are short lines in a larger or bolder font. If all text has one font, they are numbered lines and
     questions. Running heads and feet are removed (`pdf_edges`). Footnotes are in brackets at the end of the section or
@@ -63,22 +63,22 @@ def read(path: Path, origin: Origin) -> Items:
     _check_streams(path)
     pages: dict[int, list[Row]] = {}
     title = ""
-    for page, found in _pages(path, origin):
-        if isinstance(found, Dropped):
-            yield found
-        elif isinstance(found, str):
-            title = found
+    for page, content in _read_pages(path, origin):
+        if isinstance(content, DroppedRow):
+            yield content
+        elif isinstance(content, str):
+            title = content
         else:
-            pages[page] = found
-    bare = without_edges([*pages.values()])
-    noted = with_notes(bare, body_size(bare))
-    whole = [line for page, found in zip(pages, noted, strict=True) for line in lines(found, page)]
-    headings = _headings(whole)
+            pages[page] = content
+    body_pages = remove_edges([*pages.values()])
+    noted_pages = attach_notes(body_pages, compute_body_size(body_pages))
+    all_lines = [line for page, content in zip(pages, noted_pages, strict=True) for line in build_lines(content, page)]
+    headings = _find_headings(all_lines)
     if not headings:
-        for page, text_lines in groupby(whole, lambda line: line.page):
-            yield origin.document(f"page {page}", text=with_notes_below([*text_lines]))
+        for page, text_lines in groupby(all_lines, lambda line: line.page):
+            yield origin.make_document(f"page {page}", text=format_with_notes([*text_lines]))
         return
-    yield from documents(_page_sections(_sections(whole, headings)), origin, title)
+    yield from make_documents(_convert_sections(_split_sections(all_lines, headings)), origin, title)
 
 
 def _check_streams(path: Path) -> None:
@@ -89,17 +89,17 @@ def _check_streams(path: Path) -> None:
         for match in _STREAM.finditer(data):
             if b"/Image" in data[max(0, match.start() - 500) : match.start()].rpartition(b"obj")[2]:
                 continue
-            inflater, size, at = zlib.decompressobj(), 0, match.end()
+            inflater, size, offset = zlib.decompressobj(), 0, match.end()
             with suppress(zlib.error):  # not a zlib stream, or a damaged one, which the parser will report
-                while not inflater.eof and (part := inflater.unconsumed_tail or data[at : at + CHUNK]):
-                    at += 0 if inflater.unconsumed_tail else CHUNK
-                    size += len(inflater.decompress(part, CHUNK))
+                while not inflater.eof and (part := inflater.unconsumed_tail or data[offset : offset + CHUNK_BYTES]):
+                    offset += 0 if inflater.unconsumed_tail else CHUNK_BYTES
+                    size += len(inflater.decompress(part, CHUNK_BYTES))
                     if size > LARGEST_STREAM:
-                        raise too_large(LARGEST_STREAM, "bytes in one stream", "save it anew, or split it")
+                        raise make_size_error(LARGEST_STREAM, "bytes in one stream", "save it anew, or split it")
 
 
-def _pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | str | Dropped]]:
-    """Yield the file's title, if any, then each page's number and its rows or why there are none."""
+def _read_pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | str | DroppedRow]]:
+    """Yield the file's title, if any, then each page's number with its rows, or with a quarantined row."""
     # A damaged file makes the parser raise nearly anything (its own errors, KeyError, RecursionError, zlib.error). Each
     # means that this file or page is unreadable, and the quarantined row says so.
     with path.open("rb") as file:
@@ -107,98 +107,102 @@ def _pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | str | 
             with pdfplumber.open(file) as pdf:
                 count = len(pdf.pages)
                 title = str(pdf.metadata.get("Title") or "").strip()
-                if title and not _NO_TITLE.search(title):
+                if title and not _DEFAULT_TITLE.search(title):
                     yield 0, title
                 for number, page in enumerate(pdf.pages, start=1):
-                    yield number, _page(page, number, origin)
+                    yield number, _read_page(page, number, origin)
                     page.close()
         except Exception as error:
             cause = error.args[0] if isinstance(error, PdfminerException) and error.args else error
             if isinstance(cause, PDFEncryptionError | PDFPasswordIncorrect):
-                yield 0, origin.dropped("file", "encrypted", "it needs a password; save it without one")
+                yield 0, origin.make_dropped("file", "encrypted", "it needs a password; save it without one")
             else:
-                yield 0, origin.dropped("file", "unreadable", f"no readable PDF: {type(cause).__name__}: {cause}")
+                yield 0, origin.make_dropped("file", "unreadable", f"no readable PDF: {type(cause).__name__}: {cause}")
             return
     if not count:
-        yield 0, origin.dropped("file", "unreadable", "no readable PDF: it has no pages")
+        yield 0, origin.make_dropped("file", "unreadable", "no readable PDF: it has no pages")
 
 
-def _page(page: Page, number: int, origin: Origin) -> list[Row] | Dropped:
+def _read_page(page: Page, number: int, origin: Origin) -> list[Row] | DroppedRow:
     position = f"page {number}"
     try:
-        found = rows(page)
-        scanned = not found and bool(page.images)
+        page_rows = extract_rows(page)
+        is_scanned = not page_rows and bool(page.images)
     except Exception as error:
-        return origin.dropped(position, "unreadable", f"{type(error).__name__}: {error}")
-    if scanned:
-        return origin.dropped(position, "scanned", "an image without text; run OCR on the file first")
-    if not found:
-        return origin.dropped(position, "empty", "no text on this page")
-    words = "".join(map(text, found))
-    if len(_NO_CHARACTER.sub("", words)) < len(words) / 2:
+        return origin.make_dropped(position, "unreadable", f"{type(error).__name__}: {error}")
+    if is_scanned:
+        return origin.make_dropped(position, "scanned", "an image without text; run OCR on the file first")
+    if not page_rows:
+        return origin.make_dropped(position, "empty", "no text on this page")
+    words = "".join(map(join_words, page_rows))
+    if len(_UNMAPPED_GLYPH.sub("", words)) < len(words) / 2:
         detail = "its fonts do not tell which characters they show; run OCR on the file, or save it anew"
-        return origin.dropped(position, "encoding", detail, words)
-    return found
+        return origin.make_dropped(position, "encoding", detail, words)
+    return page_rows
 
 
-def _headings(lines: list[Line]) -> set[int]:
+def _find_headings(lines: list[PdfLine]) -> set[int]:
     sizes: Counter[float] = Counter()
     for line in lines:
         sizes[line.size] += len(line.text)
     body = sizes.most_common(1)[0][0] if sizes else 0.0
-    short = {i for i, line in enumerate(lines) if len(line.text) <= HEADING_CHARS and line.text[-1] not in ".,;"}
-    set_apart = {i for i in short if lines[i].size >= body * LARGER}
-    set_apart |= {i for i in short if lines[i].bold and lines[i].size >= body}
-    set_apart |= {i for end in set_apart for i in _heading_start(lines, end)}
-    if any(i + 1 < len(lines) and i + 1 not in set_apart for i in set_apart - {0}):
-        return set_apart
-    ends = {i for i, line in enumerate(lines) if i == 0 or lines[i - 1].text[-1] in ".!?:"} | {i + 1 for i in set_apart}
-    asks = {i for i in short & ends if lines[i].text.endswith("?") and lines[i].text[0].isupper()}
-    return {i for i in short if _NUMBERED.fullmatch(lines[i].text)} | asks | (set_apart if asks else set())
+    short_lines = {i for i, line in enumerate(lines) if len(line.text) <= HEADING_CHARS and line.text[-1] not in ".,;"}
+    styled = {i for i in short_lines if lines[i].size >= body * HEADING_FACTOR}
+    styled |= {i for i in short_lines if lines[i].bold and lines[i].size >= body}
+    styled |= {i for end in styled for i in _find_heading_start(lines, end)}
+    if any(i + 1 < len(lines) and i + 1 not in styled for i in styled - {0}):
+        return styled
+    after_ends = {i for i, line in enumerate(lines) if i == 0 or lines[i - 1].text[-1] in ".!?:"} | {
+        i + 1 for i in styled
+    }
+    questions = {i for i in short_lines & after_ends if lines[i].text.endswith("?") and lines[i].text[0].isupper()}
+    return {i for i in short_lines if _NUMBERED.fullmatch(lines[i].text)} | questions | (styled if questions else set())
 
 
-def _heading_start(lines: Sequence[Line], end: int) -> range:
+def _find_heading_start(lines: Sequence[PdfLine], end: int) -> range:
     """Return the lines before `end` that belong to its heading: of the same font, from a number on."""
     for i in range(end - 1, max(end - HEADING_LINES, -1), -1):
-        alike = (lines[i].size, lines[i].bold) == (lines[end].size, lines[end].bold)
-        if not alike or len(lines[i].text) > HEADING_CHARS:
+        has_same_font = (lines[i].size, lines[i].bold) == (lines[end].size, lines[end].bold)
+        if not has_same_font or len(lines[i].text) > HEADING_CHARS:
             break
         if _NUMBERED.fullmatch(lines[i].text):
             return range(i, end)
     return range(0)
 
 
-def _sections(lines: list[Line], headings: set[int]) -> list[PdfSection]:
+def _split_sections(lines: list[PdfLine], headings: set[int]) -> list[PdfSection]:
     sections = [PdfSection(lines[0].page)]
     for i, line in enumerate(lines):
         if i not in headings:
             sections[-1].lines.append(line)
             continue
         last = sections[-1]
-        wrapped = last.heading and not last.lines and line.size == last.heading[-1].size
-        if wrapped and not _NUMBERED.fullmatch(line.text):
+        is_wrapped = last.heading and not last.lines and line.size == last.heading[-1].size
+        if is_wrapped and not _NUMBERED.fullmatch(line.text):
             last.heading.append(line)
         else:
             sections.append(PdfSection(line.page, [line]))
     return sections
 
 
-def _order(heading: Sequence[Line], shown: str, counted: Collection[str]) -> tuple[float, ...]:
+def _rank_heading(heading: Sequence[PdfLine], heading_text: str, numbered: Collection[str]) -> tuple[float, ...]:
     """Return the rank of a heading: by font, and within a font titles, then numbers by depth, then questions."""
     if not heading:
         return ()
-    number = depth(shown, counted) or (DEEPEST if ends_as_question(shown) else 0)
+    number = compute_depth(heading_text, numbered) or (QUESTION_DEPTH if has_final_question_mark(heading_text) else 0)
     return heading[0].size, float(heading[0].bold), float(-number)
 
 
-def _page_sections(sections: list[PdfSection]) -> Iterator[PageSection]:
-    shown = [joined(section.heading) for section in sections]
-    counted = numbers(shown)
-    orders = [_order(section.heading, heading, counted) for section, heading in zip(sections, shown, strict=True)]
+def _convert_sections(sections: list[PdfSection]) -> Iterator[PageSection]:
+    headings = [join_lines(section.heading) for section in sections]
+    numbered = find_section_numbers(headings)
+    orders = [
+        _rank_heading(section.heading, heading, numbered) for section, heading in zip(sections, headings, strict=True)
+    ]
     ranks = sorted({order for order in orders if order}, reverse=True)
     number = 0
-    for section, heading, order in zip(sections, shown, orders, strict=True):
+    for section, heading, order in zip(sections, headings, orders, strict=True):
         number += bool(section.lines)
-        level = min(ranks.index(order) + 1, TERM - 1) if order else 0
+        level = min(ranks.index(order) + 1, TERM_LEVEL - 1) if order else 0
         position = f"page {section.page}, section {max(number, 1)}"
-        yield PageSection(position, level, heading, with_notes_below(section.lines, section.heading))
+        yield PageSection(position, level, heading, format_with_notes(section.lines, section.heading))

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from statistics import median
 
-from llmops.data.collect.readers.pages.pdf_layout import Row, text
+from llmops.data.collect.readers.pages.pdf_layout import Row, join_words
 
-ROWS = 2  #: rows checked at each edge of a page
-APART = 1.4  #: distance to the next row, relative to the usual one, from which a row stands apart
-LEVEL = 3.0  #: points by which running heads of two pages may differ in height
-FEWEST, SHARE = 3, 0.25  #: least number and share of pages with such a row; a chapter's first page often has none
-LARGER = 1.05  #: a head's font is not larger than the body's by more than this factor
-WIDE = 1.5  #: space between two words, in font sizes, that separates the chapter's title from the section's
+EDGE_ROWS = 2  #: rows checked at each edge of a page
+APART_FACTOR = 1.4  #: distance to the next row, relative to the usual one, from which a row stands apart
+HEIGHT_TOLERANCE = 3.0  #: points by which running heads of two pages may differ in height
+MIN_PAGES, MIN_SHARE = 3, 0.25  #: least number and share of pages with such a row; first pages often have none
+HEAD_FACTOR = 1.05  #: a head's font is not larger than the body's by more than this factor
+WIDE_SPACE = 1.5  #: space between two words, in font sizes, that separates the chapter's title from the section's
 
 _PAGE_NUMBER = re.compile(r"(?:page\s*)?[-–]?\s*\d{1,4}\s*(?:(?:/|of)\s*\d{1,4})?\s*[-–]?", re.IGNORECASE)
 _ROMAN = re.compile(r"[ivxl]{1,7}|[IVXL]{1,7}")
@@ -25,20 +25,20 @@ _SEPARATORS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class PageEdge:
     """The rows at one edge of a page that stand apart from the rest."""
 
     page: int  #: index
     rows: list[Row]  #: outermost first
     bold: bool
-    says: frozenset[str]  #: their parts without numbers and case
+    parts: frozenset[str]  #: parts of the rows, without numbers and case
 
-    def near(self, other: Edge) -> bool:
-        """Return whether both edges are at the same height of their pages."""
-        return abs(self.rows[0][0].foot - other.rows[0][0].foot) <= LEVEL
+    def is_near(self, other: PageEdge) -> bool:
+        """Return True if both edges are at the same height of their pages."""
+        return abs(self.rows[0][0].bottom - other.rows[0][0].bottom) <= HEIGHT_TOLERANCE
 
 
-def without_edges(pages: list[list[Row]]) -> list[list[Row]]:
+def remove_edges(pages: list[list[Row]]) -> list[list[Row]]:
     """Return the pages without running heads and feet.
 
     Two rows at either edge are checked. Removed are rows that are equal on most pages except for digits, page numbers,
@@ -46,80 +46,86 @@ def without_edges(pages: list[list[Row]]) -> list[list[Row]]:
     document (in capitals or shortened, too). Standing apart is not enough: each page of a list of questions may begin
     so.
     """
-    pages = _without_repeated(pages)
-    titles = _titles(pages)
-    for last in (False, True):
-        gone = {id(row) for row in _running(pages, titles, last)}
-        pages = [[row for row in page if id(row) not in gone] for page in pages]
-    return _without_repeated(pages)
+    pages = _remove_repeated(pages)
+    titles = _list_titles(pages)
+    for at_foot in (False, True):
+        removed = {id(row) for row in _find_running_rows(pages, titles, at_foot)}
+        pages = [[row for row in page if id(row) not in removed] for page in pages]
+    return _remove_repeated(pages)
 
 
-def _without_repeated(pages: list[list[Row]]) -> list[list[Row]]:
+def _remove_repeated(pages: list[list[Row]]) -> list[list[Row]]:
     """Remove rows that repeat among the outermost rows of most pages, and page numbers there."""
 
-    def shape(row: Row) -> str:
-        return re.sub(r"\d+", "#", text(row))
+    def get_shape(row: Row) -> str:
+        return re.sub(r"\d+", "#", join_words(row))
 
-    def edge(page: list[Row]) -> set[int]:
-        return {i for i in range(len(page)) if i < ROWS or i >= len(page) - ROWS}
+    def list_edges(page: list[Row]) -> set[int]:
+        return {i for i in range(len(page)) if i < EDGE_ROWS or i >= len(page) - EDGE_ROWS}
 
-    usual = _usual_distance(pages)
-    seen = Counter(s for page in pages for s in {shape(page[i]) for i in edge(page)})
+    spacing = _compute_spacing(pages)
+    seen = Counter(s for page in pages for s in {get_shape(page[i]) for i in list_edges(page)})
     repeated = {s for s, n in seen.items() if n > 1 and n > len(pages) / 2}
-    removed = [
-        {i for i in edge(page) if shape(page[i]) in repeated or _PAGE_NUMBER.fullmatch(text(page[i]))}
-        | {i for i in (0, len(page) - 1) if page and _ROMAN.fullmatch(text(page[i])) and _is_apart(page, i, usual)}
+    removed_rows = [
+        {i for i in list_edges(page) if get_shape(page[i]) in repeated or _PAGE_NUMBER.fullmatch(join_words(page[i]))}
+        | {
+            i
+            for i in (0, len(page) - 1)
+            if page and _ROMAN.fullmatch(join_words(page[i])) and _is_apart(page, i, spacing)
+        }
         for page in pages
     ]
-    return [[row for i, row in enumerate(page) if i not in gone] for page, gone in zip(pages, removed, strict=True)]
+    return [
+        [row for i, row in enumerate(page) if i not in removed]
+        for page, removed in zip(pages, removed_rows, strict=True)
+    ]
 
 
-def _running(pages: Sequence[list[Row]], titles: Sequence[str], last: bool) -> list[Row]:
-    usual, body = _usual_distance(pages), body_size(pages)
-    edges = [edge for i, page in enumerate(pages) if (edge := _edge(i, page, usual, body, last))]
-    often = Counter(part for edge in edges for part in edge.says)
-    known = {part for part in often if any(title.startswith(part) for title in titles)}
-    shown = [any(often[part] > 1 for part in edge.says) for edge in edges]
-    named = [not edge.bold and bool(edge.says & known) for edge in edges]
-    filled = sum(map(bool, pages))
-    found: list[Row] = []
-    for edge, repeats in zip(edges, shown, strict=True):
-        level = [shown[i] or named[i] for i, other in enumerate(edges) if edge.near(other)]
-        is_level = len(level) >= max(FEWEST, SHARE * filled) and sum(level) * 2 > len(level)
-        if is_level and (repeats or not edge.bold or edge.says & known):
-            found += edge.rows
-    return found
+def _find_running_rows(pages: Sequence[list[Row]], titles: Sequence[str], at_foot: bool) -> list[Row]:
+    spacing, body = _compute_spacing(pages), compute_body_size(pages)
+    edges = [edge for i, page in enumerate(pages) if (edge := _find_edge(i, page, spacing, body, at_foot))]
+    counts = Counter(part for edge in edges for part in edge.parts)
+    title_parts = {part for part in counts if any(title.startswith(part) for title in titles)}
+    are_repeated = [any(counts[part] > 1 for part in edge.parts) for edge in edges]
+    are_titles = [not edge.bold and bool(edge.parts & title_parts) for edge in edges]
+    page_count = sum(map(bool, pages))
+    result: list[Row] = []
+    for edge, is_repeated in zip(edges, are_repeated, strict=True):
+        same_level = [are_repeated[i] or are_titles[i] for i, other in enumerate(edges) if edge.is_near(other)]
+        is_running = len(same_level) >= max(MIN_PAGES, MIN_SHARE * page_count) and sum(same_level) * 2 > len(same_level)
+        if is_running and (is_repeated or not edge.bold or edge.parts & title_parts):
+            result += edge.rows
+    return result
 
 
-def _edge(index: int, page: list[Row], usual: float, body: float, last: bool) -> Edge | None:
-    ordered = page[::-1] if last else page
-    for count in range(1, min(ROWS, len(page)) + 1):
+def _find_edge(index: int, page: list[Row], spacing: float, body: float, at_foot: bool) -> PageEdge | None:
+    ordered = page[::-1] if at_foot else page
+    for count in range(1, min(EDGE_ROWS, len(page)) + 1):
         rows = ordered[:count]
-        if max(word.size for row in rows for word in row) > body * LARGER:
+        if max(word.size for row in rows for word in row) > body * HEAD_FACTOR:
             return None
-        if _is_apart(page, len(page) - count if last else count - 1, usual, below=not last):
-            bold = all(word.bold for row in rows for word in row)
-            return Edge(
-                index, rows, bold, frozenset(filter(None, (_plain(part) for row in rows for part in _split(row))))
-            )
+        if _is_apart(page, len(page) - count if at_foot else count - 1, spacing, below=not at_foot):
+            is_bold = all(word.bold for row in rows for word in row)
+            parts = (_normalize_title(part) for row in rows for part in _split_row(row))
+            return PageEdge(index, rows, is_bold, frozenset(filter(None, parts)))
     return None
 
 
-def _is_apart(page: Sequence[Row], i: int, usual: float, below: bool | None = None) -> bool:
+def _is_apart(page: Sequence[Row], i: int, spacing: float, below: bool | None = None) -> bool:
     """Return True if a row is distant from the next (or previous) row, in a smaller font, or alone."""
     other = i + 1 if (below if below is not None else i == 0) else i - 1
     if not 0 <= other < len(page):
         return True
     sizes = [max(word.size for word in page[n]) for n in (i, other)]
-    return abs(page[i][0].foot - page[other][0].foot) > APART * usual or sizes[0] * LARGER < sizes[1]
+    return abs(page[i][0].bottom - page[other][0].bottom) > APART_FACTOR * spacing or sizes[0] * HEAD_FACTOR < sizes[1]
 
 
-def _usual_distance(pages: Sequence[list[Row]]) -> float:
-    distances = [below[0].foot - above[0].foot for page in pages for above, below in pairwise(page)]
+def _compute_spacing(pages: Sequence[list[Row]]) -> float:
+    distances = [below[0].bottom - above[0].bottom for page in pages for above, below in pairwise(page)]
     return median(distances) if distances else 0.0
 
 
-def body_size(pages: Sequence[list[Row]]) -> float:
+def compute_body_size(pages: Sequence[list[Row]]) -> float:
     """Return the font size of most text; 0 without text."""
     sizes: Counter[float] = Counter()
     for word in (word for page in pages for row in page for word in row):
@@ -127,34 +133,36 @@ def body_size(pages: Sequence[list[Row]]) -> float:
     return sizes.most_common(1)[0][0] if sizes else 0.0
 
 
-def _titles(pages: Sequence[list[Row]]) -> list[str]:
+def _list_titles(pages: Sequence[list[Row]]) -> list[str]:
     """Return all texts in a heading's font, with wrapped lines joined."""
-    body = body_size(pages)
+    body = compute_body_size(pages)
 
-    def style(row: Row) -> tuple[float, bool]:
+    def get_style(row: Row) -> tuple[float, bool]:
         size, bold = max(word.size for word in row), all(word.bold for word in row)
-        return (size, bold) if size > body * LARGER or (bold and size >= body) else (0.0, False)
+        return (size, bold) if size > body * HEAD_FACTOR or (bold and size >= body) else (0.0, False)
 
-    found = []
+    titles = []
     for page in pages:
-        for (size, _), rows in groupby(page, style):
-            lines = [text(row) for row in rows] if size else []
-            found += [*map(_plain, lines), _plain(" ".join(lines).replace("- ", ""))]
-            found += [_plain(" ".join(lines[i:]).replace("- ", "")) for i in range(1, len(lines))]
-    return found
+        for (size, _), rows in groupby(page, get_style):
+            lines = [join_words(row) for row in rows] if size else []
+            titles += [*map(_normalize_title, lines), _normalize_title(" ".join(lines).replace("- ", ""))]
+            titles += [_normalize_title(" ".join(lines[i:]).replace("- ", "")) for i in range(1, len(lines))]
+    return titles
 
 
-def _split(row: Row) -> list[str]:
+def _split_row(row: Row) -> list[str]:
     """Split a row at wide spaces: chapter and section, or title and page number."""
     parts = [[row[0]]]
     for before, word in pairwise(row):
-        if word.left - before.right > WIDE * word.size:
+        if word.left - before.right > WIDE_SPACE * word.size:
             parts.append([])
         parts[-1].append(word)
-    return [text(part) for part in parts]
+    return [join_words(part) for part in parts]
 
 
-def _plain(line: str) -> str:
+def _normalize_title(line: str) -> str:
     """Return a line without number, case and punctuation; empty if it is only a number."""
-    bare = line.strip(" .…")
-    return _SEPARATORS.sub(" ", "" if _PAGE_NUMBER.fullmatch(bare) else _NUMBER.sub("", bare)).strip().casefold()
+    stripped = line.strip(" .…")
+    return (
+        _SEPARATORS.sub(" ", "" if _PAGE_NUMBER.fullmatch(stripped) else _NUMBER.sub("", stripped)).strip().casefold()
+    )

@@ -1,4 +1,4 @@
-"""Word, PowerPoint, Excel, e-books and e-mails: their tables, lists, headings and notes, and nothing that is unsafe."""
+"""Word, PowerPoint, Excel, e-books and e-mails: tables, lists, headings and notes are read, unsafe files refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from pptx.oxml import parse_xml
 from pptx.util import Inches
 
-from llmops.frame.records import Document, Dropped
-from tests.data.collect.readers.office.made import GOOD, archive, epub, made, slide
+from llmops.frame.records import Document, DroppedRow
+from tests.data.collect.readers.office.office_files import GOOD, add_slide, make_archive, make_epub, save_document
 from tests.data.collect.readers.reading import read_file
 
 
@@ -28,7 +28,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a reader opens a connection"))
 
 
-def word(file: Any) -> None:
+def write_word(file: Any) -> None:
     file.add_heading("Returns", 0)
     file.add_heading("Refunds", 1)
     file.add_heading("How long do I have?", 2)
@@ -47,8 +47,8 @@ def word(file: Any) -> None:
 MC = 'xmlns:a="http://schemas.openxmlformats.org/markup-compatibility/2006"'
 
 
-def slides(file: Any) -> None:
-    first, second = slide(file), slide(file)
+def write_slides(file: Any) -> None:
+    first, second = add_slide(file), add_slide(file)
     first.shapes.title.text, first.placeholders[1].text = "Tents", "All of ours"
     second.shapes.title.text, second.placeholders[1].text = "Which are light?", "These:\ntwo"
     second.placeholders[1].text_frame.paragraphs[1].level = 1
@@ -64,10 +64,10 @@ def slides(file: Any) -> None:
     box = parse_xml(f"<a:AlternateContent {MC}><a:Choice/><a:Fallback><a:x/></a:Fallback></a:AlternateContent>")
     equation.addprevious(box)
     box[0].append(equation)
-    slide(file).element.set("show", "0")
+    add_slide(file).element.set("show", "0")
 
 
-def sheets(file: Any) -> None:
+def write_sheets(file: Any) -> None:
     sheet = file.active
     sheet.title = "Prices"
     rows = [["Size", "Price", None], ["S", 0.1 + 0.2, datetime(2026, 1, 31)], ["M", 0.19, True], [], ["L", 0.5, None]]
@@ -80,24 +80,24 @@ def sheets(file: Any) -> None:
     file["Lists"].sheet_state = "hidden"
 
 
-def mail(text: str, subtype: str = "plain") -> EmailMessage:
+def make_mail(text: str, subtype: str = "plain") -> EmailMessage:
     message = EmailMessage()
     message["Subject"], message["From"] = "How do I täke it back?", "Ana <ana@shop.example>"
     message.set_content(text, subtype)
     return message
 
 
-WITH_FILES = mail("Hello,\n\nsee the file.\n-- \nAna\n")
+WITH_FILES = make_mail("Hello,\n\nsee the file.\n-- \nAna\n")
 WITH_FILES.add_attachment(b"x", "application", "pdf", filename="a.pdf")
 WITH_FILES.add_attachment(b"x", "image", "png", filename="logo.png")
-FOOTED = mail("<p>Hello</p>", "html")
-FOOTED.make_mixed()
-FOOTED.attach(MIMEText("The list"))
-FORWARDED = mail("See below.\n-- \nAna\n\n---- Forwarded ----\nPegs are sold out.\n")
+WITH_FOOTER = make_mail("<p>Hello</p>", "html")
+WITH_FOOTER.make_mixed()
+WITH_FOOTER.attach(MIMEText("The list"))
+FORWARDED = make_mail("See below.\n-- \nAna\n\n---- Forwarded ----\nPegs are sold out.\n")
 FORWARDED.make_mixed()
-FORWARDED.attach(MIMEMessage(mail("<p>Tents, too.</p>", "html")))
-BOTH = mail("Hello")
-BOTH.add_alternative("<p>Hello</p>", "html")
+FORWARDED.attach(MIMEMessage(make_mail("<p>Tents, too.</p>", "html")))
+PLAIN_AND_HTML = make_mail("Hello")
+PLAIN_AND_HTML.add_alternative("<p>Hello</p>", "html")
 # Signed, and with text on both sides of a file, as Apple Mail writes it.
 SIGNED = b"""Subject: Pegs\nContent-Type: multipart/signed; boundary=s\n
 --s\nContent-Type: multipart/mixed; boundary=b\n
@@ -112,29 +112,31 @@ SHEET = """<x:worksheet xmlns:x="http://schemas.openxmlformats.org/spreadsheetml
 <x:mergeCells><x:mergeCell ref="B1:C1"/></x:mergeCells></x:worksheet>"""
 ENTITIES = "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"
 TABLE = "| Size | Price | Price |\n|---|---|---|\n"
-BOOK = epub(
+BOOK = make_epub(
     "<nav>Contents</nav>",
     "<h1>Care</h1><h2 id='a'><a href='nav.xhtml'>How do I dry it?</a></h2><p>In the &nbsp;sun.</p>"
     "<aside>Never in an oven.</aside><div class='sidebar'>Two days.</div>",
 )
-LOCKED = epub("<p>text</p>", "\x01", **{"META-INF/encryption.xml": '<e><CipherReference URI="in/ch%201.xhtml"/></e>'})
+LOCKED = make_epub(
+    "<p>text</p>", "\x01", **{"META-INF/encryption.xml": '<e><CipherReference URI="in/ch%201.xhtml"/></e>'}
+)
 FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
-    "Word": ("docx", made(docx.Document, word), [
+    "Word": ("docx", save_document(docx.Document, write_word), [
         ("section 1", "Returns › Refunds", "How long do I have?",
          f"Thirty days:\n- unused\n  - packed\n\nSizes\nAll sizes\n{TABLE}| S | 10 | 11 |\n| S | 12 | a\\|b |")]),
-    "PowerPoint": ("pptx", made(pptx.Presentation, slides), [
+    "PowerPoint": ("pptx", save_document(pptx.Presentation, write_slides), [
         ("slide 1", "Tents", "", "All of ours"),
         ("slide 2", "Tents", "Which are light?",
          "- These:\n  - two\n| Tent | kg | kg |\n|---|---|---|\n| A | 1 | 2 |\n\nWeighed without pegs.")]),
-    "Excel": ("xlsx", made(openpyxl.Workbook, sheets), [
+    "Excel": ("xlsx", save_document(openpyxl.Workbook, write_sheets), [
         ("sheet Prices", "Prices", "", f"Prices of 2026\n\n{TABLE}| S | 0.3 | 2026-01-31 |\n| M | 19% | true |\n"
          "| L | 0.5% |  |\n\n| Name | Phone |\n|---|---|\n| Ana | 30 |")]),
-    "Excel with formulas": ("xlsx", archive({"xl/worksheets/sheet1.xml": SHEET}, GOOD["xlsx"]), [
+    "Excel with formulas": ("xlsx", make_archive({"xl/worksheets/sheet1.xml": SHEET}, GOOD["xlsx"]), [
         ("sheet Sheet, formulas", "unreadable"),
         ("sheet Sheet", "Sheet", "", "| Size | Price | Price |  |\n|---|---|---|---|\n|  | 2 |  | 7 |")]),
-    "Word with entities in UTF-16": ("docx", archive({"a.xml": ENTITIES.encode("utf-16")}, GOOD["docx"]), [
+    "Word with entities in UTF-16": ("docx", make_archive({"a.xml": ENTITIES.encode("utf-16")}, GOOD["docx"]), [
         ("file", "unsafe")]),
-    "Word with a picture of entities": ("docx", archive({"word/media/a.svg": ENTITIES}, GOOD["docx"]), [
+    "Word with a picture of entities": ("docx", make_archive({"word/media/a.svg": ENTITIES}, GOOD["docx"]), [
         ("section 1", "", "", "text")]),
     "e-book": ("epub", BOOK, [
         ("chapter 2, section 1", "The Book › Care", "How do I dry it?", "In the sun.\nNever in an oven.\nTwo days.")]),
@@ -143,11 +145,11 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
     "mail": ("eml", bytes(WITH_FILES), [
         ("body", "How do I täke it back?", "", "Hello,\n\nsee the file."), ("attachment 1", "attachment")]),
     "signed mail": ("eml", SIGNED, [("body", "Pegs", "", "Für\n\nafter"), ("attachment 1", "attachment")]),
-    "HTML mail": ("eml", bytes(mail("<div style='display:none'>x</div><p>Hello</p><p>you</p>", "html")), [
+    "HTML mail": ("eml", bytes(make_mail("<div style='display:none'>x</div><p>Hello</p><p>you</p>", "html")), [
         ("body", "How do I täke it back?", "", "Hello\nyou")]),
-    "HTML mail with a plain footer": ("eml", bytes(FOOTED), [
+    "HTML mail with a plain footer": ("eml", bytes(WITH_FOOTER), [
         ("body", "How do I täke it back?", "", "Hello\n\nThe list")]),
-    "mail in plain and HTML": ("eml", bytes(BOTH), [("body", "How do I täke it back?", "", "Hello")]),
+    "mail in plain and HTML": ("eml", bytes(PLAIN_AND_HTML), [("body", "How do I täke it back?", "", "Hello")]),
     "forwarded mail": ("eml", bytes(FORWARDED), [
         ("body", "How do I täke it back?", "",
          "See below.\n\n---- Forwarded ----\nPegs are sold out.\n\nTents, too.")]),
@@ -157,8 +159,8 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
 }  # fmt: skip
 
 
-def shown(item: object) -> tuple[str, ...]:
-    if isinstance(item, Dropped):
+def summarize_item(item: object) -> tuple[str, ...]:
+    if isinstance(item, DroppedRow):
         return item.position, item.rule
     assert isinstance(item, Document)
     return item.position, item.context, item.question, item.answer + item.text
@@ -167,7 +169,7 @@ def shown(item: object) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_becomes_its_headings_and_their_texts(name: str, tmp_path: Path) -> None:
     kind, data, expected = FILES[name]
-    assert [shown(item) for item in read_file(kind, tmp_path, data)] == expected
+    assert [summarize_item(item) for item in read_file(kind, tmp_path, data)] == expected
 
 
 def test_a_sheet_with_too_many_cells_costs_itself_alone(tmp_path: Path) -> None:
@@ -175,14 +177,16 @@ def test_a_sheet_with_too_many_cells_costs_itself_alone(tmp_path: Path) -> None:
         file.active["XFD99"] = "far away"
         file.create_sheet("Good").append(["text"])
 
-    data = made(openpyxl.Workbook, write)
-    found = [shown(item) for item in read_file("xlsx", tmp_path, data)]
+    data = save_document(openpyxl.Workbook, write)
+    found = [summarize_item(item) for item in read_file("xlsx", tmp_path, data)]
     assert found == [("sheet Sheet", "unreadable"), ("sheet Good", "Good", "", "text")]
 
 
 def test_each_part_of_a_long_sheet_has_the_header(tmp_path: Path) -> None:
-    data = made(openpyxl.Workbook, lambda file: [file.active.append([f"Size {n}", "Price"]) for n in range(500)])
-    found = [shown(item) for item in read_file("xlsx", tmp_path, data)]
+    data = save_document(
+        openpyxl.Workbook, lambda file: [file.active.append([f"Size {n}", "Price"]) for n in range(500)]
+    )
+    found = [summarize_item(item) for item in read_file("xlsx", tmp_path, data)]
     assert [position for position, *_ in found] == ["sheet Sheet, part 1", "sheet Sheet, part 2"]
     assert all(text.startswith("| Size 0 | Price |\n|---|---|\n| Size ") for *_, text in found)
 
@@ -192,12 +196,14 @@ def test_footnotes_of_word_stand_at_their_marks(tmp_path: Path) -> None:
     notes = f'<w:footnotes {w}><w:footnote w:id="2"><w:p><w:r><w:t>A note.</w:t></w:r></w:p></w:footnote></w:footnotes>'
     text = '<w:p><w:r><w:t>Said</w:t></w:r><w:r><w:footnoteReference w:id="2"/></w:r></w:p>'
     body = f"<w:document {w}><w:body>{text}</w:body></w:document>"
-    data = archive({"word/document.xml": body, "word/footnotes.xml": notes}, GOOD["docx"])
-    assert [shown(item) for item in read_file("docx", tmp_path, data)] == [("section 1", "", "", "Said [A note.]")]
+    data = make_archive({"word/document.xml": body, "word/footnotes.xml": notes}, GOOD["docx"])
+    assert [summarize_item(item) for item in read_file("docx", tmp_path, data)] == [
+        ("section 1", "", "", "Said [A note.]")
+    ]
 
 
 def test_sizes_are_counted_and_not_believed(tmp_path: Path) -> None:
-    data = archive({"big.xml": bytes(65 << 20)}, GOOD["docx"])
+    data = make_archive({"big.xml": bytes(65 << 20)}, GOOD["docx"])
     lying = data.replace((65 << 20).to_bytes(4, "little"), (9).to_bytes(4, "little"))
     assert lying != data
     for file in (data, lying):

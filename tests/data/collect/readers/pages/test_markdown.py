@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.collect.readers.reading import documents, dropped, only, pairs, read_file
+from tests.data.collect.readers.reading import get_document, get_documents, list_dropped, list_pairs, read_file
 
-read = partial(read_file, "markdown")
+read_markdown = partial(read_file, "markdown")
 
 PAGE = """---
 title: Help
@@ -46,7 +46,7 @@ Who pays?
 
 def test_headings_become_questions(tmp_path: Path) -> None:
     code = "```sh\n# no heading either\n## nor this\n```"
-    items = documents(read(tmp_path, PAGE))
+    items = get_documents(read_markdown(tmp_path, PAGE))
     assert [(i.position, i.question, i.answer, i.text, i.group) for i in items] == [
         ("line 5", "", "", "Welcome.", ""),
         ("line 9", "How long does it take?", f"Three days:\n\n- fast\n- safe\n\n{code}", "", "duration"),
@@ -57,7 +57,7 @@ def test_headings_become_questions(tmp_path: Path) -> None:
 
 def test_the_title_and_the_headings_above_are_the_context(tmp_path: Path) -> None:
     text = "# Returns\n## Refunds\n### How long does it take?\n3 days.\n## Is it free?\nYes.\n## Overview\nAll here."
-    assert [(i.context, i.question, i.answer, i.text) for i in documents(read(tmp_path, text))] == [
+    assert [(i.context, i.question, i.answer, i.text) for i in get_documents(read_markdown(tmp_path, text))] == [
         ("Returns › Refunds", "How long does it take?", "3 days.", ""),
         ("Returns", "Is it free?", "Yes.", ""),
         ("Returns › Overview", "", "", "All here."),
@@ -68,7 +68,7 @@ def test_the_title_and_the_headings_above_are_the_context(tmp_path: Path) -> Non
         ("+++\ntitle = 'How long?'\n+++", ""),
         ("# How long?", ""),  # one heading is no title
     ):
-        item = only(read(tmp_path, f"{begins}\n3 days."))
+        item = get_document(read_markdown(tmp_path, f"{begins}\n3 days."))
         assert (item.context, item.question, item.answer) == (context, "How long?", "3 days.")
 
 
@@ -82,20 +82,20 @@ See [the guide][Ref], [Form][], ![map][ref] and [policy] (new), not [this] or `[
 """
     guide, policy = '(https://shop.example/guide "The \\"guide\\"")', "(https://shop.example/a%20b)"
     answer = f"[the guide]{guide}, [Form](/form), ![map]{guide} and [policy]{policy} (new), not [this] or `[policy]`."
-    assert only(read(tmp_path, page)).answer == f"See {answer}"
+    assert get_document(read_markdown(tmp_path, page)).answer == f"See {answer}"
 
 
 def test_bytes_that_do_not_decode_cost_their_section(tmp_path: Path) -> None:
-    items = read(tmp_path, "# Good é?\nA\n# Bad?\ncaf".encode() + b"\xe9\n")
-    assert pairs(items) == [("Good é?", "A")] and dropped(items) == [("encoding", "line 3")]
+    items = read_markdown(tmp_path, "# Good é?\nA\n# Bad?\ncaf".encode() + b"\xe9\n")
+    assert list_pairs(items) == [("Good é?", "A")] and list_dropped(items) == [("encoding", "line 3")]
 
 
 def test_a_page_may_begin_with_a_rule(tmp_path: Path) -> None:
     for begins in ("\nRefunds take 5 days.", "Refunds take 5 days.", "Note: see below.\nIt is new."):
-        item = only(read(tmp_path, f"---\n{begins}\n\n---\n\nMore."))
+        item = get_document(read_markdown(tmp_path, f"---\n{begins}\n\n---\n\nMore."))
         assert item.text == f"---\n\n{begins.strip()}\n\n---\n\nMore."
     front = '---\n# Site\ntitle: Returns\n"date made": 2025-01-01\ntags:\n- a\n  b: c\n\nlist: [\n]\n---'
-    item = only(read(tmp_path, f"{front}\n## Who pays?\nWe do."))
+    item = get_document(read_markdown(tmp_path, f"{front}\n## Who pays?\nWe do."))
     assert (item.context, item.answer) == ("Returns", "We do.")
 
 
@@ -108,4 +108,4 @@ def test_a_page_may_begin_with_a_rule(tmp_path: Path) -> None:
     ],
 )
 def test_only_comments_are_left_out(tmp_path: Path, text: str, left: str) -> None:
-    assert only(read(tmp_path, text)).text == left
+    assert get_document(read_markdown(tmp_path, text)).text == left

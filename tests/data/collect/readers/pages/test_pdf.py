@@ -9,17 +9,17 @@ from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate
 
 from llmops.data.collect.readers.origin import Item
-from tests.data.collect.readers.reading import documents, only, read_file
+from tests.data.collect.readers.reading import get_document, get_documents, read_file
 
 STYLES = getSampleStyleSheet()
 
 
-def read(path: Path) -> list[Item]:
+def read_pdf(path: Path) -> list[Item]:
     return read_file("pdf", path.parent, None, name=path.name)
 
 
-def draw(path: Path, *pages: list[tuple[Any, ...]], title: str = "", **settings: object) -> Path:
-    """Draw texts, each with its place, and its font and size if they are not Helvetica 10."""
+def draw_texts(path: Path, *pages: list[tuple[Any, ...]], title: str = "", **settings: object) -> Path:
+    """Draw texts, each with its position, and its font and size if they are not Helvetica 10."""
     canvas = Canvas(str(path), **settings)
     canvas.setTitle(title or "untitled")
     for page in pages:
@@ -31,22 +31,22 @@ def draw(path: Path, *pages: list[tuple[Any, ...]], title: str = "", **settings:
     return path
 
 
-def lines(path: Path, *pages: str, **settings: Any) -> Path:
-    """Draw pages line by line: bold after `*`, code after `>`, indented as code is."""
-    drawn = []
+def draw_lines(path: Path, *pages: str, **settings: Any) -> Path:
+    """Draw pages line by line: bold after `*`, code after `>`. Leading spaces become indentation."""
+    drawn_pages = []
     for page in pages:
-        drawn.append([])
+        drawn_pages.append([])
         for number, line in enumerate(page.split("\n")):
-            marked = line.startswith(("*", ">")) and not line.startswith("* ")
-            mark, text = (line[0], line[1:]) if marked else ("", line)
+            has_mark = line.startswith(("*", ">")) and not line.startswith("* ")
+            mark, text = (line[0], line[1:]) if has_mark else ("", line)
             font = {"*": ("Helvetica-Bold", 15), ">": ("Courier", 10)}.get(mark, ())
             indent = len(text) - len(text.lstrip(" "))
-            drawn[-1].append((72 + 6 * indent, 800 - 16 * number, text.lstrip(" "), *font))
-    return draw(path, *drawn, **settings)
+            drawn_pages[-1].append((72 + 6 * indent, 800 - 16 * number, text.lstrip(" "), *font))
+    return draw_texts(path, *drawn_pages, **settings)
 
 
 def test_styled_headings_with_running_titles_and_a_section_across_pages(tmp_path: Path) -> None:
-    def edge(canvas: Canvas, template: SimpleDocTemplate) -> None:
+    def draw_edges(canvas: Canvas, template: SimpleDocTemplate) -> None:
         canvas.setFont("Helvetica", 8)
         canvas.drawString(72, 820, "Shop policy")
         canvas.drawString(72, 20, f"Page {template.page} of 2")
@@ -62,8 +62,8 @@ def test_styled_headings_with_running_titles_and_a_section_across_pages(tmp_path
         PageBreak(),
         Paragraph("On islands you pay half.", body),
     ]
-    SimpleDocTemplate(str(tmp_path / "x.pdf")).build(story, onFirstPage=edge, onLaterPages=edge)
-    items = documents(read(tmp_path / "x.pdf"))
+    SimpleDocTemplate(str(tmp_path / "x.pdf")).build(story, onFirstPage=draw_edges, onLaterPages=draw_edges)
+    items = get_documents(read_pdf(tmp_path / "x.pdf"))
     assert [(i.position, i.context, i.question) for i in items] == [
         ("page 1, section 1", "Returns policy › Refunds", "How long do I have?"),
         ("page 1, section 2", "Returns policy › Refunds", "Who pays?"),
@@ -75,7 +75,7 @@ def test_styled_headings_with_running_titles_and_a_section_across_pages(tmp_path
 
 def test_numbered_lines_are_headings_where_all_text_is_set_alike(tmp_path: Path) -> None:
     page = "1. Refunds\nWe refund within\n14 days after delivery.\n2. Exchanges\nWe do it.\nWhy?\nSo."
-    items = documents(read(lines(tmp_path / "x.pdf", page)))
+    items = get_documents(read_pdf(draw_lines(tmp_path / "x.pdf", page)))
     assert [(i.context, i.question, i.answer or i.text, i.group) for i in items] == [
         ("Refunds", "", "We refund within 14 days after delivery.", ""),
         ("Exchanges", "", "We do it.", ""),
@@ -93,7 +93,7 @@ All that is whole.
 Send it back.
 *5.3 Why is it not free? I thought that it was free!
 It is free."""
-    items = documents(read(lines(tmp_path / "x.pdf", page)))
+    items = get_documents(read_pdf(draw_lines(tmp_path / "x.pdf", page)))
     assert [(i.context, i.question, i.answer or i.text) for i in items] == [
         ("", "What does the shop take back, and what has it to be like?", "All that is whole."),
         ("", "My parcel came late. I do not want it. What should I do?", "Send it back."),
@@ -106,15 +106,15 @@ def test_code_keeps_its_lines_and_what_is_set_so_within_a_sentence_does_not(tmp_
     page = (
         f"Write this into a file:\n>{code.replace(chr(10), chr(10) + '>')}\nand run it, for 32-\nbit machines as well."
     )
-    item = only(read(lines(tmp_path / "x.pdf", page)))
+    item = get_document(read_pdf(draw_lines(tmp_path / "x.pdf", page)))
     assert item.text == f"Write this into a file:\n{code}\nand run it, for 32-bit machines as well."
     page = [(72, 800, "Run it with the option"), (72, 772, "and wait."), (190, 800, "--name", "Courier", 10)]
-    item = only(read(draw(tmp_path / "y.pdf", [*page, (72, 786, "--other-name", "Courier", 10)])))
+    item = get_document(read_pdf(draw_texts(tmp_path / "y.pdf", [*page, (72, 786, "--other-name", "Courier", 10)])))
     assert item.text == "Run it with the option --name --other-name and wait."
 
 
 def test_without_headings_every_page_is_a_document(tmp_path: Path) -> None:
-    items = documents(read(lines(tmp_path / "x.pdf", "Just a text.\nAnd more.", "Second page.")))
+    items = get_documents(read_pdf(draw_lines(tmp_path / "x.pdf", "Just a text.\nAnd more.", "Second page.")))
     assert [(i.position, i.text) for i in items] == [("page 1", "Just a text. And more."), ("page 2", "Second page.")]
 
 
@@ -126,33 +126,33 @@ def test_columns_are_read_in_order_however_they_are_saved(tmp_path: Path, count:
     for n in range(12):  # line by line across the page, with feet that do not agree
         drawn += [(60 + 520 // count * m, 700 - 14 * n - 4 * (m % 2), column[n]) for m, column in enumerate(columns)]
     edges = [(60, 800, "Shop policy"), (60, 20, "Printed in 2026"), (60, 480, below)]
-    item = only(read(draw(tmp_path / "x.pdf", [*drawn, *edges])))
+    item = get_document(read_pdf(draw_texts(tmp_path / "x.pdf", [*drawn, *edges])))
     assert item.text == " ".join(["Shop policy", *sum(columns, []), below, "Printed in 2026"])
 
 
 def test_tables_are_read_by_row(tmp_path: Path) -> None:
     rows = [("Ireland", "2 to 4 days"), ("Belgium", "3 days"), ("Germany", "3 to 5 days"), ("Spain", "6")]
     cells = [(72 + 178 * m, 700 - 14 * n, text) for n, row in enumerate(rows) for m, text in enumerate(row)]
-    item = only(read(draw(tmp_path / "x.pdf", cells)))
+    item = get_document(read_pdf(draw_texts(tmp_path / "x.pdf", cells)))
     assert item.text == " ".join(f"{country} {days}" for country, days in rows)
 
 
 def test_words_cut_at_the_end_of_a_line_are_joined(tmp_path: Path) -> None:
-    path = lines(tmp_path / "x.pdf", "We deliv-\ner on week-\ndays, 5 -\n6 days, for A-\nB too.")
-    assert only(read(path)).text == "We deliver on weekdays, 5 - 6 days, for A- B too."
+    path = draw_lines(tmp_path / "x.pdf", "We deliv-\ner on week-\ndays, 5 -\n6 days, for A-\nB too.")
+    assert get_document(read_pdf(path)).text == "We deliver on weekdays, 5 - 6 days, for A- B too."
 
 
 CHAPTERS = ["Getting support for the shop", "How to return what was wrong", "Orders that never came to you", "Paying"]
 NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
-def said(n: int) -> str:
+def spell_number(n: int) -> str:
     return "it says " + " ".join(NUMBER_WORDS[int(digit)] for digit in str(n)) + " here"
 
 
-def book(path: Path, lengths: list[int], head: str) -> list[str]:
-    """Chapters of four pages, `lengths` lines each; returns the lines of the text in order."""
-    found, pages = [], []
+def draw_book(path: Path, lengths: list[int], head: str) -> list[str]:
+    """Draw chapters of four pages; `lengths` are the lines of each page. Return the lines of the text in order."""
+    lines, pages = [], []
     for page, length in enumerate(lengths):
         chapter, first = CHAPTERS[page // 4 % len(CHAPTERS)], page % 4 == 0
         drawn = [(290, 30, str(page + 1))]
@@ -162,29 +162,34 @@ def book(path: Path, lengths: list[int], head: str) -> list[str]:
             drawn.append((72, 800, f"CHAPTER {page // 4 + 1}. {chapter.upper()[:18]} …"))
             drawn.append((400, 800, f"{page // 4 + 1}.{page % 4}. SECTION"))
         for row in range(length):
-            found.append(said(len(found)))
-            drawn.append((72, 740 - 12 * row, found[-1]))
+            lines.append(spell_number(len(lines)))
+            drawn.append((72, 740 - 12 * row, lines[-1]))
         pages.append(drawn)
-    draw(path, *pages)
-    return found
+    draw_texts(path, *pages)
+    return lines
 
 
 @pytest.mark.parametrize("head", ["none", "all", "even"])
 @pytest.mark.parametrize("lengths", [[15] * 8, [3, 40, 1, 15, 22, 8, 40, 5]])  # heads change by chapter
 def test_running_heads_go_and_no_line_of_the_text_is_lost(tmp_path: Path, lengths: list[int], head: str) -> None:
-    said = book(tmp_path / "x.pdf", lengths, head)
-    found = " ".join(f"{i.answer} {i.text}" for i in documents(read(tmp_path / "x.pdf")))
-    assert [line for line in said if line not in found] == []
+    expected = draw_book(tmp_path / "x.pdf", lengths, head)
+    text = " ".join(f"{i.answer} {i.text}" for i in get_documents(read_pdf(tmp_path / "x.pdf")))
+    assert [line for line in expected if line not in text] == []
     if head == "all":
-        assert "CHAPTER" not in found and "SECTION" not in found
+        assert "CHAPTER" not in text and "SECTION" not in text
     if head == "all" and set(lengths) == {15}:
-        assert " ".join(found.split()) == " ".join(said)
+        assert " ".join(text.split()) == " ".join(expected)
 
 
 def test_questions_that_stand_apart_at_the_head_of_each_page_stay(tmp_path: Path) -> None:
-    pages = [f"What is {said(n)}?\n\n" + "\n".join(f"{said(10 * n + m + 100)}." for m in range(5)) for n in range(8)]
-    items = documents(read(lines(tmp_path / "x.pdf", *pages, title="Returns")))
-    assert [(item.context, item.question) for item in items] == [("Returns", f"What is {said(n)}?") for n in range(8)]
+    pages = [
+        f"What is {spell_number(n)}?\n\n" + "\n".join(f"{spell_number(10 * n + m + 100)}." for m in range(5))
+        for n in range(8)
+    ]
+    items = get_documents(read_pdf(draw_lines(tmp_path / "x.pdf", *pages, title="Returns")))
+    assert [(item.context, item.question) for item in items] == [
+        ("Returns", f"What is {spell_number(n)}?") for n in range(8)
+    ]
 
 
 def test_footnotes_stand_at_the_end_of_their_section(tmp_path: Path) -> None:
@@ -195,15 +200,15 @@ def test_footnotes_stand_at_the_end_of_their_section(tmp_path: Path) -> None:
         Paragraph("It is so. " * 40),
     ]
 
-    def foot(canvas: Canvas, template: SimpleDocTemplate) -> None:
+    def draw_footnote(canvas: Canvas, template: SimpleDocTemplate) -> None:
         canvas.setFont("Helvetica", 5)
         canvas.drawString(72, 72, "1")
         canvas.setFont("Helvetica", 8)
         canvas.drawString(75, 70, "Not on islands, where")
         canvas.drawString(72, 60, "you pay half.")
 
-    SimpleDocTemplate(str(tmp_path / "x.pdf")).build(story, onFirstPage=foot)
-    first, second = documents(read(tmp_path / "x.pdf"))
+    SimpleDocTemplate(str(tmp_path / "x.pdf")).build(story, onFirstPage=draw_footnote)
+    first, second = get_documents(read_pdf(tmp_path / "x.pdf"))
     assert first.answer.startswith("The shop pays, up to 10² euros.")
     assert first.answer.endswith("We do.\n[Not on islands, where you pay half.]")
     assert (second.question, second.answer) == ("Everybody asks; is it so?", ("It is so. " * 40).strip())

@@ -1,0 +1,61 @@
+"""The rows of an extract in one Parquet file: documents, quarantined rows, and rows excluded by `where`."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmops.data.collect.forgotten_list import ForgottenList
+from llmops.data.collect.readers.origin import Item
+from llmops.data.row_file import RowFile
+from llmops.frame.records import Document, DroppedRow
+
+LEFT_OUT = "left_out"  #: rule of a row excluded by the source's `where`
+BATCH = 1000  #: rows held as Python objects at a time
+ARROW_BATCH = 10_000  #: rows held as Arrow columns at a time
+
+_DOCUMENT_FIELDS = [f.name for f in fields(Document)]
+_DROPPED_FIELDS = [f.name for f in fields(DroppedRow)]
+_COLUMNS = list(dict.fromkeys(_DOCUMENT_FIELDS + _DROPPED_FIELDS))
+SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _COLUMNS])
+
+_NO_PROBLEM = ("",) * (len(_COLUMNS) - len(_DOCUMENT_FIELDS))  #: rule, detail and content of a document
+_get_document_values, _get_dropped_values = attrgetter(*_DOCUMENT_FIELDS), attrgetter(*_DROPPED_FIELDS)
+
+
+def write_extract(path: Path, items: Iterable[Item]) -> None:
+    """Write rows to `path`, atomically."""
+    rows = iter(items)
+    with RowFile(path, SCHEMA) as out:
+        while batch := list(islice(rows, BATCH)):
+            columns = zip(*(_list_values(item) for item in batch), strict=True)
+            out.add(pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA))
+
+
+def read_extract(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of one extract, in its order."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(ARROW_BATCH)
+
+
+def parse_row(values: dict[str, str]) -> Document | DroppedRow:
+    """Return the record of one row of an extract, or of collect's output."""
+    record_type, names = (DroppedRow, _DROPPED_FIELDS) if values.get("rule") else (Document, _DOCUMENT_FIELDS)
+    return record_type(**{name: values[name] for name in names if name in values})
+
+
+def erase_persons(path: Path, forgotten: ForgottenList) -> None:
+    """Rewrite an extract so that rows of forgotten persons are quarantined without their content."""
+    items = (parse_row(values) for batch in read_extract(path) for values in batch.to_pylist())
+    write_extract(path, forgotten.quarantine_rows(items))
+
+
+def _list_values(item: Item) -> tuple[str, ...]:
+    if isinstance(item, Document):
+        return *_get_document_values(item), *_NO_PROBLEM
+    values = dict(zip(_DROPPED_FIELDS, _get_dropped_values(item), strict=True)) if item else {"rule": LEFT_OUT}
+    return tuple(values.get(name, "") for name in _COLUMNS)

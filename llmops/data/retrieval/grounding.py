@@ -1,0 +1,146 @@
+"""The passages that go into the prompt of a question, or the refusal if no passage is good enough.
+
+found = retrieve_context(index, "How long does delivery take?", config.grounding, room=2_000)
+prompts.encode_question(tokenizer, question, found.context) if found.hits else REFUSAL
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmops.config import Collect, Grounding
+from llmops.data.retrieval.minilm import Vectors
+from llmops.data.retrieval.quote import quote_sentences
+from llmops.data.retrieval.search import Hit, Index
+from llmops.data.text.normalization import normalize_text
+from llmops.data.text.sentences import truncate_text
+
+REFUSAL = "I can't answer that from the documents."  #: the answer if no passage is good enough
+MAX_SNIPPET_CHARS = 200  #: characters of a passage that are shown beside an answer
+SEARCHED_PASSAGES = 10  #: passages that are searched; the nearest one decides if the documents have an answer
+TOKEN_BYTES = 2  #: least bytes of a token, except that digits and bytes outside of ASCII count as a token each
+TEMPLATE_TOKENS = 128  #: tokens of a chat template and of the prompt's markers
+MIN_ROOM = 80  #: bytes for passages; a prompt with less room is answered without passages
+
+#: kinds of sources whose contexts a caller sends with a question
+_CALLER_CONTEXT_KINDS = ("csv", "parquet", "json", "jsonl", "xml", "sql", "chat", "dataset", "feedback")
+_DENSE_TEXT = re.compile(r"[^\x00-\x7f]+|[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievedContext:
+    """The passages that an answer rests on."""
+
+    hits: tuple[Hit, ...]  #: the best first; empty: the documents have no answer
+    context: str  #: the context for the prompt
+    likeness: float | None  #: cosine of the question and the nearest passage; None: they were found by words alone
+    quote: str = ""  #: the quoted answer, if `grounding.answer` is `quote`
+
+
+def retrieve_context(
+    index: Index, question: str, config: Grounding, room: int, vector: Vectors | None = None
+) -> RetrievedContext:
+    """Return the passages that a model should answer from.
+
+    They are good enough if the nearest one has a likeness of at least `grounding.likeness`; it comes first. If no
+    vectors were compared, every passage with words of the question is good enough.
+
+    Args:
+        index: the index of the documents.
+        question: the user's question.
+        config: how many passages are taken, and which are good enough.
+        room: bytes that the prompt has left for passages, see `compute_room`.
+        vector: the question's vector, see `Index.embed`; None: it is computed.
+
+    Raises:
+        ArtifactError: if the index is damaged, or the package of the vectors' model is not installed.
+    """
+    hits = index.search(question, max(SEARCHED_PASSAGES, config.passages), vector=vector)
+    nearest = max(hits, key=lambda hit: -1.0 if hit.likeness is None else hit.likeness, default=None)
+    likeness = nearest.likeness if nearest else None
+    if nearest and likeness is not None:
+        if likeness < config.likeness:
+            return RetrievedContext((), "", likeness)
+        hits = [nearest, *(hit for hit in hits if hit is not nearest)]
+    fitting = select_fitting(hits[: config.passages], min(room, config.room))
+    quoted_answer = quote_sentences(index, question, fitting) if fitting and config.answer == "quote" else ""
+    return RetrievedContext(tuple(fitting), format_context(fitting), likeness, quoted_answer)
+
+
+def compute_room(max_tokens: int, max_new_tokens: int, prompt: str) -> int:
+    """Return the bytes that are left for passages, by `measure_bytes`, beside a prompt and its answer.
+
+    `max_tokens` is the window of prompt and answer together.
+    """
+    return TOKEN_BYTES * (max_tokens - max_new_tokens - TEMPLATE_TOKENS) - measure_bytes(prompt)
+
+
+def measure_bytes(text: str) -> int:
+    """Return the bytes of a text. Digits and bytes outside of ASCII count double, because each may be a token."""
+    dense = sum(len(match[0].encode()) for match in _DENSE_TEXT.finditer(text))
+    return len(text.encode()) + (TOKEN_BYTES - 1) * dense
+
+
+def format_hit(hit: Hit) -> str:
+    """Return a passage as the model reads it: its headings and its text."""
+    return ": ".join(filter(None, (hit.passage.headings, hit.passage.text)))
+
+
+def format_context(hits: Sequence[Hit]) -> str:
+    """Return the context for the prompt: one passage per line."""
+    return "\n".join(map(format_hit, hits))
+
+
+def find_sources_with_contexts(config: Collect) -> frozenset[str]:
+    """Return the names of the sources whose contexts callers send. Contexts of other sources are paths of headings."""
+    return frozenset(source.name for source in config.sources if source.kind in _CALLER_CONTEXT_KINDS)
+
+
+def is_fixed_refusal(answer: str) -> bool:
+    """Return whether an answer is `REFUSAL`."""
+    return normalize_text(answer, keep_closing=False) == normalize_text(REFUSAL, keep_closing=False)
+
+
+def describe_source(hit: Hit) -> dict[str, Any]:
+    """Return the description of a passage that is shown beside an answer: id, title, location, snippet, score."""
+    passage = hit.passage
+    snippet = truncate_text(passage.text, MAX_SNIPPET_CHARS)
+    return {
+        "id": passage.id,
+        "title": passage.headings or passage.title or passage.source,
+        "source": passage.source,
+        "location": passage.location,
+        "position": passage.position,
+        "licence": passage.licence,
+        "snippet": snippet if snippet == passage.text else f"{snippet} …",
+        "score": hit.likeness,
+    }
+
+
+def select_fitting(hits: Sequence[Hit], room: int) -> list[Hit]:
+    """Return the first hits that fit into `room` bytes. The first one is shortened if it does not fit alone."""
+    fitting = list[Hit]()
+    for hit in hits:
+        size = measure_bytes(format_hit(hit))
+        if size > room:
+            return fitting or _shorten_hit(hit, room)
+        fitting.append(hit)
+        room -= size + 1
+    return fitting
+
+
+def _shorten_hit(hit: Hit, room: int) -> list[Hit]:
+    """Return the hit with a shorter text that fits, ending with a sentence or a word; empty if none fits.
+
+    The headings are left out if they fill the room.
+    """
+    for headings in dict.fromkeys((hit.passage.headings, "")):
+        text, max_bytes = hit.passage.text, room - measure_bytes(f"{headings}: ")
+        while text and (size := measure_bytes(text)) > max(max_bytes, 0):
+            text = truncate_text(text, len(text) * max(max_bytes, 0) // size)
+        if text:
+            return [replace(hit, passage=replace(hit.passage, headings=headings, text=text))]
+    return []
