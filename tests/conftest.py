@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a real tokenizer, a tiny random model that quantises like a big one, object stores."""
 
+import ctypes
 import email
 import email.policy
 import gc
@@ -155,6 +156,26 @@ def no_fsync() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+class AlternateStack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2), as it turns the alternate stack off."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+SS_DISABLE = 2  #: sigaltstack(2)
+
+
+@pytest.fixture(autouse=True)
+def thread_stack() -> None:
+    """Handle signals on the thread's own stack.
+
+    OpenVINO's CPU plugin gives the thread that opens it an alternate stack, and unmaps that where it is closed. If the
+    garbage collector closes it in another thread, the next signal ends the process (SIGSEGV), and xdist waits for ever.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(AlternateStack(flags=SS_DISABLE)), None)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """A time limit ends everything: children that ignore signals, code that catches all errors, native code that hangs."""
 
-import ctypes
 import signal
 import subprocess
 import sys
@@ -14,25 +13,6 @@ from llmops.frame import time_limit
 from llmops.frame.errors import TimeLimitError
 from llmops.frame.time_limit import limit_time
 from tests.clock import FakeClock, wait_until
-
-SS_DISABLE = 2  #: sigaltstack(2)
-
-
-class AlternateStack(ctypes.Structure):
-    """`stack_t` of sigaltstack(2)."""
-
-    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(autouse=True)
-def thread_stack() -> None:
-    """Handle signals on the thread's own stack.
-
-    OpenVINO's CPU plugin gives the thread that opens it an alternate stack, and unmaps it where the plugin is closed.
-    If another thread closes it, as the garbage collector may, the next signal ends the process (SIGSEGV).
-    """
-    ctypes.CDLL(None).sigaltstack(ctypes.byref(AlternateStack(flags=SS_DISABLE)), None)
-
 
 # ignores SIGTERM, and so does its own child, which is in a session of its own
 STUBBORN = """

@@ -117,7 +117,7 @@ def write_passages(folder: Path, passages: Iterable[Passage]) -> int:
 
 
 def create_vectors(folder: Path, number: int) -> Vectors:
-    """Create the file of `count` vectors, and return it as an array in memory. Writing to the array writes the file."""
+    """Create the file of `number` vectors; return it as an array in memory. Writing to the array writes the file."""
     if number:
         mapped: Vectors = np.lib.format.open_memmap(folder / VECTORS_FILE, "w+", np.float32, (number, DIMENSIONS))
         return mapped

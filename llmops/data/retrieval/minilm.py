@@ -31,7 +31,7 @@ EmbedTokens = Callable[[Sequence[Sequence[int]]], Vectors]  #: token ids of text
 
 
 def read_tokenizer() -> Tokenizer:
-    """Return the model's tokenizer; it cuts a text after `WINDOW` tokens and reads marks such as `[SEP]` as text.
+    """Return the model's tokenizer; it cuts a text after `MAX_TOKENS` tokens and reads marks such as `[SEP]` as text.
 
     Raises:
         ArtifactError: if the model's package is not installed.

@@ -1,7 +1,7 @@
 """The interface of a sink: a destination of events.
 
 `send` returns after all events are stored for good. It may get an event twice, and should deduplicate by `event.id`.
-To add a sink, implement `Sink` and name it in `configured` and in `Monitoring.sinks`.
+To add a sink, implement `Sink` and name it in `factory.make_sinks` and in `Monitoring.sinks`.
 """
 
 from __future__ import annotations

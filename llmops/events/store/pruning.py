@@ -20,7 +20,7 @@ REDELIVERY_PERIOD = timedelta(hours=1)  #: period in which an event may be deliv
 
 
 def prune_events(db: sqlite3.Connection, config: Monitoring, now: datetime, limit: int) -> int:
-    """Remove up to `most` expired events of each kind and all expired roll-ups, in the caller's transaction."""
+    """Remove up to `limit` expired events of each kind and all expired roll-ups, in the caller's transaction."""
     stored_before = int((now - REDELIVERY_PERIOD).timestamp())
     raw, history = now - timedelta(days=config.raw_days), now - timedelta(days=config.history_days)
     removed = 0

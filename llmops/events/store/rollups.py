@@ -90,7 +90,7 @@ def read_tallies(
 
 
 def tally_request(values: Sequence[Any]) -> tuple[RollupKey, Tally]:
-    """Return key and tally of one request from the values of `FIELDS`. Missing and non-numeric values count as 0."""
+    """Return key and tally of one request from its `REQUEST_FIELDS`; a missing or non-numeric value counts as 0."""
     _, version, status, error, tokens_in, tokens_out, duration, first_token, queue = values
     status = _parse_number(status)
     answered = classify_status(status) == "answered"

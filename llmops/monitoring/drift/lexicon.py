@@ -54,7 +54,7 @@ class Lexicon:
         return round(1 - float(is_known.mean()), 4)
 
     def find_nearest(self, words: Sequence[str], side: Literal["prompt", "answer"]) -> tuple[str, ...]:
-        """See `Topics.nearest`: among the questions or the answers."""
+        """See `Topics.find_nearest`: among the questions or the answers."""
         return (self.prompt if side == "prompt" else self.answer).find_nearest(words)
 
 
@@ -106,7 +106,7 @@ def read_lexicon(train: Path) -> Lexicon:
 
 
 def read_training_examples(train: Path, max_examples: int = MAX_EXAMPLES) -> Iterable[TrainingRow]:
-    """Yield the examples of a training split, or an even sample if there are more than `most`."""
+    """Yield the examples of a training split, or an even sample if there are more than `max_examples`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -5,6 +5,6 @@ A reader is a function `read(path: Path, origin: Origin) -> Iterator[Item]`. It 
 row never prevents the good rows after it. The reader raises `OSError` (`decoding.UnreadableError`) if the file, or the
 rest of it, cannot be read: the file is quarantined. It raises `SourceError` if the configuration does not fit the file.
 
-To add a format, write such a function, name it in `kinds.READERS` and in `config.Source.kind`, and add its bad input to
-`tests/data/test_bad_input.py`.
+To add a format, write such a function, name it in `kinds._READERS` and in `config.Source.kind`, and add its bad input
+to `tests/data/test_bad_input.py`.
 """
