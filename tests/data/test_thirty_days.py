@@ -30,7 +30,7 @@ from tests.data.annotate.test_decontaminate import find_overlaps
 EXAMPLE = Path(__file__).parents[2] / "examples/support_bot"
 FIRST = date(2026, 3, 1)
 DAYS = [FIRST + timedelta(days=number) for number in range(30)]
-STAGES = ("collect", "clean", "annotate")
+STAGES = ("collect", "clean", "index", "annotate")
 ANNA = "anna.lind@example.com"
 TWIN = "Hello there, a question: how do I store a tent over the winter without it getting mouldy?"
 
@@ -108,7 +108,7 @@ def test_thirty_days_lose_nothing_leak_nothing_and_fill_no_disk(
     assert max(sizes[10:]) < 1.5 * max(sizes[:8]), sizes
     held = [path for path in shop.home.rglob("*") if path.is_file() and ANNA.encode() in path.read_bytes()]
     assert held == []
-    assert shop.built == Counter(collect=30, clean=len(changes), annotate=len(changes))
+    assert shop.built == Counter(collect=30, clean=len(changes), index=len(changes), annotate=len(changes))
 
 
 def check_documents(paths: dict[str, Path]) -> None:
