@@ -1,4 +1,8 @@
-"""The command about the data: forget a person, show a receipt."""
+"""The command `data`: forget a person, or show the receipt of it.
+
+The sources are not changed: the rows to delete there are listed. The exit status is 1 if a file or
+database still names the person.
+"""
 
 import argparse
 import json
@@ -9,11 +13,11 @@ from llmops.frame.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
-    """Add these commands to the parser."""
+    """Add this command to the parser."""
     sub = add(data)
     sub.add_argument("action", choices=["forget", "receipt"])
-    sub.add_argument("subject", help="e-mail address, full name, customer or phone number, one at a time; of a receipt "
-                                     "its number")  # fmt: skip
+    sub.add_argument("subject", help="forget: an e-mail address, full name, customer or phone number, one at a time; "
+                                     "receipt: its number")  # fmt: skip
     sub.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
@@ -32,7 +36,8 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(erasure)))
         return 1 if receipt.remaining else 0
-    print(f"{'would forget' if options.dry_run else 'forgot'} {receipt.documents} rows of the sources; deleted:")
+    forgot, deleted = ("would forget", "would be") if options.dry_run else ("forgot", "were")
+    print(f"{forgot} a person in {receipt.documents} source rows; {deleted} deleted or rewritten here:")
     for name, number in [("artifacts", len(receipt.artifacts)), *receipt.deleted.items()]:
         print(f"  {name:<12} {number}")
     for v in receipt.versions:
@@ -43,9 +48,10 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     for place in receipt.unreached:
         print(f"not reached: {place}")
     for path in receipt.remaining:
-        print(f"STILL NAMED: {path}")
+        print(f"STILL NAMED IN: {path}")
     if receipt.number:
-        print(f"receipt {receipt.number}; searched again, and named in {len(receipt.remaining) or 'no'} files")
+        count = len(receipt.remaining) or "no"
+        print(f"receipt {receipt.number}; searched again: {count} places still name the person")
     return 1 if receipt.remaining else 0
 
 

@@ -1,4 +1,4 @@
-"""The command that removes unneeded data."""
+"""The command `gc`: remove files of artifacts and model versions that nothing needs any more."""
 
 import argparse
 import json
@@ -9,16 +9,16 @@ from llmops.config import Config
 
 
 def add_to(add: Add) -> None:
-    """Add these commands to the parser."""
+    """Add this command to the parser."""
     add(gc).add_argument("--dry-run", action="store_true", help="only show what would go, what stays, and why")
 
 
 def gc(settings: Config, options: argparse.Namespace) -> None:
-    """Remove unneeded data of artifacts and versions; the section `retention` says what stays."""
+    """Remove files of artifacts and versions that the section `retention` does not keep. Their records stay."""
     from llmops.privacy.retention.disk import get_free_bytes
-    from llmops.privacy.retention.gc import collect_garbage as remove
+    from llmops.privacy.retention.gc import collect_garbage
 
-    plan = remove(settings, by=get_user(), dry_run=options.dry_run)
+    plan = collect_garbage(settings, by=get_user(), dry_run=options.dry_run)
     if options.json:
         items = [item.as_json() for item in plan.items]
         document = {

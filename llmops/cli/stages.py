@@ -22,7 +22,7 @@ def add_to(add: Add) -> None:
     sub = add(run)
     sub.add_argument("stage", choices=[*pipeline.STAGES, "all"], metavar="STAGE|all", help=", ".join(pipeline.STAGES))
     sub.add_argument("--interval", default="", help="day to read, which has ended, as 2026-01-31 (default: yesterday)")
-    sub.add_argument("--run-id", default="", help="name of the run, kept in the records")
+    sub.add_argument("--run-id", default="", help="name of the run, stored with each artifact")
     sub.add_argument("--attempt", type=int, default=1, help="number of this try, for the event of a failure")
     sub.add_argument(
         "--input",
@@ -32,7 +32,7 @@ def add_to(add: Add) -> None:
         help="artifact of an earlier stage, as it was printed (default: found by configuration and interval)",
     )
     sub = add(status)
-    sub.add_argument("--interval", default="", help="of the next run, as 2026-01-31 (default: yesterday)")
+    sub.add_argument("--interval", default="", help="day that the next run reads, as 2026-01-31 (default: yesterday)")
     sub.add_argument("--verify", action="store_true", help="read every artifact and name the damaged ones")
     add(lineage).add_argument("version", nargs="?", default="champion", help="version or alias")
 
@@ -41,10 +41,11 @@ def run(settings: Config, options: argparse.Namespace) -> None:
     """Run one stage, or all of them in order. Finished stages are skipped."""
     interval = parse_interval(options.interval)
     names = list(pipeline.STAGES) if options.stage == "all" else [options.stage]
-    done = _parse_inputs(options.input)  # pins the earlier artifacts, so that later changes of a source have no effect
+    # Later stages read the artifacts given or made here, even if a source changes meanwhile.
+    paths = _parse_inputs(options.input)
     for name in names:
-        path = pipeline.run_stage(name, settings, interval, done, run=options.run_id, attempt=options.attempt)
-        done[name] = path
+        path = pipeline.run_stage(name, settings, interval, paths, run=options.run_id, attempt=options.attempt)
+        paths[name] = path
         record = artifacts.read_record(path)
         if options.json:
             row = {"stage": name, "artifact": str(path), "interval": record.interval, "metrics": record.metrics}
@@ -86,7 +87,10 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         return
     outlook = f"cannot be planned: {problem}" if problem else _describe(plans, settings)
     print(f"The next run, of the interval {interval}, {outlook}.")
-    print("\nThere is, newest first:" if found else "There is no artifact yet; `llmops run all` makes them.")
+    if there:
+        print("\nArtifacts, newest first:")
+    elif not found:
+        print("There is no artifact yet; `llmops run all` makes them.")
     for path, record, seconds in there:
         ended = record.finished[:19].replace("T", " ")
         print(f"{record.interval}  {record.stage:<10} {ended} {seconds:8.1f} s  {path}")
@@ -94,7 +98,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         last = f"the last on {removed[-1][:10]}; --json lists them"
         erased = sum(bool(record.receipt) for _, record, _ in found)
         erasures = f" {erased} of them were removed by erasures." if erased else ""
-        print(f"The data of {len(removed)} more was removed, {last}.{erasures}")
+        print(f"Artifacts whose data was removed: {len(removed)}, {last}.{erasures}")
     for name, why in damaged.items():
         print(f"damaged     {Path(name).parent.name:<10} {why}")
     print("\nOn the disk:")
@@ -103,14 +107,14 @@ def status(settings: Config, options: argparse.Namespace) -> None:
 
 
 def _describe(plans: Mapping[str, StagePlan | LlmopsError | None], settings: Config) -> str:
-    open_ = [
+    open_ = [  # None: not plannable before an earlier stage has run
         name for name, plan in plans.items() if plan is None and artifacts.list_finished(settings.artifacts / name)
     ]
     done = [name for name, plan in plans.items() if isinstance(plan, StagePlan) and plan.done]
     build = [name for name in plans if name not in (*open_, *done)]
     if not build:
         return "finds everything done"
-    behind = f"; what these hold decides whether there is anything to do for {' '.join(open_)}" if open_ else ""
+    behind = f"; whether there is anything to do for {' '.join(open_)} is known after that" if open_ else ""
     return f"builds {' '.join(build)}{behind}"
 
 
@@ -145,12 +149,11 @@ def _list_artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Reco
 
 def lineage(settings: Config, options: argparse.Namespace) -> None:
     """Show the chain from model version to run, dataset hash, sources and base-model revision."""
-    from llmops.release import lineage as trace
+    from llmops.release.lineage import format_lineage, read_lineage
     from llmops.release.registry.registry import registry_of
 
     version, root = registry_of(settings).get(options.version), settings.artifacts
-    as_json = options.json
-    print(json.dumps(trace.read_lineage(version, root), indent=1) if as_json else trace.format_lineage(version, root))
+    print(json.dumps(read_lineage(version, root), indent=1) if options.json else format_lineage(version, root))
 
 
 _SHOWN = ("stage", "interval", "started", "finished", "run", "removed", "receipt")  #: shown fields of a record

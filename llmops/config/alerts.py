@@ -40,23 +40,27 @@ class Alerts(Section):
 
     every_s: float = Field(60, ge=0, description="How often the serving app judges the rules, in seconds; 0: never.")
     window_minutes: float = Field(
-        5, gt=0, description="The time that is judged; burn rates take 1, 6, 12 and 72 of it."
+        5, gt=0, description="Length of the judged window; burn rates are judged over 1, 6, 12 and 72 such windows."
     )
-    resolve_minutes: float = Field(5, ge=0, description="An alert is over after its rule has held for so long.")
+    resolve_minutes: float = Field(
+        5, ge=0, description="An alert is resolved after its condition has been absent for so many minutes."
+    )
     off: tuple[Rule, ...] = Field((), description="Rules that are switched off.")
     min_bad: int = Field(5, ge=1, description="Fewer slow, failed or rejected requests than this raise no alert.")
     burn_fast: float = Field(
-        14.4, gt=1, description="Factor by which errors exceed `monitoring.error_rate`, in 5 and in 60 minutes."
+        14.4, gt=1, description="Factor by which errors exceed `monitoring.error_rate`, over 1 and over 12 windows."
     )
-    burn_slow: float = Field(6, gt=1, description="The same in 30 minutes and 6 hours.")
+    burn_slow: float = Field(6, gt=1, description="The same over 6 and over 72 windows.")
     queue_length: int = Field(32, ge=1, description="Requests waiting for an engine, in three checks in a row.")
     queue_time_ms: float = Field(500, gt=0, description="95th percentile of the time that requests wait.")
     drift_windows: int = Field(2, ge=1, description="Windows in a row that must differ from the reference.")
-    guard_share: float = Field(0.05, gt=0, le=1, description="Share of the answers that the guard has cut.")
+    guard_share: float = Field(
+        0.05, gt=0, le=1, description="Share of answers that the guard may cut without an alert."
+    )
     spool_minutes: float = Field(15, gt=0, description="Age of the oldest event that a sink has not taken.")
     spool_events: int = Field(100_000, ge=1, description="Number of events that a sink has not taken.")
     disk_free: float = Field(0.05, ge=0, lt=1, description="Share of the home's disk that has to be free.")
-    key_days: float = Field(7, ge=0, description="Days before a key expires.")
+    key_days: float = Field(7, ge=0, description="Days before its expiry at which a key raises an alert.")
     missing_hours: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=lambda: DEFAULT_MISSING_HOURS,
         description="Scheduled DAG: hours after which it should have run again.",

@@ -10,12 +10,13 @@ from llmops.config.section import Section, Unhashed, UnhashedPath, check_passwor
 
 
 class Features(Section):
-    """Tokenise examples and store them in Feast."""
+    """Settings for tokenising examples and storing them in Feast. `Unhashed` ones do not change an artifact's name."""
 
     repo: UnhashedPath = Field(
-        Path("feature_repo"), description="The Feast feature repository; a relative path starts from this project's."
+        Path("feature_repo"),
+        description="The Feast feature repository; a relative path is relative to this project's root folder.",
     )
-    store: UnhashedPath = Field(Path(), description="Folder of the SQLite online store; empty: `<home>/feast`.")
+    store: UnhashedPath = Field(Path(), description="Folder of the SQLite online store; unset: `<home>/feast`.")
     online: str = Field(
         "sqlite",
         description="Online store: `sqlite`, or `redis://:${REDIS_PASSWORD}@host:6379/0` (`rediss://` with TLS); "

@@ -1,4 +1,4 @@
-"""The configuration of a search space: each hyperparameter with a HyperOpt expression and its numbers."""
+"""The allowed hyperparameters, HyperOpt expressions and limits of a search space, and the check of an expression."""
 
 from typing import Literal
 
@@ -28,13 +28,13 @@ INTEGERS = ("rank", "batch", "alpha")  #: whole numbers
 
 
 def get_largest(expression: Expression) -> float:
-    """Return the largest value that a checked expression can give."""
+    """Return the largest value that an expression can give, once `check_expression` has passed it."""
     kind, *numbers = expression
     return max(float(n) for n in (numbers if kind == "choice" else numbers[:2]))
 
 
 def check_expression(name: str, expression: Expression) -> None:
-    """Raise ValueError with a reason, unless all values of an expression are valid for the hyperparameter."""
+    """Raise ValueError with a reason if an expression can give a value that is invalid for the hyperparameter."""
     kind, *numbers = expression or ("",)
     if kind not in EXPRESSIONS:
         known = "; ".join(f"{k} ({given})" for k, given in EXPRESSIONS.items())
@@ -55,9 +55,9 @@ def check_expression(name: str, expression: Expression) -> None:
     if kind in ("quniform", "qloguniform"):
         step = values[2]
         if step <= 0 or any(abs(round(b / step) * step - b) > 1e-9 * max(1.0, abs(b)) for b in bounds):
-            raise ValueError(f"{rule}, the bounds multiples of a step above 0, or a rounded value would leave them")
+            raise ValueError(f"{rule}; step must be above 0 and both bounds multiples of it, not {list(numbers)}")
     continuous = kind in ("uniform", "loguniform")
     if name in INTEGERS and (continuous or any(value != int(value) for value in values)):
-        raise ValueError(f"{name} is a whole number: take choice, uniformint or quniform with whole numbers")
+        raise ValueError(f"{name} is whole: take choice, uniformint, quniform or qloguniform with whole numbers")
     if kind == "uniformint" and any(value != int(value) for value in values):
         raise ValueError(f"{rule}, which are whole numbers")

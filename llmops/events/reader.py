@@ -15,10 +15,11 @@ from llmops.frame.errors import ConfigError
 
 
 class Reader(Hashable, Protocol):
-    """A source of events. Times are texts as from `format_timestamp`, or datetimes with a time zone.
+    """A source of events.
 
-    Events that wait in the spool are not included. Every method raises `EventsUnavailable` if the source cannot be
-    read now.
+    `find` and `select` take times as texts of `format_timestamp`, the others as datetimes with a time zone. The default
+    `until="~"` sorts after every time, and `limit=-1` is no limit. Events that wait in the spool, not yet delivered to
+    their sink, are not included. Every method raises `EventsUnavailable` if the source cannot be read now.
     """
 
     def find(
@@ -45,8 +46,9 @@ class Reader(Hashable, Protocol):
 def make_reader(config: Config, environ: Mapping[str, str] = os.environ) -> Reader:
     """Return the reader of events: Elasticsearch if events go there (directly or by Logstash), else the local store.
 
-    Elasticsearch has the events of all processes, the local store only those of one home. If Elasticsearch cannot be
-    reached, its reader raises: the figures of one home would be misleading.
+    Elasticsearch has the events of all processes, the local store only those of one home folder (`config.home`). If
+    Elasticsearch cannot be reached, its reader raises: the figures of one home would be misleading. Without
+    `monitoring.elasticsearch_url`, only the local store can be read.
 
     Raises:
         ConfigError: if no configured sink can be read.

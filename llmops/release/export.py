@@ -28,17 +28,24 @@ _QUESTION = "(what is asked)"  # finds the place of the question in a prompt
 def export(version: Version, form: ExportFormat, out: Path, artifacts: Path) -> None:
     """Write a version's model and its model card to the new folder `out`.
 
+    - `gguf`: one GGUF file and a Modelfile for Ollama. The file is the served one. If another format is served, it is
+      the merged model in 16 bits.
+    - `openvino`: the same GGUF file, and the tokenizer's files.
+    - `hf`: the merged model in bfloat16, or the served one if nothing was trained.
+
+    The files are written to `.<out>.partial` beside `out`, which is renamed at the end.
+
     Args:
-        version: whose model.
-        form: `gguf` is the served file, or the merged model in 16 bits if something else is served, with a Modelfile
-            for Ollama; `openvino` is the same file with the tokenizer's files; `hf` is the merged model in bfloat16.
-        out: must not exist.
-        artifacts: the artifacts folder, which has the merged model, unless nothing was trained.
+        version: the version whose model is exported.
+        form: the format.
+        out: a folder that does not exist.
+        artifacts: the folder of stage artifacts, where `train` left the merged model.
 
     Raises:
         ConfigError: if `out` exists.
-        ArtifactError: if the merged model is needed and was removed, or GGUF cannot hold it.
-        RegistryError: if it was trained on rows that were erased.
+        ArtifactError: if the merged model is needed and was removed or is unknown, nothing was trained and the base
+            model is only there as a GGUF file, or GGUF cannot hold the model.
+        RegistryError: if the version was trained on rows that were erased.
     """
     if out.exists():
         raise ConfigError(f"{out} exists; name a folder that does not.")
@@ -93,7 +100,7 @@ def _split_prompt(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 def _find_merged(version: Version, artifacts: Path) -> Path:
     stages = (str(stage["artifact"]) for stage in read_lineage(version)["stages"])
     train = next((artifact for artifact in stages if artifact.startswith("train/")), None)
-    if train is None and not version.dataset:
+    if train is None and not version.dataset:  # nothing was trained
         if is_gguf(version.servable):
             raise ArtifactError(
                 f"Nothing was trained for {version.name}: it serves {version.base_model} as a GGUF file, "

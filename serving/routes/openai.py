@@ -95,10 +95,9 @@ async def create_embeddings(
     event["gen_ai.request.model"] = body.model
     record_prompts(request, [Text(text) for text in texts])
     if body.model != MODEL_NAME:
-        raise VersionNotLoaded(
-            f"There is no embedding model {body.model!r}; {MODEL_NAME} is the one that there may be."
-        )
+        raise VersionNotLoaded(f"There is no embedding model {body.model!r}; only {MODEL_NAME} can be served.")
     asked = [make_engine_request(Text(text), 0, Sampling(), app.config.serving) for text in texts]
+    # A token has at least one character, so the first MAX_TOKENS characters bound the tokens that the model reads.
     await reserve(
         request, [replace(one, prompt=Text(text[:MAX_TOKENS])) for one, text in zip(asked, texts, strict=True)]
     )
@@ -132,7 +131,9 @@ def record_request(request: Request, body: OpenAIRequest, tokens: int, prompts: 
 
 
 def choose_side(app: AppParts, model: str, side: str) -> str:
-    """Return the side that a request asks for: the version in its `model` (`name:v3`), else the side in its header.
+    """Return the side that is to answer: the version in the request's `model` (`name:v3`), else the side in its header.
+
+    A side is `champion`, `canary` or a version; if it is empty, the caller's key decides.
 
     Raises:
         VersionNotLoaded: if `model` is not the name of the model that is served here.

@@ -1,6 +1,7 @@
 """`llmops status`: what there is, newest first, and what the next run would build, on every day and with a bad file."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ def test_a_new_home_has_nothing_and_the_next_run_builds_everything_of_yesterday(
     assert any(line.startswith("damaged") for line in status(capsys).splitlines())
 
 
+def test_a_home_whose_data_was_all_removed_shows_no_empty_list(home: Path, capsys: Any) -> None:
+    path = home / "artifacts" / "clean" / ("0" * 16)
+    finish(path, "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
+    assert "newest first" in status(capsys)
+    removed = artifacts.read_record(path)
+    (path / artifacts.RECORD).unlink()
+    values = asdict(removed) | {"removed": "2026-02-10T00:00:00+00:00"}
+    (path / artifacts.REMOVED_RECORD).write_text(json.dumps(values))
+    text = status(capsys)
+    assert "newest first" not in text and "llmops run all" not in text
+    assert "data was removed: 1," in text
+
+
 def test_after_midnight_what_was_made_is_still_told_newest_first(home: Path, capsys: Any) -> None:
     from llmops.config import load
 
@@ -74,7 +88,7 @@ def test_where_nothing_has_changed_the_next_run_has_only_to_collect(home: Path, 
     for stage in ("collect", "clean"):
         finish(home / "artifacts" / stage / ("0" * 16), "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
     text = status(capsys)
-    assert "builds collect index annotate" in text and "to do for clean." in text
+    assert "builds collect index annotate" in text and "to do for clean is known" in text
     said = json.loads(status(capsys, "--json"))["next"]
     assert said["interval"] == day and said["problem"] == ""
     assert said["stages"][1] == {"stage": "clean", "artifact": None, "done": False}

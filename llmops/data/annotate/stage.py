@@ -1,8 +1,8 @@
 """annotate: documents to `[Context] [Question] [Answer]` examples, free of personal data and secrets, and split.
 
 The steps are pairing (`qa_pairs`), length, redaction, cutting, quality, split and decontamination. Each step before the
-split looks at one pair alone, so more documents never take a question out of the frozen test (see `split`). A question
-that leaves the sources stays in the test, from the ledger of earlier runs (see `split_history`).
+split looks at one pair alone, so more documents never take a question out of the test, which is frozen once drawn (see
+`split`). A question that leaves the sources stays in the test, from the ledger of earlier runs (see `split_history`).
 """
 
 import logging
@@ -45,7 +45,7 @@ from llmops.frame.records import AnyRow, Document, DroppedRow, Example, Finding,
 log = logging.getLogger(__name__)
 
 _RULE_COUNTS = "SELECT rule, count(*) AS n FROM dropped GROUP BY rule ORDER BY rule"
-# Numbers and names are sorted first, then the texts by the ranks of these.
+# Only row numbers, sources and ids are sorted; the long texts are then fetched by rank.
 SORTED_DROPPED = """
     SELECT dropped.*, r.rank FROM dropped
     JOIN (SELECT number, row_number() OVER (ORDER BY source, id, number) - 1 AS rank
@@ -59,8 +59,8 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
     and `train.txt` (the annotated text). The same documents, in any order, and the same ledger give the same bytes. The
     new entries are written to the ledger last.
 
-    If an index is given and there are too few test items, or none to train on, nothing is to be trained: there is only
-    a test, of its questions so far and of others that are made from passages (see `passage_questions`).
+    With `index`, the folder of the retrieval index, nothing is trained if there are too few test items or no training
+    items. Then only the test has rows: its real questions, and questions made from passages (see `passage_questions`).
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
@@ -72,6 +72,7 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
         skipped = _store_pairs(clean / "documents", pairs, tables, config)
         history = SplitHistory.read(ledger, tables)
         items = split_items(pairs, tables, config, history, ledger)
+        # Written before the sizes are checked, because the errors point to this file.
         _write_batches(
             out / "dropped.parquet", DroppedRow, tables.read_ranked(SORTED_DROPPED, tables.count_rows("dropped"))
         )
@@ -133,8 +134,8 @@ def _store_pairs(folder: Path, pairs: PairStore, tables: WorkTables, config: Ann
         if has_paraphrases:
             paraphrases.add_paraphrases(result.paraphrases)
             paraphrases.add_answers(result.pairs)
-        unfinished = {document.id for document in result.paraphrases}
-        pairs.add(_filter_pairs(result.pairs, redactor, tables, config, unfinished))
+        paraphrase_ids = {document.id for document in result.paraphrases}
+        pairs.add(_filter_pairs(result.pairs, redactor, tables, config, paraphrase_ids))
     check_templates(fields, config.templates)
     for batch in paraphrases.make_pairs() if has_paraphrases else ():
         pairs.add(_filter_pairs(batch, redactor, tables, config))
@@ -180,7 +181,7 @@ def _filter_pairs(
     config: Annotate,
     unfinished: Container[str] = (),
 ) -> list[QAPair]:
-    """Drop the pairs that are too long or too bad; return the others, redacted and cut."""
+    """Drop the pairs that are too long or of bad quality; return the others, redacted and cut."""
     dropped: list[DroppedRow] = []
     short = _drop_faulty(pairs, dropped, lambda p: _find_length_problem(p, config))
     redacted = [_cut_texts(p, config) for p in redactor.redact(short, unfinished)]
@@ -233,7 +234,7 @@ def _write_batches(path: Path, kind: type[AnyRow], batches: Iterable[pa.RecordBa
         for batch in batches:
             file.add(batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch]))
     if not file.row_count:
-        write_rows(path, (), kind)  # with a row group, as it always was
+        write_rows(path, (), kind)  # with one empty row group, so that the bytes stay the same
 
 
 def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:

@@ -3,9 +3,9 @@
 They run on Spark's workers, one Arrow batch at a time. Spark's string functions would take ten times as long: one
 `regexp_replace` in the JVM costs about as much as everything here.
 
-A rule returns which rows it drops and why. `RULES` is a list of early returns: the first rule that hits decides. To add
-one, write such a function and append it. The function's name is the rule's name in the dropped documents, so it is no
-verb.
+A rule returns which rows it drops and why. The rules are tried in the order of `RULES`; the first that hits decides. To
+add one, write such a function and append it. The function's name is stored as the rule's name in the dropped documents;
+hence nouns and adjectives, not verbs.
 """
 
 from collections.abc import Callable
@@ -50,12 +50,12 @@ REPETITION_WORDS = (20, 1000)  #: length of judged texts: shorter ones repeat by
 
 
 def tidy_texts(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
-    """Repair texts and remove superfluous white space; with `classic`, keep only lower-case letters and digits.
+    """Repair texts and remove superfluous white space; with `classic`, make lower case and remove symbols.
 
-    With `one_line`, all white space becomes single spaces. Otherwise the layout stays, including indentation. Removed
-    are the common margin, blank lines around the text, more than two consecutive blank lines, spaces at line ends, and
-    double spaces and tabs in a text of a single line. Spaces of other widths become ordinary ones, except the
-    ideographic space.
+    With `one_line`, all white space becomes single spaces. Otherwise the layout stays, including indentation, and
+    these are removed: the common margin, blank lines around the text, more than two consecutive blank lines, spaces at
+    line ends, and double spaces and tabs in a text of a single line. Spaces of other widths become ordinary ones,
+    except the ideographic space.
     """
     if config.classic:
         return _tidy_all(texts, one_line, config)
@@ -81,7 +81,7 @@ def _tidy_all(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
 def missing(config: Clean) -> RuleResult:
     """Drop a question without an answer, an answer without a question, and empty documents."""
     question, answer = pl.col("question") != "", pl.col("answer") != ""
-    answered = answer | (pl.col("same_as") != "")
+    answered = answer | (pl.col("same_as") != "")  # a paraphrase has the answer of another question
     material = (pl.col("text") != "") | pl.col(HAS_FIELDS)
     detail = (
         pl.when(question)
@@ -128,7 +128,7 @@ def symbols(config: Clean) -> RuleResult:
 
 
 def repetition(config: Clean) -> RuleResult:
-    """Drop a text that repeats the same line or the same few words."""
+    """Drop a document whose answer, context or text repeats the same line or the same few words."""
 
     def compute_line_share(column: pl.Expr) -> pl.Expr:
         return column.map_batches(_compute_duplicate_line_shares, return_dtype=pl.Float64)

@@ -1,4 +1,4 @@
-"""The rows of an extract in one Parquet file: documents, quarantined rows, and rows excluded by `where`."""
+"""The rows of an extract (of one source and interval) in one Parquet file: documents, quarantined and left-out rows."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -23,7 +23,7 @@ _DROPPED_FIELDS = [f.name for f in fields(DroppedRow)]
 _COLUMNS = list(dict.fromkeys(_DOCUMENT_FIELDS + _DROPPED_FIELDS))
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _COLUMNS])
 
-_NO_PROBLEM = ("",) * (len(_COLUMNS) - len(_DOCUMENT_FIELDS))  #: rule, detail and content of a document
+_NO_PROBLEM = ("",) * (len(_COLUMNS) - len(_DOCUMENT_FIELDS))  #: rule, detail, content
 _get_document_values, _get_dropped_values = attrgetter(*_DOCUMENT_FIELDS), attrgetter(*_DROPPED_FIELDS)
 
 
@@ -43,13 +43,17 @@ def read_extract(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def parse_row(values: dict[str, str]) -> Document | DroppedRow:
-    """Return the record of one row of an extract, or of collect's output."""
+    """Return the record of one row of an extract, or of collect's output.
+
+    A row excluded by `where` is a `DroppedRow` with the rule `left_out`.
+    """
     record_type, names = (DroppedRow, _DROPPED_FIELDS) if values.get("rule") else (Document, _DOCUMENT_FIELDS)
     return record_type(**{name: values[name] for name in names if name in values})
 
 
 def erase_persons(path: Path, forgotten: ForgottenList) -> None:
-    """Rewrite an extract so that rows of forgotten persons are quarantined without their content."""
+    """Rewrite an extract so that quarantined rows without content replace the rows of forgotten persons."""
+    # Reading while writing is safe: the old file is replaced at the end.
     items = (parse_row(values) for batch in read_extract(path) for values in batch.to_pylist())
     write_extract(path, forgotten.quarantine_rows(items))
 

@@ -405,8 +405,11 @@ def test_the_command_names_what_cannot_be_changed_and_shows_receipts(
     config = load_site(site)
     monkeypatch.setattr(cli.config, "load", lambda *_: config)
     assert cli.main(["data", "forget", MAIL, "--dry-run"]) == 0
+    planned = capsys.readouterr()
+    assert "would be deleted" in planned.out and "were deleted" not in planned.out
     assert cli.main(["data", "forget", MAIL, "--json"]) == 0
     printed = capsys.readouterr()
+    assert not any(secret.lower() in (planned.out + planned.err).lower() for secret in SECRETS)
     assert not any(secret.lower() in (printed.out + printed.err).lower() for secret in SECRETS)
     receipt = json.loads(printed.out.splitlines()[-1])["receipt"]
     assert cli.main(["data", "forget", MAIL]) == 1 and cli.main(["data", "receipt", "1"]) == 0

@@ -304,7 +304,7 @@ def test_status_tells_what_is_gone_and_what_takes_the_room(lived: Site, capsys: 
     command = ["status", "--set", f"home={lived.home}"]
     assert cli.main(command) == 0
     text = capsys.readouterr().out
-    assert "more was removed, the last on 20" in text
+    assert "data was removed" in text and "the last on 20" in text
     assert all(word in text for word in ("On the disk:", "train", "registry", "extracts", "online store", "free"))
     assert cli.main([*command, "--json"]) == 0
     status = json.loads(capsys.readouterr().out)

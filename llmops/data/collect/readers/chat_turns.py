@@ -13,8 +13,8 @@ OpenAI-style messages are JSON Lines: `{"topic": "returns", "context": "…", "m
 "…"}, …]}`. Topic and context (the text that the agent had) are optional. The latest messages before a question are
 added to its context: "And in blue?" means little alone.
 
-Lines of dashes and headers without topic or context belong to an answer if they are in a block of code, or if the lines
-after them continue the answer, as `pip install x` after `# install it`.
+A line of dashes, or a header that sets neither topic nor context, is part of the answer if it is in a block of code or
+if the next line continues the answer: `# install it` followed by `pip install x`.
 """
 
 import re
@@ -41,10 +41,10 @@ from llmops.data.collect.readers.speakers import (
 )
 
 HEADER_CHARS = 4000  #: longest header
-MAX_SEPARATORS = 50  #: most consecutive rules and headers; more are text without a speaker
+MAX_SEPARATORS = 50  #: most consecutive dividers and headers; more are text without a speaker
 HISTORY_CHARS = 600  #: most characters of earlier turns in a context
 
-_RULE = re.compile(r"\s*[-=_*]{3,}\s*")
+_DIVIDER = re.compile(r"\s*[-=_*]{3,}\s*")
 _HEADER_KEYS = ("topic", "context")
 _FENCE = "```"
 _HEADER = re.compile(r"\s*#+\s+(?:(?P<key>[\w ]+?)\s*:)?\s*(?P<value>.*?)\s*")
@@ -64,8 +64,9 @@ def read(path: Path, origin: Origin) -> Items:
     """Yield one item per pair of turns. The topic, if given, becomes the document's group.
 
     A system message is not part of the context: it says how to answer, not what. An unanswered message is a document
-    without an answer. A greeting that answers nothing is a document with text only. Later stages drop both with a
-    reason. One conversation is held in memory.
+    without an answer. A greeting that answers nothing is a document with text only. Later stages drop unanswered
+    messages and such greetings, with a reason. One conversation is held in memory; a longer one than
+    `LARGEST_RECORD` characters is cut.
 
     Raises:
         UnreadableError: if the file is not text or is cut off. The conversations before were yielded.
@@ -91,12 +92,12 @@ def _read_transcript(numbered: Iterable[tuple[int, str]], origin: Origin) -> Ite
         if len(line) > LARGEST_RECORD:
             yield origin.make_dropped(f"line {number}", "malformed", f"longer than {LARGEST_RECORD:,} characters", line)
             continue
-        rule, header = (_RULE.fullmatch(line), _match_header(line)) if is_separator else (None, None)
-        if rule or header or size > LARGEST_RECORD:
+        divider, header = (_DIVIDER.fullmatch(line), _match_header(line)) if is_separator else (None, None)
+        if divider or header or size > LARGEST_RECORD:
             yield from _convert_conversation(lines, metadata, origin)
             lines, size = [], 0
-        if rule or header:
-            if rule or not in_header:
+        if divider or header:
+            if divider or not in_header:
                 metadata = dict.fromkeys(metadata, "")
             in_header = header is not None
             if header and (key := (header["key"] or "").casefold()) in metadata:
@@ -113,11 +114,11 @@ def _match_header(line: str) -> re.Match[str] | None:
 
 
 def _flag_separators(numbered: Iterable[tuple[int, str]], speakers: Speakers) -> Iterator[tuple[int, str, bool]]:
-    """Yield the lines, each with True if it is a rule or header that starts a conversation, not part of an answer."""
+    """Yield the lines, with True if it is a divider or header that starts a conversation, not part of an answer."""
     pending: list[tuple[int, str]] = []
     has_text = in_fence = False
     for number, line in numbered:
-        if len(pending) < MAX_SEPARATORS and (_RULE.fullmatch(line) or _match_header(line)):
+        if len(pending) < MAX_SEPARATORS and (_DIVIDER.fullmatch(line) or _match_header(line)):
             pending.append((number, line))
             continue
         parsed = parse_transcript_line(number, line[:HEADER_CHARS]) if pending or in_fence else None
@@ -129,6 +130,7 @@ def _flag_separators(numbered: Iterable[tuple[int, str]], speakers: Speakers) ->
             and _is_continuation([separator for _, separator in pending], parsed, in_fence)
         )
         yield from ((*separator, not is_answer) for separator in pending)
+        # An odd number of fences opens or closes a block. A separator that starts a conversation ends the block first.
         in_fence = (in_fence and (is_answer or not pending)) != bool(line.count(_FENCE) % 2)
         has_text, pending = True, []
         yield number, line, False
@@ -136,7 +138,7 @@ def _flag_separators(numbered: Iterable[tuple[int, str]], speakers: Speakers) ->
 
 
 def _is_continuation(separators: Sequence[str], line: TranscriptLine, in_fence: bool) -> bool:
-    """Return True if a line continues the answer above the rules and headers before it."""
+    """Return True if a line continues the answer above the dividers and headers before it."""
     headers = [header for separator in separators if (header := _match_header(separator))]
     if line.stamp_form or any((header["key"] or "").casefold() in _HEADER_KEYS for header in headers):
         return False

@@ -1,7 +1,7 @@
 """Rows of data sets that the library `datasets` reads: saved by it, or Parquet, JSON, CSV or Arrow files.
 
-A saved data set is memory-mapped, files are streamed. Only one batch is in memory, and nothing is written to the
-library's cache.
+A saved data set is memory-mapped, files are streamed. Only one batch is in memory. The library's cache stays untouched:
+a temporary folder takes its place, and listing the subsets writes nothing.
 """
 
 import glob
@@ -60,7 +60,7 @@ def _load_splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
     ).is_file():
         if source.subset:
             raise SourceError(
-                f"Source {source.name}: {origin.location} was saved whole and has no subset; leave it out."
+                f"Source {source.name}: {origin.location} was saved whole and has no subset; remove `subset`."
             )
         loaded = datasets.load_from_disk(str(path))
     else:
@@ -84,8 +84,11 @@ def _load_splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
 def _choose_options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
     """Return options for the library, so that it neither skips files nor converts text to numbers or nulls.
 
-    Without a card that lists the files, the library reads only the most frequent format, and only files whose names
-    look like splits (`returns-test.csv`) if there are any.
+    Without a card (README.md) that lists the files, the library reads only the most frequent format, and only files
+    whose names look like splits (`returns-test.csv`) if there are any.
+
+    Raises:
+        SourceError: if the files are of several formats, or some would be in no split and a split is configured.
     """
     import datasets
     from huggingface_hub import DatasetCard
@@ -112,7 +115,7 @@ def _choose_options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
             f"Source {origin.source.name}: of {origin.location} {', '.join(unread[:10])} would be in no split: name "
             "the files of each in its README.md under `configs`, or leave the split out to read all."
         )
-    if unread:
+    if unread:  # read all files as one split
         options["data_files"] = {"train": [glob.escape(str(file.relative_to(path))) for file in files]}
     return options
 

@@ -43,7 +43,7 @@ _LENIENT_DECODER = json.JSONDecoder(parse_int=_parse_integer)
 
 
 class DuplicateNameError(ValueError):
-    """An object has two values of one name. One would be lost."""
+    """An object has the same name twice; parsing would lose one value."""
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -60,7 +60,8 @@ _STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_build_object, parse_int=_p
 def read(path: Path, origin: Origin) -> Items:
     """Yield one item per record of the list at the source's `records` path; default: the file's list.
 
-    The records before an error in the file are yielded. The text is held in memory, its records are not.
+    An object in place of the list is one record. The records before an error in the file are yielded. The text is held
+    in memory, its records are not.
 
     Raises:
         SourceError: if nothing is at that path, or no record has a configured field.
@@ -153,6 +154,7 @@ def _read_records(text: str, origin: Origin) -> Iterator[Any]:
         try:
             record, offset = _STRICT_DECODER.raw_decode(text, offset)
         except DuplicateNameError as error:
+            # The lenient decoder only finds where the record ends.
             record, offset = error, _LENIENT_DECODER.raw_decode(text, offset)[1]
         yield record
         offset = _skip_space(text, offset)
@@ -165,7 +167,7 @@ def _read_records(text: str, origin: Origin) -> Iterator[Any]:
         elif text[offset : offset + 1] != "]":
             raise json.JSONDecodeError("Expecting ',' delimiter", text, offset)
     offset = _skip_space(text, offset + is_list)
-    if not path and offset < len(text):
+    if not path and offset < len(text):  # after a list at a path, the rest of its object follows
         raise json.JSONDecodeError("Extra data", text, offset)
 
 

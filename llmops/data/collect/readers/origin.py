@@ -1,4 +1,4 @@
-"""The origin of a row, and how it becomes a document or is quarantined. All readers use it."""
+"""The origin of a row, and how a reader turns the row into a document or a quarantined row (`DroppedRow`)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Origin:
     def convert_row(self, position: str, values: Mapping[str, str]) -> Item:
         """Return the document of one structured row; None if `where` excludes it.
 
-        Without a question field, the row keeps all its fields and their text, for templates.
+        Without a question field, the row keeps all its fields and their text, of which templates make questions.
         """
         source = self.source
         if any(values.get(name, "") != wanted for name, wanted in source.where.items()):
@@ -102,12 +102,12 @@ class Origin:
 
 
 def make_slug(heading: str) -> str:
-    """Return the anchor of a heading, as on web pages: "Who pays?" is "who-pays". It names a topic by default."""
+    """Return the anchor of a heading, as on web pages: "Who pays?" is "who-pays"."""
     return re.sub(r"[\W_]+", "-", heading.casefold()).strip("-")
 
 
 def trim_text(text: str) -> str:
-    """Return `text` without surrounding space. The first of several lines keeps its indentation, for code."""
+    """Return `text` without surrounding space. The first of several lines keeps its indentation, except one space."""
     text, stripped = text.rstrip(), text.strip()
     start = len(text) - len(stripped)
     indent = text[text.rfind("\n", 0, start) + 1 : start]

@@ -1,4 +1,7 @@
-"""The first tables."""
+"""The first revision: all tables of the database. There is no downgrade.
+
+`llmops.state.tables` explains the tables and columns.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from sqlalchemy import JSON, Column, Float, Integer, Text
 revision = "1002"
 down_revision = None
 
+#: columns of `reviews` besides its id
 _REVIEW = (
     "kind", "time", "key", "role", "version", "question", "context", "answer", "correction", "comment", "state",
     "joined", "decided", "by", "why", "edited",

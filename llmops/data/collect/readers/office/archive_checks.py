@@ -10,7 +10,7 @@ from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages.html import LARGEST_TAGS
 from llmops.frame.records import DroppedRow
 
-LARGEST_ARCHIVE = 1 << 26  #: most unzipped bytes, unless the file itself has more (films do not shrink)
+LARGEST_ARCHIVE = 1 << 26  #: most unzipped bytes, or the file's size if that is larger: films hardly shrink
 
 _CHUNK = 1 << 20
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0"  # the first bytes of formats before 2007, and of encrypted documents
@@ -18,7 +18,10 @@ _ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
 
 
 def check_archive(reader: Reader) -> Reader:
-    """Return a reader that checks the archive before it calls `reader`."""
+    """Return a reader that checks the archive before it calls `reader`.
+
+    The checks find old formats, encryption, odd compression, archives too large for memory, and XML entities.
+    """
 
     @wraps(reader)
     def read(path: Path, origin: Origin) -> Items:
@@ -27,11 +30,14 @@ def check_archive(reader: Reader) -> Reader:
         else:
             yield from reader(path, origin)
 
-    return quarantine_failures(read)
+    return convert_failures(read)
 
 
-def quarantine_failures(reader: Reader) -> Reader:
-    """Return a reader that quarantines an empty file, and a file for which the library of `reader` raises any error."""
+def convert_failures(reader: Reader) -> Reader:
+    """Return a reader that yields a quarantined row for a file without text.
+
+    It raises `UnreadableError` for any error of the library of `reader`; the caller then quarantines the file.
+    """
 
     @wraps(reader)
     def read(path: Path, origin: Origin) -> Items:
@@ -54,8 +60,8 @@ def quarantine_failures(reader: Reader) -> Reader:
 def _find_refusal(path: Path, origin: Origin) -> DroppedRow | None:
     """Return the quarantined row of a file that is encrypted or has XML entities; None for a good one.
 
-    Bytes are counted while they are unzipped, because an archive may state other sizes. Zero bytes are skipped, because
-    XML may be UTF-16.
+    Bytes are counted while they are unzipped, because an archive may state wrong sizes. Zero bytes are skipped, because
+    XML may be UTF-16. Encryption and entities have rules of their own, so they give a row instead of an error.
 
     Raises:
         UnreadableError: if the file is in an old format, or would fill the memory.
@@ -76,7 +82,7 @@ def _find_refusal(path: Path, origin: Origin) -> DroppedRow | None:
                 return encrypted_row
             if part.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 raise UnreadableError(f"{part.filename} is compressed as no Office program does; save it anew")
-            part.file_size = 1 << 62  # read on to the true end
+            part.file_size = 1 << 62  # ignore the stated size and read to the true end
             previous_end = b""
             with archive.open(part) as part_file:
                 while chunk := part_file.read(_CHUNK):
@@ -90,5 +96,5 @@ def _find_refusal(path: Path, origin: Origin) -> DroppedRow | None:
                     if b"<!ENTITY" in content and not part.filename.endswith(".svg"):  # pictures are not read
                         detail = f"{part.filename} declares entities, as no Office program does"
                         return origin.make_dropped("file", "unsafe", detail)
-                    previous_end = content[-7:]
+                    previous_end = content[-7:]  # one byte less than `<!ENTITY`
     return None

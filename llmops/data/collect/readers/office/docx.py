@@ -9,7 +9,7 @@ from llmops.data.collect.readers.office.archive_checks import check_archive
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages import html
 
-# How styles become HTML, beside mammoth's own table; `!` leaves out the table of contents.
+# How styles become HTML, beside mammoth's own table; `!` drops the paragraphs of the table of contents.
 _STYLE_MAP = r"""
 p[style-name='Title'] => p.title:fresh
 p[style-name='Heading 5'] => h5:fresh
@@ -36,7 +36,9 @@ def read(path: Path, origin: Origin) -> Items:
         )
     soup = html.parse_html(converted.value.encode(), "utf-8")
     _move_notes(soup)
-    for row in soup.select("table > tr:first-child"):  # Word marks no header unless each page repeats it
+    # Word marks a header only if each page repeats it, so the first row is the header. A single cell above it is the
+    # caption.
+    for row in soup.select("table > tr:first-child"):
         cells, next_row = row.find_all("td", recursive=False), row.find_next_sibling("tr")
         if len(cells) == 1 and isinstance(next_row, Tag):
             row.name, cells = "caption", next_row.find_all("td", recursive=False)

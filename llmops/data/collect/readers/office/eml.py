@@ -8,7 +8,7 @@ from email.message import MIMEPart
 from pathlib import Path
 
 from llmops.data.collect.readers.decoding import UnreadableError, make_size_error, open_bytes
-from llmops.data.collect.readers.office.archive_checks import LARGEST_ARCHIVE, quarantine_failures
+from llmops.data.collect.readers.office.archive_checks import LARGEST_ARCHIVE, convert_failures
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages import html
 from llmops.data.collect.readers.pages.sections import PageSection, make_texts
@@ -21,7 +21,7 @@ _SIGNATURE = re.compile(r"\n-- \n.*?(?=\n\s*\n|\n>|\n-{4}|\Z)", re.DOTALL)  # en
 _ENCRYPTED_TYPES = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 
 
-@quarantine_failures
+@convert_failures
 def read(path: Path, origin: Origin) -> Items:
     """Yield the text of the message, in parts if it is long, then a quarantined row per attachment.
 

@@ -10,12 +10,15 @@ from llmops.data.collect.readers.pages.html_tables import fill_merged_areas, for
 from llmops.data.collect.readers.pages.sections import PageSection, make_documents
 
 _COMPATIBLE = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
-_SKIPPED_PLACEHOLDERS = ("DATE", "FOOTER", "SLIDE_NUMBER")  #: placeholders that are not text
+_SKIPPED_PLACEHOLDERS = ("DATE", "FOOTER", "SLIDE_NUMBER")  #: placeholders without content of the slide
 
 
 @check_archive
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per slide with text, with the first slide's title as the file's. Hidden slides are left out."""
+    """Yield one item per slide with text. Hidden slides are left out.
+
+    The title of the first visible slide is the title of the file.
+    """
     from pptx import Presentation
 
     sections: list[PageSection] = []
@@ -24,7 +27,7 @@ def read(path: Path, origin: Origin) -> Items:
             continue
         for choice in slide.element.findall(f".//{_COMPATIBLE}AlternateContent/{_COMPATIBLE}Choice[1]"):
             parent = choice.getparent()
-            for shape in [*choice]:  # python-pptx would skip it
+            for shape in [*choice]:  # take the place of AlternateContent, in which python-pptx sees no shapes
                 parent.addprevious(shape)
             parent.getparent().remove(parent)
         title = slide.shapes.title
@@ -38,7 +41,7 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def _read_lines(shapes: Iterable[Any]) -> Iterator[str]:
-    """Yield the lines of shapes from top to bottom. Paragraphs of a placeholder are a list if there are several."""
+    """Yield the lines of shapes from top to bottom. Several paragraphs of a placeholder become list items."""
     for shape in sorted(shapes, key=lambda shape: (shape.top or 0, shape.left or 0)):
         if shape.is_placeholder and shape.placeholder_format.type.name in _SKIPPED_PLACEHOLDERS:
             continue
