@@ -73,6 +73,24 @@ def test_both_ranks_count_and_the_vector_twice(tmp_path: Path) -> None:
     assert [hit.likeness for hit in index.search("чайник kettle что это такое")] == [None, None]
 
 
+def test_the_nearest_passages_are_found_without_comparing_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, asked = np.random.default_rng(0), 7
+    vectors = (
+        rng.standard_normal((30, DIMENSIONS), np.float32)[np.arange(3_000) % 30] + 3
+    )  # 30 subjects, off the origin
+    vectors += rng.standard_normal(vectors.shape, np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    monkeypatch.setattr(file_store, "MAX_COMPARED", 150)
+    write_passages(tmp_path, [])
+    store = FileStore(open_database(tmp_path), vectors)
+    numbers, find_likeness = store.search_vector(vectors[asked], 30)
+    exact = np.argsort(-(vectors @ vectors[asked]), kind="stable")[:30].tolist()
+    assert numbers[0] == asked and len({*numbers} & {*exact}) >= 28
+    assert [find_likeness(number) for number in numbers] == pytest.approx(vectors[numbers] @ vectors[asked])
+    assert find_likeness(asked + 1) == pytest.approx(vectors[asked + 1] @ vectors[asked])  # it is not among the nearest
+    store.close()
+
+
 def test_a_question_that_was_embedded_with_others_is_not_embedded_again(tmp_path: Path) -> None:
     index = make_index(tmp_path, "kettle kettle", "a lamp", "a kettle and a lamp", directions=(3, 1, 2))
     hits, vectors = index.search("kettle"), np.linspace((1, 0), (0, 1), DIMENSIONS, dtype=np.float32).T
