@@ -250,10 +250,10 @@ def _make_remote_file(location: str, address: Address, info: Mapping[str, Any]) 
     etag = info.get("ETag") or info.get("etag")
     changed = info.get("LastModified") or info.get("last_modified") or info.get("Last-Modified")
     tag = f"{etag} {size}" if etag else f"{changed} {size}" if changed and size is not None else ""
-    return RemoteFile(location, address, size, tag, get_md5(info))
+    return RemoteFile(location, address, size, tag, _get_md5(info))
 
 
-def get_md5(info: Mapping[str, Any]) -> str:
+def _get_md5(info: Mapping[str, Any]) -> str:
     """Return a file's MD5 from the store's description of it, in hex; empty if the store keeps none.
 
     S3's ETag is not used: for files encrypted with a KMS key it looks like an MD5 but is another value.
