@@ -233,7 +233,6 @@ class Clean(Section):
         le=1,
         description="Jaccard similarity of word 3-grams from which texts are duplicates; 1: exact ones only.",
     )
-    classic: bool = Field(False, description="Text mining: only lower-case letters and digits. Ruins training text.")
 
 
 class Index(Section):

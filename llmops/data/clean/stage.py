@@ -161,10 +161,10 @@ def tidy_documents(
     are wanted, and short texts. The hashes have a bit by which documents of `test_sources` win among duplicates.
     """
     tidied = [
-        rules.tidy_texts(documents[name], name in rules.LINE_COLUMNS, config)
+        rules.tidy_texts(documents[name], name in rules.LINE_COLUMNS)
         for name in (*rules.LINE_COLUMNS, *rules.PROSE_COLUMNS)
     ]
-    tidied_fields, has_value, field_hashes = _tidy_fields(documents["fields"], config)
+    tidied_fields, has_value, field_hashes = _tidy_fields(documents["fields"])
     columns = [pl.Series("row", _convert_ids(documents["id"])), pl.Series("fields_hash", field_hashes)]
     frame = documents.with_columns(*tidied, tidied_fields, *columns, pl.Series(rules.HAS_FIELDS, has_value)).sort("row")
     frame = rules.apply_rules(frame, config)
@@ -186,7 +186,7 @@ def tidy_documents(
     return frame.drop("fields_hash", rules.HAS_FIELDS), pa.table(hashes)
 
 
-def _tidy_fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
+def _tidy_fields(values: pl.Series) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
     """Return tidied fields, True for rows with any value, and an order-independent hash of all fields, per row."""
     has_value, field_hashes = np.zeros(len(values), bool), np.zeros(len(values), np.int64)
     rows = (values != "{}").arg_true()
@@ -195,7 +195,7 @@ def _tidy_fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[n
     maps: list[dict[str, str]] = [json.loads(value) for value in values.gather(rows)]
     names = pl.Series([name for fields in maps for name in fields], dtype=pl.String)
     texts = pl.Series([text for fields in maps for text in fields.values()], dtype=pl.String)
-    texts = rules.tidy_texts(texts, False, config)
+    texts = rules.tidy_texts(texts, False)
     positions = np.repeat(rows.to_numpy(), [len(fields) for fields in maps])
     np.add.at(field_hashes, positions, (names + "\x00" + texts).hash(SEED).reinterpret(signed=True).to_numpy())
     has_value[positions[(texts != "").to_numpy()]] = True

@@ -47,7 +47,7 @@ def render_markdown(report: Report) -> str:
         f"- {_format_count(report['corrections'], 'correction')}, of which {report['useless']} only repeat the answer.",
         f"- {_format_count(report['good_answers'], 'answer')} with a good rating and a stored text.",
         f"- {_format_count(report['accepted'], 'new example')} accepted, {report['refused']} refused by a person, "
-        f"{report['held']} held back, {report['waiting']} waiting for a person.",
+        f"{report['waiting']} waiting for a person.",
         f"- {_format_count(report['pairs'], 'new preference pair')} "
         "(chosen: the correction, rejected: the model's answer).",
     ]
@@ -55,8 +55,6 @@ def render_markdown(report: Report) -> str:
         lines += ["", "No source of the kind `feedback` is configured: none of this is trained on."]
     lines += _render_entries("Accepted", report["accepted_entries"], report["accepted"])
     lines += _render_entries("Refused", report["refused_entries"], report["refused"])
-    if report["held_reasons"]:
-        lines += ["", "## Held back", "", *(f"- {_escape_markdown(reason)}" for reason in report["held_reasons"])]
     lines += _render_entries("Waiting for a person", report["waiting_entries"], report["waiting"])
     lines += ["", "## Questions without a good answer", ""]
     lines += [f"- {_escape_markdown(t['question'])} ({t['count']}: {t['why']})" for t in report["topics"]] or [
