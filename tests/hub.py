@@ -110,7 +110,7 @@ def missing(code: str) -> tuple[int, Any, dict[str, str]]:
 
 def create(hub: FakeHub, body: bytes) -> Any:
     asked = json.loads(body)
-    repo = f"{'datasets/' if asked.get('type') == 'dataset' else ''}{asked['organization']}/{asked['name']}"
+    repo = f"{asked['organization']}/{asked['name']}"
     hub.created.append(asked)
     if repo in hub.repos:
         return 409, {"error": "You already created this model repo", "url": f"{hub.url}/{repo}"}, {}

@@ -10,7 +10,6 @@ from llmops.events.datasets import (
     GATE,
     GOVERNANCE,
     HUB,
-    HUB_DATASET,
     PIPELINE,
     RETENTION,
 )
@@ -107,7 +106,6 @@ FIELDS: tuple[Field, ...] = (
     ),
     *make_fields(
         HUB,
-        HUB_DATASET,
         fields=(
             ("llmops.hub.repo", "keyword", "the repository"),
             ("llmops.hub.endpoint", "keyword", "the address of the Hub"),

@@ -26,7 +26,7 @@ def check_ownership(
     if foreign and VERSION_FILE not in main:
         raise RegistryError(
             f"{where} holds files that were not pushed from here ({', '.join(foreign[:3])}): name another repository "
-            f"in {hub.setting}, or delete them there."
+            "in push_to_hub.repo, or delete them there."
         )
     here = {version.name: version for version in versions}
     if VERSION_FILE in main:
@@ -42,7 +42,7 @@ def check_ownership(
         if version.name in tags and not _is_same(version, tagged := read_held_version(hub, tags[version.name])):
             raise RegistryError(
                 f"The tag {version.name} of {where} is another model's, made {tagged.get('created')} and not "
-                f"{version.created}. Tags never move: name another repository in {hub.setting}, or delete that tag "
+                f"{version.created}. Tags never move: name another repository in push_to_hub.repo, or delete that tag "
                 "there if nobody needs it."
             )
 
