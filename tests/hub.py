@@ -145,20 +145,6 @@ def entry(path: str, content: bytes) -> dict[str, Any]:
     return found
 
 
-def commits(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
-    day = "2026-01-31T00:00:00.000Z"
-    history = hub.repos[repo].history(revision)
-    return 200, [{"id": c, "title": "", "message": "", "authors": [], "date": day} for c in history], {}
-
-
-def branch(hub: FakeHub, body: bytes, repo: str, name: str) -> Any:
-    known = hub.repos[repo]
-    if name in known.branches:
-        return 409, {"error": "Reference already exists"}, {}
-    known.branches[name] = known.commit(json.loads(body).get("startingPoint", "main"))
-    return 200, {}, {}
-
-
 def tag(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
     known, name = hub.repos[repo], json.loads(body)["tag"]
     if name in known.tags:
@@ -254,8 +240,6 @@ ROUTES: list[tuple[str, Callable[..., Any]]] = [
     (r"POST /api/validate-yaml", lambda hub, body: (200, {"errors": [], "warnings": []}, {})),
     (rf"GET {API}/refs", refs),
     (rf"GET {API}/tree/([^/]+)", tree),
-    (rf"GET {API}/commits/([^/]+)", commits),
-    (rf"POST {API}/branch/([^/]+)", branch),
     (rf"POST {API}/tag/([^/]+)", tag),
     (rf"POST {API}/preupload/([^/]+)", preupload),
     (rf"POST {API}/commit/([^/]+)", commit),

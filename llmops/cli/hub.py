@@ -9,7 +9,7 @@ from llmops.release.registry.registry import Registry
 
 
 def push(settings: Config, registry: Registry, *, check: bool, as_json: bool) -> int:
-    """Make the Hub equal to the registry, or with `check` only compare. Return 1 if it differs afterwards."""
+    """Put the champion on the Hub, or with `check` only compare. Return 1 if the Hub differs afterwards."""
     from llmops.release.push_to_hub import sync
 
     hub = settings.push_to_hub

@@ -89,10 +89,7 @@ class Deploy(Section):
 
 
 class PushToHub(Section):
-    """Copy the registry to the Hugging Face Hub.
-
-    The champion is on `main`, every version on a branch and a tag.
-    """
+    """Copy the champion to the Hugging Face Hub: to `main` of a repository, and a tag."""
 
     repo: str = Field(
         "", pattern=r"^([\w.-]+/[\w.-]+)?$", description="Hub repository `owner/name`, with HF_TOKEN; empty: none."

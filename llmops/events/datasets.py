@@ -33,7 +33,7 @@ DATASETS: dict[str, str] = {
     ADMIN: "a change of the served versions",
     AUDIT: "access granted or denied, changes of keys, and decisions of the review",
     GOVERNANCE: "a review of the champion",
-    HUB: "a push of models to the Hub",
+    HUB: "a push of the champion to the Hub",
     ERASURE: "a person was forgotten",
     RETENTION: "old data was removed",
     ALERT: "an alert was raised, silenced or resolved",

@@ -1,13 +1,11 @@
 """A client of one repository of the Hugging Face Hub, or of a server with the same API (`HF_ENDPOINT`)."""
 
 import json
-import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
@@ -17,17 +15,11 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 from llmops.frame.errors import HubUnavailableError, RegistryError, is_busy
 from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
 
-log = logging.getLogger(__name__)
-
 MAIN = "main"  #: the branch that is loaded if no revision is named
-
-Result = TypeVar("Result")
 
 Content = Path | bytes  #: a file on this machine, or the content of a file
 
 _CHANGED = {409, 412}  #: status if somebody else has changed the repository since it was read
-
-_PASSES = 10  #: most passes of a push; an undisturbed one needs two
 
 _REMEDIES = {
     401: "HF_TOKEN is not known there, or has expired: set a token that is",
@@ -110,13 +102,6 @@ class Hub:
             hf_raise_for_status(response)
         return bytes(response.content)
 
-    def create_branch(self, name: str) -> str:
-        """Create a branch at the repository's first commit, which has no model, and return that commit."""
-        with self._convert_errors():
-            root: str = self._api.list_repo_commits(self.repo)[-1].commit_id
-            self._api.create_branch(self.repo, branch=name, revision=root)
-        return root
-
     def create_tag(self, name: str, commit: str) -> None:
         """Tag a commit. Raise `ChangedMeanwhile` if the tag exists."""
         with self._convert_errors():
@@ -137,27 +122,6 @@ class Hub:
                 parent_commit=parent,
             )
         return str(commit.oid)
-
-    def run_passes(self, run_pass: Callable[[], Result], *, create_private: bool) -> Iterator[Result]:
-        """Call `run_pass` again and again, and yield each result, until the caller stops.
-
-        The repository is created if it is missing, as private if `create_private`. If somebody else has changed it
-        during a pass (`ChangedMeanwhile`), the pass has no result and the next one begins.
-
-        Raises:
-            HubUnavailableError: if the caller has not stopped after `_PASSES` passes.
-        """
-        for _ in range(_PASSES):
-            try:
-                self.create(create_private)
-                result = run_pass()
-            except ChangedMeanwhile as error:
-                log.info("%s was changed meanwhile and is read again: %s", self.repo, error)
-                continue
-            yield result
-        raise HubUnavailableError(
-            f"{self.repo} at {self.endpoint} still differs from the registry after {_PASSES} passes; try again."
-        )
 
     @contextmanager
     def _convert_errors(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The stage push_to_hub: copies the registry to the Hub (`sync`).
+"""The stage push_to_hub: copies the champion to the Hub (`sync`).
 
     python -m llmops run push_to_hub
 
@@ -37,7 +37,7 @@ def run(
 def is_current(
     config: PushToHub, *, release: Path, deploy: Path, events: Path, registry: Path, database: str, out: Path
 ) -> bool:
-    """Return True if the Hub still equals the registry, or no repository is configured."""
+    """Return True if the Hub still has the champion, or no repository is configured."""
     return not config.repo or bool(sync.read_state(_open_registry(release, registry, database), config)["equal"])
 
 
