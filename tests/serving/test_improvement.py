@@ -274,7 +274,7 @@ def test_who_is_forgotten_leaves_no_report_of_what_they_said(people: People, cap
     people.decide(row.id, "refused", why="not what Ana Petrova was told")
     caplog.set_level("INFO")
     ref = weekly.write_report(people.config, NOON - HOUR, NOON + HOUR, "run 1", new=False, trained=False)
-    assert make_correction(TOPICS[0]) in (people.config.artifacts / ref / "report.html").read_text()
+    assert make_correction(TOPICS[0]) in (people.config.artifacts / ref / "report.md").read_text()
     assert make_correction(TOPICS[0]) not in caplog.text and "so nothing is trained" in caplog.text
     people.forget("Ana Petrova")
     assert {

@@ -2,8 +2,8 @@
 
     llmops improve report
 
-The weekly improvement stores it as an artifact, `artifacts/improve/{fingerprint}/` with `report.json`, `report.md` and
-`report.html`, and emits an event `llmops.improvement`.
+The weekly improvement stores it as an artifact, `artifacts/improve/{fingerprint}/` with `report.json` and `report.md`,
+and emits an event `llmops.improvement`.
 """
 
 from __future__ import annotations
@@ -136,10 +136,8 @@ def store_report(config: Config, report: Mapping[str, Any], *, run: str = "", en
 
 
 def _write_files(path: Path, report: Mapping[str, Any]) -> None:
-    text = rendering.render_markdown(report)
     artifacts.write_json(path / "report.json", report)
-    artifacts.write_atomically(path / "report.md", text.encode())
-    artifacts.write_atomically(path / "report.html", rendering.render_html(text).encode())
+    artifacts.write_atomically(path / "report.md", rendering.render_markdown(report).encode())
 
 
 def _emit_event(config: Config, report: Mapping[str, Any], path: Path) -> None:

@@ -111,7 +111,7 @@ def versions(tiny_base: Path, served: Any, tmp_path: Path, monkeypatch: pytest.M
             tokenizer.save_pretrained(full)
         scratch = tmp_path / f"variants-{number}"
         found[form] = publish(registry, form.split()[0], full, tiny_base, adapter, scratch)
-    assert sync.push(registry, PushToHub(repo="me/bot"), tmp_path / "events", by="test")["equal"]
+        assert sync.push(registry, PushToHub(repo="me/bot"), tmp_path / "events", by="test")["equal"]
     served.answer("POST", "/api/repos/create", b'{"organization": "org", "name": "tiny"}')
     served.repos["org/tiny"].add("main", {p.name: p.read_bytes() for p in tiny_base.iterdir()})
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
