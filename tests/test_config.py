@@ -37,7 +37,7 @@ def test_places_start_from_the_file_and_from_the_home(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("train: {lerning_rate: 1}", "train.lerning_rate"),
+        ("train: {lerning_rate: 1}", "there is no key train.lerning_rate"),
         ("train: {rank: many}", "many"),
         ("tune: {learning_rate: [1, 0.1]}", "learning_rate"),
         ("collect: {sources: [{name: a, kind: csv, location: x, fields: {title: t}}]}", "title"),

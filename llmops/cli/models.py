@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,17 @@ def batch(settings: Config, options: argparse.Namespace) -> None:
 
 def serve(settings: Config, options: argparse.Namespace) -> None:
     """Serve the champion over HTTP until stopped."""
+    from llmops.frame import doctor
+    from llmops.release.registry.registry import registry_of
     from serving.app import serve as start
 
+    host, port = settings.serving.host, settings.serving.port
+    if ":" not in host and not doctor.is_free(port, host):
+        raise ConfigError(
+            f"Port {port} of {host} is in use, or needs more rights; set another by {doctor.SERVING_PORT}."
+        )
+    if not registry_of(settings).champion():
+        print("There is no champion yet: questions get 503 until a version is released.", file=sys.stderr)
     start(settings)
 
 

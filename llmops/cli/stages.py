@@ -65,8 +65,8 @@ def _parse_inputs(pairs: Sequence[str]) -> dict[str, Path]:
     return inputs
 
 
-def status(settings: Config, options: argparse.Namespace) -> None:
-    """Show the stages that the next run would build, and the existing artifacts, newest first."""
+def status(settings: Config, options: argparse.Namespace) -> int:
+    """Show the stages that the next run would build, and the existing artifacts. Exit with 1 if one is damaged."""
     interval = parse_interval(options.interval)
     check_ended(interval)
     plans = pipeline.plan_stages(settings, interval)
@@ -84,7 +84,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         rows = [{"artifact": str(path)} | {key: getattr(r, key) for key in _SHOWN} for path, r, _ in found]
         upcoming = {"interval": interval, "stages": todo, "problem": problem}
         print(json.dumps({"next": upcoming, "artifacts": rows, "damaged": damaged, "disk": disk}))
-        return
+        return 1 if damaged else 0
     outlook = f"cannot be planned: {problem}" if problem else _describe(plans, settings)
     print(f"The next run, of the interval {interval}, {outlook}.")
     if there:
@@ -104,6 +104,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
     print("\nOn the disk:")
     for name, size in [*disk["artifacts"].items(), *((n, s) for n, s in disk.items() if n != "artifacts")]:
         print(f"{name.replace('_', ' '):<12} {size / 1e6:14,.1f} MB")
+    return 1 if damaged else 0
 
 
 def _describe(plans: Mapping[str, StagePlan | LlmopsError | None], settings: Config) -> str:

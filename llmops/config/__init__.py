@@ -177,7 +177,12 @@ def load(
         return Config(**values)
     except ValidationError as error:
         where = f" in {path}" if path else ""
-        lines = (_format_mistake(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors())
+        lines = (
+            f"there is no key {'.'.join(map(str, e['loc']))}"
+            if e["type"] == "extra_forbidden"
+            else _format_mistake(".".join(map(str, e["loc"])), e["msg"], e["input"])
+            for e in error.errors()
+        )
         raise ConfigError(f"Configuration{where} is wrong: " + "; ".join(lines)) from None
 
 

@@ -33,8 +33,8 @@ def finish(path: Path, interval: str, finished: datetime) -> None:
     artifacts.commit(path, record)
 
 
-def status(capsys: Any, *arguments: str) -> str:
-    assert cli.main(["status", *arguments]) == 0
+def status(capsys: Any, *arguments: str, exit_status: int = 0) -> str:
+    assert (cli.main(["status", *arguments]) or 0) == exit_status
     return str(capsys.readouterr().out)
 
 
@@ -46,7 +46,7 @@ def test_a_new_home_has_nothing_and_the_next_run_builds_everything_of_yesterday(
     assert all(stage in text for stage in pipeline.STAGES)
     assert not list(home.rglob("*"))  # looking makes no database
     (home / "artifacts" / "collect" / ("1" * 16) / "record.json").mkdir(parents=True)  # no file
-    assert any(line.startswith("damaged") for line in status(capsys).splitlines())
+    assert any(line.startswith("damaged") for line in status(capsys, exit_status=1).splitlines())
 
 
 def test_a_home_whose_data_was_all_removed_shows_no_empty_list(home: Path, capsys: Any) -> None:
@@ -101,7 +101,8 @@ def test_a_damaged_file_is_named_when_asked_for(home: Path, capsys: Any) -> None
     artifacts.commit(path, artifacts.read_record(path))
     (path / "documents").write_text("rots")
     assert not [line for line in status(capsys).splitlines() if line.startswith("damaged")]
-    (line,) = [line for line in status(capsys, "--verify").splitlines() if line.startswith("damaged")]
+    text = status(capsys, "--verify", exit_status=1)
+    (line,) = [line for line in text.splitlines() if line.startswith("damaged")]
     assert f"{path} is damaged: documents is" in line and f"delete {path}" in line
 
 
@@ -120,9 +121,9 @@ def test_one_damaged_record_hides_no_other(change: dict[str, Any] | str, home: P
     finish(folder / ("1" * 16), "2026-01-31", moment)
     file = folder / ("1" * 16) / "record.json"
     file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))
-    lines = status(capsys).splitlines()
+    lines = status(capsys, exit_status=1).splitlines()
     assert any(line.startswith("2026-01-30  collect") for line in lines)
     (damaged,) = [line for line in lines if line.startswith("damaged")]
     assert f"delete {file.parent}" in damaged
-    said = json.loads(status(capsys, "--json"))
+    said = json.loads(status(capsys, "--json", exit_status=1))
     assert len(said["artifacts"]) == 1 and list(said["damaged"]) == [str(file.parent)]

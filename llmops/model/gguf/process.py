@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import re
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +26,9 @@ from llmops.model.gguf import worker
 from llmops.model.gguf.worker import GGUF_FILE, StepOutput
 
 OUT_OF_MEMORY = re.compile(r"bad_alloc|MemoryError|[Cc]annot allocate|allocate.* memory|out of memory")
+PROGRESS_S = 10.0  #: seconds between two lines of progress
+
+log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -112,7 +117,7 @@ class Worker:
 def run_requests(
     model: Worker, requests: Sequence[Sequence[int]], settings: Mapping[str, Any], batch: int, ends: Iterable[int] = ()
 ) -> list[tuple[list[int], list[float]]]:
-    """Answer requests, `batch` of them at a time, with a worker that has no other requests.
+    """Answer requests, `batch` of them at a time, with a worker that has no other requests. Log the progress.
 
     `settings` are arguments of `openvino_genai.GenerationConfig`, and `ends` the tokens that end an answer.
 
@@ -126,6 +131,7 @@ def run_requests(
     """
     waiting, running = deque(enumerate(requests)), dict[int, int]()
     answers: list[tuple[list[int], list[float]]] = [([], []) for _ in requests]
+    start = last = time.monotonic()
     while waiting or running:
         while waiting and len(running) < batch:
             number, ids = waiting.popleft()
@@ -138,6 +144,10 @@ def run_requests(
             log_probs += output.log_probs
             if output.ended:
                 del running[request_id]
+        done, now = len(requests) - len(waiting) - len(running), time.monotonic()
+        if done and now >= last + PROGRESS_S:
+            last, left_s = now, (now - start) / done * (len(requests) - done)
+            log.info("%d of %d texts done  %.0f s left", done, len(requests), left_s)
     return answers
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmops.data.text.words import hash_word, split_words
-from llmops.frame.errors import LlmopsError
+from llmops.frame.errors import LlmopsError, RegistryError
 from llmops.monitoring.drift.topics import Topics, build_topics, count_all_buckets, name_topics
 from llmops.release.lineage import DATASET, read_lineage
 from llmops.release.registry.version import Version
@@ -91,9 +91,11 @@ def find_training_split(version: Version, artifacts: Path) -> Path:
     """Return the path of the training split in a version's lineage. The file may have been removed.
 
     Raises:
-        RegistryError: if the version has no lineage.
+        RegistryError: if the version has no lineage, or was not trained.
     """
-    return artifacts / str(read_lineage(version)["dataset"]["artifact"]) / DATASET
+    if not (artifact := str(read_lineage(version)["dataset"]["artifact"])):
+        raise RegistryError("it was not trained")
+    return artifacts / artifact / DATASET
 
 
 def read_lexicon(train: Path) -> Lexicon:

@@ -1,6 +1,7 @@
 """Features of texts: what they say of a text, with and without the training data, and that they never repeat it."""
 
 import json
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,13 @@ from hypothesis import strategies as st
 
 from llmops.data.text.words import split_words
 from llmops.monitoring.drift.features import detect_script, extract_features, is_refusal
-from llmops.monitoring.drift.lexicon import TrainingRow, build_lexicon, read_lexicon, read_training_examples
+from llmops.monitoring.drift.lexicon import (
+    TrainingRow,
+    build_lexicon,
+    load_version_lexicon,
+    read_lexicon,
+    read_training_examples,
+)
 from llmops.monitoring.drift.topics import NO_TOPIC
 
 TRAINED = [
@@ -85,6 +92,14 @@ def test_any_text_has_features_that_are_json_and_the_same_each_time(text):
     once, again = (extract_features([text], lexicon)[0] for _ in range(2))
     assert once == again
     json.dumps(once.to_event_fields("answer"), allow_nan=False)
+
+
+def test_a_version_that_was_not_trained_has_no_training_split(tmp_path, caplog):
+    version = SimpleNamespace(name="v1", path=tmp_path, status="promoted", compared_with="base")
+    (tmp_path / "lineage.json").write_text('{"dataset": {"artifact": ""}}')
+    assert (
+        load_version_lexicon(version, tmp_path) is None and "v1 are not known here (it was not trained)" in caplog.text
+    )
 
 
 def test_a_training_split_is_read_evenly(tmp_path):

@@ -1,0 +1,22 @@
+"""The command that serves: what it says before it starts."""
+
+import socket
+from typing import Any
+
+import pytest
+
+from llmops import cli
+from serving import app
+
+
+def test_serve_names_a_port_in_use_and_says_that_there_is_no_champion(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
+    monkeypatch.setattr(app, "serve", lambda config: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("LLMOPS_SERVING__PORT", str(taken.getsockname()[1]))
+        taken.listen()
+        assert cli.main(["serve"]) == 1 and "LLMOPS_SERVING__PORT" in capsys.readouterr().err
+    assert cli.main(["serve"]) == 0 and "no champion yet" in capsys.readouterr().err
