@@ -43,6 +43,17 @@ class QueueFull(LlmopsError):
         self.retry_after_s = retry_after_s
 
 
+class QueueShareFull(LlmopsError):
+    """The key has as many waiting requests as it leaves free for other keys."""
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"{waiting} requests of this key wait already, and the rest of the queue is for other keys; try again in "
+            f"{retry_after_s} s."
+        )
+        self.retry_after_s = retry_after_s
+
+
 class LimitExceeded(LlmopsError):
     """The key has used its requests or tokens of this minute."""
 
@@ -125,6 +136,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     PromptTooLong: (422, "prompt_too_long"),
     PromptRefused: (422, "prompt_refused"),
     QueueFull: (429, "queue_full"),
+    QueueShareFull: (429, "queue_share_full"),
     LimitExceeded: (429, "limited"),
     KeyRefused: (422, "key_refused"),
     NoSuchKey: (404, "key_not_found"),

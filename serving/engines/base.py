@@ -68,6 +68,7 @@ class EngineRequest:
     seed: int | None = None  #: makes sampling repeatable
     stop: tuple[str, ...] = ()  #: the answer ends before the first of these
     schema: str = ""  #: the JSON schema that the answer follows, as JSON; empty: the answer is free text
+    caller: str = ""  #: the prefix of the caller's key; in the queue, callers take turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,8 @@ class Engine(Protocol):
         """Put a request into the queue. When the request leaves the queue, the engine calls `Stream.begin`.
 
         Raises:
-            QueueFull: with the seconds to wait. Other errors come through the stream: `PromptRefused` if the prompt
-                does not fit the model's context (with both counts), `EngineDied` if the engine fails.
+            QueueFull, QueueShareFull: with the seconds to wait. Other errors come through the stream: `PromptRefused`
+                if the prompt does not fit the model's context (with both counts), `EngineDied` if the engine fails.
         """
 
     def get_stats(self) -> EngineStats:

@@ -3,6 +3,11 @@
 Requests join the running batch between two steps as soon as it has room. They leave it as soon as they are done or
 their reader has left. This is continuous batching (Orca, OSDI 2022): no request waits for a batch to fill, or for the
 longest request in its batch.
+
+The callers take turns: the next request is one of the caller with the fewest requests in the batch. A caller may have
+as many requests in the queue as it leaves free for others. This is the dynamic threshold of Choudhury and Hahne
+(IEEE/ACM Transactions on Networking, 1998): one caller alone gets half of the queue, two get a third each, and there is
+room for another.
 """
 
 from __future__ import annotations
@@ -12,14 +17,15 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
 from llmops.frame.errors import LlmopsError
 from serving.engines.base import EngineRequest, EngineStats, Stream
-from serving.errors import EngineDied, QueueFull, SchemaRefused
+from serving.engines.turns import TurnQueue
+from serving.errors import EngineDied, QueueFull, QueueShareFull, SchemaRefused
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +66,7 @@ class SteppingEngine(ABC, Generic[R]):
 
     def __init__(self, max_queue: int, max_batch: int) -> None:
         self._max_queue, self._max_batch = max_queue, max_batch
-        self._waiting: deque[Job] = deque()
+        self._waiting = TurnQueue[Job]()
         self._rows: list[R] = []
         self._changed = threading.Condition()
         self._loaded = threading.Event()
@@ -107,10 +113,8 @@ class SteppingEngine(ABC, Generic[R]):
             if self._error or self._closed:
                 job.stream.push(EngineDied())
                 return job.stream
-            waiting = len(self._waiting) + len(self._rows) - self._max_batch  # some may be about to join
-            if waiting >= self._max_queue:
-                raise QueueFull(waiting, max(1, math.ceil(self._answer_s * waiting / self._max_batch)))
-            self._waiting.append(job)
+            self._refuse_without_room(request.caller)
+            self._waiting.add(request.caller, job)
             self._changed.notify()
         return job.stream
 
@@ -128,11 +132,19 @@ class SteppingEngine(ABC, Generic[R]):
         if self._thread.ident is not None:
             self._thread.join()
 
+    def _refuse_without_room(self, caller: str) -> None:
+        waiting = len(self._waiting) + len(self._rows) - self._max_batch  # some may be about to join
+        own, free = min(self._waiting.count(caller), waiting), self._max_queue - waiting
+        retry_after_s = max(1, math.ceil(self._answer_s * waiting / self._max_batch))
+        if free <= 0:
+            raise QueueFull(waiting, retry_after_s)
+        if own >= free:
+            raise QueueShareFull(own, retry_after_s)
+
     def _cancel(self, job: Job) -> None:
         with self._changed:
             job.cancelled = True
-            if job in self._waiting:
-                self._waiting.remove(job)
+            self._waiting.remove(job.request.caller, job)
 
     def _run(self) -> None:
         try:
@@ -155,11 +167,14 @@ class SteppingEngine(ABC, Generic[R]):
             False if the engine is closed and has answered all accepted requests.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._rows or self._closed or self._error)
+            self._changed.wait_for(lambda: len(self._waiting) or self._rows or self._closed or self._error)
             if self._error:
                 raise self._error
-            room = self._max_batch - len(self._rows)
-            joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), room))]
+            running = Counter(row.job.request.caller for row in self._rows)
+            joining = []
+            for _ in range(min(len(self._waiting), self._max_batch - len(self._rows))):
+                joining.append(self._waiting.take(running))
+                running[joining[-1].request.caller] += 1
         for job in joining:
             job.joined_at = time.monotonic()
             job.stream.begin()
@@ -187,9 +202,8 @@ class SteppingEngine(ABC, Generic[R]):
     def _die(self, error: BaseException) -> None:
         with self._changed:
             self._error = error
-            jobs = [*(row.job for row in self._rows), *self._waiting]
+            jobs = [*(row.job for row in self._rows), *self._waiting.clear()]
             self._rows.clear()
-            self._waiting.clear()
         if self._loaded.is_set():
             log.error("The engine died with %d requests", len(jobs), exc_info=error)
         for job in jobs:

@@ -25,6 +25,7 @@ OPENAI_CODES = {
     "key_revoked": "invalid_api_key",
     "prompt_too_long": "context_length_exceeded",
     "queue_full": "rate_limit_exceeded",
+    "queue_share_full": "rate_limit_exceeded",
     "limited": "rate_limit_exceeded",
 }
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -122,8 +123,10 @@ class Models:
         Raises:
             NotReady, VersionNotLoaded: see `choose`.
             QueueFull: if too many requests wait.
+            QueueShareFull: if too many requests of this caller wait. It does not count in a trial.
             EngineDied: if the engine has died and is being restarted.
         """
+        request = replace(request, caller=caller)
         chosen, trial, fallback, mark = self.choose(caller, side), self._trial, None, ""
         if side:
             return self._start_stream(chosen, request, _skip_count, caller_prompt=caller_prompt)

@@ -1,6 +1,7 @@
 """OpenAI's own client and LangChain's, unchanged, against the app on a real socket."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -251,6 +252,30 @@ def test_errors_are_those_that_the_client_knows(url, ours):
         list(create_chat(ours, messages=[{"role": "user", "content": "good bad"}], stream=True))
     answer = httpx.post(f"{url}/moderations")
     assert answer.status_code == 404 and "/docs" in answer.json()["error"]["message"]
+
+
+def test_a_key_that_has_its_share_of_the_queue_leaves_room_for_others(new_site, tmp_path):
+    site = new_site(tmp_path).release()
+    engine = site.engines["v1"] = EchoEngine(max_queue=2, max_batch=1)
+    engine.may_step.clear()
+    with site.live(lambda version: engine) as url:
+        keys = site.keys["user"], site.keys["admin"]
+        user, admin = (openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) for key in keys)
+        with ThreadPoolExecutor(3) as pool:
+            taken = [pool.submit(create_completion, user)]
+            site.until(lambda: engine.get_stats().running == 1)
+            taken.append(pool.submit(create_completion, user))
+            site.until(lambda: engine.get_stats().waiting == 1)
+            with pytest.raises(openai.RateLimitError, match="other keys") as refusal:
+                create_chat(user)
+            assert refusal.value.code == "rate_limit_exceeded"
+            assert int(refusal.value.response.headers["Retry-After"]) >= 1
+            taken.append(pool.submit(create_chat, admin))
+            site.until(lambda: engine.get_stats().waiting == 2)
+            engine.may_step.set()
+            assert all(one.result(50) for one in taken)
+    refused, *_ = sorted(site.events(), key=lambda event: -event["http.response.status_code"])
+    assert (refused["http.response.status_code"], refused["error.type"]) == (429, "queue_share_full")
 
 
 def test_a_full_queue_is_a_rate_limit(new_site, tmp_path):

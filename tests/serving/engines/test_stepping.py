@@ -1,4 +1,4 @@
-"""Queue, joining, leaving, cancelling, closing and dying, on the echo engine; and stop strings in pieces of text."""
+"""Queue, turns, joining, leaving, closing and dying, on the echo engine; and stop strings in pieces of text."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from serving.engines.base import Answer, EngineRequest, Text
+from serving.engines.base import Answer, EngineRequest, Stream, Text
 from serving.engines.detokenize import StopFilter
 from serving.engines.echo import EchoEngine, EchoRow
-from serving.errors import EngineDied, QueueFull
+from serving.errors import EngineDied, QueueFull, QueueShareFull
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ async def test_what_does_not_fit_into_the_batch_waits_and_a_full_queue_refuses()
     engine = EchoEngine(max_queue=2, max_batch=3)
     engine.may_step.clear()
     async with run_engine(engine):
-        streams = [engine.generate(make_request(str(n))) for n in range(5)]  # at once, before any could join
+        streams = [engine.generate(make_request(str(n), caller=str(n))) for n in range(5)]  # before any could join
         with pytest.raises(QueueFull) as refusal:
             engine.generate(make_request("x"))
         assert refusal.value.retry_after_s >= 1
@@ -65,6 +65,70 @@ async def test_what_does_not_fit_into_the_batch_waits_and_a_full_queue_refuses()
         engine.may_step.set()
         assert [(await stream.collect()).text for stream in streams] == list("01234")
         assert (await engine.generate(make_request("x")).collect()).text == "x"
+
+
+def sort_begun(streams: list[Stream]) -> list[int]:
+    """Return the positions of the streams in the order in which they left the queue."""
+    assert all(stream.begun_at for stream in streams)
+    return sorted(range(len(streams)), key=lambda n: streams[n].begun_at)
+
+
+async def test_one_caller_holds_up_no_other() -> None:
+    engine = EchoEngine(max_queue=100, max_batch=1)
+    engine.may_step.clear()
+    async with run_engine(engine):
+        streams = [engine.generate(make_request("w w", caller="greedy")) for _ in range(41)]
+        await wait_until(lambda: engine.get_stats().running == 1)
+        streams += [engine.generate(make_request("hi", caller=caller)) for caller in ("modest", "modest", "other")]
+        engine.may_step.set()
+        for stream in streams:
+            await stream.collect()
+        assert sort_begun(streams) == [0, 1, 41, 43, 2, 42, *range(3, 41)]
+
+
+async def test_places_in_the_batch_go_to_the_caller_with_the_fewest() -> None:
+    engine = EchoEngine(max_queue=100, max_batch=4)
+    engine.may_step.clear()
+    async with run_engine(engine):
+        first = [engine.generate(make_request("w w", caller="a")) for _ in range(4)]
+        await wait_until(lambda: engine.get_stats().running == 4)
+        streams = [engine.generate(make_request("w w", caller=caller)) for caller in "aaaabbc"]
+        engine.may_step.set()
+        for stream in [*first, *streams]:
+            await stream.collect()
+        assert sort_begun(streams) == [0, 4, 6, 1, 5, 2, 3]
+
+
+async def test_a_caller_has_no_more_places_in_the_queue_than_it_leaves_free() -> None:
+    engine = EchoEngine(max_queue=8, max_batch=2)
+    engine.may_step.clear()
+
+    def fill(caller: str) -> int:
+        """Return how many requests of a caller are taken until one is refused."""
+        for taken in range(99):
+            try:
+                streams.append(engine.generate(make_request(caller, caller=caller)))
+            except QueueShareFull as refusal:
+                assert refusal.retry_after_s >= 1 and "other keys" in str(refusal)
+                return taken
+        raise AssertionError
+
+    streams: list[Stream] = []
+    async with run_engine(engine):
+        assert [fill("a"), fill("b"), fill("c")] == [2 + 4, 2, 1]  # two of the batch and half of the queue; of the rest
+        await wait_until(lambda: engine.get_stats().running == 2)
+        assert fill("a") == fill("b") == fill("c") == 0
+        streams.append(engine.generate(make_request("d", caller="d")))  # the last place is a newcomer's
+        with pytest.raises(QueueFull):
+            engine.generate(make_request("e", caller="e"))
+        leaving = [stream for stream in streams if not stream.begun_at][:3]  # of `a`, which has four
+        for stream in leaving:
+            stream.cancel()
+        assert fill("e") == 2
+        engine.may_step.set()
+        for stream in streams:
+            if stream not in leaving:
+                assert (await stream.collect()).finish_reason == "stop"
 
 
 async def test_closing_answers_what_was_accepted() -> None:
