@@ -1,10 +1,11 @@
 """Twice as much load as the app can take, for minutes: nothing breaks, memory stays flat, no event is lost.
 
 The app runs as `python -m serving` with the `openvino` engine on SmolLM2-135M-Instruct, eight requests in its batch
-and eight in its queue. Twice as many callers as both hold send one question after another, half of them reading the
-answer as a stream; who gets 429 waits as long as the answer says, at most a second. In the end the app is stopped as
-an operator stops it, and the events in its store are counted: as many with status 200 as callers got answers. Memory is
-read twice a second; its slope is that of the straight line through the second half of the readings.
+and eight in its queue. Twice as many callers as both hold, with four keys, send one question after another, half of
+them reading the answer as a stream. Who gets 429 waits as long as the answer says, at most a second. A stream that ends
+in an error counts as 500. In the end the app is stopped as an operator stops it, and the events in its store are
+counted: as many with status 200 as callers got answers. Memory is read twice a second; its slope is that of the
+straight line through the second half of the readings.
 
     python benchmarks/load.py [--minutes 10] [--quick] [--json]
 """
@@ -32,11 +33,14 @@ from contenders import SMALL, prepare  # noqa: E402
 from report import finish, parser  # noqa: E402
 from servers import Running, free_port, make_site, running  # noqa: E402
 
+from llmops.access.keys import KeyStore  # noqa: E402
 from llmops.events.datasets import SERVING  # noqa: E402
 from llmops.events.sinks.local import LocalStore  # noqa: E402
+from llmops.state.database import database_at  # noqa: E402
 
 BATCH = QUEUE = 8
 CALLERS = 2 * (BATCH + QUEUE)
+KEYS = 4  #: one alone may fill half of the queue
 TOKENS = (8, 16, 24, 32, 48)  #: longest answers, in turns
 LONGEST_PAUSE_S = 1.0
 
@@ -56,10 +60,12 @@ def main() -> None:
         folder, port = Path(name), free_port()
         prepare()
         site = make_site(folder / "home", SMALL, {"max_batch": BATCH, "max_queue": QUEUE})
+        store = KeyStore(database_at(f"sqlite:///{site.home / 'state.db'}"), site.home / "events")
+        no_limits = {"requests_per_minute": 0, "tokens_per_minute": 0}
+        keys = [store.create("user", "benchmark", **no_limits)[0] for _ in range(KEYS)]
         command = [sys.executable, "-m", "serving"]
         with running(command, port, site.environ(port), folder / "log") as server:
-            server.headers = site.headers
-            statuses, took, memory = asyncio.run(overload(server, seconds))
+            statuses, took, memory = asyncio.run(overload(server, keys, seconds))
             crashed = server.process.poll() is not None
         events = Counter(e["http.response.status_code"] for e in LocalStore(site.home / "events").find(SERVING))
         if "Traceback" in (log := (folder / "log").read_text()):
@@ -91,7 +97,9 @@ def main() -> None:
     finish(told, {"app": figures}, ratios, packages=("torch", "transformers", "fastapi"))
 
 
-async def overload(server: Running, seconds: float) -> tuple[Counter[int], list[float], list[tuple[float, float]]]:
+async def overload(
+    server: Running, keys: Sequence[str], seconds: float
+) -> tuple[Counter[int], list[float], list[tuple[float, float]]]:
     """Send requests for so long; returns answers by status (0: none), seconds that each 200 took, and memory."""
     statuses: Counter[int] = Counter()
     took: list[float] = []
@@ -99,7 +107,7 @@ async def overload(server: Running, seconds: float) -> tuple[Counter[int], list[
     begun, numbers = time.monotonic(), itertools.count()
     limits = httpx.Limits(max_connections=CALLERS + 1)
 
-    async def call(client: httpx.AsyncClient) -> None:
+    async def call(client: httpx.AsyncClient, key: str) -> None:
         while time.monotonic() - begun < seconds:
             n, sent = next(numbers), time.monotonic()
             body = {
@@ -108,14 +116,16 @@ async def overload(server: Running, seconds: float) -> tuple[Counter[int], list[
                 "stream": bool(n % 2),
             }
             try:
-                response = await client.post("/generate", json=body)
+                response = await client.post("/generate", json=body, headers={"X-API-Key": key})
             except httpx.TransportError as error:
                 statuses[0] += 1
                 print(f"{type(error).__name__}: {error}", file=sys.stderr)
                 await asyncio.sleep(LONGEST_PAUSE_S)
                 continue
-            statuses[response.status_code] += 1
-            if response.status_code == 200:
+            broken = body["stream"] and "event: error" in response.text
+            status = 500 if broken else response.status_code
+            statuses[status] += 1
+            if status == 200:
                 took.append(time.monotonic() - sent)
             else:
                 await asyncio.sleep(min(LONGEST_PAUSE_S, float(response.headers.get("Retry-After", 1))))
@@ -125,9 +135,9 @@ async def overload(server: Running, seconds: float) -> tuple[Counter[int], list[
             memory.append((time.monotonic() - begun, server.memory()))
             await asyncio.sleep(0.5)
 
-    async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=120, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
         watching = asyncio.create_task(watch())
-        await asyncio.gather(*(call(client) for _ in range(CALLERS)))
+        await asyncio.gather(*(call(client, keys[n % KEYS]) for n in range(CALLERS)))
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
