@@ -37,10 +37,13 @@ class Sampler:
             logits = RepetitionPenaltyLogitsProcessor(self._penalty)(earlier, logits[None])[0]
         if not self._request.temperature:
             return int(logits.argmax())
-        probabilities, order = torch.softmax(logits / self._request.temperature, -1).sort(descending=True)
-        below_top_p = probabilities.cumsum(-1) - probabilities < max(self._request.top_p, 1e-6)  # arXiv:1904.09751
-        rank = torch.multinomial(probabilities[below_top_p], 1, generator=self._seed_generator(logits.device))
-        return int(order[rank])
+        probabilities = torch.softmax(logits / self._request.temperature, -1)
+        descending, order = probabilities.sort(descending=True)
+        kept = order[descending.cumsum(-1) - descending < max(self._request.top_p, 1e-6)]  # arXiv:1904.09751
+        # Each token has its own noise, whatever its rank: the batch changes the last bits of logits, which may swap
+        # neighbours. The largest ratio to exponential noise is a draw by the probabilities.
+        noise = torch.empty_like(probabilities).exponential_(generator=self._seed_generator(logits.device))
+        return int(kept[(probabilities[kept] / noise[kept]).argmax()])
 
     def _seed_generator(self, device: torch.device) -> torch.Generator:
         if self._generator is None:
