@@ -147,7 +147,7 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
             ids, str(self._request_count), max_new_tokens, streaming=True, eos_token_id=ends or -1, **sampler
         )
         if request_id is None:
-            raise EngineDied
+            raise EngineDied from manager.background_thread_status.fatal_error
         return request_id
 
     def _wait_for_output(self) -> GenerationOutput:
