@@ -13,7 +13,15 @@ from llmops.access.roles import (
     UnknownKey,
 )
 from llmops.data.feedback.rows import ReviewNotFoundError
-from llmops.frame.errors import AccessError, EventsUnavailable, LlmopsError, RegistryError, ReviewError, StateError
+from llmops.frame.errors import (
+    AccessError,
+    EventsUnavailable,
+    LlmopsError,
+    RegistryError,
+    ReviewError,
+    StateError,
+    StateReadOnly,
+)
 
 
 class NotReady(LlmopsError):
@@ -132,6 +140,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     RevokedKey: (401, "key_revoked"),
     Forbidden: (403, "forbidden"),
     AccessError: (401, "access"),
+    StateReadOnly: (409, "state_read_only"),
     StateError: (503, "state_unreadable"),
     PromptTooLong: (422, "prompt_too_long"),
     PromptRefused: (422, "prompt_refused"),
