@@ -37,7 +37,8 @@ from serving.engines.base import Engine
 from serving.guard import Guard
 from serving.http.middleware import RequestMiddleware
 from serving.http.problems import respond_to_error
-from serving.http.server import KEEP_ALIVE_S, DrainingServer, NoUpgradeProtocol
+from serving.http.protocol import KEEP_ALIVE_S, BoundedProtocol
+from serving.http.server import DrainingServer
 from serving.models.documents import Documents
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
@@ -150,7 +151,7 @@ def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None
         app,
         host=config.serving.host,
         port=config.serving.port,
-        http=NoUpgradeProtocol,
+        http=BoundedProtocol,
         timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(config.serving.timeout_s) + 1,  # until then all answers are complete
