@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from llmops.data.retrieval import minilm
-from serving.answers.schemas import GROUND_DESCRIPTION, MAX_TOKENS, Sampling, Sources, ValidStr
+from serving.answers.schemas import GROUND_DESCRIPTION, MAX_TOKENS, ModelName, Sampling, Sources, ValidStr
 from serving.answers.structured import ResponseFormat
 from serving.engines.base import FinishReason
 
@@ -57,7 +57,7 @@ class OpenAIRequest(Sampling):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: ValidStr = Field(description="Name in the registry, or `name:v3` for one version, if it is loaded.")
+    model: ModelName = Field(description="Name in the registry, or `name:v3` for one version, if it is loaded.")
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="Longest answer, in tokens.")
     n: int | None = Field(None, ge=1, le=MAX_ANSWERS, description="Answers to each prompt; default 1.")
     stream: bool | None = None
@@ -189,7 +189,7 @@ class EmbeddingRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: ValidStr = Field(description=f"`{minilm.MODEL_NAME}`.")
+    model: ModelName = Field(description=f"`{minilm.MODEL_NAME}`.")
     input: ValidStr | Annotated[list[ValidStr], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
         description=f"Only the first {minilm.MAX_TOKENS} tokens of a text count."
     )

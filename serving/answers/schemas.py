@@ -18,6 +18,7 @@ def _check_text(value: str) -> str:
 
 MAX_TOKENS = 2**31 - 1  #: highest length that may be asked for; answers end at `serving.max_new_tokens`
 ValidStr = Annotated[str, AfterValidator(_check_text)]
+ModelName = Annotated[ValidStr, Field(max_length=200)]  #: it stands in the request's event whole
 #: the description of `ground`
 GROUND_DESCRIPTION = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
 StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_text)]

@@ -52,3 +52,12 @@ def test_digests_are_of_what_is_asked_and_said_by_every_route(shared_site, share
     assert a == repeated != b
     one, restarted, other = (Digests(secret).digest_text("one two three") for secret in (b"x", b"x", b"y"))
     assert one == restarted != other
+
+
+@pytest.mark.parametrize("path", [*list(ROUTES)[1:], "/v1/embeddings"])
+def test_no_field_of_a_request_fills_its_event(shared_site, shared_client, path):
+    body = {**ROUTES.get(path, {"input": "one two three"}), "model": "x" * 50_000}
+    answer = shared_client.post(path, json=body, headers=shared_site.headers())
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
+    [event] = shared_site.events()
+    assert event["error.type"] == "invalid" and len(json.dumps(event)) < 2000
