@@ -66,6 +66,8 @@ class AppParts:
     metrics: Metrics
     digests: Digests
     session_secret: bytes = field(repr=False)
+    #: One thread at a time, because recognisers of personal data are Python: each further one would slow all answers.
+    storing_feedback: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def get_parts(request: Request) -> AppParts:

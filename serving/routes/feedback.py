@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from llmops.access.roles import Key
 from llmops.events.datasets import FEEDBACK
@@ -13,9 +14,10 @@ from llmops.events.events import emit
 from llmops.frame.errors import StateError
 from llmops.release import trials
 from llmops.scans.pii import redact_texts
-from serving.admission.dependencies import AppPartsDep, require_within_limits
+from serving.admission.dependencies import AppParts, AppPartsDep, require_within_limits, reserve
 from serving.admission.signing import is_request_id, read_mark
 from serving.answers.schemas import FeedbackRequest, FeedbackResponse, Problem
+from serving.engines.base import EngineRequest, Text
 from serving.errors import FeedbackRefused
 
 log = logging.getLogger(__name__)
@@ -27,16 +29,26 @@ _problems: dict[int | str, dict[str, Any]] = {n: {"model": Problem} for n in (40
 
 
 @router.post("/feedback", name="feedback", status_code=201, responses=_problems)
-def store_feedback(
-    body: FeedbackRequest, app: AppPartsDep, key: Annotated[Key, Depends(require_within_limits("feedback"))]
+async def store_feedback(
+    request: Request,
+    body: FeedbackRequest,
+    app: AppPartsDep,
+    key: Annotated[Key, Depends(require_within_limits("feedback"))],
 ) -> FeedbackResponse:
     """Store a rating, a comment or a correction. Personal data in its texts is replaced by marks first.
 
     A key's last rating of a request counts, also in a running trial. A comment or a correction takes no rating back.
-    The event has the `http.request.id` of the request.
+    The event has the `http.request.id` of the request. The texts count as tokens of the key, one for each byte.
     """
     if not is_request_id(app.session_secret, body.id):
         raise FeedbackRefused("This is no id of a request that was answered here; send the one in X-Request-ID.")
+    if texts := "".join(getattr(body, name) for name in TEXTS):
+        await reserve(request, [EngineRequest(Text(texts), 0)])
+    async with app.storing_feedback:
+        return await asyncio.to_thread(_store, body, app, key)
+
+
+def _store(body: FeedbackRequest, app: AppParts, key: Key) -> FeedbackResponse:
     counts = int(body.rating == "up"), int(body.rating == "down"), int(bool(body.correction.strip()))
     version = ""
     if mark := read_mark(body.id):

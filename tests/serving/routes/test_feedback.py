@@ -1,11 +1,14 @@
 """What is kept of feedback, and whose is refused."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import pytest
 
 from llmops.events.datasets import FEEDBACK, SERVING
+from llmops.scans.pii import redact_texts
 from serving.admission import signing
 
 
@@ -52,7 +55,8 @@ def test_a_correction_brings_its_question_and_no_personal_data(site, client, ans
     [
         ({}, "rating"), ({"rating": "sideways"}, "rating"), ({"comment": "  "}, "rating"),
         ({"correction": "No."}, "question"), ({"rating": "up", "question": "x"}, "correction"),
-        ({"rating": "up", "comment": "x" * 4001}, "comment"), ({"rating": "up", "comment": "\ud800"}, "comment"),
+        ({"rating": "up", "comment": "x" * 4001}, "comment"),
+        ({"correction": "x" * 8000, "question": "x" * 8000, "answer": "x"}, "16000"), ({"rating": "up", "comment": "\ud800"}, "comment"),
     ],
 )  # fmt: skip
 def test_feedback_that_says_nothing_or_too_much_is_refused(site, client, answered, body, words):
@@ -93,3 +97,34 @@ def test_where_no_secret_can_be_kept_ids_still_work(tmp_path):
 def test_feedback_that_cannot_be_kept_is_not_said_to_be(site, client, answered, monkeypatch):
     monkeypatch.setattr("serving.routes.feedback.emit", Mock(side_effect=OSError("No space left on device")))
     assert send(site, client, id=answered, rating="up").status_code == 500
+
+
+def test_the_texts_of_feedback_are_charged_to_its_key(site, client, answered):
+    """They are searched for personal data, which takes longer than many an answer."""
+    key, _ = site.store.create("user", "user", requests_per_minute=0, tokens_per_minute=1000)
+    headers = {"X-API-Key": key}
+    body = {"id": answered, "rating": "down", "comment": "é" * 300}
+    first = client.post("/feedback", json=body, headers=headers)
+    assert (first.status_code, first.headers["x-ratelimit-remaining-tokens"]) == (201, str(1000 - 664))
+    assert client.post("/feedback", json=body, headers=headers).status_code == 429
+    assert client.post("/feedback", json={"id": answered, "rating": "up"}, headers=headers).status_code == 201
+
+
+def test_one_feedback_at_a_time_is_searched_and_other_requests_are_answered_meanwhile(site, client, monkeypatch):
+    started, may_end, running = threading.Semaphore(0), threading.Event(), []
+    ids = [site.ask(client).json()["id"] for _ in range(3)]
+
+    def redact(texts, entities):
+        running.append(texts)
+        started.release()
+        may_end.wait(50)
+        return redact_texts(texts, entities)
+
+    monkeypatch.setattr("serving.routes.feedback.redact_texts", redact)
+    with ThreadPoolExecutor(3) as callers:
+        answers = [callers.submit(send, site, client, id=id, comment="hm") for id in ids]
+        assert started.acquire(timeout=50)
+        assert client.get("/healthz").status_code == 200 and site.ask(client).status_code == 200
+        assert len(running) == 1
+        may_end.set()
+        assert [answer.result().status_code for answer in answers] == [201] * 3
