@@ -8,8 +8,9 @@ takes a few microseconds instead of 11 ms. Only the entities in `NER` load the s
 
 Order numbers, dates, prices and versions are not personal data. A card number must pass Luhn's checksum, an IBAN its
 own. One in ten numbers passes Luhn's by chance, so an unbroken number straight after a word such as "order number" is
-none, unless a word such as "card" stands near it. Overlapping spans become one span over all of them, named after the highest score, then the longest, then the
-first.
+none, unless a word such as "card" stands near it.
+
+Overlapping spans become one span over all of them, named after the highest score, then the longest, then the first.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ _NOT_A_CARD = re.compile(
     re.IGNORECASE,
 )
 _CARD_WORD = re.compile(
-    r"card|visa|maestro|amex|american express|diners|\bjcb\b|union ?pay|\bcv[cv]2?\b|\bexp(?:ir|\b)|\bpan\b", re.IGNORECASE
+    r"card|visa|maestro|amex|american express|diners|\bjcb\b|union ?pay|\bcv[cv]2?\b|\bexp(?:ir|\b)|\bpan\b",
+    re.IGNORECASE,
 )
 _DATE = re.compile(
     r"\b(?:(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ]|(?:0?[1-9]|[12]\d|3[01])[-./ ]\d{1,2}[-./ ](?:19|20)\d\d)"

@@ -74,7 +74,8 @@ CARDS = (
     "words",
     [
         "It is {}.", "Card for your order: {}", "The order number is on file, your visa is {}", "Order 12 was paid: {}",
-        "In any case {}", "I have placed the order. {}", "Your order number is {}, card of ana", "您的卡号是{}，请", "ID{}x",
+        "In any case {}", "I have placed the order. {}", "Your order number is {}, card of ana",
+        "您的卡号是{}，请", "ID{}x",
     ],
 )  # fmt: skip
 def test_no_card_number_stays_whatever_stands_around_it(number: str, words: str) -> None:
