@@ -202,7 +202,9 @@ def _load_recognizers() -> dict[str, tuple[EntityRecognizer, ...]]:
     # Issuers that Presidio leaves out (Mastercard's 2-series, Mir, Maestro, UnionPay, RuPay, Troy), numbers of up to 19
     # digits, and numbers beside a letter.
     cards = Pattern(
-        "cards", r"(?<!\d)(?:[3-6]\d{3}|2[2-7]\d\d|8[12]\d\d|9792)(?:[-. ]?\d{4}){3}(?:[-. ]?\d{1,3})?(?!\d)", 0.3
+        "cards",
+        r"(?<!\d)(?:35\d\d|[456]\d{3}|2[2-7]\d\d|8[12]\d\d|9792)(?:[-. ]?\d{4}){3}(?:[-. ]?\d{1,3})?(?!\d)",
+        0.3,
     )
     amex = Pattern("American Express", r"(?<!\d)3[47]\d\d[-. ]?\d{6}[-. ]?\d{5}(?!\d)", 0.3)
     plain = [("-", ""), (" ", ""), (".", "")]
