@@ -128,7 +128,6 @@ def create_app(
         folder=config.events,
         max_body=16 * config.serving.max_prompt_chars + 65_536,
         timeout_s=config.serving.timeout_s,
-        secret=secret,
         count=parts.metrics.count,
         texts=texts,
         traces=traces,

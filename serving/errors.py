@@ -119,7 +119,7 @@ class ClientLeft(LlmopsError):
 
 
 class FeedbackRefused(LlmopsError):
-    """The feedback is about no request of this app, or is empty."""
+    """The feedback is about no answer to its sender, or has another question or answer."""
 
 
 class EventsUnreadable(LlmopsError):

@@ -27,6 +27,7 @@ from llmops.release.registry.registry import registry_of
 from llmops.state.database import Database, database_of
 from serving.app import create_app
 from serving.engines.stepping import Job
+from serving.http.protocol import BoundedProtocol
 from tests.clock import wait_until
 from tests.release.conftest import put_version
 from tests.serving.echo import EchoEngine, EchoRow
@@ -96,7 +97,7 @@ class Site:
     def live(self, engine_for: Callable[[Any], Any] | None = None) -> Iterator[str]:
         """The app behind a real uvicorn on a free port, ready to answer; gives its URL."""
         app = self.app(engine_for)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", http=BoundedProtocol))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         self.until(lambda: server.started and app.state.parts.models.champion)
