@@ -10,7 +10,7 @@ import pytest
 from llmops.events.datasets import FEEDBACK, SERVING
 from llmops.scans.pii import redact_texts
 from serving.admission import signing
-from serving.engines.echo import EchoEngine
+from tests.serving.echo import EchoEngine
 
 
 @pytest.fixture
