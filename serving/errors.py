@@ -8,8 +8,10 @@ from llmops.access.roles import (
     ExpiredKey,
     Forbidden,
     KeyRefused,
+    NoMappedGroup,
     NoSuchKey,
     RevokedKey,
+    SignInRefused,
     UnknownKey,
 )
 from llmops.data.feedback.rows import ReviewNotFoundError
@@ -103,6 +105,10 @@ class FeedbackRefused(LlmopsError):
     """The feedback is about no request of this app, or is empty."""
 
 
+class SignInUnavailable(LlmopsError):
+    """The provider of sign-ins does not answer."""
+
+
 class EventsUnreadable(LlmopsError):
     """No sink of events can be read."""
 
@@ -120,6 +126,8 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     ExpiredKey: (401, "key_expired"),
     RevokedKey: (401, "key_revoked"),
     Forbidden: (403, "forbidden"),
+    NoMappedGroup: (403, "no_role"),
+    SignInRefused: (401, "sign_in_refused"),
     AccessError: (401, "access"),
     StateError: (503, "state_unreadable"),
     PromptTooLong: (422, "prompt_too_long"),
@@ -142,6 +150,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     DocumentsDown: (503, "documents_down"),
     TimedOut: (504, "timed_out"),
     EngineDied: (503, "engine_died"),
+    SignInUnavailable: (503, "sign_in_unavailable"),
     EventsUnreadable: (404, "events_unreadable"),
     EventsUnavailable: (503, "events_unavailable"),
     RegistryError: (409, "registry"),
