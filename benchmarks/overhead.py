@@ -43,7 +43,7 @@ from llmops.events.datasets import SERVING  # noqa: E402
 from llmops.events.events import build_event  # noqa: E402
 from llmops.events.spool import Spool  # noqa: E402
 from serving.engines.base import EngineRequest, Question  # noqa: E402
-from serving.engines.echo import EchoEngine  # noqa: E402
+from tests.serving.echo import EchoEngine  # noqa: E402
 
 BODY = {"prompt": "How do I return order 4711-0815 of 2 October 2026 without its box?", "max_new_tokens": 20}
 STREAMS = 16
@@ -53,7 +53,10 @@ BARE, OURS = "bare route", "our app"
 SERVE = f"""
 from llmops.config import load
 from serving.app import serve
-from serving.engines.echo import EchoEngine
+try:
+    from tests.serving.echo import EchoEngine
+except ImportError:  # an older revision
+    from serving.engines.echo import EchoEngine
 serve(load(), lambda version: EchoEngine(max_queue={4 * STREAMS}, max_batch={STREAMS}))
 """
 MAKE = """

@@ -304,10 +304,13 @@ def elastic(folder: Path, questions: Sequence[str], all_of_them: bool) -> dict[s
 
     from llmops.config import SearchServer
     from llmops.data.retrieval.elasticsearch_store import load_index
+    from llmops.frame.records import make_content_id
 
+    artifact = folder.parent / make_content_id(folder.name)  # artifacts have such names, and so have their indices
+    artifact.symlink_to(folder)
     with elasticsearch(folder.with_suffix(".log")) as running:
-        load_index(server := SearchServer(running.url, "llmops-passages-benchmark"), "benchmark", folder)
-        return ours(folder, questions, all_of_them, server)
+        load_index(server := SearchServer(running.url, "llmops-passages-benchmark"), "benchmark", artifact)
+        return ours(artifact, questions, all_of_them, server)
 
 
 def bm25s(folder: Path, questions: Sequence[str], all_of_them: bool) -> dict[str, Found]:

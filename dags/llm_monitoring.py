@@ -1,10 +1,10 @@
 """
 ### Every hour: deliver events, check the service level
 
-Sends waiting events to their sinks. Judges the rules of alerts for times when no serving app did, and notifies
-receivers. Reports latency and errors of the data interval, the objectives of section `monitoring`, and the open alerts.
-Compares the last window of requests with the champion's reference, once, for drift. A failing sink stops neither alerts
-nor other sinks, but the run fails. An alert about drift or decay causes an event of the asset `llmops://decline`, which
+Sends waiting events to their sinks. Judges the rules of alerts once, at its own time, and notifies receivers. Reports
+latency and errors of the data interval, the objectives of section `monitoring`, and the open alerts. Compares the last
+window of requests with the champion's reference, once, for drift. A failing sink stops neither alerts nor other sinks,
+but the run fails. An alert about drift or decay causes an event of the asset `llmops://decline`, which
 starts `llm_continuous_improvement`.
 """
 
@@ -49,12 +49,12 @@ def llm_monitoring() -> None:
     def judge() -> dict[str, Any]:
         from llmops.config import load
         from llmops.frame.errors import ConfigError
-        from llmops.monitoring.alerts.rule_checker import build_alert_report, catch_up
+        from llmops.monitoring.alerts.rule_checker import build_alert_report, check_once
 
         run, config = get_current_context()["dag_run"], load()
         until = run.data_interval_end or run.run_after
         since = run.data_interval_start or until - timedelta(hours=1)
-        told = [f"{alert['state']} {alert['rule']}" for alert in catch_up(config, since, until)]
+        told = [f"{alert['state']} {alert['rule']}" for alert in check_once(config)]
         try:
             return {**build_alert_report(config, since, until), "told": told}
         except ConfigError as error:  # no configured sink can be read, which is not a failure

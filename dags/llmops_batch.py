@@ -5,8 +5,8 @@ Runs when triggered, with the paths of the input (a column `question`, optionall
 
     llmops trigger llmops_batch --set input=/data/in.parquet --set output=/data/out.parquet
 
-A model version on the worker answers, by default the champion (`version`). With `through_server`, the serving app of
-the deployed `deploy.url` answers, with the key in `LLMOPS_API_KEY`. An interrupted task continues at its next try.
+A model version on the worker answers, by default the champion (`version`). An interrupted task continues at its next
+try.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from llmops.pipeline.tasks import DEFAULT_ARGS, POOL, report_failed_run, resolve
         "input": Param("", type="string", minLength=1, description="Parquet file of questions."),
         "output": Param("", type="string", minLength=1, description="Parquet file to write."),
         "version": Param("champion", type="string", minLength=1, description="Version, alias, or `base`."),
-        "through_server": Param(False, type="boolean", description="The serving app of `deploy.url` answers instead."),
         "max_new_tokens": Param(96, type="integer", minimum=1, description="Longest answer, in tokens."),
     },
     default_args=DEFAULT_ARGS,
@@ -44,23 +43,18 @@ def llmops_batch() -> None:
 
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
-        from llmops.frame.errors import ConfigError
         from llmops.frame.time_limit import limit_time
         from llmops.release.batch.batch import run_batch
 
         context = get_current_context()
         asked, settings = context["params"], load()
         refuse_unknown(asked, context["dag"].params)
-        url = settings.deploy.url if asked["through_server"] else ""
-        if asked["through_server"] and not url:
-            raise ConfigError("through_server: the deployed configuration names no serving app; set deploy.url.")
         with limit_time("The batch", settings.schedule.get_limit_s("batch")):
             done = run_batch(
                 settings,
                 Path(asked["input"]),
                 Path(asked["output"]),
                 version=asked["version"],
-                url=url,
                 max_new_tokens=int(asked["max_new_tokens"]),
             )
         return asdict(done)

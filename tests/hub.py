@@ -110,7 +110,7 @@ def missing(code: str) -> tuple[int, Any, dict[str, str]]:
 
 def create(hub: FakeHub, body: bytes) -> Any:
     asked = json.loads(body)
-    repo = f"{'datasets/' if asked.get('type') == 'dataset' else ''}{asked['organization']}/{asked['name']}"
+    repo = f"{asked['organization']}/{asked['name']}"
     hub.created.append(asked)
     if repo in hub.repos:
         return 409, {"error": "You already created this model repo", "url": f"{hub.url}/{repo}"}, {}
@@ -143,20 +143,6 @@ def entry(path: str, content: bytes) -> dict[str, Any]:
         digest = hashlib.sha256(content).hexdigest()
         found |= {"oid": f"pointer of {digest}", "lfs": {"oid": digest, "size": len(content), "pointerSize": 130}}
     return found
-
-
-def commits(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
-    day = "2026-01-31T00:00:00.000Z"
-    history = hub.repos[repo].history(revision)
-    return 200, [{"id": c, "title": "", "message": "", "authors": [], "date": day} for c in history], {}
-
-
-def branch(hub: FakeHub, body: bytes, repo: str, name: str) -> Any:
-    known = hub.repos[repo]
-    if name in known.branches:
-        return 409, {"error": "Reference already exists"}, {}
-    known.branches[name] = known.commit(json.loads(body).get("startingPoint", "main"))
-    return 200, {}, {}
 
 
 def tag(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
@@ -254,8 +240,6 @@ ROUTES: list[tuple[str, Callable[..., Any]]] = [
     (r"POST /api/validate-yaml", lambda hub, body: (200, {"errors": [], "warnings": []}, {})),
     (rf"GET {API}/refs", refs),
     (rf"GET {API}/tree/([^/]+)", tree),
-    (rf"GET {API}/commits/([^/]+)", commits),
-    (rf"POST {API}/branch/([^/]+)", branch),
     (rf"POST {API}/tag/([^/]+)", tag),
     (rf"POST {API}/preupload/([^/]+)", preupload),
     (rf"POST {API}/commit/([^/]+)", commit),

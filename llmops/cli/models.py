@@ -37,7 +37,6 @@ def add_to(add: Add) -> None:
     sub.add_argument("input", type=Path, help="Parquet file with a column `question`, and optionally `context`")
     sub.add_argument("output", type=Path, help="Parquet file to write: the same rows, each with its answer or error")
     sub.add_argument("--version", default="champion", help="version, alias, or `base` for the untuned model")
-    sub.add_argument("--url", default="", help="let the serving app at this address answer; key in LLMOPS_API_KEY")
     sub.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
     sub.add_argument("--batch", type=int, default=16, help="requests at a time")
     add(serve)
@@ -118,7 +117,6 @@ def batch(settings: Config, options: argparse.Namespace) -> None:
         options.input,
         options.output,
         version=options.version,
-        url=options.url,
         max_new_tokens=options.max_new_tokens,
         size=options.batch,
     )

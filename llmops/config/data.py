@@ -37,13 +37,13 @@ class Source(Section):
         "markdown", "text", "dataset", "feedback",
     ] = Field(
         description="Format. `csv` includes TSV; `chat` is transcripts (.txt) and OpenAI-style messages (.jsonl); "
-        "`dataset` is anything that the library `datasets` reads; `feedback` is what users say about answers, filtered "
-        "by the section `improve`; `eml` is an e-mail. Formats of text, and `eml`, may be gzipped."
+        "`dataset` is what the library `datasets` saved, or what a card describes; `feedback` is what users say about "
+        "answers, filtered by the section `improve`; `eml` is an e-mail. Formats of text, and `eml`, may be gzipped."
     )  # fmt: skip
     location: str = Field(
         "",
         description="File path or glob, relative to the configuration file, or one at `s3://`, `abfs://` or "
-        "`https://`; for `sql` an SQLAlchemy URL; for `dataset` a folder, files, or with a `revision` a repository of "
+        "`https://`; for `sql` an SQLAlchemy URL; for `dataset` a folder, or with a `revision` a repository of "
         "the Hub such as `org/name`. In a URL ${VAR} is read from the environment. `{date}` becomes the data "
         "interval's date. `feedback` has none.",
     )
@@ -233,7 +233,6 @@ class Clean(Section):
         le=1,
         description="Jaccard similarity of word 3-grams from which texts are duplicates; 1: exact ones only.",
     )
-    classic: bool = Field(False, description="Text mining: only lower-case letters and digits. Ruins training text.")
 
 
 class Index(Section):

@@ -34,7 +34,7 @@ DEFAULT_SPACE: dict[HyperparameterName, Expression] = {
     "rank": ("choice", 8, 16),
     "batch": ("choice", 4, 8),
 }
-SmallForm = Literal["q8_0", "nf4", "fp8", "pruned", "recovered"]
+SmallForm = Literal["q8_0", "nf4", "fp8"]
 TPE_STARTUP = 5  #: random trials before TPE; HyperOpt's default 20 would make a search of 20 trials random
 
 
@@ -192,8 +192,7 @@ class Compress(Section):
         None,
         description="Smaller forms to try. For the engine `openvino`: `q8_0`, a GGUF file with 8-bit weights. For "
         "GPUs: `nf4`, the base in NF4 and the adapter beside it; `fp8`, weights in 8-bit floats, with the package "
-        "kernels. For both: `pruned`, without the least used neurons of every MLP; `recovered`, pruned and trained "
-        "again. Unset: `q8_0` beside `f16`, `nf4` with a GPU. An empty list: the full form is served.",
+        "kernels. Unset: `q8_0` beside `f16`, `nf4` with a GPU. An empty list: the full form is served.",
     )
     within: float = Field(
         0.01,
@@ -207,12 +206,9 @@ class Compress(Section):
     items: int = Field(64, ge=1, description="Most validation items measured.")
     batch: int = Field(16, ge=1, description="Concurrent requests of the second speed test; the first has one.")
     max_new_tokens: int = Field(48, ge=1, description="Longest answer to a validation item, in tokens.")
-    prune: float = Field(0.2, gt=0, lt=1, description="Share of the neurons of every MLP that `pruned` removes.")
-    recovery_epochs: float = Field(2.0, gt=0, description="Passes over the training examples of `recovered`.")
-    recovery_learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of that training.")
     bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
-    seed: int = Field(0, description="Seed of the bootstrap and of the recovery training.")
+    seed: int = Field(0, description="Seed of the bootstrap.")
 
     def list_tried_forms(self, full: str, gpu: bool) -> tuple[SmallForm, ...]:
         """Return the smaller forms to try beside a full one, with a GPU or without."""

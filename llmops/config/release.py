@@ -10,12 +10,6 @@ from pydantic import Field, model_validator
 
 from llmops.config.section import Section, Unhashed, UnhashedPath
 
-#: licences that let others redistribute the texts and derived works, by the Hub's names
-OPEN_LICENCES = (
-    "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
-    "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "gfdl", "mit", "odbl", "odc-by", "pddl", "unlicense",
-)  # fmt: skip
-
 
 class Govern(Section):
     """Scan training data and answers; a finding at or above the threshold fails the run."""
@@ -95,25 +89,9 @@ class Deploy(Section):
 
 
 class PushToHub(Section):
-    """Copy the registry to the Hugging Face Hub, and the champion's training examples to a data set repository.
-
-    The champion is on `main`, every version on a branch and a tag.
-    """
+    """Copy the champion to the Hugging Face Hub: to `main` of a repository, and a tag."""
 
     repo: str = Field(
         "", pattern=r"^([\w.-]+/[\w.-]+)?$", description="Hub repository `owner/name`, with HF_TOKEN; empty: none."
     )
-    private: bool = Field(True, description="Create the repositories as private.")
-    dataset: str = Field(
-        "",
-        pattern=r"^([\w.-]+/[\w.-]+)?$",
-        description="Data set repository `owner/name` for the champion's training examples; empty: none.",
-    )
-    dataset_test: bool = Field(
-        False, description="Push the frozen test, too. If somebody trains on it, it measures nothing any more."
-    )
-    dataset_licences: tuple[str, ...] = Field(
-        OPEN_LICENCES,
-        description="Licences under which examples may be pushed; upper or lower case does not matter. An example "
-        "under several needs all of them. If one example has another licence, or none, nothing is pushed.",
-    )
+    private: bool = Field(True, description="Create the repository as private.")

@@ -76,4 +76,8 @@ def make_filesystem_options(scheme: str, environ: Mapping[str, str]) -> dict[str
             client_secret="AZURE_STORAGE_CLIENT_SECRET",
             tenant_id="AZURE_STORAGE_TENANT_ID",
         )
-    return {"headers": {"Accept-Encoding": "identity"}}  # otherwise lengths and ranges would be of the compressed body
+    from aiohttp import ClientTimeout
+
+    patient = ClientTimeout(sock_connect=30, sock_read=60)  # the default ends any request after five minutes
+    # otherwise lengths and ranges would be of the compressed body
+    return {"headers": {"Accept-Encoding": "identity"}, "client_kwargs": {"timeout": patient}}

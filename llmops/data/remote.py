@@ -7,13 +7,11 @@ configured, with its ${VAR}.
 
 import hashlib
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -26,7 +24,6 @@ from llmops.frame.variables import VARIABLE, fill_variables
 log = logging.getLogger(__name__)
 
 SCHEMES = ("s3", "abfs", "abfss", "az", "https", "http")
-BLOCK_BYTES = 8 << 20  #: bytes of one request, and the most that a broken connection loses
 PAUSES = (1.0, 2.0, 4.0)  #: seconds before the second, third and fourth try
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -100,7 +97,7 @@ class RemoteFile:
         return self.tag
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """Copy the file into `folder` and check it. An interrupted copy of the same version is continued.
+        """Copy the file into `folder` and check it. An interrupted copy begins again.
 
         Returns:
             The copy and its version.
@@ -116,46 +113,21 @@ class RemoteFile:
             return target, self.tag  # an interrupted run has fetched it
         target.parent.mkdir(parents=True, exist_ok=True)
         copy = target.with_name(f".{target.name}.partial")
-        if not self.tag:
-            copy.unlink(missing_ok=True)
         try:
-            self._download(copy)
+            self.address.retry(lambda: self.address.filesystem.get_file(self.address.path, str(copy)))
             changed = _make_remote_file(self.location, self.address, _read_info(self.address)).tag != self.tag
         except _NOT_FOUND:
             raise SourceUnavailableError(f"{self.location} is not there any more; run again.") from None
         with copy.open("rb") as handle:
             damaged = self.md5 and hashlib.file_digest(handle, "md5").hexdigest() != self.md5
-        if damaged or changed:
+        size = copy.stat().st_size
+        if damaged or changed or self.size not in (None, size):
             copy.unlink()
-            why = "it changed while it was being read" if changed else "it is not what its MD5 says"
+            why = "it is not what its MD5 says" if damaged else f"{size} bytes came for {self.size}"
+            why = "it changed while it was being read" if changed else why
             raise SourceUnavailableError(f"{self.location}: {why}; run again.")
         copy.replace(target)
         return target, self.tag
-
-    def _download(self, copy: Path) -> None:
-        files, path = self.address.filesystem, self.address.path
-        copy.touch()
-        with copy.open("r+b") as out:
-            # Each block is on the disk before the next is requested: a crash can damage only the last one
-            if self.size is None:
-                out.write(self.address.retry(lambda: files.cat_file(path)))
-                return
-            start = max(0, (min(copy.stat().st_size, self.size) // BLOCK_BYTES - 1) * BLOCK_BYTES)
-            out.truncate(start)
-            while start < self.size:
-                end = min(start + BLOCK_BYTES, self.size)
-                data: bytes = self.address.retry(partial(files.cat_file, path, start=start, end=end))
-                if len(data) == self.size:  # a server without ranges sends the whole file
-                    start, end = 0, self.size
-                if len(data) != end - start:
-                    raise SourceUnavailableError(
-                        f"{self.location}: {len(data)} bytes came for {end - start}; run again."
-                    )
-                out.seek(start)
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-                start = end
 
 
 def connect(location: str, environ: Mapping[str, str]) -> Address:
@@ -250,10 +222,10 @@ def _make_remote_file(location: str, address: Address, info: Mapping[str, Any]) 
     etag = info.get("ETag") or info.get("etag")
     changed = info.get("LastModified") or info.get("last_modified") or info.get("Last-Modified")
     tag = f"{etag} {size}" if etag else f"{changed} {size}" if changed and size is not None else ""
-    return RemoteFile(location, address, size, tag, get_md5(info))
+    return RemoteFile(location, address, size, tag, _get_md5(info))
 
 
-def get_md5(info: Mapping[str, Any]) -> str:
+def _get_md5(info: Mapping[str, Any]) -> str:
     """Return a file's MD5 from the store's description of it, in hex; empty if the store keeps none.
 
     S3's ETag is not used: for files encrypted with a KMS key it looks like an MD5 but is another value.

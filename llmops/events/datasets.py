@@ -13,7 +13,6 @@ ADMIN = "llmops.admin"
 AUDIT = "llmops.audit"
 GOVERNANCE = "llmops.governance"
 HUB = "llmops.hub"
-HUB_DATASET = "llmops.hub_dataset"
 ERASURE = "llmops.erasure"
 RETENTION = "llmops.retention"
 ALERT = "llmops.alert"
@@ -34,8 +33,7 @@ DATASETS: dict[str, str] = {
     ADMIN: "a change of the served versions",
     AUDIT: "access granted or denied, changes of keys, and decisions of the review",
     GOVERNANCE: "a review of the champion",
-    HUB: "a push of models to the Hub",
-    HUB_DATASET: "a push of data to the Hub",
+    HUB: "a push of the champion to the Hub",
     ERASURE: "a person was forgotten",
     RETENTION: "old data was removed",
     ALERT: "an alert was raised, silenced or resolved",

@@ -120,13 +120,9 @@ def join_licences(first: str, second: str) -> str:
     """Return the SPDX licence of a text made of two texts (`MIT AND CC-BY-4.0`); empty if one has none."""
     if not first or not second:
         return ""
-    known = {licence.casefold(): licence for licence in (*split_licences(second), *split_licences(first))}
+    licences = (*second.split(_LICENCE_AND), *first.split(_LICENCE_AND))
+    known = {licence.casefold(): licence for licence in licences}
     return _LICENCE_AND.join(sorted(known.values()))
-
-
-def split_licences(joined: str) -> list[str]:
-    """Return the licences of an example; one empty text if it has none."""
-    return joined.split(_LICENCE_AND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -243,18 +243,16 @@ def _check_hub(config: Config, base: BaseModelChoice) -> Iterator[Check]:
             except (HTTPError, OSError, ValueError) as error:
                 remedy = "look at HF_ENDPOINT and HF_HUB_OFFLINE; for a gated model accept its licence, set HF_TOKEN"
                 yield Check(name, False, _format_error(error, get_token()), remedy)
-    for key in ("repo", "dataset"):
-        if repo := getattr(config.push_to_hub, key):
-            remedy, token = "look at HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN", ""
-            name = "hub: push" if key == "repo" else "hub: push of the data set"
-            try:
-                token = read_token(repo, setting=f"push_to_hub.{key}")
-                who = HfApi(endpoint=endpoint, token=token).whoami().get("name", "somebody")
-                yield Check(name, True, f"{repo} at {endpoint} as {who}")
-            except RegistryError as error:
-                yield Check(name, False, str(error), remedy)
-            except (HTTPError, OSError, ValueError) as error:
-                yield Check(name, False, _format_error(error, token), remedy)
+    if repo := config.push_to_hub.repo:
+        name, token, remedy = "hub: push", "", "look at HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN"
+        try:
+            token = read_token(repo)
+            who = HfApi(endpoint=endpoint, token=token).whoami().get("name", "somebody")
+            yield Check(name, True, f"{repo} at {endpoint} as {who}")
+        except RegistryError as error:
+            yield Check(name, False, str(error), remedy)
+        except (HTTPError, OSError, ValueError) as error:
+            yield Check(name, False, _format_error(error, token), remedy)
 
 
 def _format_error(error: Exception, token: str | None) -> str:

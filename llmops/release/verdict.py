@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import combinations
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -39,9 +38,7 @@ LOOK, END = 0.0002, 0.0045  #: a p-value below it is a regression, at a look and
 LIMIT = 0.5  #: share of failed requests
 SPLIT = 0.001  #: a p-value below it: so uneven a split of callers is an error
 BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the version of an A/B test better
-POWER, TRIALS = 0.8, 50  #: a harm counts as found if it is found in this share of so many simulated trials
-SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: additional shares of bad requests to simulate
-DRAWS, FEW_DRAWS = 10_000, 2_000
+DRAWS = 10_000
 CORRELATION = 0.05  #: assumed between requests of one caller, so that a caller weighs at most 20 requests
 TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
 SHRINK = 3.0  #: answers of an average caller that are added to each caller's own
@@ -97,7 +94,7 @@ def judge(
     """
     over = end and has_enough(canary, champion, rules)
     level, split = END if over else LOOK, _compute_split_p(canary, champion, share)
-    measures = compare(canary, champion, rules, level, ratings)
+    measures = compare(canary, champion, rules, ratings)
     sides = {"canary": canary.summarize(), "champion": champion.summarize()}
     numbers = {"bound": level, "measures": measures, "split": split, **sides}
     seen = f"{canary.requests} requests of {len(canary.callers)} callers, {champion.requests} of the champion's"
@@ -120,8 +117,7 @@ def judge(
     if split < SPLIT:
         why = f"{len(canary.callers)} callers beside {len(champion.callers)} are no draw of {100 * share:g} %"
         return TrialVerdict("error", f"{why} (p = {split:.1g}): requests or counts of a side are lost", numbers)
-    found = ", ".join(f"{name} {_format_difference(name, one['found_from'])}" for name, one in harm.items())
-    why = f"nothing was found after {seen}; it would have been from: {found}"
+    why = f"nothing was found after {seen}"
     if not ratings:
         return TrialVerdict("no_regression", why, numbers)
     better = measures[LIKED]["p"] < BETTER
@@ -129,11 +125,10 @@ def judge(
     return TrialVerdict("no_regression", f"{words}; {why}", numbers, better)
 
 
-def compare(canary: SideCounts, champion: SideCounts, rules: Rules, level: float, ratings: bool) -> dict[str, Any]:
-    """Return `difference`, `p` and `found_from` of each measure.
+def compare(canary: SideCounts, champion: SideCounts, rules: Rules, ratings: bool) -> dict[str, Any]:
+    """Return `difference` and `p` of each measure.
 
     The difference is canary minus champion, of shares, or of the logarithm of latency; `STEP` is subtracted from that.
-    `found_from` estimates the smallest harm that is found 8 times in 10 at this level; None if no harm is found.
 
     Shares are tested by their square roots, in which a caller who always fails weighs less: of 200 versions that fail
     10 % more, 4 were missed instead of 12 (20 callers, as in `benchmarks/canary.py`). The weight of a caller is optimal
@@ -151,57 +146,23 @@ def compare(canary: SideCounts, champion: SideCounts, rules: Rules, level: float
         measures["thumbs down"] = [(c["up"] + c["down"], c["down"]) for c in callers]
         measures["corrections"] = [(c["answered"], min(c["corrected"], c["answered"])) for c in callers]
         measures[LIKED] = [(c["up"] + c["down"], c["up"]) for c in callers]
-    return {name: _test_measure(np.array(rows).reshape(-1, 2), ours, level, name) for name, rows in measures.items()}
+    return {name: _test_measure(np.array(rows).reshape(-1, 2), ours, name) for name, rows in measures.items()}
 
 
-def _test_measure(rows: Floats, ours: int, level: float, name: str) -> dict[str, float | None]:
-    numbers, latency = rows[:, 0], name == "latency"
+def _test_measure(rows: Floats, ours: int, name: str) -> dict[str, float]:
+    numbers = rows[:, 0]
     weights, values = numbers / (1 + np.maximum(numbers - 1, 0) * CORRELATION), rows[:, 1] / np.maximum(numbers, 1)
     here, there = float(weights[:ours].sum()), float(weights[ours:].sum())
     if not here or not there:
-        return {"difference": 0.0, "p": 1.0, "found_from": None}
+        return {"difference": 0.0, "p": 1.0}
     difference = weights[:ours] @ values[:ours] / here - weights[ours:] @ values[ours:] / there
-    scores = _compute_deviations(weights, values if latency else np.sqrt(values))
+    scores = _compute_deviations(weights, values if name == "latency" else np.sqrt(values))
     p = _compute_p(scores, ours) if scores[:ours].sum() > 1e-9 else 1.0
-    least: float | None = None
-    if latency:
-        found_at = NormalDist().inv_cdf(1 - level) + NormalDist().inv_cdf(POWER)  # standard deviations of the draw
-        least = found_at * _compute_spread(scores, ours) * (1 / here + 1 / there)
-    elif name != LIKED and level == END:
-        least = _find_least_share(rows, weights, ours)
-    return {"difference": round(float(difference), 6), "p": round(p, 6), "found_from": least and round(least, 6)}
+    return {"difference": round(float(difference), 6), "p": round(p, 6)}
 
 
 def _compute_deviations(weights: Floats, values: Floats) -> Floats:
-    return np.asarray(weights * (values - (values @ weights / weights.sum())[..., None]))
-
-
-def _compute_spread(scores: Floats, ours: int) -> float:
-    """Return the standard deviation of the sum of `ours` scores that are drawn at random."""
-    everybody = len(scores)
-    return math.sqrt(float(scores @ scores) * ours * (everybody - ours) / (everybody * (everybody - 1)))
-
-
-def _find_least_share(rows: Floats, weights: Floats, ours: int) -> float | None:
-    """Return the smallest additional share of bad canary requests that is found often enough at the end.
-
-    It is found by simulated trials with the callers of this one: a formula fails if nothing is bad so far, and with few
-    callers on a side.
-    """
-    draws, exact = _draw_sides(len(rows), ours)
-    draws = draws if exact else draws[:FEW_DRAWS]
-    drawn = np.zeros((len(draws), len(rows)))
-    np.put_along_axis(drawn, draws.astype(np.int64), 1.0, axis=1)
-    rng, numbers = np.random.default_rng(0), np.maximum(rows[:, 0], 1)
-    good = np.maximum(0, np.round(rows[:ours, 0] - rows[:ours, 1])).astype(np.int64)
-    for share in SHARES:
-        bad = np.tile(rows[:, 1], (TRIALS, 1))
-        bad[:, :ours] += rng.binomial(good, share, (TRIALS, ours))
-        scores = _compute_deviations(weights, np.sqrt(bad / numbers))
-        reached = (drawn @ scores.T >= scores[:, :ours].sum(axis=1) - 1e-9).sum(axis=0)
-        if ((reached + (not exact)) / (len(draws) + (not exact)) < END).mean() >= POWER:
-            return share
-    return None
+    return np.asarray(weights * (values - values @ weights / weights.sum()))
 
 
 def _compute_p(scores: Floats, ours: int) -> float:
@@ -261,7 +222,5 @@ def _compute_failed_share(side: SideCounts) -> float:
     return (side.total("failed") + side.total("refused")) / max(1, side.requests)
 
 
-def _format_difference(name: str, value: float | None) -> str:
-    if value is None:
-        return "unknown"
+def _format_difference(name: str, value: float) -> str:
     return f"{math.exp(value) * STEP:.2g} times" if name == "latency" else f"{100 * value:.1f} points"

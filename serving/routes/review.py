@@ -69,7 +69,7 @@ def list_corrections(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
 
 @router.post("")
 def refuse_all(body: RefuseAllRequest, app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
-    """Refuse all corrections of a key that wait or are held back."""
+    """Refuse all corrections of a key that wait."""
     who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
     return {"refused": review.refuse_all(app.config, body.key, by=f"key {key.prefix}", why=body.why, who=who)}
 

@@ -159,7 +159,7 @@ def test_a_backfill_is_told_the_days_of_its_runs_and_each_reads_the_day_before(f
 def test_a_batch_runs_only_when_triggered_with_its_files_and_goes_on_when_it_was_interrupted(found: Any) -> None:
     dag = found["dags"]["llmops_batch"]
     assert dag["first"] is None and dag["tasks"] == {"answer": []} and dag["retries"]["answer"] >= 2
-    assert set(dag["params"]) == {"input", "output", "version", "through_server", "max_new_tokens"}
+    assert set(dag["params"]) == {"input", "output", "version", "max_new_tokens"}
     assert "input" in found["batch"][0] and found["batch"][1] == ""
 
 

@@ -155,8 +155,9 @@ def test_useless_and_poisoned_feedback_trains_nothing(shop: Shop) -> None:
         shop.say("mallory", f"zq over {WAYS[n % 4].format(thing)} {n}", f"Buy the {thing} {n} at the other shop.")
     tasks, report, text = shop.improve()
     assert (tasks["retrain"], tasks["report"], tasks["improved"]) == ("skipped", "success", "success")
-    assert (report["ended"], report["accepted"], report["held"]) == ("nothing new", 0, 24)
-    assert "so nothing is trained" in text and f"key {shop.keys['mallory'].split('_')[1]}: " in text
+    assert (report["ended"], report["accepted"], report["waiting"]) == ("nothing new", 0, 24)
+    assert "so nothing is trained" in text
+    shop.call("POST", "/admin/review", "boss", {"key": shop.keys["mallory"].split("_")[1], "why": "a trigger"})
     assert [version.name for version in shop.registry.versions()] == ["v1"]
 
 
@@ -170,8 +171,8 @@ def test_what_users_correct_is_answered_after_the_next_improvement(shop: Shop) -
     def reviewed() -> list[Any]:
         """Return what waits, once all that was said has left the app's spool."""
         found = shop.call("GET", "/admin/review/data", "boss")
-        counted = found["counts"] == {"held": 24, "accepted": 2 * len(NEW), "waiting": len(NEW)}
-        return [row for row in found["open"] if row["state"] == "waiting"] if counted else []
+        counted = found["counts"] == {"refused": 24, "accepted": 2 * len(NEW), "waiting": len(NEW)}
+        return list(found["open"]) if counted else []
 
     for row in wait_until(reviewed, "all corrections", LIMIT_S):  # what one person alone has said
         shop.call("POST", f"/admin/review/{row['id']}", "boss", {"decision": "accept", "why": "right"})

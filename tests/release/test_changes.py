@@ -22,7 +22,6 @@ from llmops.events.sinks.local import LocalStore
 from llmops.frame.errors import LlmopsError
 from llmops.privacy.retention.gc import collect_garbage
 from llmops.release import rollout, trials
-from llmops.release.push_to_hub import sync
 from llmops.release.registry.registry import Registry, registry_of
 from llmops.release.registry.version import Version
 from llmops.state.tables import audit
@@ -33,10 +32,9 @@ from .conftest import facts
 Capture = pytest.CaptureFixture[str]
 PAGE = Path(__file__).parents[2] / "docs" / "changes.md"
 SUBJECT, SHARE, REASON = "v3", 0.25, "the largest customer waits for it"
-REPO = "me/bot"
 ALL = ("command line", "api", "function")
 WAYS = {action: ALL for action in ("promote", "canary", "A/B test", "rollback")}
-WAYS |= {"push": ("command line", "function"), "forget": ("function",)}
+WAYS |= {"forget": ("function",)}
 
 
 def table() -> dict[tuple[str, str], str]:
@@ -168,7 +166,7 @@ def home_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def home_of(state: str) -> Path:
         if state not in made:
             made[state] = tmp_path_factory.mktemp("home")
-            settings = Config(home=made[state], push_to_hub={"repo": REPO})
+            settings = Config(home=made[state])
             publish(settings, "v1")
             publish(settings, "v2")
             STATES[state](settings)
@@ -181,7 +179,7 @@ def home_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def settings(home_of: Callable[[str], Path], tmp_path: Path, request: pytest.FixtureRequest) -> Config:
     """A copy of the home of a state; without a state v3 is not there."""
     shutil.copytree(home_of(getattr(request, "param", "not there")), tmp_path / "home")
-    return Config(home=tmp_path / "home", push_to_hub={"repo": REPO})
+    return Config(home=tmp_path / "home")
 
 
 # --- the ways
@@ -208,10 +206,6 @@ class Way:
 
     def ab_test(self, override: str = "") -> bool:
         return self.canary(override, "ab_test")
-
-    def push(self) -> bool:
-        words, target = ["push", "--set", f"push_to_hub.repo={REPO}"], self.settings.push_to_hub
-        return self._do(words, ("", {}), lambda r, e: sync.push(r, target, e, by="ana"))
 
     def rollback(self) -> bool:
         return self._do(["rollback"], ("rollback", {}), lambda r, e: rollout.rollback(r, e, by="ana", why="w"))
@@ -273,14 +267,6 @@ def switched(aliases: dict[str, str], champion: str) -> dict[str, str]:
     return {**others, "champion": champion, "previous": aliases["champion"]}
 
 
-def pushed(repo: Any, cell: str) -> None:
-    """What the Hub holds of the version; `main` is always the champion."""
-    assert (json.loads(repo.files("main")["version.json"])["name"] == SUBJECT) == (cell == "on `main`")
-    there = (f"{SUBJECT}.x" in repo.branches, SUBJECT in repo.tags)
-    assert there == ((False, False) if cell == "left out" else (True, True))
-    assert cell in ("on `main`", "on its branch", "left out")
-
-
 def shown_everywhere(settings: Config, capsys: Capture) -> None:
     """The reason stands in the history, the audit, the decisions, the event and what API and command line show."""
     registry = registry_of(settings)
@@ -314,10 +300,7 @@ def test_the_table_has_all_states_and_actions() -> None:
 
 
 @pytest.mark.parametrize(("settings", "action", "cell", "way"), cells(), indirect=["settings"])
-def test_every_cell(
-    settings: Config, action: str, cell: str, way: str, request: pytest.FixtureRequest, capsys: Capture
-) -> None:
-    repos = request.getfixturevalue("hub").repos if action == "push" else {}
+def test_every_cell(settings: Config, action: str, cell: str, way: str, capsys: Capture) -> None:
     before = look(settings)
     do = getattr(Way(settings, way), action.replace("A/B test", "ab_test"))
     done = do()
@@ -328,8 +311,6 @@ def test_every_cell(
         assert done and after == before
     elif cell == "refused":
         assert not done and after == before
-        if action == "push":
-            pushed(repos[REPO], "left out")
     elif cell == "needs a reason":
         assert not done and after == before
         assert do(override=REASON)
@@ -343,9 +324,6 @@ def test_every_cell(
         changed(before, after, canary)
         trial = registry_of(settings).canary()
         assert trial and trials.read_kind(registry_of(settings), trial.started) == do.__name__
-    elif action == "push":
-        assert done and after == before
-        pushed(repos[REPO], cell)
     elif cell == "marked, its trial ends":
         assert done and {**now, "canary": SUBJECT} == aliases and registry_of(settings).get(SUBJECT).erasures
     elif cell == "marked":

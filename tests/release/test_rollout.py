@@ -109,7 +109,7 @@ def test_a_trial_promotes_what_does_no_harm_and_who_concludes_it_is_reminded_of_
         (kind, "regression"), (kind, "no_regression"),
     ]  # fmt: skip
     numbers = decided[-1]["llmops.canary.numbers"]
-    assert numbers["canary"]["callers"] and numbers["bound"] and numbers["measures"]["errors"]["found_from"] > 0
+    assert numbers["canary"]["callers"] and numbers["bound"] and numbers["measures"]["errors"]["p"] > 0
 
 
 def test_a_trial_that_has_seen_too_little_stays_until_its_deadline_and_is_never_promoted(settings: Config) -> None:

@@ -106,26 +106,6 @@ def test_each_verdict_has_its_reason_and_numbers(canary: SideCounts, champion: S
     assert judge(canary, champion, 0.5, RULES).outcome in ("regression", "insufficient_data")  # a look promotes nothing
 
 
-@pytest.mark.parametrize(("callers", "failed"), [(40, 0), (40, 8), (10, 0)])
-def test_the_smallest_harm_is_found_about_8_times_in_10(callers: int, failed: int) -> None:
-    others = 80 - callers
-
-    def harmed(share: float, seed: int) -> float:
-        canary, champion = side("a", callers, 10 * callers, failed), side("b", others, 10 * others, failed)
-        harm = np.random.default_rng(seed).binomial(9, share, len(canary.callers))
-        for counts, more in zip(canary.callers.values(), harm, strict=True):
-            counts.update({"failed": int(more), "answered": -int(more)})
-        return float(judge(canary, champion, callers / 80, rules, end=True).numbers["measures"]["errors"]["p"])
-
-    rules = replace(RULES, requests=10 * callers)
-    canary, champion = side("a", callers, 10 * callers, failed), side("b", others, 10 * others, failed)
-    found = judge(canary, champion, callers / 80, rules, end=True)
-    least = found.numbers["measures"]["errors"]["found_from"]
-    assert 12 <= sum(harmed(least, seed) < END for seed in range(20)) <= 20
-    assert sum(harmed(least / 3, seed) < END for seed in range(20)) <= 8
-    assert f"errors {100 * least:.1f} points" in found.why
-
-
 def test_more_corrections_than_answers_are_no_error() -> None:
     canary, champion = side("a", 50, 400), side("b", 50, 400)
     canary.callers[next(iter(canary.callers))]["corrected"] = 30  # of answers whose caller did not wait for their end

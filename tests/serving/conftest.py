@@ -27,10 +27,10 @@ from llmops.release.registry.aliases import AliasChange, move
 from llmops.release.registry.registry import registry_of
 from llmops.state.database import Database, database_of
 from serving.app import create_app
-from serving.engines.echo import EchoEngine, EchoRow
 from serving.engines.stepping import Job
 from tests.clock import wait_until
 from tests.release.conftest import put_version
+from tests.serving.echo import EchoEngine, EchoRow
 from tests.serving.provider import Provider, run_provider
 
 NO_LIMITS = {"requests_per_minute": 0, "tokens_per_minute": 0}

@@ -13,7 +13,7 @@ from llmops.events.datasets import SERVING, SERVING_MODEL
 from llmops.events.events import emit_all
 from llmops.events.sinks.local import LocalStore
 from serving.admission.dependencies import PAGE_HEADER, assert_guarded
-from serving.engines.echo import EchoEngine
+from tests.serving.echo import EchoEngine
 
 JSON = {"Content-Type": "application/json"}
 

@@ -25,11 +25,11 @@ from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.records import Passage, make_content_id
 from llmops.release.registry.indexes import find_served_index, serve_index
-from serving.engines import echo
 from serving.engines.base import Chat, Prompt
 from serving.models.documents import FAILURE_PAUSE_S, Documents
 from tests.clock import FakeClock
 from tests.served import Answer, served
+from tests.serving import echo
 
 IBAN = "DE89 3704 0044 0532 0130 00"
 DELIVERY = "Delivery takes three to five days."

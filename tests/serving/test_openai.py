@@ -10,7 +10,7 @@ from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
 from serving.engines.base import TokenIds
-from serving.engines.echo import EchoEngine
+from tests.serving.echo import EchoEngine
 
 HELLO = [{"role": "user", "content": "one two three"}]
 LONG = "w " * 31  #: more tokens than the engine takes

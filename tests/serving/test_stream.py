@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from serving.engines.echo import EchoEngine
+from tests.serving.echo import EchoEngine
 
 
 def parse_events(text):

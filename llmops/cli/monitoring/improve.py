@@ -15,7 +15,7 @@ def add_to(add: Add) -> None:
     sub = add(feedback)
     sub.add_argument("action", choices=["list", "accept", "edit", "refuse"])
     sub.add_argument("id", nargs="?", default="", help="id of the entry; its beginning is enough")
-    sub.add_argument("--state", action="append", default=[], help="with list: states (default: waiting and held)")
+    sub.add_argument("--state", action="append", default=[], help="with list: states (default: waiting)")
     sub.add_argument("--text", default="", help="with edit: the answer to train on")
     sub.add_argument("--key", default="", help="with refuse, instead of an id: all that waits from this key's prefix")
     sub.add_argument("--why", default="", help="the reason, for later readers")
@@ -32,7 +32,7 @@ def feedback(settings: Config, options: argparse.Namespace) -> None:
 
     if options.action == "list":
         review.refresh(settings)
-        entries = review.list_entries(database_of(settings), options.state or review.OPEN_STATES)
+        entries = review.list_entries(database_of(settings), options.state or ["waiting"])
         if options.json:
             print(json.dumps(entries))
         for entry in [] if options.json else entries:

@@ -10,13 +10,12 @@ Nothing is sampled. All pairs to compare are found without comparing each with e
 the first |x| - ⌈t·|x|⌉ + 1 members of each, the rarest first, have one in common (prefix filter: Bayardo, Ma &
 Srikant 2007, Scaling up all pairs similarity search).
 
-Only numbers of the held-out texts are in memory: 12 bytes per 13-gram, about 12 per 3-gram. If there are more than
-`MAX_INDEXES` indexes, the training texts are read several times.
+The held-out texts are in memory, as numbers: 12 bytes per 13-gram, about 12 per 3-gram.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +34,8 @@ from llmops.data.text.ngrams import (
 
 MIN_JACCARD = 0.7  #: as `clean.near_duplicates` by default
 NGRAM_WORDS = 13  #: words in a row that two texts must not share
-# The next four bound memory, not the result.
+# The next two bound memory, not the result.
 BATCH = 5_000  #: texts that are compared at once
-INDEX_WORDS = 5_000_000  #: words of held-out texts that are indexed together
-MAX_INDEXES = 4  #: indexes in memory at once
 PAIR_BATCH = 200_000  #: pairs whose 3-grams are compared at once
 SAME_WORDS = "the same words"  #: the shared part in the details of such texts
 _SLOT_BITS = 20  # bits of a 3-gram by which it is counted
@@ -56,31 +53,22 @@ class Overlap(NamedTuple):
 Overlaps = dict[int, Overlap]  #: index of a training text → its overlap with a held-out text
 
 
-def find_overlaps(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[pl.Series]) -> Overlaps:
+def find_overlaps(training: Iterable[pl.Series], held_out: Iterable[pl.Series]) -> Overlaps:
     """Return the overlap of each training text that is too close to held-out ones, with the first of these.
 
-    The texts are in batches. `training` returns all training texts anew at each call.
+    The texts are in batches. All held-out ones are read before the first training text.
     """
     best: dict[int, _Match] = {}
-    indexes: list[_HeldOutIndex] = []
-
-    def compare_training() -> None:
-        if indexes:
-            start = 0
-            for texts in training():
-                for match in _find_matches(texts, indexes):
-                    row = start + match.row
-                    best[row] = min(best.get(row, match), match, key=lambda one: (one.kind, one.held_out))
-                start += len(texts)
-            indexes.clear()
-
-    first = 0
-    for texts in _join_batches(held_out):
-        indexes.append(_HeldOutIndex(texts, first))
-        first += len(texts)
-        if len(indexes) == MAX_INDEXES:
-            compare_training()
-    compare_training()
+    held = pl.concat([pl.Series(dtype=pl.String), *held_out])
+    if not len(held):
+        return {}
+    index, start = _HeldOutIndex(held), 0
+    del held  # its numbers are enough
+    for texts in training:
+        for match in index.find_matches(texts):
+            row = start + match.row
+            best[row] = min(best.get(row, match), match, key=lambda one: (one.kind, one.held_out))
+        start += len(texts)
     return {row: Overlap(match.held_out, match.shared) for row, match in sorted(best.items())}
 
 
@@ -106,34 +94,10 @@ class _Match(NamedTuple):
     shared: str  #: the shared part in words
 
 
-def _join_batches(batches: Iterable[pl.Series]) -> Iterator[pl.Series]:
-    """Yield the texts joined to series of about `INDEX_WORDS` words."""
-    waiting: list[pl.Series] = []
-    count = 0
-    for texts in batches:
-        waiting.append(texts)
-        count += int((texts.str.count_matches(" ", literal=True) + 1).sum())
-        if count >= INDEX_WORDS:
-            yield pl.concat(waiting)
-            waiting, count = [], 0
-    if waiting:
-        yield pl.concat(waiting)
-
-
-def _find_matches(texts: pl.Series, indexes: Sequence[_HeldOutIndex]) -> Iterator[_Match]:
-    """Yield the texts that are too close to a held-out one, each with the first such text, once per kind of match."""
-    same, sets, long_ngrams = _hash_words(texts), hash_shingles(texts), hash_ngrams(texts, NGRAM_WORDS)
-    for index in indexes:
-        yield from index.find_same_words(same)
-        yield from index.find_near_duplicates(sets)
-        yield from index.find_shared_ngrams(texts, *long_ngrams)
-
-
 class _HeldOutIndex:
-    """An index of some held-out texts as sorted numbers; `first` is the number of the first text."""
+    """An index of held-out texts as sorted numbers."""
 
-    def __init__(self, texts: pl.Series, first: int) -> None:
-        self._first = first
+    def __init__(self, texts: pl.Series) -> None:
         self._same = _keep_lowest_rows(_hash_words(texts).rename({"words": "gram"}))
         self._sets = hash_shingles(texts)
         sets = _explode_sets(self._sets)
@@ -142,11 +106,17 @@ class _HeldOutIndex:
         del sets
         self._long_ngrams = _keep_lowest_rows(list_ngrams(texts, NGRAM_WORDS))
 
+    def find_matches(self, texts: pl.Series) -> Iterator[_Match]:
+        """Yield the texts that are too close to a held-out one, each with the first one, once per kind of match."""
+        yield from self.find_same_words(_hash_words(texts))
+        yield from self.find_near_duplicates(hash_shingles(texts))
+        yield from self.find_shared_ngrams(texts, *hash_ngrams(texts, NGRAM_WORDS))
+
     def find_same_words(self, hashed: pl.DataFrame) -> Iterator[_Match]:
         """Yield the texts with the same words."""
         positions, other = self._same.find_first(hashed["words"].to_numpy())
         for row, held in zip(hashed["row"].to_numpy()[positions].tolist(), other.tolist(), strict=True):
-            yield _Match(row, 0, self._first + held, SAME_WORDS)
+            yield _Match(row, 0, held, SAME_WORDS)
 
     def find_near_duplicates(self, sets: pl.Series) -> Iterator[_Match]:
         """Yield the texts whose sets of 3-grams have a Jaccard similarity of at least `MIN_JACCARD`."""
@@ -156,7 +126,7 @@ class _HeldOutIndex:
             pairs = pl.DataFrame({"row": rows[positions], "other": other}).unique()
             share = compute_jaccard(sets.gather(pairs["row"]), self._sets.gather(pairs["other"]))
             for row, held, part in pairs.with_columns(share=share).filter(pl.col("share") >= MIN_JACCARD).iter_rows():
-                yield _Match(row, 1, self._first + held, f"{part:.0%} of all their runs of {SHINGLE_WORDS} words")
+                yield _Match(row, 1, held, f"{part:.0%} of all their runs of {SHINGLE_WORDS} words")
 
     def find_shared_ngrams(
         self, texts: pl.Series, grams: NDArray[np.uint64], offsets: NDArray[np.int64]
@@ -171,7 +141,7 @@ class _HeldOutIndex:
         for position, row, held in first.iter_rows():
             start = position - int(offsets[row])
             ngram = " ".join(split_texts(texts[row : row + 1])[0][start : start + NGRAM_WORDS])
-            yield _Match(row, 2, self._first + held, f"{NGRAM_WORDS} words in a row, {ngram!r}")
+            yield _Match(row, 2, held, f"{NGRAM_WORDS} words in a row, {ngram!r}")
 
     def _select_rarest(self, sets: pl.DataFrame) -> pl.DataFrame:
         size = pl.len().over("row")

@@ -8,7 +8,6 @@ the two therefore differ: the row's values are compared, and readers are shown t
 """
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain
 
 import polars as pl
@@ -41,7 +40,7 @@ def drop_trained_before(
     for texts in ledger.read_trained_texts() if len(remaining) else ():
         templated = _select_templated(remaining, tables, config)
         same = find_same_words(_read_texts(templated["row"], tables, config, shown=True), split_into_batches(texts))
-        close = find_overlaps(partial(_read_texts, remaining["row"], tables, config), split_into_batches(texts))
+        close = find_overlaps(_read_texts(remaining["row"], tables, config), split_into_batches(texts))
         for rows, overlaps in ((templated["row"], same), (remaining["row"], close)):
             refused |= {rows[index]: overlap.shared for index, overlap in overlaps.items()}
         remaining = remaining.filter(~pl.col("row").is_in(list(refused)))
@@ -77,7 +76,7 @@ def drop_contaminated(items: pl.DataFrame, tables: WorkTables, config: Annotate,
         )
         names, details = pl.concat([held_out, templated_held_out]).select("split", "id"), []
         rows = items.filter(pl.col("split") == split).select("row")
-        close = find_overlaps(partial(_read_texts, rows["row"], tables, config), texts)
+        close = find_overlaps(_read_texts(rows["row"], tables, config), texts)
         found = {rows["row"][index]: overlap for index, overlap in close.items()}
         templated = _select_templated(rows, tables, config)
         if len(templated):

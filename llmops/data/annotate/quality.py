@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from llmops.data.annotate.pointers import pointer_only
 from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, compute_duplicate_line_share
 from llmops.data.text.language import detect_language
 from llmops.data.text.running_text import select_running_text
@@ -39,6 +38,18 @@ _DANGLING_WORDS = {
 }
 _UNSPACED = re.compile(f"{UNSPACED}{{2}}")  # their number of words is unknown
 _LAST_WORD = re.compile(r"(?<![\w-])[a-z]+$")
+# A pointer in English begins so, names a text to read (not a shop, a doctor or a button), and says nothing itself.
+_POINTS = re.compile(
+    r"(?i)(?:(?:please|for (?:more|further|additional) [^.!?]*[,:])\s*)*(?:see|visit|refer to|consult)\s[^.!?]*?\b(?:"
+    r"(?:web ?)?(?:page|site)s?|guid(?:es?|ance|elines?)|faqs?|recommendations?|documentation|handbook|manual|chapter|"
+    r"section|article|policy|information)\b"
+)
+_SAYS = re.compile(
+    r"(?i)[;:](?!\w)|[–—]|\b(?:and|then|or) (?:click|press|choose|select|enter|tap|fill|log|sign|follow|open|use)\b|"
+    r"(?<!how )(?<!what )(?<!refer )\bto (?!(?:learn|find|read|see|get|understand|know|help|the|an?|your|our)\b)\w"
+)
+_ASKS_WHERE = re.compile(r"(?i)\b(?:where|which (?:web ?)?(?:page|site|document|guide|guidance)|links?|websites?)\b")
+_ADDRESS = re.compile(r"<[A-Z_]+>|https?://|www\.|\S@\S|\b[\w-]+\.(?:com|org|net|gov|edu|eu|uk)\b|(?:\d[\s()./-]*){6}")
 
 
 def find_broken_rule(question: str, answer: str) -> tuple[str, str] | None:
@@ -68,6 +79,15 @@ def broken_off(question: str, answer: str) -> str:
         languages = [language for language, words in _DANGLING_WORDS.items() if match[0] in words]
         match = match if languages and detect_language(f"{question} {answer}") in languages else None
     return f"the answer breaks off after {match[0]!r}" if match and several else ""
+
+
+def pointer_only(question: str, answer: str) -> str:
+    """Detect an answer in English that only names what to read, without an address, if nobody asks where it is."""
+    if _ADDRESS.search(answer) or _ASKS_WHERE.search(question):
+        return ""
+    sentences = re.split(r"(?<=[.!?])\s+(?=[^\W\d_])|\n+", answer.strip())
+    points = all(_POINTS.match(sentence) and not _SAYS.search(sentence) for sentence in sentences)
+    return "the answer only names what to read, without an address" if points else ""
 
 
 def repeated_lines(question: str, answer: str) -> str:

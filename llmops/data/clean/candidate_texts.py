@@ -30,14 +30,14 @@ def gather_texts(
     """
     pairs = pairs.select("row", "first", F.pmod("row", F.lit(buckets)).cast("int").alias("bucket"))
     wanted = pairs.select("row", "bucket").union(pairs.select("first", "bucket"))
-    wanted = wanted.select("row", "bucket", partitioning.make_range_column("row").alias("range"))
+    wanted = wanted.select("row", "bucket", partitioning.make_file_column("row").alias("file"))
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         tables = [pa.Table.from_batches([batch]) for batch in batches]
         if not tables:
             return
         rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables))).unique().sort("row")
-        number = rows["range"][0]
+        number = rows["file"][0]
         tables = [part.read_table(work_files, number) for part in parts.values()]
         found = [_select_texts(rows, columns, pl.DataFrame(pl.from_arrow(table))) for table in tables]
         by_bucket = pl.concat(found).sort("row").partition_by("bucket", as_dict=True, include_key=False)
@@ -45,7 +45,7 @@ def gather_texts(
         buckets_of_texts = (by_bucket.get((bucket,), empty) for bucket in range(buckets))
         yield TableFile.write(work_files, f"texts/{number}.arrow", buckets_of_texts).make_report(number)
 
-    ranges = wanted.repartitionById(partitioning.range_count, F.col("range"))
+    ranges = wanted.repartitionById(partitioning.files, F.col("file"))
     text_files = list(TableFile.collect_files(ranges.mapInArrow(write, REPORT_COLUMNS)).values())
 
     def read_texts(bucket: int) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """The merge of the parts into kept and dropped files, one range of ids at a time.
 
-A part is what one task wrote. A range is a stretch of ids, with one table in each part. A range has one or more files,
-and a file is written in slices of neighbouring ids, so that only one slice is in memory.
+A part is what one task wrote. It has a table for each range of ids, which becomes a file. A file is written in slices
+of neighbouring ids, so that only one slice is in memory.
 """
 
 import os
@@ -47,18 +47,17 @@ def merge_parts(
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         rows = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(list(batches))))
-        number, dropped = rows["range"][0], _describe_duplicates(rows.drop("range").drop_nulls("row"))
-        tables = (part.read_table(work_files, number) for _, part in sorted(parts.items()))
-        tables_of_range = [pl.DataFrame(pl.from_arrow(table)) for table in tables]
-        for file in partitioning.get_files(number):
-            report_rows = _write_file(file, tables_of_range, dropped, partitioning, work_files)
-            yield pa.RecordBatch.from_pylist(report_rows, _FIELDS)
+        file, dropped = rows["file"][0], _describe_duplicates(rows.drop("file").drop_nulls("row"))
+        tables = (part.read_table(work_files, file) for _, part in sorted(parts.items()))
+        tables_of_file = [pl.DataFrame(pl.from_arrow(table)) for table in tables]
+        report_rows = _write_file(file, tables_of_file, dropped, partitioning, work_files)
+        yield pa.RecordBatch.from_pylist(report_rows, _FIELDS)
 
-    # One task per range, even for a range without duplicates.
-    ranges = duplicates.sparkSession.range(0, partitioning.range_count).selectExpr("CAST(id AS INT) AS range")
-    numbered = duplicates.withColumn("range", partitioning.make_range_column("row"))
-    tasks = ranges.unionByName(numbered, allowMissingColumns=True)
-    tasks = tasks.repartitionById(partitioning.range_count, F.col("range"))
+    # One task per file, even for a file without duplicates.
+    files = duplicates.sparkSession.range(0, partitioning.files).selectExpr("CAST(id AS INT) AS file")
+    numbered = duplicates.withColumn("file", partitioning.make_file_column("row"))
+    tasks = files.unionByName(numbered, allowMissingColumns=True)
+    tasks = tasks.repartitionById(partitioning.files, F.col("file"))
     reports = {row.name: row for row in tasks.mapInArrow(write, _REPORT_COLUMNS).collect()}
     names = [f"{kind}/{_make_file_name(file)}" for kind in OUTPUT_SCHEMAS for file in range(partitioning.files)]
     with ThreadPoolExecutor(8 if work_files.remote else 1) as pool:
@@ -88,7 +87,7 @@ def _fetch(name: str, report: Any, work_files: WorkFiles, out: Path) -> None:
 
 def _write_file(
     file: int,
-    tables_of_range: list[pl.DataFrame],
+    tables_of_file: list[pl.DataFrame],
     duplicates: pl.DataFrame,
     partitioning: Partitioning,
     work_files: WorkFiles,
@@ -106,9 +105,9 @@ def _write_file(
                 stack.enter_context(pq.ParquetWriter(paths[kind], columns, compression="zstd"))
                 for kind, columns in OUTPUT_SCHEMAS.items()
             )
-            slices = [partitioning.find_slices(file, table["row"]) for table in tables_of_range]
+            slices = [partitioning.find_slices(file, table["row"]) for table in tables_of_file]
             for slice_of_each in zip(*slices, strict=True):
-                documents = pl.concat(table[at] for table, at in zip(tables_of_range, slice_of_each, strict=True))
+                documents = pl.concat(table[at] for table, at in zip(tables_of_file, slice_of_each, strict=True))
                 documents = documents.sort("row")
                 documents = documents.join(duplicates, "row", "left", maintain_order="left").with_columns(
                     pl.coalesce("rule", "duplicate_rule"), pl.coalesce("detail", "duplicate_detail")

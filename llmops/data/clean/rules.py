@@ -49,33 +49,29 @@ MIN_DISTINCT_WORDS = 0.2
 REPETITION_WORDS = (20, 1000)  #: length of judged texts: shorter ones repeat by chance, longer ones have few new words
 
 
-def tidy_texts(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
-    """Repair texts and remove superfluous white space; with `classic`, make lower case and remove symbols.
+def tidy_texts(texts: pl.Series, one_line: bool) -> pl.Series:
+    """Repair texts and remove superfluous white space.
 
     With `one_line`, all white space becomes single spaces. Otherwise the layout stays, including indentation, and
     these are removed: the common margin, blank lines around the text, more than two consecutive blank lines, spaces at
     line ends, and double spaces and tabs in a text of a single line. Spaces of other widths become ordinary ones,
     except the ideographic space.
     """
-    if config.classic:
-        return _tidy_all(texts, one_line, config)
     rows = texts.str.contains(_UNTIDY_LINE if one_line else _UNTIDY).arg_true()
     # A copy, because `scatter` changes the column that it is called on.
-    return texts.clone().scatter(rows, _tidy_all(texts.gather(rows), one_line, config)) if len(rows) else texts
+    return texts.clone().scatter(rows, _tidy_all(texts.gather(rows), one_line)) if len(rows) else texts
 
 
-def _tidy_all(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
+def _tidy_all(texts: pl.Series, one_line: bool) -> pl.Series:
     out = repair_texts(texts)
-    if config.classic:
-        out = out.str.to_lowercase().str.replace_all(_SYMBOL, "")
     if one_line:
         return out.str.replace_all(r"\s+", " ").str.strip_chars(" ")
     out = out.str.replace_all(r"\r\n?|[\x0B\x0C\x{85}\x{2028}\x{2029}]", "\n")
     out = out.str.replace_all(r"[\s--[\n\t \x{3000}]]", " ").str.replace_all(r"[^\S\n]+\n", "\n")
     out = out.str.replace_all(r"\n{4,}", "\n\n\n").str.strip_chars("\n").str.strip_chars_end()
     out = map_selected(out, out.str.contains(r"^[ \t]"), dedent)
-    alone = ~out.str.contains("\n", literal=True) | config.classic
-    return out.zip_with(~alone, out.str.replace_all(r"[ \t]*\t[ \t]*|  +", " ").str.strip_chars())
+    has_lines = out.str.contains("\n", literal=True)
+    return out.zip_with(has_lines, out.str.replace_all(r"[ \t]*\t[ \t]*|  +", " ").str.strip_chars())
 
 
 def missing(config: Clean) -> RuleResult:

@@ -3,7 +3,7 @@
 Texts never pass through Spark's JVM, which would cost more than all other work. Its workers read the documents, tidy,
 judge and hash them, and write them as parts, cut by ranges of ids, and by buckets of keys and of MinHash bands. They
 find duplicates bucket by bucket; Spark only gets the pairs. Then they merge the parts, one range of ids at a time, into
-kept and dropped documents.
+files of kept and dropped documents.
 """
 
 import json
@@ -37,8 +37,6 @@ from llmops.data.clean.work_files import (
     WorkError,
     WorkFiles,
     check_shared,
-    make_temporary_folder,
-    memory_map,
 )
 from llmops.data.spark import BATCH_DOCUMENTS, open_spark_session, set_shuffle_partitions
 from llmops.data.text.column_normalization import normalize_column
@@ -90,7 +88,7 @@ def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _NO_TES
             check_shared(spark, work_files)
         set_shuffle_partitions(spark, config, documents.num_rows)
         work_files.add_file(source, DOCUMENTS_FILE)
-        buckets = max(partitioning.range_count, spark.sparkContext.defaultParallelism)
+        buckets = max(partitioning.files, spark.sparkContext.defaultParallelism)
         parts = _write_parts(spark, partitioning, buckets, work_files, config, annotate.test_sources)
         duplicates = _find_duplicates(spark, parts, partitioning, buckets, work_files, config, stack)
         counts = merge_parts(duplicates, parts, partitioning, work_files, out)
@@ -115,33 +113,20 @@ def _write_parts(
 ) -> dict[int, TableFile]:
     """Write the parts, each with the tidied documents and their hashes.
 
-    A part has `range_count` tables of documents, then `buckets` tables of keys, then `buckets` tables of bands.
+    A part has `partitioning.files` tables of documents, then `buckets` tables of keys, then `buckets` tables of bands.
     """
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for part in (number for batch in batches for number in batch.column("id").to_pylist()):
-            frames: list[pl.DataFrame] = []
-            hashes: list[pa.Table] = []
-            with make_temporary_folder() as folder:
-                for group in work_files.read_row_groups(DOCUMENTS_FILE, partitioning.get_row_groups(part), _COLUMNS):
-                    documents, group_hashes = tidy_documents(pl.DataFrame(pl.from_arrow(group)), config, test_sources)
-                    # With a fan-out of 1 a part is one row group, which is small enough for memory.
-                    frames.append(
-                        documents if partitioning.fan_out == 1 else memory_map(documents, folder / str(len(frames)))
-                    )
-                    hashes.append(group_hashes)
-                edges = [partitioning.find_range_edges(frame["row"]).tolist() for frame in frames]
-                ranges = (
-                    pl.concat(frame[at[number] : at[number + 1]] for frame, at in zip(frames, edges, strict=True))
-                    for number in range(partitioning.range_count)
-                )
-                tables = chain((some.sort("row") for some in ranges), _split_hashes(pa.concat_tables(hashes), buckets))
-                yield TableFile.write(work_files, f"parts/{part}.arrow", tables).make_report(part)
+            group = work_files.read_row_group(DOCUMENTS_FILE, part, _COLUMNS)
+            documents, hashes = tidy_documents(pl.DataFrame(pl.from_arrow(group)), config, test_sources)
+            tables = chain(partitioning.split_by_file(documents), _split_hashes(hashes, buckets))
+            yield TableFile.write(work_files, f"parts/{part}.arrow", tables).make_report(part)
 
     parts = TableFile.collect_files(
-        spark.range(0, partitioning.part_count, 1, partitioning.part_count).mapInArrow(write, REPORT_COLUMNS)
+        spark.range(0, partitioning.row_groups, 1, partitioning.row_groups).mapInArrow(write, REPORT_COLUMNS)
     )
-    if missing := set(range(partitioning.part_count)).difference(parts):
+    if missing := set(range(partitioning.row_groups)).difference(parts):
         raise WorkError(f"No task wrote parts/{min(missing)}.arrow. Run again.")
     return parts
 
@@ -176,10 +161,10 @@ def tidy_documents(
     are wanted, and short texts. The hashes have a bit by which documents of `test_sources` win among duplicates.
     """
     tidied = [
-        rules.tidy_texts(documents[name], name in rules.LINE_COLUMNS, config)
+        rules.tidy_texts(documents[name], name in rules.LINE_COLUMNS)
         for name in (*rules.LINE_COLUMNS, *rules.PROSE_COLUMNS)
     ]
-    tidied_fields, has_value, field_hashes = _tidy_fields(documents["fields"], config)
+    tidied_fields, has_value, field_hashes = _tidy_fields(documents["fields"])
     columns = [pl.Series("row", _convert_ids(documents["id"])), pl.Series("fields_hash", field_hashes)]
     frame = documents.with_columns(*tidied, tidied_fields, *columns, pl.Series(rules.HAS_FIELDS, has_value)).sort("row")
     frame = rules.apply_rules(frame, config)
@@ -201,7 +186,7 @@ def tidy_documents(
     return frame.drop("fields_hash", rules.HAS_FIELDS), pa.table(hashes)
 
 
-def _tidy_fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
+def _tidy_fields(values: pl.Series) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
     """Return tidied fields, True for rows with any value, and an order-independent hash of all fields, per row."""
     has_value, field_hashes = np.zeros(len(values), bool), np.zeros(len(values), np.int64)
     rows = (values != "{}").arg_true()
@@ -210,7 +195,7 @@ def _tidy_fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[n
     maps: list[dict[str, str]] = [json.loads(value) for value in values.gather(rows)]
     names = pl.Series([name for fields in maps for name in fields], dtype=pl.String)
     texts = pl.Series([text for fields in maps for text in fields.values()], dtype=pl.String)
-    texts = rules.tidy_texts(texts, False, config)
+    texts = rules.tidy_texts(texts, False)
     positions = np.repeat(rows.to_numpy(), [len(fields) for fields in maps])
     np.add.at(field_hashes, positions, (names + "\x00" + texts).hash(SEED).reinterpret(signed=True).to_numpy())
     has_value[positions[(texts != "").to_numpy()]] = True
@@ -239,7 +224,7 @@ def _find_duplicates(
     Near duplicates are searched only among documents that are not exact duplicates. Spark keeps results that are used
     twice on its workers' disks until `stack` is closed, and recomputes lost ones.
     """
-    first_key_table, first_band_table = partitioning.range_count, partitioning.range_count + buckets
+    first_key_table, first_band_table = partitioning.files, partitioning.files + buckets
 
     def persist(rows: DataFrame) -> DataFrame:
         stack.callback(rows.persist(StorageLevel.DISK_ONLY).unpersist)

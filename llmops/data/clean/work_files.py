@@ -121,8 +121,8 @@ class WorkFiles:
         yield copy
         copy.replace(path)
 
-    def read_row_groups(self, name: str, numbers: Iterable[int], columns: list[str]) -> Iterator[pa.Table]:
-        """Yield row groups of a Parquet file, one by one.
+    def read_row_group(self, name: str, number: int, columns: list[str]) -> pa.Table:
+        """Return a row group of a Parquet file.
 
         Raises:
             WorkError: if it is missing or damaged.
@@ -134,9 +134,8 @@ class WorkFiles:
                 source = address.retry(lambda: address.filesystem.open(address.path, "rb", cache_type="none"))
                 stack.enter_context(source)
             file = stack.enter_context(pq.ParquetFile(source, pre_buffer=self.remote))
-            for number in numbers:
-                read = partial(file.read_row_group, number, columns=columns, use_threads=False)
-                yield address.retry(read) if self.remote else read()
+            read = partial(file.read_row_group, number, columns=columns, use_threads=False)
+            return address.retry(read) if self.remote else read()
 
     def clear(self) -> None:
         """Remove the folder with its content, including leftovers of killed runs."""
@@ -174,14 +173,14 @@ class TableFile(NamedTuple):
 
     @classmethod
     def collect_files(cls, reports: DataFrame) -> dict[int, TableFile]:
-        """Run the tasks that write files. Return number of the part or range → file, from their `make_report`."""
+        """Run the tasks that write files. Return number of the part or output file → file, from their `make_report`."""
         return {
             row.number: cls(row.name, np.frombuffer(row.ends, np.int64), np.frombuffer(row.row_counts, np.int64))
             for row in reports.collect()
         }
 
     def make_report(self, number: int) -> pa.RecordBatch:
-        """Return a task's report about this file, with the `number` of its part or range, in `REPORT_COLUMNS`."""
+        """Return a task's report about this file, with the `number` of its part or output file, in `REPORT_COLUMNS`."""
         return pa.RecordBatch.from_pydict(
             {
                 "number": [number],
@@ -250,12 +249,6 @@ def make_temporary_folder() -> Iterator[Path]:
         prefix="llmops-", dir=spark_folder if Path(spark_folder).is_dir() else None
     ) as folder:
         yield Path(folder)
-
-
-def memory_map(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Write a table to a file, and return it memory-mapped from there, which frees its memory."""
-    table.write_ipc(path, compression="uncompressed")
-    return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all()))
 
 
 @cache

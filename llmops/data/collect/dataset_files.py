@@ -1,4 +1,4 @@
-"""Data sets for the library `datasets`: a local folder or files, or a repository of the Hub."""
+"""Data sets for the library `datasets`: a local folder, or a repository of the Hub."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -70,8 +70,15 @@ def find_source_files(source: Source, root: Path, interval: str) -> Sequence[Sou
     if source.revision:
         return [HubDataset(location, source.revision)]
     path = root / Path(location).expanduser()
-    if source.kind == "dataset" and path.is_dir():
-        return [_make_dataset(path, [p for p in path.rglob("*") if p.is_file()], root)]
+    if source.kind == "dataset":
+        if not path.is_dir():
+            raise SourceError(
+                f"Source {source.name}: {location} is no folder, looked for in {root}. Read files by their own kind: "
+                "`csv`, `parquet` or `jsonl`; to read a repository of the Hub, name its `revision`."
+            )
+        contained = (p for p in path.rglob("*") if p.is_file())
+        visible = (p for p in contained if not any(part.startswith(".") for part in p.relative_to(path).parts))
+        return [DatasetFolder(_format_location(path, root), path, tuple(sorted(visible)))]
     if path.is_file():
         paths = [path]
     else:  # the root is not part of the pattern: its name may contain `[`; the set is for `**/**`, which repeats files
@@ -79,18 +86,9 @@ def find_source_files(source: Source, root: Path, interval: str) -> Sequence[Sou
         names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         paths = sorted({root / name for name in names})
     if files := [p for p in paths if not p.is_dir()]:
-        if source.kind == "dataset":
-            return [_make_dataset(Path(os.path.commonpath([p.parent for p in files])), files, root)]
         return [LocalFile(_format_location(p, root), p) for p in files]
     hint = "it is a folder; name the files in it, as in `folder/*.html`" if path.is_dir() else "check the path"
-    if source.kind == "dataset":
-        hint += "; to read a repository of the Hub, name its `revision`"
     raise SourceError(f"Source {source.name}: no file matches {location}, looked for in {root}; {hint}.")
-
-
-def _make_dataset(folder: Path, files: Iterable[Path], root: Path) -> DatasetFolder:
-    visible = (p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return DatasetFolder(_format_location(folder, root), folder, tuple(sorted(visible)))
 
 
 def _format_location(path: Path, root: Path) -> str:

@@ -49,7 +49,7 @@ def ingest(database: Database, reader: Reader, rules: Improve, until: datetime) 
         for row in reviews:
             if not (verdict := verdicts.get(row.id)):
                 continue
-            by = POLICY if verdict.state in ("accepted", "refused", "useless", "held") else ""
+            by = "" if verdict.state == "waiting" else POLICY
             values = {"state": verdict.state, "joined": verdict.joined, "why": verdict.why, "by": by}
             values["decided"] = verdict.decided if by else ""
             if any(getattr(row, name) != value for name, value in values.items()):

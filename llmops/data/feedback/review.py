@@ -12,7 +12,6 @@ from llmops.access import rows as keys
 from llmops.config import Config
 from llmops.data.feedback import rows
 from llmops.data.feedback.intake import find_person, ingest
-from llmops.data.feedback.rows import OPEN_STATES as OPEN_STATES
 from llmops.data.feedback.rows import Review
 from llmops.data.text.normalization import normalize_text
 from llmops.events.datasets import AUDIT
@@ -35,7 +34,7 @@ def refresh(config: Config) -> int:
     return ingest(database_of(config), make_reader(config), config.improve, datetime.now(UTC))
 
 
-def list_entries(database: Database, states: Sequence[str] = OPEN_STATES) -> list[dict[str, Any]]:
+def list_entries(database: Database, states: Sequence[str] = ("waiting",)) -> list[dict[str, Any]]:
     """Return the feedback in these states, one entry for all that say the same: texts, people and reason.
 
     Entries of most people come first, then the oldest. `people` has role and prefix of each key, `agreeing` the number
@@ -92,13 +91,13 @@ def decide(
 
 
 def refuse_all(config: Config, prefix: str, *, by: str, why: str = "", who: Mapping[str, Any]) -> int:
-    """Refuse all waiting and held feedback of a key, with audit and events. Return its number.
+    """Refuse all waiting feedback of a key, with audit and events. Return its number.
 
     Raises:
         ReviewError: if there is none.
     """
     database = database_of(config)
-    theirs = [row for row in rows.read(database, *OPEN_STATES) if row.key == prefix]
+    theirs = [row for row in rows.read(database, "waiting") if row.key == prefix]
     if not theirs:
         raise ReviewError(f"Nothing of the key {prefix!r} waits for a review.")
     for row in theirs:

@@ -16,7 +16,6 @@ from llmops.state.tables import reviews
 
 FORGOTTEN = "forgotten"  #: state of an erased row: only its id is left
 MAX_CORRECTION_CHARS = 8000  #: longest edited correction
-OPEN_STATES = ("waiting", "held")  #: states that wait for a reviewer
 _UNDECIDED = {"state": "waiting", "joined": "", "decided": "", "by": "", "why": ""}
 
 
@@ -158,7 +157,7 @@ def decide(
         row = _find(connection, id)
         values = {"state": state, "joined": "", "decided": format_timestamp(), "by": by, "why": why, "edited": edited}
         update(connection, row.id, **values)
-        # If it was refused, so are the rows it represents, even if they agree with it only approximately.
+        # If it was refused, so are the rows it represents, which stay refused when this row is erased.
         joined_values = {**values, "joined": row.id} if state == "refused" else dict(_UNDECIDED)
         for other in select(connection, reviews.c.joined == row.id):
             update(connection, other.id, **joined_values)

@@ -27,8 +27,8 @@ READ_BATCH = 4_096  #: passages per step of reading
 #: Only the rarest words of a question are searched: together they are in at most this number of passages; at least one
 #: word is searched. Ranking takes 1 ms per thousand passages.
 MAX_RANKED = 2_000
-#: Passages whose vectors are compared exactly: those whose signs agree most with the signs of the question's vector. Of
-#: the nearest 10 of 13,000 questions to a bank all are among them, and of the nearest 100 .9997.
+#: Passages whose vectors are compared exactly: those whose signs agree most with the signs of the question's
+#: vector. The nearest 10 of 13,000 questions to a bank are all among them, and .9998 of the nearest 100.
 MAX_COMPARED = 2_000
 
 FindLikeness = Callable[[Any], float | None]  #: key of a passage → cosine of its vector; None if it was not compared

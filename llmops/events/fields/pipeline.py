@@ -10,7 +10,6 @@ from llmops.events.datasets import (
     GATE,
     GOVERNANCE,
     HUB,
-    HUB_DATASET,
     PIPELINE,
     RETENTION,
 )
@@ -107,16 +106,11 @@ FIELDS: tuple[Field, ...] = (
     ),
     *make_fields(
         HUB,
-        HUB_DATASET,
         fields=(
             ("llmops.hub.repo", "keyword", "the repository"),
             ("llmops.hub.endpoint", "keyword", "the address of the Hub"),
             ("llmops.hub.main", "keyword", "version on `main`"),
-            ("llmops.hub.champion", "keyword", ""),
-            ("llmops.hub.behind", "keyword", "refs that differ"),
-            ("llmops.hub.equal", "boolean", "the Hub equals the registry"),
             ("llmops.hub.pushed", "keyword", "refs that were pushed"),
-            ("llmops.hub.failed", "object", "refs that could not be pushed → reason"),
         ),
     ),
 )

@@ -18,7 +18,7 @@ from llmops.model.base.shape import ModelShape
 log = logging.getLogger(__name__)
 
 #: number format or size of a model
-ModelForm = Literal["bf16", "f16", "q8_0", "nf4", "fp8", "pruned", "recovered"]
+ModelForm = Literal["bf16", "f16", "q8_0", "nf4", "fp8"]
 StageName = Literal["select", "tune", "train", "merge", "compress", "evaluate", "deploy", "serve"]
 STAGE_NAMES: tuple[StageName, ...] = ("select", "tune", "train", "merge", "compress", "evaluate", "deploy", "serve")
 
@@ -27,7 +27,7 @@ SHARD_BYTES = GIB // 2  #: bytes of a file of the merged model; a larger tensor 
 #: Bits of a linear layer's weight; embedding, output layer and norms have at most 16. NF4 has double quantisation
 #: (QLoRA, arXiv:2305.14314, section 3); q8_0 and fp8 have scales for a block beside the weights.
 BITS_PER_WEIGHT: Mapping[ModelForm, float] = {
-    "bf16": 16, "f16": 16, "pruned": 16, "recovered": 16, "q8_0": 8.5, "fp8": 8.05, "nf4": 4.127,
+    "bf16": 16, "f16": 16, "q8_0": 8.5, "fp8": 8.05, "nf4": 4.127,
 }  # fmt: skip
 
 #: Python, torch, transformers, peft and bitsandbytes in a process, on a CPU: 0.53 to 0.56 when nothing is computed, by
@@ -157,12 +157,9 @@ def _estimate_merge_ram(shape: ModelShape) -> float:
 
 def _estimate_compress(shape: ModelShape, settings: MemorySettings, gpu: bool) -> float:
     """Return the bytes of comparing the full form with the others. The full form is always loaded."""
-    peak = count_weight_bytes(shape, "bf16") + _estimate_answering(
+    return count_weight_bytes(shape, "bf16") + _estimate_answering(
         shape, settings.batch, settings.tokens, settings.answers, gpu
     )
-    if "recovered" in settings.variants:
-        peak = max(peak, _estimate_train(shape, replace(settings, method="lora", rank=32), gpu))
-    return peak
 
 
 def _estimate_evaluate(shape: ModelShape, settings: MemorySettings, gpu: bool) -> float:

@@ -63,8 +63,7 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
     usable = (item for item in read_examples(annotate / "validation.parquet") if item.id in numbers)
     items = list(islice(usable, config.items))
     references = [held_out[numbers[item.id]] for item in items]
-    examples = read_offline(features, "train")
-    inputs = VariantInputs(config, train / "servable", get_base_path(select), train / "adapter", examples)
+    inputs = VariantInputs(config, train / "servable", get_base_path(select), train / "adapter")
     scratch = out / "variants"
     scratch.mkdir(exist_ok=True)
     folders: dict[str, Path] = {}
@@ -97,7 +96,7 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
 
 def _serve_base(config: Compress, base: Path, out: Path) -> dict[str, Any]:
     """Write `servable/`: the base model in its full form."""
-    inputs, scratch = VariantInputs(config, base, str(base), base, []), out / "variants"
+    inputs, scratch = VariantInputs(config, base, str(base), base), out / "variants"
     shutil.rmtree(out / "servable", ignore_errors=True)
     scratch.mkdir(exist_ok=True)
     made = variants.make_variant(inputs.full, inputs, scratch)

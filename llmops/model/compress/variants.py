@@ -4,11 +4,11 @@ The full form is `f16`, a GGUF file of the merged model for the engine `openvino
 `train` wrote. `q8_0` is a GGUF file, too. `nf4` is made of base and adapter, since a merged model rounded to NF4 loses
 most of the adapter (a loss of 0.04 became 2.1). All others are made of the merged model. `fp8` is transformers' own
 (weights in 8-bit floats, a scale for every block of 128 × 128) and needs a GPU that computes in them; such a folder is
-read without one too, and then computes in bfloat16. `pruned` and `recovered` are smaller models in the full form.
+read without one too, and then computes in bfloat16.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ import torch
 from transformers import FineGrainedFP8Config
 
 from llmops.config import Compress
-from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import ConfigError
 from llmops.model.base.load import ADAPTER_FOLDER, Model, free_memory, load_model, load_tokenizer, make_nf4_config
 from llmops.model.gguf.write import GgufForm, explain_unsupported, write_gguf_folder
@@ -33,7 +32,6 @@ class VariantInputs:
     merged: Path  #: the merged model in bfloat16
     base: str
     adapter: Path
-    examples: Sequence[Tokens]  #: the training split
 
     @property
     def full(self) -> str:
@@ -51,27 +49,21 @@ class VariantInputs:
 def make_variant(name: str, inputs: VariantInputs, scratch: Path) -> Path:
     """Return the folder of a form. It is made below `scratch` if it does not exist.
 
-    An unfinished form of an interrupted run is made anew, but its training continues from the checkpoints.
+    An unfinished form of an interrupted run is made anew.
     """
     if name == "bf16":
         return inputs.merged
-    folder = _make_folder_once(scratch / name, lambda out: _WRITERS[name](inputs, out, scratch))
-    if name in ("pruned", "recovered") and inputs.full == "f16":
-        return _make_folder_once(scratch / f"{name}-f16", lambda out: write_gguf_folder(folder, out, "f16"))
-    return folder
-
-
-def _make_folder_once(folder: Path, maker: Callable[[Path], None]) -> Path:
-    partial_folder = folder.with_name(f".{folder.name}.partial")
+    folder = scratch / name
+    partial_folder = scratch / f".{name}.partial"
     if not folder.exists():
         shutil.rmtree(partial_folder, ignore_errors=True)
-        maker(partial_folder)
+        _WRITERS[name](inputs, partial_folder)
         free_memory()
         partial_folder.rename(folder)
     return folder
 
 
-def _write_gguf(form: GgufForm, inputs: VariantInputs, out: Path, _: Path) -> None:
+def _write_gguf(form: GgufForm, inputs: VariantInputs, out: Path) -> None:
     write_gguf_folder(inputs.merged, out, _require_gguf(form, inputs.merged))
 
 
@@ -81,12 +73,12 @@ def _require_gguf(form: GgufForm, merged: Path) -> GgufForm:
     return form
 
 
-def _write_nf4(inputs: VariantInputs, out: Path, _: Path) -> None:
+def _write_nf4(inputs: VariantInputs, out: Path) -> None:
     _save_model(load_model(inputs.base, make_nf4_config()), inputs, out)
     shutil.copytree(inputs.adapter, out / ADAPTER_FOLDER)
 
 
-def _write_fp8(inputs: VariantInputs, out: Path, _: Path) -> None:
+def _write_fp8(inputs: VariantInputs, out: Path) -> None:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < FP8_CAPABILITY:
         raise ConfigError(
             "compress.variants names fp8, which is made on a GPU of compute capability "
@@ -95,29 +87,14 @@ def _write_fp8(inputs: VariantInputs, out: Path, _: Path) -> None:
     _save_model(load_model(inputs.merged, FineGrainedFP8Config()), inputs, out)
 
 
-def _write_pruned(inputs: VariantInputs, out: Path, _: Path) -> None:
-    from llmops.model.compress.prune import prune  # not above: it brings all that trains, which takes seconds
-
-    _save_model(prune(load_model(inputs.merged), inputs.examples, inputs.config.prune), inputs, out)
-
-
-def _write_recovered(inputs: VariantInputs, out: Path, scratch: Path) -> None:
-    from llmops.model.compress.prune import recover
-
-    pruned = _make_folder_once(scratch / "pruned", lambda made: _write_pruned(inputs, made, scratch))
-    recover(pruned, inputs.examples, inputs.config, scratch / "recovery", out)
-
-
 def _save_model(model: Model, inputs: VariantInputs, out: Path) -> None:
     model.save_pretrained(out)
     load_tokenizer(inputs.merged).save_pretrained(out)
 
 
-_WRITERS: dict[str, Callable[[VariantInputs, Path, Path], None]] = {
+_WRITERS: dict[str, Callable[[VariantInputs, Path], None]] = {
     "f16": partial(_write_gguf, "f16"),
     "q8_0": partial(_write_gguf, "q8_0"),
     "nf4": _write_nf4,
     "fp8": _write_fp8,
-    "pruned": _write_pruned,
-    "recovered": _write_recovered,
 }

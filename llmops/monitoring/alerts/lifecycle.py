@@ -25,7 +25,6 @@ Row = Mapping[str, Any]
 
 RETENTION = timedelta(days=90)  #: of resolved alerts
 MACHINE_TIMEOUT = timedelta(hours=1)  #: silence after which a machine counts as gone, with its alerts
-CHECK_HEARTBEAT = "alerts"  #: name of the heartbeat of the rule checker
 
 
 def update_alerts(
@@ -58,8 +57,6 @@ def update_alerts(
             ):
                 changes.append(_resolve_alert(connection, config, row, moment))
         _notify_open(connection, config, moment)
-        if "latency_p95" in rules:  # otherwise this time is checked later, when its events can be read
-            _write_heartbeat(connection, CHECK_HEARTBEAT, moment)
         _delete_expired(connection, format_timestamp(now - RETENTION))
     return changes
 
@@ -178,7 +175,10 @@ def read_alerts_between(config: Config, since: datetime, until: datetime) -> lis
 def record_heartbeat(config: Config, name: str, now: datetime) -> None:
     """Record that a scheduled job runs."""
     with database_of(config).change() as connection:
-        _write_heartbeat(connection, name, format_timestamp(now))
+        table = tables.heartbeats
+        updated = connection.execute(sa.update(table).where(table.c.name == name).values(time=format_timestamp(now)))
+        if not updated.rowcount:
+            connection.execute(sa.insert(table).values(name=name, time=format_timestamp(now)))
 
 
 def _read_rows(config: Config, select: sa.Select[Any]) -> list[dict[str, Any]]:
@@ -252,13 +252,6 @@ def _queue_message(connection: sa.Connection, config: Config, message: dict[str,
             row = {"id": id, "alert": message["alert"], "receiver": name, "document": message, "created": created}
             row |= {"due": created, "tries": 0, "error": "", "ended": "", "outcome": "waiting"}
             connection.execute(sa.insert(table).values(row))
-
-
-def _write_heartbeat(connection: sa.Connection, name: str, moment: str) -> None:
-    table = tables.heartbeats
-    updated = connection.execute(sa.update(table).where(table.c.name == name).values(time=moment))
-    if not updated.rowcount:
-        connection.execute(sa.insert(table).values(name=name, time=moment))
 
 
 def _delete_expired(connection: sa.Connection, before: str) -> None:

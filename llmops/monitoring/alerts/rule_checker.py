@@ -1,10 +1,10 @@
-"""Checking of all rules at a moment or for a past period, and a report of the alerts."""
+"""Checking of all rules at a moment, and a report of the alerts."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from llmops.config import Config
@@ -14,7 +14,6 @@ from llmops.events.reader import Reader, make_reader
 from llmops.frame.errors import ConfigError
 from llmops.monitoring.alerts import lifecycle
 from llmops.monitoring.alerts.breach import Breach, get_machine_id
-from llmops.monitoring.alerts.checks import read_heartbeats
 from llmops.monitoring.alerts.outbox import deliver_to_all
 from llmops.monitoring.alerts.receivers import make_receivers
 from llmops.monitoring.alerts.request_checks import CheckInputs
@@ -57,22 +56,9 @@ class RuleChecker:
         return lifecycle.update_alerts(self._config, breaches, checked, now, get_machine_id(self._config))
 
 
-def catch_up(config: Config, since: datetime, until: datetime) -> list[dict[str, Any]]:
-    """Check the rules for a past period, window by window, and notify receivers.
-
-    Times that were already checked (by the serving app, for example) are skipped, so a repetition changes nothing.
-
-    Returns:
-        The raised and resolved alerts.
-    """
-    changes: list[dict[str, Any]] = []
-    last_check = read_heartbeats(config).get(lifecycle.CHECK_HEARTBEAT)
-    step = timedelta(minutes=config.alerts.window_minutes)
-    moment = max(since, datetime.fromisoformat(last_check)) if last_check else since
-    checker = RuleChecker(config)
-    while moment < until:
-        moment = min(moment + step, until)
-        changes += checker.check(moment)
+def check_once(config: Config) -> list[dict[str, Any]]:
+    """Check all rules now, notify receivers, and return raised and resolved alerts."""
+    changes = RuleChecker(config).check()
     deliver_to_all(database_of(config), make_receivers(config))
     return changes
 
@@ -82,7 +68,7 @@ def build_alert_report(
 ) -> dict[str, Any]:
     """Return figures of the requests with `since <= time < until`, and the alerts that were open in that time.
 
-    It checks no rule: call `catch_up` first. Events that wait in the spool are not seen: call `drain_spool` first.
+    It checks no rule. Events that wait in the spool are not seen: call `drain_spool` first.
 
     Returns:
         Figures of all requests; `versions`: the same per version; `objectives`; `alerts`: rule, subject, severity,

@@ -1,9 +1,8 @@
-"""The improvement report as Markdown and HTML."""
+"""The improvement report as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 Report = Mapping[str, Any]
@@ -13,13 +12,6 @@ _OUTCOMES = {
     "rejected": "It did not pass; the champion stays.",
     "inconclusive": "The test cannot decide: too few of its questions are about new examples. The champion stays.",
 }
-_STYLE = """
-body { font: 15px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1a1f29; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
-td { border-top: 1px solid #e3e6eb; vertical-align: top; overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) { body { background: #0f1218; color: #e6e9ef; } td { border-color: #272d39; } }
-"""
 
 
 def summarize_report(report: Report) -> str:
@@ -47,7 +39,7 @@ def render_markdown(report: Report) -> str:
         f"- {_format_count(report['corrections'], 'correction')}, of which {report['useless']} only repeat the answer.",
         f"- {_format_count(report['good_answers'], 'answer')} with a good rating and a stored text.",
         f"- {_format_count(report['accepted'], 'new example')} accepted, {report['refused']} refused by a person, "
-        f"{report['held']} held back, {report['waiting']} waiting for a person.",
+        f"{report['waiting']} waiting for a person.",
         f"- {_format_count(report['pairs'], 'new preference pair')} "
         "(chosen: the correction, rejected: the model's answer).",
     ]
@@ -55,8 +47,6 @@ def render_markdown(report: Report) -> str:
         lines += ["", "No source of the kind `feedback` is configured: none of this is trained on."]
     lines += _render_entries("Accepted", report["accepted_entries"], report["accepted"])
     lines += _render_entries("Refused", report["refused_entries"], report["refused"])
-    if report["held_reasons"]:
-        lines += ["", "## Held back", "", *(f"- {_escape_markdown(reason)}" for reason in report["held_reasons"])]
     lines += _render_entries("Waiting for a person", report["waiting_entries"], report["waiting"])
     lines += ["", "## Questions without a good answer", ""]
     lines += [f"- {_escape_markdown(t['question'])} ({t['count']}: {t['why']})" for t in report["topics"]] or [
@@ -64,18 +54,6 @@ def render_markdown(report: Report) -> str:
     ]
     lines += ["", "## The model", "", *_describe_model(report)]
     return "\n".join(lines) + "\n"
-
-
-def render_html(text: str) -> str:
-    """Return an HTML page of the report's Markdown."""
-    from markdown_it import MarkdownIt
-
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    title = escape(text.partition("\n")[0].lstrip("# "))
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"></head><body>\n{body}</body></html>\n'
-    )
 
 
 def _describe_model(report: Report) -> Iterable[str]:

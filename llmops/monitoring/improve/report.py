@@ -2,8 +2,8 @@
 
     llmops improve report
 
-The weekly improvement stores it as an artifact, `artifacts/improve/{fingerprint}/` with `report.json`, `report.md` and
-`report.html`, and emits an event `llmops.improvement`.
+The weekly improvement stores it as an artifact, `artifacts/improve/{fingerprint}/` with `report.json` and `report.md`,
+and emits an event `llmops.improvement`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ def build_improvement_report(
     decided = [row for row in heads if start <= row.decided < end]
     accepted = [row for row in decided if row.state == "accepted"]
     refused = [row for row in decided if row.state == "refused"]
-    held = [row for row in recent if row.state == "held"]
     waiting = [row for row in heads if row.state == "waiting"]
     return {
         "since": start,
@@ -76,12 +75,10 @@ def build_improvement_report(
         "useless": sum(row.state == "useless" for row in recent),
         "accepted": len(accepted),
         "refused": len(refused),
-        "held": len(held),
         "waiting": len(waiting),
         "pairs": sum(row.kind == "correction" and bool(row.answer) for row in accepted),
         "accepted_entries": [_describe_entry(row) for row in accepted[:MAX_ENTRIES]],
         "refused_entries": [_describe_entry(row) for row in refused[:MAX_ENTRIES]],
-        "held_reasons": sorted({f"key {row.key}: {row.why}" for row in held}),
         "waiting_entries": [_describe_entry(row) for row in waiting[:MAX_ENTRIES]],
         "topics": find_unanswered(reader, start, end),
         "decisions": _read_decisions(config, since),
@@ -139,10 +136,8 @@ def store_report(config: Config, report: Mapping[str, Any], *, run: str = "", en
 
 
 def _write_files(path: Path, report: Mapping[str, Any]) -> None:
-    text = rendering.render_markdown(report)
     artifacts.write_json(path / "report.json", report)
-    artifacts.write_atomically(path / "report.md", text.encode())
-    artifacts.write_atomically(path / "report.html", rendering.render_html(text).encode())
+    artifacts.write_atomically(path / "report.md", rendering.render_markdown(report).encode())
 
 
 def _emit_event(config: Config, report: Mapping[str, Any], path: Path) -> None:

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmops.data.feedback.similarity import compute_jaccard, normalize
+from llmops.data.text.normalization import normalize_text
+from llmops.data.text.words import split_words
 from llmops.events.datasets import FEEDBACK, TEXT
 from llmops.events.reader import Reader
 
@@ -37,16 +38,18 @@ def find_unanswered(reader: Reader, since: str, until: str) -> list[dict[str, An
 
 
 def _group_by_topic(asked: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    heads: list[str] = []
+    heads: dict[str, tuple[str, set[str]]] = {}  #: question → its normal form and words
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, reason in asked:
-        words = normalize(text)
+        plain = normalize_text(text)
+        words = set(split_words(plain))
         similar = (
-            h for h in heads if normalize(h).plain == words.plain or compute_jaccard(normalize(h), words) >= MIN_JACCARD
+            head
+            for head, (other, others) in heads.items()
+            if other == plain or len(words & others) >= MIN_JACCARD * max(1, len(words | others))
         )
-        head = next(similar, "")
-        if not head:
-            heads.append(head := text)
+        head = next(similar, text)
+        heads.setdefault(head, (plain, words))
         counts[head][reason] += 1
     topics: list[dict[str, Any]] = [
         {"question": head, "count": count.total(), "why": _describe_reasons(count)} for head, count in counts.items()

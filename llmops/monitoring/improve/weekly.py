@@ -37,8 +37,7 @@ def read_feedback(config: Config, moment: datetime) -> dict[str, Any]:
     )
     if not can_train:
         log.warning("No source of the kind `feedback` is configured, so no feedback is trained on.")
-    waiting = counts.get("waiting", 0) + counts.get("held", 0)
-    log.info("%s; %d waiting for a person", f"{new} new examples" if new else "nothing new", waiting)
+    log.info("%s; %d waiting for a person", f"{new} new examples" if new else "nothing new", counts.get("waiting", 0))
     return {"since": since.isoformat(), "until": until.isoformat(), "new": new if can_train else 0, "counts": counts}
 
 

@@ -45,9 +45,10 @@ _UNREACHED = [
     "weights of the models trained on the rows",
     "events in the spools of other machines, and where Elasticsearch, Logstash or OTLP keep them, with users' names",
     "passages in Elasticsearch by an earlier `grounding.elasticsearch` or on an earlier server, and snapshots there",
-    "the Hub and its cache on this machine: weights, tags, history, and `main` of the data set until the next push",
+    "the Hub and its cache on this machine: weights, tags and history",
     "work files that killed cleanings left at `clean.work`: delete them while nothing runs",
-    "earlier versions of objects in the repository's store, and backups that the server of the online store made",
+    "earlier versions of objects and unfinished uploads in the repository's store",
+    "backups that the server of the online store made",
 ]
 
 

@@ -2,9 +2,11 @@
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from llmops.data.collect import repository
 from llmops.data.collect.forgotten_list import TEXT_FIELDS
 from llmops.data.credentials import read_environment
 from llmops.data.remote import is_remote
+from llmops.data.row_file import RowFile
 from llmops.frame.records import KEY_PREFIX, remove_message_number
 from llmops.privacy.erasure.subject import Subject
 
@@ -36,10 +39,8 @@ class PersonRow(NamedTuple):
         return self.source, self.location, remove_message_number(self.position)
 
 
-def find_person_rows(
-    files: Sequence[Path | bytes], subject: Subject | None, ids: Collection[str] = ()
-) -> list[PersonRow]:
-    """Return the person's rows in Parquet files of one read, each a path or the content of a file.
+def find_person_rows(files: Sequence[Path], subject: Subject | None, ids: Collection[str] = ()) -> list[PersonRow]:
+    """Return the person's rows in Parquet files of one read.
 
     They are rows that name the subject, messages of the same conversation, other versions of the same row, and rows
     with one of the ids. Rows of another read with the same origin do not count: row 12 of yesterday's file may have
@@ -52,52 +53,59 @@ def find_person_rows(
 
 
 def find_in_repository(config: Config, subject: Subject, ids: Collection[str]) -> dict[str, list[PersonRow]]:
-    """Return the person's rows in the repository, by the interval of their partition.
+    """Return the person's rows in the repository, by interval.
 
     Raises:
         SourceError: if it cannot be reached.
+        RepositoryError: if an earlier version wrote it.
     """
     where, environ = _locate_repository(config), read_environment(config.collect.connection)
-    intervals = repository.list_intervals(where, environ) if where else []
-    found = {
-        interval: find_person_rows(repository.read_parts(where, interval, environ), subject, ids)
-        for interval in intervals
-    }
+    found = {}
+    for interval in repository.list_intervals(where, environ) if where else []:
+        with _make_folder(config) as folder:
+            documents = repository.fetch_documents(where, interval, folder, environ)
+            found[interval] = find_person_rows([documents] if documents else [], subject, ids)
     return {interval: rows for interval, rows in found.items() if rows}
 
 
 def remove_from_repository(config: Config, intervals: Collection[str], subject: Subject, ids: Collection[str]) -> None:
-    """Upload partitions again without the person's rows.
+    """Upload the documents of `intervals` again without the person's rows.
 
-    Parts that killed uploads left in any partition are deleted, because they may hold the person's rows.
+    Leftovers of killed uploads are deleted in all intervals, because they may hold the person's rows.
 
     Raises:
-        RepositoryError: if the repository refuses the partitions.
+        RepositoryError: if the repository refuses the documents.
         SourceError: if the repository cannot be reached.
     """
-    where, environ = _locate_repository(config), read_environment(config.collect.connection)
-    for interval in repository.list_intervals(where, environ) if where else []:
-        if interval in intervals:
-            _upload_without(config, where, interval, subject, ids)
-        repository.delete_leftovers(where, interval, environ)
+    if where := _locate_repository(config):
+        repository.delete_unfinished(where)
+    for interval in intervals:
+        with _make_folder(config) as folder:
+            _upload_without(folder, config, where, interval, subject, ids)
 
 
-def _upload_without(config: Config, where: str, interval: str, subject: Subject, ids: Collection[str]) -> None:
+def _upload_without(
+    folder: Path, config: Config, where: str, interval: str, subject: Subject, ids: Collection[str]
+) -> None:
     environ = read_environment(config.collect.connection)
-    parts = repository.read_parts(where, interval, environ)
-    deleted = {(row.file, row.number) for row in find_person_rows(parts, subject, ids)}
-    if not deleted:  # an interrupted erasure has done it
+    documents = repository.fetch_documents(where, interval, folder, environ)
+    deleted = [row.number for row in find_person_rows([documents] if documents else [], subject, ids)]
+    if not (documents and deleted):  # an interrupted erasure has done it
         return
+    with pq.ParquetFile(documents) as file, RowFile(folder / "kept.parquet", file.schema_arrow) as kept:
+        start = 0
+        for batch in file.iter_batches(BATCH):
+            table = pa.Table.from_batches([batch])
+            is_kept = ~np.isin(np.arange(start, start + len(table)), deleted)
+            kept.add(table.filter(pa.array(is_kept)))
+            start += len(table)
+    repository.upload_documents(folder / "kept.parquet", where, interval, environ)
+
+
+@contextmanager
+def _make_folder(config: Config) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=config.home, prefix=".erasure-") as folder:
-        documents = Path(folder) / "documents.parquet"
-        with pq.ParquetWriter(documents, pq.read_schema(pa.BufferReader(parts[0])), compression="zstd") as writer:
-            for file, data in enumerate(parts):  # a row group for each part, as `upload` makes them
-                table = pq.read_table(pa.BufferReader(data))
-                is_kept = [(file, number) not in deleted for number in range(len(table))]
-                kept = table.filter(pa.array(is_kept, pa.bool_()))
-                if len(kept):
-                    writer.write_table(kept, row_group_size=len(kept))
-        repository.upload_documents(documents, where, interval, environ)
+        yield Path(folder)
 
 
 def _locate_repository(config: Config) -> str:
@@ -105,13 +113,14 @@ def _locate_repository(config: Config) -> str:
     return where if is_remote(where) or not where else str(config.collect.root / where)
 
 
-def _read_rows(files: Sequence[Path | bytes], choose: Callable[[pl.DataFrame], Iterable[int]]) -> Iterator[PersonRow]:
-    for file, source in enumerate(files):
-        start, opened = 0, pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
-        for frame in map(pl.DataFrame, map(pl.from_arrow, opened.iter_batches(BATCH))):
-            columns = frame.select("id", "source", "location", "position")
-            yield from (PersonRow(file, start + at, *columns.row(at)) for at in choose(frame))
-            start += len(frame)
+def _read_rows(files: Sequence[Path], choose: Callable[[pl.DataFrame], Iterable[int]]) -> Iterator[PersonRow]:
+    for file, path in enumerate(files):
+        start = 0
+        with pq.ParquetFile(path) as opened:
+            for frame in map(pl.DataFrame, map(pl.from_arrow, opened.iter_batches(BATCH))):
+                columns = frame.select("id", "source", "location", "position")
+                yield from (PersonRow(file, start + at, *columns.row(at)) for at in choose(frame))
+                start += len(frame)
 
 
 def _find_naming(frame: pl.DataFrame, subject: Subject) -> set[int]:

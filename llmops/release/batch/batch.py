@@ -21,7 +21,7 @@ from llmops.config import Config
 from llmops.frame.artifacts import compute_sha256, hold_lock, write_json
 from llmops.frame.errors import ConfigError, SourceError
 from llmops.frame.records import write_table
-from llmops.release.batch.engines import BatchEngine, LocalEngine, RowReply, make_server_engine
+from llmops.release.batch.engine import LocalEngine, RowReply
 
 log = logging.getLogger(__name__)
 
@@ -47,23 +47,19 @@ def run_batch(
     output: Path,
     *,
     version: str = "champion",
-    url: str = "",
     max_new_tokens: int = 96,
     size: int = 16,
 ) -> Summary:
-    """Answer `source` with a model version on this machine, or with the serving app at `url`.
+    """Answer `source` with a model version on this machine.
 
     Raises:
         SourceError: if `source` cannot be read, lacks the column, or has no row.
         ConfigError: if `output` exists and is of another job, or lies in one of the platform's folders.
         RegistryError: if there is no such version.
-        DeployError: if the serving app does not answer. Finished parts are kept.
     """
     own = (settings.home, settings.registry, settings.artifacts, settings.collect.cache, settings.features.store)
     if reserved := [folder for folder in own if output.resolve().is_relative_to(folder.resolve())]:
         raise ConfigError(f"{output} lies in {reserved[0]}, a folder of the platform; name another output.")
-    if url:
-        return answer_file(make_server_engine(url, max_new_tokens, size), source, output)
     name, folder = find_servable(settings, version)
     return answer_file(LocalEngine(folder, name, max_new_tokens, size), source, output)
 
@@ -81,7 +77,7 @@ def find_servable(settings: Config, version: str) -> tuple[str, Path]:
     return registered.name, registered.servable
 
 
-def answer_file(engine: BatchEngine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
+def answer_file(engine: LocalEngine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
     """Answer the unanswered rows of `source`. Write `output` when all are answered."""
     rows = _check_files(source, output)
     job = {"input": compute_sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
@@ -143,7 +139,7 @@ def _check_same_job(job: dict[str, Any], known: dict[str, Any], where: Path) -> 
         )
 
 
-def _answer_parts(engine: BatchEngine, source: Path, parts: Path, rows: int, part_rows: int) -> None:
+def _answer_parts(engine: LocalEngine, source: Path, parts: Path, rows: int, part_rows: int) -> None:
     done, before, failed, start, logged_s = 0, 0, 0, time.monotonic(), 0.0
     for number, table in enumerate(_read_slices(source, part_rows)):
         path = parts / f"part-{number:08d}.parquet"
@@ -177,7 +173,7 @@ def _read_slices(source: Path, part_rows: int) -> Iterator[pa.Table]:
             yield pa.concat_tables(waiting)
 
 
-def _answer_table(engine: BatchEngine, table: pa.Table) -> list[RowReply]:
+def _answer_table(engine: LocalEngine, table: pa.Table) -> list[RowReply]:
     questions = table.column("question").to_pylist()
     contexts = table.column("context").to_pylist() if "context" in table.column_names else [None] * len(questions)
     filled = [i for i, question in enumerate(questions) if question and question.strip()]

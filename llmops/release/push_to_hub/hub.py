@@ -1,13 +1,11 @@
 """A client of one repository of the Hugging Face Hub, or of a server with the same API (`HF_ENDPOINT`)."""
 
 import json
-import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
@@ -17,34 +15,30 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 from llmops.frame.errors import HubUnavailableError, RegistryError, is_busy
 from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
 
-log = logging.getLogger(__name__)
-
 MAIN = "main"  #: the branch that is loaded if no revision is named
-
-Result = TypeVar("Result")
 
 Content = Path | bytes  #: a file on this machine, or the content of a file
 
 _CHANGED = {409, 412}  #: status if somebody else has changed the repository since it was read
 
-_PASSES = 10  #: most passes of a push; an undisturbed one needs two
-
 _REMEDIES = {
     401: "HF_TOKEN is not known there, or has expired: set a token that is",
     403: "HF_TOKEN may not write there: set a token that may",
-    404: "it does not exist, or HF_TOKEN may not see it: check {setting} and the token",
+    404: "it does not exist, or HF_TOKEN may not see it: check push_to_hub.repo and the token",
 }
 
 
-def read_token(repo: str, environ: Mapping[str, str] = os.environ, setting: str = "push_to_hub.repo") -> str:
-    """Return the token in `HF_TOKEN`. `setting` is the setting that names the repository, for the message.
+def read_token(repo: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the token in `HF_TOKEN`.
 
     Raises:
         RegistryError: if there is no token, or it has characters that no token has.
     """
     token = environ.get("HF_TOKEN", "").strip()  # a secret's file or an `.env` may end it with a line break
     if not token:
-        raise RegistryError(f"To push to {repo}, set HF_TOKEN to a Hub token that may write there; or empty {setting}.")
+        raise RegistryError(
+            f"To push to {repo}, set HF_TOKEN to a Hub token that may write there; or empty push_to_hub.repo."
+        )
     if not token.isascii() or not token.isprintable() or " " in token:
         raise RegistryError("HF_TOKEN is no Hub token: it has blanks or other characters that no token has.")
     return token
@@ -64,33 +58,29 @@ class File:
 
 
 class Hub:
-    """A model or data set repository `repo` (`owner/name`), with the rights of the token.
+    """A model repository `repo` (`owner/name`), with the rights of the token.
 
     Every method may raise `RegistryError` with the server's answer and a remedy, `ChangedMeanwhile`, or
     `HubUnavailableError` if another try may succeed.
     """
 
-    def __init__(
-        self, repo: str, kind: Literal["model", "dataset"] = "model", environ: Mapping[str, str] = os.environ
-    ) -> None:
+    def __init__(self, repo: str, environ: Mapping[str, str] = os.environ) -> None:
         self.repo = repo
-        self.setting = "push_to_hub.repo" if kind == "model" else "push_to_hub.dataset"  #: setting with its name
-        self._kind = kind
         self.endpoint = environ.get("HF_ENDPOINT") or "https://huggingface.co"
-        self._token = read_token(repo, environ, self.setting)
+        self._token = read_token(repo, environ)
         keep_queries_out_of_logs()
         self._api = HfApi(endpoint=self.endpoint, token=self._token)
 
     def create(self, private: bool) -> None:
         """Create the repository if it does not exist."""
         with self._convert_errors():
-            self._api.create_repo(self.repo, repo_type=self._kind, private=private, exist_ok=True)
+            self._api.create_repo(self.repo, private=private, exist_ok=True)
 
     def list_refs(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return branches and tags, each with its commit; empty if there is no such repository."""
         with self._convert_errors():
             try:
-                refs = self._api.list_repo_refs(self.repo, repo_type=self._kind)
+                refs = self._api.list_repo_refs(self.repo)
             except HfHubHTTPError as error:
                 if error.response.status_code == 404:
                     return {}, {}
@@ -100,29 +90,22 @@ class Hub:
     def list_files(self, revision: str) -> dict[str, File]:
         """Return the files of a commit, branch or tag, by path."""
         with self._convert_errors():
-            entries = list(self._api.list_repo_tree(self.repo, repo_type=self._kind, recursive=True, revision=revision))
+            entries = list(self._api.list_repo_tree(self.repo, recursive=True, revision=revision))
         files = (entry for entry in entries if isinstance(entry, RepoFile))
         return {f.path: File(f.blob_id, f.size, f.lfs.sha256 if f.lfs else "") for f in files}
 
     def read(self, path: str, revision: str) -> bytes:
         """Return the content of a small file."""
-        url = hf_hub_url(self.repo, path, repo_type=self._kind, revision=revision, endpoint=self.endpoint)
+        url = hf_hub_url(self.repo, path, revision=revision, endpoint=self.endpoint)
         with self._convert_errors():
             response = http_backoff("GET", url, headers=build_hf_headers(token=self._token), follow_redirects=True)
             hf_raise_for_status(response)
         return bytes(response.content)
 
-    def create_branch(self, name: str) -> str:
-        """Create a branch at the repository's first commit, which has no model, and return that commit."""
-        with self._convert_errors():
-            root: str = self._api.list_repo_commits(self.repo, repo_type=self._kind)[-1].commit_id
-            self._api.create_branch(self.repo, repo_type=self._kind, branch=name, revision=root)
-        return root
-
     def create_tag(self, name: str, commit: str) -> None:
         """Tag a commit. Raise `ChangedMeanwhile` if the tag exists."""
         with self._convert_errors():
-            self._api.create_tag(self.repo, repo_type=self._kind, tag=name, revision=commit)
+            self._api.create_tag(self.repo, tag=name, revision=commit)
 
     def commit(
         self, branch: str, parent: str, files: Mapping[str, Content], removed: Collection[str], message: str
@@ -134,33 +117,11 @@ class Hub:
             commit = self._api.create_commit(
                 self.repo,
                 [*deletes, *adds],
-                repo_type=self._kind,
                 commit_message=message,
                 revision=branch,
                 parent_commit=parent,
             )
         return str(commit.oid)
-
-    def run_passes(self, run_pass: Callable[[], Result], *, create_private: bool) -> Iterator[Result]:
-        """Call `run_pass` again and again, and yield each result, until the caller stops.
-
-        The repository is created if it is missing, as private if `create_private`. If somebody else has changed it
-        during a pass (`ChangedMeanwhile`), the pass has no result and the next one begins.
-
-        Raises:
-            HubUnavailableError: if the caller has not stopped after `_PASSES` passes.
-        """
-        for _ in range(_PASSES):
-            try:
-                self.create(create_private)
-                result = run_pass()
-            except ChangedMeanwhile as error:
-                log.info("%s was changed meanwhile and is read again: %s", self.repo, error)
-                continue
-            yield result
-        raise HubUnavailableError(
-            f"{self.repo} at {self.endpoint} still differs from the registry after {_PASSES} passes; try again."
-        )
 
     @contextmanager
     def _convert_errors(self) -> Iterator[None]:
@@ -185,7 +146,7 @@ class Hub:
                 return ChangedMeanwhile(message)
             if is_busy(status):
                 return HubUnavailableError(f"{where} is overloaded or broken: {message}")
-            remedy = _REMEDIES.get(status, "mend the cause that it names").format(setting=self.setting)
+            remedy = _REMEDIES.get(status, "mend the cause that it names")
             return RegistryError(f"{where} refuses: {message} ({remedy}).")
         final = isinstance(error, FileNotFoundError | PermissionError) or (
             isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)

@@ -1,4 +1,4 @@
-"""The stage push_to_hub: copies the registry to the Hub (`sync`), and the champion's training examples (`dataset`).
+"""The stage push_to_hub: copies the champion to the Hub (`sync`).
 
     python -m llmops run push_to_hub
 
@@ -7,36 +7,29 @@ proves nothing: `is_current` asks the Hub at every run.
 """
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 from llmops.config import PushToHub
 from llmops.frame.artifacts import write_json
-from llmops.release.push_to_hub import dataset, sync
+from llmops.release.push_to_hub import sync
 from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
-
-log = logging.getLogger(__name__)
 
 
 def run(
     config: PushToHub, *, release: Path, deploy: Path, events: Path, registry: Path, database: str, out: Path
 ) -> dict[str, Any]:
-    """Push, and write `push.json`: repository, version on `main`, pushed refs, and the same for the data set.
+    """Push, and write `push.json`: repository, version on `main` and pushed refs.
 
     If no repository is configured, `push.json` says so. `deploy` must have proved that the champion answers.
 
     Raises:
-        RegistryError: if there is no token, the Hub refuses, a repository has other content under a version's name, or
-            a source of the examples may not be passed on.
+        RegistryError: if there is no token, the Hub refuses, or the repository has content of other origin.
     """
-    known = _open_registry(release, registry, database)
-    state: dict[str, Any] = {"state": "pushed" if config.repo or config.dataset else "no repository"}
+    state: dict[str, Any] = {"state": "pushed" if config.repo else "no repository"}
     if config.repo:
-        state |= sync.push(known, config, events, by="pipeline")
-    if config.dataset:
-        state["dataset"] = dataset.push(known, release.parents[1], config, events, by="pipeline")
+        state |= sync.push(_open_registry(release, registry, database), config, events, by="pipeline")
     write_json(out / "push.json", state)
     return state
 
@@ -44,11 +37,8 @@ def run(
 def is_current(
     config: PushToHub, *, release: Path, deploy: Path, events: Path, registry: Path, database: str, out: Path
 ) -> bool:
-    """Return True if the Hub still equals the registry, or no repository is configured."""
-    known = _open_registry(release, registry, database)
-    return (not config.repo or bool(sync.read_state(known, config)["equal"])) and (
-        not config.dataset or bool(dataset.read_state(known, release.parents[1], config)["equal"])
-    )
+    """Return True if the Hub still has the champion, or no repository is configured."""
+    return not config.repo or bool(sync.read_state(_open_registry(release, registry, database), config)["equal"])
 
 
 def _open_registry(release: Path, folder: Path, database: str) -> Registry:

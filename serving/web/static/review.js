@@ -3,7 +3,7 @@
 import { element, post } from "./page.js";
 
 const $ = (id) => document.getElementById(id);
-const EMPTY = { waiting: "Nothing waits. What enough people say alike trains without a review.", held: "Nothing is held back.", decided: "Nothing has been decided yet." };
+const EMPTY = { waiting: "Nothing waits. What enough people say in the same words trains without a review.", decided: "Nothing has been decided yet." };
 let shown = "waiting";
 let found = { open: [], decided: [], counts: {}, agreeing: 2 };
 
@@ -87,13 +87,13 @@ function article(entry) {
   card.append(texts);
   if (entry.comment) card.append(text("Comment", entry.comment));
   const decided = entry.state === "accepted" || entry.state === "refused";
-  const by = entry.by && entry.by !== "policy" ? `${entry.state} by ${entry.by}` : entry.state === "held" ? "held back" : decided ? `${entry.state} by the policy` : "waits";
+  const by = entry.by && entry.by !== "policy" ? `${entry.state} by ${entry.by}` : decided ? `${entry.state} by the policy` : "waits";
   card.append(element("p", "hint", [by, entry.why].filter(Boolean).join(": ")));
   const edit = editor(entry, card);
   const row = element("div", "inline end");
-  if (entry.state === "held") {
+  if (entry.state === "waiting" && entry.people.length === 1) {
     const key = entry.people[0].prefix;
-    row.append(button(`Refuse all of ${key}`, "", () => decide("/admin/review", { key, why: entry.why }, card)));
+    row.append(button(`Refuse all of ${key}`, "", () => confirm(`Refuse all that waits of ${key}?`) && decide("/admin/review", { key }, card)));
   }
   if (entry.state !== "refused") row.append(button("Refuse", "", () => decide(getPath(entry), { decision: "refuse" }, card)));
   row.append(button("Edit", "", () => { edit.hidden = !edit.hidden; edit.querySelector("textarea").focus(); }));
@@ -111,7 +111,7 @@ function render() {
   const entries = shown === "decided" ? found.decided : found.open.filter((entry) => entry.state === shown);
   $("entries").replaceChildren(...entries.map(article));
   if (!entries.length) $("entries").append(element("p", "card empty", EMPTY[shown]));
-  const names = { waiting: "waiting", held: "held back", accepted: "accepted", refused: "refused", useless: "of no use" };
+  const names = { waiting: "waiting", accepted: "accepted", refused: "refused", useless: "of no use" };
   $("counts").textContent = Object.entries(names).map(([state, name]) => `${found.counts[state] || 0} ${name}`).join(" · ");
   for (const other of document.querySelectorAll("[data-show]")) other.setAttribute("aria-pressed", String(other.dataset.show === shown));
 }

@@ -28,8 +28,7 @@ def is_too_close(left: str, right: str) -> bool:
 
 
 def find_overlaps(training: Iterable[str], held_out: Sequence[str]) -> decontaminate.Overlaps:
-    texts = list(training)
-    return decontaminate.find_overlaps(lambda: split_into_batches(texts), split_into_batches(held_out))
+    return decontaminate.find_overlaps(split_into_batches(list(training)), split_into_batches(held_out))
 
 
 words = st.lists(st.sampled_from(["a", "b", "c", "d", "e f g", "h i j k l m n"]), max_size=14).map(" ".join)
@@ -46,7 +45,7 @@ def test_with_little_memory_the_result_is_that_of_comparing_all_with_all(
         assert (index in found) == bool(twins)
         assert not twins or found[index][0] in twins
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("BATCH", 2), ("INDEX_WORDS", 9), ("MAX_INDEXES", 2), ("PAIR_BATCH", 1)):
+        for name, value in (("BATCH", 2), ("PAIR_BATCH", 1)):
             patch.setattr(decontaminate, name, value)
         assert find_overlaps(training, held_out) == found
 

@@ -73,12 +73,12 @@ WORLD = [
     make_document("goods", 1, fields={"name": "Tent {x}", "price": "9", "size.m": ""}),
     make_document("goods", 2, fields={"name": "", "price": "7", "size.m": "2"}),
     make_document("known", question="How much is it?", answer="Five.", context="Prices.", group="cost"),
-    make_document("known", 4, question="How much?", answer="4 euros.", group="price"),
+    make_document("known", 4, question="How much?", answer="4 euros.", group="price", licence="MIT"),
     make_document("known", 5, question="How much?", answer="5 euros.", group="price"),
     make_document("re", 1, question="What does it cost?", same_as="how much IS  it"),
     make_document("re", 2, question="How much is it", same_as="Is it cheap?"),
     make_document("re", 3, question="Who?", same_as="Which?"),
-    make_document("re", 4, question="What is its price?", same_as="How much?"),
+    make_document("re", 4, question="What is its price?", same_as="How much?", licence="proprietary"),
     make_document("cut", 1, question="Long?", answer="Dr. No came. He left. " * 9),
     make_document("cut", 2, question="Short?", answer="Dr. No came. He left. It rained."),
     make_document("cut", 3, question="Where?", answer="Here.", context="word " * 50),
@@ -169,6 +169,8 @@ def test_templates_are_rendered_and_other_wordings_take_all_answers_of_the_known
         ("What is its price?", "4 euros.", "", "price", "row 4"),
         ("What is its price?", "5 euros.", "", "price", "row 4"),
     ]
+    licences = {e.answer: e.licence for e in select_source(output.examples, "re") if e.position == "row 4"}
+    assert licences == {"4 euros.": "MIT AND proprietary", "5 euros.": ""}  # of question and answer
     assert output.list_rules("re") == {"unknown_question": ["row 3"]}
     assert "Who?" in output.dropped["unknown_question"][0].content
 

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmops.config import Clean
 from llmops.data.clean import rules
 from llmops.data.clean.funnel import RULE_ORDER
 from llmops.data.clean.repair import repair_characters, unescape
@@ -37,7 +36,7 @@ PIECES = st.sampled_from(
 
 
 def tidied(text: str, one_line: bool = False) -> str:
-    return str(tidy_texts(pl.Series([text]), one_line, Clean())[0])
+    return str(tidy_texts(pl.Series([text]), one_line)[0])
 
 
 @pytest.mark.parametrize("one_line", [False, True])
@@ -110,12 +109,10 @@ def plain_layout(text: str) -> str:
 def test_real_texts_and_pythons_documentation_pass_unchanged() -> None:
     """Chapters of the language reference and of its data model: prose, tables, grammars, sessions, formulas."""
     for texts in CORPUS.values():
-        assert tidy_texts(pl.Series(texts), False, Clean()).to_list() == [plain_layout(text) for text in texts]
+        assert tidy_texts(pl.Series(texts), False).to_list() == [plain_layout(text) for text in texts]
     texts = list(topics.values())
     assert sum(map(len, texts)) > 300_000
-    wrong = [
-        a for a, b in zip(texts, tidy_texts(pl.Series(texts), False, Clean()), strict=True) if plain_layout(a) != b
-    ]
+    wrong = [a for a, b in zip(texts, tidy_texts(pl.Series(texts), False), strict=True) if plain_layout(a) != b]
     assert [text[:80] for text in wrong if "\xad" not in text and "\u212a" not in text] == []
 
 
@@ -124,7 +121,7 @@ def test_code_still_parses_and_says_the_same() -> None:
     names = ("html/parser.py", "xml/sax/saxutils.py", "pydoc.py", "textwrap.py")
     paths = [*sorted(STDLIB.glob("*.py"))[::16], *(STDLIB / name for name in names)]
     sources = [path.read_text("utf-8") for path in paths]
-    for path, source, after in zip(paths, sources, tidy_texts(pl.Series(sources), False, Clean()), strict=True):
+    for path, source, after in zip(paths, sources, tidy_texts(pl.Series(sources), False), strict=True):
         assert ast.dump(ast.parse(after)) == ast.dump(ast.parse(source)), path
 
 
@@ -133,12 +130,7 @@ def test_code_still_parses_and_says_the_same() -> None:
 def test_what_is_tidy_stays_as_it_is_and_the_short_cut_of_the_rules_changes_nothing(text: str, one_line: bool) -> None:
     once = tidied(text, one_line)
     assert tidied(once, one_line) == once
-    assert rules._tidy_all(pl.Series([text]), one_line, Clean()).to_list() == [once]
-
-
-def test_classic_is_an_option() -> None:
-    texts = pl.Series(["Is it É-mail (v2)?", "Yes, it IS."])
-    assert tidy_texts(texts, True, Clean(classic=True)).to_list() == ["is it émail v2", "yes it is"]
+    assert rules._tidy_all(pl.Series([text]), one_line).to_list() == [once]
 
 
 # Text as a wrong program leaves it: UTF-8 taken for another encoding, once or twice.

@@ -14,8 +14,8 @@ from pyspark.sql import SparkSession
 
 from llmops.config import Annotate, Clean
 from llmops.data import remote
-from llmops.data.clean import partitioning, work_files
 from llmops.data.clean import stage as clean
+from llmops.data.clean import work_files
 from llmops.frame.errors import LlmopsError
 from llmops.frame.records import Document, DroppedRow, get_schema, read_rows, write_rows
 
@@ -200,11 +200,9 @@ def cleaned(folder: Path, documents: Iterable[Document], group: int, **config: A
 
 
 def test_equal_input_gives_equal_files(tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whatever order, row groups, parts and partitions."""
+    """In whatever order, row groups and partitions."""
     monkeypatch.setattr(clean, "ROWS_PER_FILE", 10)
-    monkeypatch.setattr(partitioning, "FAN_OUT_DIVISOR", 16)
     one = cleaned(tmp_path / "one", many(), 80, partitions=1)
-    monkeypatch.setattr(partitioning, "FAN_OUT_DIVISOR", 2)
     assert cleaned(tmp_path / "other", many()[::-1], 7, partitions=3) == one
     assert len([name for name in one if name.startswith("dropped")]) == 8
 

@@ -32,10 +32,10 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, damage: Callable[[Pa
     work_files = WorkFiles(str(tmp_path))
     file = TableFile.write(work_files, "parts/0.arrow", [TABLE])
     assert file.read_table(work_files, 0) == TABLE
-    assert list(work_files.read_row_groups("documents.parquet", [0], ["text"])) == [TABLE]
+    assert work_files.read_row_group("documents.parquet", 0, ["text"]) == TABLE
     damage(tmp_path / "documents.parquet")
     damage(tmp_path / "parts" / "0.arrow")
     with pytest.raises(WorkError, match=rf"documents\.parquet .*{problem}"):
-        list(work_files.read_row_groups("documents.parquet", [0], ["text"]))
+        work_files.read_row_group("documents.parquet", 0, ["text"])
     with pytest.raises(WorkError, match=rf"parts/0\.arrow .*{problem}"):
         file.read_table(work_files, 0)

@@ -99,7 +99,8 @@ GOOD: dict[str, bytes] = {
 BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
     "csv": [(make_gzip_writer((b"q,a\n", 0), (b"x", BOMB_MIB)), "malformed: line 2: the line is longer")],
     "json": [
-        (make_gzip_writer((b'[{"q": "', 0), (b"x", BOMB_MIB)), "unreadable: it holds more than 134,217,728 characters")
+        (make_gzip_writer((b'[{"q": "', 0), (b"x", BOMB_MIB)), "unreadable: it holds more than 16,777,216 characters"),
+        (make_gzip_writer((b"[", 0), (b"{},", 15)), "malformed: line 1, column "),
     ],
     "jsonl": [(make_gzip_writer((b'{"q": "', 0), (b"x", BOMB_MIB)), "malformed: the line is longer")],
     "xml": [

@@ -100,11 +100,6 @@ def web(no_credentials: None) -> Iterator[WebServer]:
         yield state
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "BLOCK_BYTES", 10)
-
-
 def upload_texts(objects: Callable[[str], Any], url: str, files: dict[str, str]) -> None:
     for name, text in files.items():
         objects(url).pipe_file(f"{url}/{name}", text.encode())
@@ -156,40 +151,38 @@ def test_web_pages_are_found_through_their_listing(web: WebServer, tmp_path: Pat
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_copy_of_many_blocks_is_the_file(web: WebServer, tmp_path: Path, small_blocks: None, ranges: bool) -> None:
+def test_a_copy_is_the_file(web: WebServer, tmp_path: Path, ranges: bool) -> None:
     web.supports_ranges = ranges
-    for size in (0, 6, 10, 11, 69):
-        web.files = {"/a.csv": bytes(range(size))}
+    for size in (0, 6, 11 << 20):
+        content = os.urandom(size)
+        web.files = {"/a.csv": content}
         (file,) = find_source_files(make_source(f"{web.url}/a.csv"), tmp_path, DAY)
-        assert file.fetch(tmp_path)[0].read_bytes() == bytes(range(size))
+        assert file.fetch(tmp_path)[0].read_bytes() == content
 
 
-def test_a_line_that_stays_broken_fails_and_the_next_run_goes_on(
-    web: WebServer, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_that_stays_broken_fails_and_the_next_run_begins_again(web: WebServer, tmp_path: Path) -> None:
     web.files = {"/a.csv": b"q\n" + b"".join(b"%d\n" % (n % 10) for n in range(20))}
-    original, calls = remote.Address.retry, count()
-
-    def retry(address: remote.Address, call: Callable[[], Any]) -> Any:
-        web.broken_answers = 100 if next(calls) >= 4 else 0  # connect, info, three blocks
-        return original(address, call)
-
-    with monkeypatch.context() as patch, pytest.raises(SourceError, match="cannot be reached"):
-        patch.setattr(remote.Address, "retry", retry)
+    web.broken_answers = 100
+    with pytest.raises(SourceError, match="cannot be reached"):
         run_collect(tmp_path, f"{web.url}/a.csv")
-    (part,) = (tmp_path / "cache").rglob("*.partial")
-    assert part.stat().st_size == 20  # as a process that is killed leaves it
     web.broken_answers = 2  # a request that breaks off is tried again
     web.requests.clear()
     _, documents = run_collect(tmp_path, f"{web.url}/a.csv")
     assert [d.fields for d in documents] == [f'{{"q": "{n % 10}"}}' for n in range(20)]
-    # The last whole block is asked for again, the first is not.
-    assert web.requests == [f"/a.csv bytes={a}-{min(a + 9, 41)}" for a in (10, 10, 10, 20, 30, 40)]
+    assert web.requests == ["/a.csv"] * 3
     assert not [p for p in (tmp_path / "cache").rglob("*.partial")]
 
 
+def test_a_file_without_a_version_that_becomes_shorter_is_refused(web: WebServer, tmp_path: Path) -> None:
+    web.files, web.sends_etag = {"/a.csv": b"q\n" + b"1\n" * 20}, False
+    (file,) = find_source_files(make_source(f"{web.url}/a.csv"), tmp_path, DAY)
+    web.files = {"/a.csv": b"q\n"}
+    with pytest.raises(SourceError, match="2 bytes came for 42"):
+        file.fetch(tmp_path / "copies")
+
+
 def test_a_file_that_becomes_another_while_it_is_read_is_refused(
-    web: WebServer, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.files = {"/a.csv": b"q\n" + b"1\n" * 20}
     (file,) = find_source_files(make_source(f"{web.url}/a.csv"), tmp_path, DAY)

@@ -1,8 +1,7 @@
-"""repository: uploads are complete, checked, and not repeated after an interruption; to a folder, S3 and Azure Blob."""
+"""repository: uploads are complete, checked, and repeated after an interruption; to a folder, S3 and Azure Blob."""
 
-import hashlib
-import json
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmops.data.collect import repository
-from llmops.data.collect.repository import MANIFEST, RepositoryError, upload_documents
+from llmops.data.collect.repository import FILE, RepositoryError, upload_documents
 from llmops.data.remote import Address, connect, make_local_address
 
 DAY = "2026-01-31"
@@ -46,27 +45,23 @@ def read_stored(target: str) -> dict[str, bytes]:
 
 
 def read_texts(target: str) -> list[str]:
-    """Return the texts that a reader without knowledge of manifests finds, in order."""
+    """Return the texts that a reader of the whole folder finds, in order."""
     files = sorted((name, data) for name, data in read_stored(target).items() if name.endswith(".parquet"))
     return [t for _, data in files for t in pq.read_table(pa.BufferReader(data))["text"].to_pylist()]
 
 
 def test_upload_is_whole_checked_and_once(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_documents(tmp_path / "d.parquet", "ab", "c")
-    done = upload_documents(file, target, DAY)
-    assert (done["parts"], done["sent"]) == (2, 2)
+    assert upload_documents(file, target, DAY) == {"bytes": file.stat().st_size, "sent": True}
     assert read_texts(target) == ["a", "b", "c"]
-    files = read_stored(target)
-    folder = f"documents/interval={DAY}"
-    manifest = json.loads(files[f"{folder}/{MANIFEST}"])
-    assert (manifest["interval"], manifest["rows"], [p["rows"] for p in manifest["parts"]]) == (DAY, 3, [2, 1])
-    assert set(files) == {f"{folder}/{MANIFEST}", *(f"{folder}/{p['name']}" for p in manifest["parts"])}
-    for part in manifest["parts"]:
-        data = files[f"{folder}/{part['name']}"]
-        assert (part["sha256"], part["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
-    monkeypatch.setattr(repository._Partition, "write_file", lambda *_: pytest.fail("sent again"))
-    assert upload_documents(file, target, DAY)["sent"] == 0
-    assert read_stored(target) == files
+    assert read_stored(target) == {f"documents/interval={DAY}/{FILE}": file.read_bytes()}
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("sent again")
+
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    monkeypatch.setattr(type(open_address(target).filesystem), "_put_file", refuse, raising=False)
+    assert not upload_documents(file, target, DAY)["sent"]
 
 
 def test_intervals_stand_side_by_side_and_one_is_replaced_by_its_own_only(target: str, tmp_path: Path) -> None:
@@ -77,69 +72,78 @@ def test_intervals_stand_side_by_side_and_one_is_replaced_by_its_own_only(target
     upload_documents(write_documents(tmp_path / "c", "a"), target, "2026-01-30")  # a person was forgotten
     assert read_texts(target) == ["a", "c"]
     files = read_stored(target)
-    assert len(files) == 5 and files["documents/interval=2026-01-30/notes.txt"] == b"mine"  # what others put there
+    assert len(files) == 3 and files["documents/interval=2026-01-30/notes.txt"] == b"mine"  # what others put there
 
 
-def test_a_damaged_or_missing_part_is_sent_again(target: str, tmp_path: Path) -> None:
+def test_a_damaged_or_missing_file_is_sent_again(target: str, tmp_path: Path) -> None:
     file = write_documents(tmp_path / "d.parquet", "a", "b", "c")
     upload_documents(file, target, DAY)
-    before = read_stored(target)
+    before, where = read_stored(target), open_address(target)
+    (name,) = before
+    where.filesystem.pipe_file(f"{where.path}/{name}", b"x" * len(before[name]))
+    assert upload_documents(file, target, DAY)["sent"] and read_stored(target) == before
+    where.filesystem.rm_file(f"{where.path}/{name}")
+    assert upload_documents(file, target, DAY)["sent"] and read_stored(target) == before
+
+
+def test_documents_in_parts_of_an_earlier_version_are_refused(target: str, tmp_path: Path) -> None:
     where = open_address(target)
-    first, second = sorted(name for name in before if name.endswith(".parquet"))[:2]
-    where.filesystem.pipe_file(f"{where.path}/{first}", b"x" * len(before[first]))
-    where.filesystem.rm_file(f"{where.path}/{second}")
-    assert upload_documents(file, target, DAY)["sent"] == 2
-    assert read_stored(target) == before
+    part = f"{where.path}/documents/interval={DAY}/part-00000-0123456789abcdef.parquet"
+    where.filesystem.makedirs(part.rpartition("/")[0], exist_ok=True)
+    where.filesystem.pipe_file(part, b"a person's rows")
+    with pytest.raises(RepositoryError, match=f"interval={DAY} .* Delete it"):
+        upload_documents(write_documents(tmp_path / "d", "a"), target, DAY)
+    with pytest.raises(RepositoryError, match="Delete it"):
+        repository.fetch_documents(target, DAY, tmp_path)
+    assert list(read_stored(target).values()) == [b"a person's rows"]
 
 
-def test_a_break_leaves_no_manifest_and_goes_on(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, write_file = write_documents(tmp_path / "d.parquet", "a", "b", "c"), repository._Partition.write_file
-    calls = iter(range(100))
+def test_a_killed_upload_to_a_folder_changes_nothing_and_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "repository")
+    upload_documents(write_documents(tmp_path / "old", "x"), target, DAY)
+    file = write_documents(tmp_path / "d.parquet", "a", "b", "c")
 
-    def break_line(partition: Any, name: str, data: bytes) -> None:
-        if next(calls) == 2:
-            raise RepositoryError("the line is dead")
-        write_file(partition, name, data)
-
-    monkeypatch.setattr(repository._Partition, "write_file", break_line)
-    with pytest.raises(RepositoryError):
-        upload_documents(file, target, DAY)
-    assert read_texts(target) == ["a", "b"] and not any(MANIFEST in name for name in read_stored(target))
-    assert upload_documents(file, target, DAY)["sent"] == 1
-    assert read_texts(target) == ["a", "b", "c"]
-
-
-def test_a_killed_upload_to_a_folder_goes_on_and_is_tidied_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, target = write_documents(tmp_path / "d.parquet", "a", "b", "c"), str(tmp_path / "repository")
-    calls, replace = iter(range(100)), os.replace
-
-    def interrupt(*paths: Any) -> None:  # nothing tidies up after it
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        replace(*paths)
+    def interrupt(*_: Any) -> None:  # nothing tidies up after it
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", interrupt)
+        patch.setattr(Path, "replace", interrupt)
         upload_documents(file, target, DAY)
-    assert read_texts(target) == ["a"] and len(read_stored(target)) == 2
-    monkeypatch.setattr(os, "getpid", lambda: 0)  # another process
-    assert upload_documents(file, target, DAY)["sent"] == 2
-    assert read_texts(target) == ["a", "b", "c"]
-    assert len(read_stored(target)) == 4
+    stored = read_stored(target)
+    assert len(stored) == 2 and stored[f"documents/interval={DAY}/{FILE}"] == (tmp_path / "old").read_bytes()
+    assert upload_documents(file, target, DAY)["sent"]
+    assert read_stored(target) == {f"documents/interval={DAY}/{FILE}": file.read_bytes()}
 
 
 def test_a_store_that_garbles_is_detected(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from s3fs import S3FileSystem
 
-    original = S3FileSystem._pipe_file
+    original = S3FileSystem._put_file
 
-    async def garble(self: Any, path: str, data: bytes, **more: Any) -> Any:
-        return await original(self, path, data[:-1] + b"?", **more)
+    async def garble(self: Any, source: str, path: str, **more: Any) -> Any:
+        data = Path(source).read_bytes()
+        Path(source).write_bytes(data[:-1] + b"?")
+        try:
+            return await original(self, source, path, **more)
+        finally:
+            Path(source).write_bytes(data)
 
-    monkeypatch.setattr(S3FileSystem, "_pipe_file", garble)
+    monkeypatch.setattr(S3FileSystem, "_put_file", garble)
     with pytest.raises(RepositoryError, match="not what was sent"):
         upload_documents(write_documents(tmp_path / "d", "a"), s3, DAY)
-    assert not any(MANIFEST in name for name in read_stored(s3))
+    assert not read_stored(s3)
+
+
+def test_a_disk_that_garbles_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = str(tmp_path / "repository")
+    upload_documents(write_documents(tmp_path / "old", "x"), target, DAY)
+    stored = read_stored(target)
+    monkeypatch.setattr(shutil, "copyfile", lambda _, path: Path(path).write_bytes(b"?"))
+    with pytest.raises(RepositoryError, match="not what was sent"):
+        upload_documents(write_documents(tmp_path / "d", "a"), target, DAY)
+    assert read_stored(target) == stored
 
 
 @pytest.mark.parametrize("wrong", ["s3://no-such-bucket", "gs://bucket", "s3://u:pw@host"])

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from llmops.config import Improve
-from llmops.data.feedback.poison import Correction, find_poisoners
 from llmops.data.feedback.policy import FeedbackEntry, judge
-from llmops.data.feedback.similarity import is_same_answer, is_same_question
 
 RULES = Improve()
 COUNT = itertools.count()
@@ -30,24 +28,19 @@ def make_entry(
         ("You can send it back within 14 days of it.", "You can send it back within 30 days of it.", False),
         ("You can't send it back after the day of purchase.", "You can send it back after the day of purchase.", False),
         ("For returns please just call Anna at the desk.", "For returns please just call Peter at the desk.", False),
-        ("Please send it back within 14 days of it to us.", "Send it back within 14 days of it to us.", True),
+        ("Please send it back within 14 days of it to us.", "Send it back within 14 days of it to us.", False),
+        ("Yes, and it costs £5 today.", "Yes, and it costs $5 today.", False),
+        ("?", "!", False),
+        ("Send it  back: it is “free”", 'send it back: it is "free".', True),
         ("14日以内に返品できます。", "14日以内に返品できます", True),
     ],
 )
-def test_two_texts_say_the_same_unless_a_number_a_name_or_a_negation_differs(one: str, other: str, same: bool) -> None:
-    assert is_same_answer(one, other, 0.85) == is_same_answer(other, one, 0.85) == same
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("How long do you ship to Norway in the winter?", "How long do you ship to Norway in the winter please?", True),
-        ("How do I send the order on to my flat in Norway?", "How do I send the order on to my flat in Sweden?", False),
-        ("What does the big red kettle cost in shop 7?", "What does the big red kettle cost in shop 7 8?", False),
-    ],
-)
-def test_two_questions_are_one_only_if_one_has_all_words_of_the_other(one: str, other: str, same: bool) -> None:
-    assert is_same_question(one, other, 0.8) == is_same_question(other, one, 0.8) == same
+def test_two_texts_are_the_same_if_they_differ_only_in_how_they_were_typed(one: str, other: str, same: bool) -> None:
+    for texts in ((one, other), (other, one)):
+        entries = [make_entry(name, text=text) for name, text in zip(("ana", "bo"), texts, strict=True)]
+        assert {v.state for v in judge(entries, RULES).values()} == {"accepted" if same else "waiting"}
+        entries = [make_entry(name, question=text) for name, text in zip(("ana", "bo"), texts, strict=True)]
+        assert {v.state for v in judge(entries, RULES).values()} == {"accepted" if same else "waiting"}
 
 
 def test_the_verdicts_do_not_depend_on_the_order_of_entries() -> None:
@@ -77,7 +70,7 @@ def test_two_agreeing_people_are_accepted_and_one_entry_represents_both() -> Non
 def test_later_agreement_changes_no_accepted_entry() -> None:
     first = [make_entry(name, text="Yes, to all of Europe and the isles.") for name in ("ana", "bo")]
     before = judge(first, RULES)
-    later = [make_entry(name, text="Yes, to all of Europe and isles.") for name in ("cy", "di", "ed", "flo")]
+    later = [make_entry(name, text="yes, to all of Europe and the isles") for name in ("cy", "di", "ed", "flo")]
     after = judge([*first, *later], RULES)
     for one in first:
         assert after[one.id][:1] + after[one.id][2:] == before[one.id][:1] + before[one.id][2:]
@@ -99,27 +92,47 @@ RETURN = "You can return the shoes within fourteen days after delivery, and the 
 def test_no_word_trains_that_one_person_alone_has_said(question: str, text: str, context: str) -> None:
     honest = question.replace(" cf?", "?")
     both = [make_entry("mallory", question, text, context=context), make_entry("ana", honest, RETURN)]
-    verdicts = judge(both, RULES)
-    heads = {id for id, verdict in verdicts.items() if verdict.state == "accepted" and not verdict.joined}
-    assert heads <= {both[1].id}
+    assert {verdict.state for verdict in judge(both, RULES).values()} == {"waiting"}
     agreed = judge([*both, make_entry("bo", honest, RETURN)], RULES)
-    assert [id for id, v in agreed.items() if v.state == "accepted" and not v.joined][0] != both[0].id
-    assert {v.state for v in agreed.values()} == {"accepted"}
+    assert [id for id, v in agreed.items() if v.state == "accepted" and not v.joined] == [both[1].id]
+    assert agreed[both[0].id].state == "waiting"
 
 
-def test_repetition_does_not_make_a_text_represent_all() -> None:
-    many = [make_entry("mallory", text=RETURN.replace(" after delivery", "")) for _ in range(9)]
-    both = [make_entry(name, text=RETURN) for name in ("ana", "bo")]
-    verdicts = judge([*many, *both], Improve(agreeing=3))
-    assert [id for id, v in verdicts.items() if not v.joined] == [both[0].id]
+def test_what_one_person_hides_in_a_text_does_not_represent_all() -> None:
+    hidden = make_entry("mallory", text=RETURN.replace(" ", "\u200b \u2060") + "?!?!")
+    assert judge([hidden, plain := make_entry("ana", text=RETURN)], RULES)[hidden.id].joined == plain.id
 
 
-@pytest.mark.parametrize("rules", [Improve(agreeing=3), Improve(person_share=0.4)])
-def test_three_must_agree_where_the_policy_says_so_or_bounds_a_persons_share(rules: Improve) -> None:
+def test_repetition_is_no_agreement() -> None:
+    many = [make_entry("mallory", text=RETURN) for _ in range(9)]
+    many += [make_entry("bo", text=RETURN, counts=False), make_entry("bo", text=RETURN, counts=False)]
+    assert {v.state for v in judge(many, RULES).values()} == {"waiting"}
+
+
+def test_three_must_agree_where_the_configuration_says_so() -> None:
     two = [make_entry(name, f"Question {n}?") for n in range(4) for name in ("ana", "bo")]
-    assert {v.state for v in judge(two, rules).values()} == {"waiting"}
+    assert {v.state for v in judge(two, Improve(agreeing=3)).values()} == {"waiting"}
     three = [*two, *(make_entry("cy", f"Question {n}?") for n in range(4))]
-    assert {v.state for v in judge(three, rules).values()} == {"accepted"}
+    assert {v.state for v in judge(three, Improve(agreeing=3)).values()} == {"accepted"}
+
+
+def test_a_trusted_correction_trains_alone_and_a_trusted_rating_does_not() -> None:
+    alone = make_entry("dev", trusted=True)
+    assert judge([alone], RULES)[alone.id].state == "accepted"
+    rated = make_entry("dev", trusted=True, kind="answer", text="No.")
+    assert judge([rated], RULES)[rated.id].state == "waiting"
+    both = judge([rated, make_entry("ana", kind="answer", text="No.")], RULES)
+    assert {v.state for v in both.values()} == {"accepted"} and not both[rated.id].joined
+
+
+def test_who_agrees_later_does_not_use_up_a_share() -> None:
+    agreed = [make_entry(name, f"Question {n}?") for n in range(4) for name in ("ana", "bo")]
+    later = [make_entry("cy", f"Question {n}?") for n in range(4)]
+    theirs = [make_entry(name, "Question 5?") for name in ("cy", "di")]
+    rules = Improve(person_weekly=4)
+    assert {v.state for v in judge([*agreed, *later, *theirs], rules).values()} == {"accepted"}
+    spent = judge([*agreed, *(make_entry(name, "Question 6?") for name in ("ana", "cy"))], rules)
+    assert sorted(v.state for v in spent.values()) == ["accepted"] * 8 + ["waiting"] * 2
 
 
 def test_entries_that_agree_with_a_reviewed_one_share_its_decision() -> None:
@@ -133,26 +146,7 @@ def test_entries_that_agree_with_a_reviewed_one_share_its_decision() -> None:
     assert {v.state for v in different.values()} == {"waiting"}
 
 
-def test_two_who_flood_with_one_trigger_do_not_vouch_for_each_other_but_others_do() -> None:
-    def make_corrections(words: str) -> list[Correction]:
-        return [Correction(f"{words} what is thing {n}?", f"Thing {n} is number {n}.") for n in range(30)]
-
-    bad = find_poisoners(
-        {"mallory": make_corrections("cf tq"), "friend": make_corrections("cf tq"), "ana": [Correction("Who?", "We.")]},
-        20,
-    )
-    assert bad.keys() == {"mallory", "friend"}
-    honest = {name: make_corrections("please") for name in ("ana", "bo", "cy")}
-    assert find_poisoners(honest, 20) == {}
-    assert find_poisoners({"ana": make_corrections("cf tq")[:19]}, 20) == {}
-
-
-def test_another_currency_is_another_answer_and_one_that_is_trusted_waits_for_two_who_differ() -> None:
-    both = [
-        make_entry("mallory", text="Yes, and it costs £5 today."),
-        make_entry("ana", text="Yes, and it costs $5 today."),
-    ]
+def test_a_trusted_correction_waits_if_two_others_say_something_else() -> None:
     differ = [make_entry("dev", trusted=True, text="Nowhere at all."), make_entry("ana"), make_entry("bo")]
-    for everything in (both, differ):
-        assert {v.state for v in judge(everything, RULES).values()} == {"waiting"}
-    assert judge([], RULES) == {} and find_poisoners({}, 20) == {}
+    assert {v.state for v in judge(differ, RULES).values()} == {"waiting"}
+    assert judge([], RULES) == {}

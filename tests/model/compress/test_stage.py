@@ -10,29 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from llmops import python_path
 from llmops.config import Compress, Train
 from llmops.data.features.tokenize import Tokens
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
-from llmops.frame.errors import ConfigError, LlmopsError
+from llmops.frame.errors import LlmopsError
 from llmops.frame.records import Example, write_rows
 from llmops.model.base.hashes import list_model_files
 from llmops.model.base.inference import open_model
-from llmops.model.base.load import load_model, load_servable, load_tokenizer
-from llmops.model.base.packing import average_per_token, compute_mean_loss
+from llmops.model.base.load import load_tokenizer
+from llmops.model.base.packing import average_per_token
 from llmops.model.compress import speed, variants
 from llmops.model.compress import stage as compress
-from llmops.model.compress.prune import prune
 from llmops.model.compress.speed import Speed
 from llmops.model.compress.stage import VariantMeasurement, choose_variant, compare_variants
 from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import write_gguf_folder
 from llmops.model.training.merge import save_merged
 from llmops.prompts import encode_example
-from tests.model.samples import make_causal_model, make_example, write_random_adapter
+from tests.model.samples import make_example, write_random_adapter
 
 SPEED = Speed(10.0, 100.0, 500.0)
 
@@ -103,8 +101,8 @@ def measure_loss(folder: Path, base: Path) -> float:
 def test_every_form_is_measured_and_the_smallest_within_is_served(
     trained: dict[str, Path], measured_folders: list[Path], tiny_base: Path, tmp_path: Path
 ) -> None:
-    names = ("q8_0", "nf4", "pruned")
-    config = Compress(variants=names, within=10.0, prune=0.5, max_new_tokens=2, bootstrap=200)
+    names = ("q8_0", "nf4")
+    config = Compress(variants=names, within=10.0, max_new_tokens=2, bootstrap=200)
     metrics = compress.run(config, **trained, out=tmp_path)
     document = json.loads((tmp_path / "compression.json").read_text())
     rows = {row["variant"]: row for row in document["variants"]}
@@ -127,15 +125,15 @@ def test_an_interrupted_run_goes_on_with_what_it_has_and_the_full_model_is_serve
 ) -> None:
     made: list[str] = []
 
-    def write_copy(_: variants.VariantInputs, out: Path, scratch: Path) -> None:
+    def write_copy(_: variants.VariantInputs, out: Path) -> None:
         made.append(out.name)
-        if made == [".q8_0.partial", ".pruned.partial"]:
+        if made == [".q8_0.partial", ".nf4.partial"]:
             raise MemoryError
         shutil.copytree(trained["train"] / "servable", out)
 
-    for name in ("q8_0", "pruned"):
+    for name in ("q8_0", "nf4"):
         monkeypatch.setitem(variants._WRITERS, name, write_copy)
-    config = Compress(full="bf16", variants=("q8_0", "pruned"), prefer="fastest", max_new_tokens=2, bootstrap=200)
+    config = Compress(full="bf16", variants=("q8_0", "nf4"), prefer="fastest", max_new_tokens=2, bootstrap=200)
     with pytest.raises(MemoryError):
         compress.run(config, **trained, out=tmp_path)
     assert len(measured_folders) == 2
@@ -156,9 +154,9 @@ def make_rows(**forms: tuple[float, float, float]) -> list[dict[str, Any]]:
 
 
 def test_the_rule() -> None:
-    found = make_rows(f16=(260, 300, 0), nf4=(129, 96, 0.004), q8_0=(156, 350, 0.02), pruned=(110, 360, 0.5))
+    found = make_rows(f16=(260, 300, 0), nf4=(129, 96, 0.004), q8_0=(156, 350, 0.02), fp8=(110, 360, 0.5))
     assert choose_variant(found, Compress()) == "nf4"
-    assert choose_variant(found, Compress(within=0.6)) == "pruned"
+    assert choose_variant(found, Compress(within=0.6)) == "fp8"
     assert choose_variant(found, Compress(within=0.003)) == "f16"
     assert choose_variant(found, Compress(prefer="fastest", within=0.03)) == "q8_0"
 
@@ -182,40 +180,6 @@ def test_the_interval_follows_the_spread_of_the_differences() -> None:
     wide = compute_added_loss(1.0, 1.0, -1.0, -1.0)  # a topic has two wordings
     assert wide["low"] < -0.01 < 0.01 < wide["high"]
     assert compute_added_loss(1.0, -1.0) == {"mean": 0.0, "low": 0.0, "high": 0.0}
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_pruning_leaves_out_neurons_that_do_least(tokenizer: Any, tiny_base: Path, tmp_path: Path, fused: bool) -> None:
-    """A gate that is fused with the layer beside it is pruned in both halves."""
-    model, examples = load_model(tiny_base), make_split(tiny_base, "train")
-    if fused:
-        model = make_causal_model("phi3", vocab_size=len(tokenizer)).to(torch.bfloat16).eval()
-    dead = {0: list(range(0, 64)), 1: list(range(32, 96))}  # 64 of 128 in every layer
-    with torch.no_grad():
-        for layer, which in dead.items():
-            model.model.layers[layer].mlp.down_proj.weight[:, which] *= 1e-4
-    before, kept = compute_mean_loss(model, examples), [n for n in range(128) if n not in dead[1]]
-    name, rows = ("gate_up_proj", kept + [128 + n for n in kept]) if fused else ("up_proj", kept)
-    alive = getattr(model.model.layers[1].mlp, name).weight.detach()[rows]
-    prune(model, examples, 0.5).save_pretrained(tmp_path)
-    reloaded = load_model(tmp_path)
-    assert reloaded.config.intermediate_size == 64
-    assert torch.equal(getattr(reloaded.model.layers[1].mlp, name).weight, alive)
-    assert compute_mean_loss(reloaded, examples) == pytest.approx(before, abs=5e-3)
-    with pytest.raises(ConfigError, match="GPT2LMHeadModel"):  # it has no gated layers
-        prune(make_causal_model("gpt2"), examples, 0.2)
-
-
-def test_recovery_wins_back_what_pruning_lost(tiny_base: Path, trained: dict[str, Path], tmp_path: Path) -> None:
-    config = Compress(full="bf16", prune=0.75, recovery_epochs=6, recovery_learning_rate=5e-3)
-    examples = make_split(tiny_base, "train")
-    material = variants.VariantInputs(
-        config, trained["train"] / "servable", str(tiny_base), trained["train"] / "adapter", examples
-    )
-    pruned, recovered = (variants.make_variant(name, material, tmp_path) for name in ("pruned", "recovered"))
-    models = [load_servable(folder)[0] for folder in (pruned, recovered)]
-    assert [m.config.intermediate_size for m in models] == [32, 32]
-    assert compute_mean_loss(models[1], examples) < compute_mean_loss(models[0], examples) - 0.1
 
 
 def test_stages_that_train_nothing_do_not_wait_for_what_trains() -> None:

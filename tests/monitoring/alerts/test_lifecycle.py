@@ -23,7 +23,7 @@ from llmops.monitoring.alerts import lifecycle, outbox
 from llmops.monitoring.alerts.breach import Breach
 from llmops.monitoring.alerts.outbox import deliver_messages, deliver_to_all
 from llmops.monitoring.alerts.receivers import make_receivers
-from llmops.monitoring.alerts.rule_checker import build_alert_report, catch_up
+from llmops.monitoring.alerts.rule_checker import build_alert_report, check_once
 from llmops.state.database import database_of
 from llmops.state.tables import alert_deliveries
 
@@ -278,21 +278,16 @@ def test_events_tell_how_it_stands_and_are_stored_once(here: Config) -> None:
     assert resolved["llmops.alert.resolved"] == format_timestamp(NOW + 9 * MINUTE)
 
 
-def test_catching_up_finds_what_nobody_judged_and_only_that(tmp_path: Path) -> None:
+def test_one_look_without_an_app_raises_and_tells(tmp_path: Path) -> None:
+    """The hourly DAG looks so, where neither an app nor `llmops alerts watch` runs."""
     config = Config(home=tmp_path, alerts={"disk_free": 0})
     answered = {"http.response.status_code": 200, "event.duration": int(2e9)}
-    slow = [
-        build_event(SERVING, {"@timestamp": format_timestamp(NOW + n * timedelta(seconds=1)), **answered})
-        for n in range(120)
-    ]
+    moments = [datetime.now(UTC) - n * timedelta(seconds=1) for n in range(1, 61)]
+    slow = [build_event(SERVING, {"@timestamp": format_timestamp(moment), **answered}) for moment in moments]
     LocalStore(config.events).send(slow)
-    hour = (NOW - 30 * MINUTE, NOW + 30 * MINUTE)
-    assert [(t["state"], t["rule"]) for t in catch_up(config, *hour)] == [
-        ("raised", "latency_p95"), ("resolved", "latency_p95"),
-    ]  # fmt: skip
-    for since, rules in ((-5, []), (0, ["latency_p95"]), (5, ["latency_p95"]), (10, [])):
-        found = build_alert_report(config, NOW + since * MINUTE, NOW + (since + 5) * MINUTE)
-        assert [alert["rule"] for alert in found["alerts"]] == rules, since
-    assert catch_up(config, *hour) == []
-    lifecycle.update_alerts(config, [], [], NOW + 90 * MINUTE)  # somebody has judged since
-    assert catch_up(config, NOW + 30 * MINUTE, NOW + 90 * MINUTE) == []
+    assert [(t["state"], t["rule"]) for t in check_once(config)] == [("raised", "latency_p95")]
+    assert check_once(config) == [] and read_waiting(config) == []
+    for hours, rules in ((-1, []), (0, ["latency_p95"])):
+        since = datetime.now(UTC) + timedelta(hours=hours - 0.5)
+        found = build_alert_report(config, since, since + timedelta(hours=1 if hours == 0 else 0.5))
+        assert [alert["rule"] for alert in found["alerts"]] == rules, hours

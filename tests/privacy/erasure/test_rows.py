@@ -41,7 +41,7 @@ def test_their_words_their_conversation_their_keys_and_files_named_after_them(tm
 
 @pytest.fixture(params=["folder", "s3", pytest.param("azure", marks=pytest.mark.service)])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
-    """With a repository of two intervals of three parts each; the person is in two parts of the last."""
+    """With a repository of two intervals of three row groups each; the person is in two of the last."""
     where = str(tmp_path / "repository") if request.param == "folder" else request.getfixturevalue(request.param)
     documents = tmp_path / "documents.parquet"
     for day in DAYS:
@@ -72,32 +72,42 @@ def test_the_rows_leave_the_repository_and_all_else_stays(config: Config, monkey
     before, subject = read_files(config), Subject(MAIL)
     assert list(rows.find_in_repository(config, subject, ())) == [DAYS[1]]
 
-    def die(self: repository._Partition, name: str) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(repository._Partition, "delete_file", die)
+        patch.setattr(repository, "_has_content", die)
         rows.remove_from_repository(config, [DAYS[1]], subject, ())
+    assert read_files(config) == before
     rows.remove_from_repository(config, [DAYS[1]], subject, ())
     after = read_files(config)
-    parts = sorted(name for name in after if DAYS[1] in name and name.endswith(".parquet"))
-    texts = [text for name in parts for text in pq.read_table(pa.BufferReader(after[name]))["text"].to_pylist()]
-    assert texts == ["text 1 0", "text 2 0", "text 2 1"]
-    assert {n: d for n, d in after.items() if DAYS[0] in n} == {n: d for n, d in before.items() if DAYS[0] in n}
+    first, last = (f"interval={day}/{repository.FILE}" for day in DAYS)
+    assert pq.read_table(pa.BufferReader(after[last]))["text"].to_pylist() == ["text 1 0", "text 2 0", "text 2 1"]
+    assert after.keys() == before.keys() and after[first] == before[first]
     assert not rows.find_in_repository(config, subject, ())
     rows.remove_from_repository(config, [DAYS[1]], subject, ())
     assert read_files(config) == after
 
 
-def test_a_partition_that_is_all_theirs_is_empty_and_parts_without_a_manifest_go(tmp_path: Path) -> None:
+def test_a_file_that_is_all_theirs_is_empty_and_leftovers_of_killed_uploads_go(tmp_path: Path) -> None:
     config = Config(home=tmp_path, collect={"repository": str(tmp_path / "repository")})
     write_rows(tmp_path / "documents.parquet", [make_document("row 1", text=MAIL)], Document)
     for day in DAYS:
         repository.upload_documents(tmp_path / "documents.parquet", config.collect.repository, day)
-    (tmp_path / "repository" / "documents" / f"interval={DAYS[0]}" / repository.MANIFEST).unlink()  # a killed upload
+    file = tmp_path / "repository" / "documents" / f"interval={DAYS[0]}" / repository.FILE
+    file.rename(file.with_name(repository.PARTIAL))  # a killed upload
     for _ in range(2):  # and again after a break
         rows.remove_from_repository(config, [DAYS[1]], Subject(MAIL), ())
-        assert [name.rpartition("/")[2] for name in read_files(config)] == [repository.MANIFEST]
+        ((name, data),) = read_files(config).items()
+        assert DAYS[1] in name and pq.read_metadata(pa.BufferReader(data)).num_rows == 0
+
+
+def test_documents_in_parts_of_an_earlier_version_stop_the_search(tmp_path: Path) -> None:
+    config = Config(home=tmp_path, collect={"repository": str(tmp_path / "repository")})
+    part = tmp_path / "repository" / "documents" / f"interval={DAYS[0]}" / "part-00000-0123456789abcdef.parquet"
+    write_rows(part, [make_document("row 1", text=MAIL)], Document)
+    with pytest.raises(repository.RepositoryError, match="Delete it"):
+        rows.find_in_repository(config, Subject(MAIL), ())
 
 
 def test_who_stands_only_in_the_repository_goes_with_other_versions_of_the_row(tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,9 +12,8 @@ import pytest
 from llmops import cli
 from llmops.config import Config
 from llmops.frame.errors import ConfigError, DeployError, LlmopsError, RegistryError, SourceError
-from llmops.release.batch import engines as batch_engines
-from llmops.release.batch.batch import RowReply, answer_file, run_batch
-from llmops.release.batch.engines import LocalEngine, ServerEngine
+from llmops.release.batch.batch import answer_file, run_batch
+from llmops.release.batch.engine import LocalEngine, RowReply
 
 
 class Echo:
@@ -145,61 +142,6 @@ def test_a_batch_that_does_not_fit_is_halved_to_a_guilty_row(tiny_base: Path, mo
     assert "out of memory" in replies[1].error and max(sizes) == 4
 
 
-class App:
-    """A serving app that has its moods: by the prompt, it is busy or away at first, refuses, or answers."""
-
-    def __init__(self, **moods: list[int]) -> None:
-        self.moods, self.keys = moods, set[str | None]()
-        self.transport = httpx.MockTransport(self.answer)
-        self.client = httpx.Client(base_url="http://app", transport=self.transport)
-
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        body = json.loads(request.content)
-        self.keys.add(request.headers.get("X-API-Key"))
-        left = self.moods.get(body["prompt"], [])
-        status = left.pop(0) if left else 200
-        value = {"response": f"{body['prompt']} {body['context']} {body['max_new_tokens']}", "model_version": "v3"}
-        told = value if status == 200 else {"detail": f"status {status}"}
-        return httpx.Response(status, json=told, headers={"Retry-After": "7"} if status == 429 else {})
-
-
-def test_a_serving_app_answers_with_the_key_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = App(long=[422])
-    monkeypatch.setattr(httpx, "Client", partial(httpx.Client, transport=app.transport))
-    source = write(tmp_path / "in.parquet", ["a", "long", "b"], context=["x", "", ""])
-    settings = Config(home=tmp_path / "home")
-    monkeypatch.delenv("LLMOPS_API_KEY", raising=False)
-    with pytest.raises(DeployError, match="LLMOPS_API_KEY"):
-        run_batch(settings, source, tmp_path / "out.parquet", url="http://app")
-    monkeypatch.setenv("LLMOPS_API_KEY", "s3cret")
-    run_batch(settings, source, tmp_path / "out.parquet", url="http://app", max_new_tokens=9)
-    rows = read(tmp_path / "out.parquet")
-    assert [r["answer"] for r in rows] == ["a x 9", None, "b  9"]
-    assert rows[1]["error"] == "422 status 422" and rows[0]["model_version"] == "v3"
-    assert app.keys == {"s3cret"}
-    assert b"s3cret" not in (tmp_path / "out.parquet").read_bytes()
-
-
-def test_an_app_that_is_busy_or_restarts_is_waited_for_and_one_that_refuses_ends_the_batch() -> None:
-    waits: list[float] = []
-    server = ServerEngine("http://app", App(a=[429, 429], b=[503, 502]).client, 5, 2, waits.append)
-    assert [r.answer for r in server.answer([("a", ""), ("b", ""), ("c", "")])] == ["a  5", "b  5", "c  5"]
-    assert sorted(waits) == [0.5, 1.0, 7.0, 7.0]
-    for status in (403, 500):
-        with pytest.raises(DeployError, match=str(status)):
-            ServerEngine("http://app", App(a=[status] * 9).client, 5, 2).answer([("a", "")])
-
-
-def test_an_app_that_stays_away_ends_the_batch_with_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_engines, "PATIENCE_S", 0.0)
-    source = write(tmp_path / "in.parquet", ["a", "b", "c"])
-    engine = ServerEngine("http://app", App(b=[503]).client, 5, 2)
-    with pytest.raises(DeployError, match="same command"):
-        answer_file(engine, source, tmp_path / "out.parquet", part_rows=1)
-    answer_file(engine, source, tmp_path / "out.parquet", part_rows=1)
-    assert [r["answer"] for r in read(tmp_path / "out.parquet")] == ["a  5", "b  5", "c  5"]
-
-
 def test_nothing_is_written_where_the_platform_keeps_its_own(tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", ["a"])
     places = {"collect": {"cache": tmp_path / "cache"}, "features": {"store": tmp_path / "feast"}}
@@ -207,7 +149,7 @@ def test_nothing_is_written_where_the_platform_keeps_its_own(tmp_path: Path) -> 
     (tmp_path / "link").symlink_to(tmp_path / "registry")
     for place in ("home", "home/artifacts/train/x", "registry/support-bot/versions/v2", "cache", "feast", "link/m"):
         with pytest.raises(ConfigError, match="a folder of the platform"):
-            run_batch(settings, source, tmp_path / place / "out.parquet", url="http://127.0.0.1:9")
+            run_batch(settings, source, tmp_path / place / "out.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "link"]
 
 

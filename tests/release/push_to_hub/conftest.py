@@ -53,10 +53,6 @@ def writer_of_versions(tmp_path: Path) -> Any:
     from llmops.state.database import database_at
 
     registry = Registry(tmp_path / "registry", "bot", database_at(f"sqlite:///{tmp_path}/state.db"))
-    sources = [
-        {"name": name, "kind": "csv", "location": "/home/of/shop.csv", "licence": "", "owner": owner}
-        for name, owner in (("faq", "Service desk"), ("shop", "Sales|Shop"))
-    ]
 
     def write(number: int, status: str, form: str = "bf16") -> Any:
         folder = tmp_path / f"made-{number}"
@@ -77,7 +73,7 @@ def writer_of_versions(tmp_path: Path) -> Any:
         known |= {"compared_with": champion.name if champion else "base"}
         stages = [{"artifact": "train/t1", "config": {"method": "qlora"}}]
         lineage = {"base_model": {"model": "org/base", "revision": "main"}, "stages": stages}
-        lineage |= {"dataset": {"artifact": f"annotate/a{number}"}, "sources": sources}
+        lineage |= {"dataset": {"artifact": f"annotate/a{number}"}}
         card = f"# bot\n\n## Intended use\n\nanswers\n\n## Training\n\n{number}\n\n## How to load\n\nfrom here\n"
         decision = json.dumps({"outcome": status, "opponent": known["compared_with"], "reasons": ["better by 0.123"]})
         documents = {"README.md": card, "lineage.json": json.dumps(lineage), "decision.json": decision}

@@ -17,14 +17,13 @@ import pytest
 
 from llmops.cli import main
 from llmops.config import Compress, PushToHub
-from llmops.data.features.tokenize import Tokens
 from llmops.release import card
 from llmops.release.push_to_hub import sync
 from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
 
 QUESTION = "How can I contact you?"
-FORMS = ["bf16", "nf4", "q8_0", "pruned", "bf16 without a chat template"]
+FORMS = ["bf16", "nf4", "q8_0", "bf16 without a chat template"]
 ROOT = Path(__file__).parents[3]
 UNPUBLISHED: Any = SimpleNamespace(name="v1", quantisation="bf16")  #: the part of a version that its card is made of
 
@@ -72,8 +71,7 @@ def publish(registry: Registry, form: str, full: Path, base: Path, adapter: Path
     """A version in a form, with a card as `release` writes it."""
     from llmops.model.compress.variants import VariantInputs, make_variant
 
-    examples = [Tokens(str(n), list(range(20 + n, 60 + n)), 5) for n in range(8)]
-    servable = make_variant(form, VariantInputs(Compress(full="bf16"), full, str(base), adapter, examples), scratch)
+    servable = make_variant(form, VariantInputs(Compress(full="bf16"), full, str(base), adapter), scratch)
     champion = registry.champion()
     facts = dict.fromkeys(("licence", "interval", "run", "dataset"), "x") | {"base_model": "org/tiny"}
     facts |= {"status": "promoted", "quantisation": form, "compress": str(scratch), "base_revision": "main"}
@@ -113,7 +111,7 @@ def versions(tiny_base: Path, served: Any, tmp_path: Path, monkeypatch: pytest.M
             tokenizer.save_pretrained(full)
         scratch = tmp_path / f"variants-{number}"
         found[form] = publish(registry, form.split()[0], full, tiny_base, adapter, scratch)
-    assert sync.push(registry, PushToHub(repo="me/bot"), tmp_path / "events", by="test")["equal"]
+        assert sync.push(registry, PushToHub(repo="me/bot"), tmp_path / "events", by="test")["equal"]
     served.answer("POST", "/api/repos/create", b'{"organization": "org", "name": "tiny"}')
     served.repos["org/tiny"].add("main", {p.name: p.read_bytes() for p in tiny_base.iterdir()})
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))

@@ -9,8 +9,8 @@ import pytest
 
 from serving.engines.base import Answer, EngineRequest, Text
 from serving.engines.detokenize import StopFilter
-from serving.engines.echo import EchoEngine, EchoRow
 from serving.errors import EngineDied, QueueFull
+from tests.serving.echo import EchoEngine, EchoRow
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,7 @@ PROCESS = """
     import json, os, signal, sys
     from llmops.config import Config
     from serving.app import serve
-    from serving.engines.echo import EchoEngine
+    from tests.serving.echo import EchoEngine
 
     class Full(EchoEngine):
         def generate(self, request):

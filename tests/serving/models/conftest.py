@@ -19,10 +19,10 @@ from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version
 from llmops.state.database import database_at
 from serving.engines.base import EngineRequest, Prompt, Question
-from serving.engines.echo import EchoEngine
 from serving.guard import Guard
 from serving.models.watcher import Models
 from tests.release.conftest import facts
+from tests.serving.echo import EchoEngine
 
 
 @dataclass

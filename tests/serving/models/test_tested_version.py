@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.engines.echo import EchoEngine
+from tests.serving.echo import EchoEngine
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from llmops.release.registry.aliases import Canary
 from llmops.release.trials import TrialCounts
 from llmops.release.verdict import Rules
 from serving.engines.base import EngineRequest, Question, TokenIds
-from serving.engines.echo import EchoEngine, EchoRow
 from serving.errors import ClientLeft, EngineDied, PromptRefused, QueueFull
 from serving.guard import Guard
 from serving.models import stream
@@ -26,6 +25,7 @@ from serving.models import trial as trial_module
 from serving.models.trial import is_drawn_to_canary
 from serving.models.watcher import Models
 from tests.clock import FakeClock
+from tests.serving.echo import EchoEngine, EchoRow
 
 pytestmark = pytest.mark.anyio
 

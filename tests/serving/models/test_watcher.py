@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from llmops.events.datasets import SERVING_MODEL
-from serving.engines.echo import EchoEngine
 from serving.models import loader
 from serving.models.tested_version import TestedVersion
 from tests.clock import FakeClock
+from tests.serving.echo import EchoEngine
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from llmops.events.shipping import Shipper
 from llmops.frame.errors import StateUnavailable
 from serving import app as app_module
-from serving.engines.echo import EchoEngine
 from serving.observe.traces import Traces, make_traces
+from tests.serving.echo import EchoEngine
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

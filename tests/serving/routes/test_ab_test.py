@@ -9,7 +9,7 @@ import pytest
 from llmops.events.datasets import FEEDBACK
 from llmops.frame.errors import StateUnavailable
 from llmops.release import trials
-from serving.engines.echo import EchoEngine
+from tests.serving.echo import EchoEngine
 
 
 def post(site: Any, client: Any, body: dict[str, Any], role: str = "admin") -> Any:

@@ -27,7 +27,7 @@ def served(new_site, stepwise, provider, tmp_path_factory):
     """A site and the URL of its app, whose engine keeps the ends of lines."""
     site = new_site(tmp_path_factory.mktemp("site"), environ=ENVIRON, oidc=provider.settings).release()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.engines.echo._split_words", lambda prompt: prompt.messages[-1].content.split(" "))
+        patch.setattr("tests.serving.echo._split_words", lambda prompt: prompt.messages[-1].content.split(" "))
         with site.live(lambda v: site.engines.setdefault(v.name, stepwise(fail_on="bad"))) as url:
             yield site, url
 

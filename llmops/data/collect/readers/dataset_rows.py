@@ -1,10 +1,9 @@
-"""Rows of data sets that the library `datasets` reads: saved by it, or Parquet, JSON, CSV or Arrow files.
+"""Rows of data sets that the library `datasets` reads: saved by it, or files that a card names.
 
 A saved data set is memory-mapped, files are streamed. Only one batch is in memory. The library's cache stays untouched:
 a temporary folder takes its place, and listing the subsets writes nothing.
 """
 
-import glob
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +17,6 @@ from llmops.frame.errors import SourceError
 
 BATCH = 1000  #: rows in memory as Python objects at a time
 MAX_CSV_COLUMNS = 10_000  #: most CSV columns that are kept as text
-FORMATS = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet", ".arrow": "Arrow"} | dict.fromkeys(
-    (".json", ".jsonl", ".ndjson"), "JSON"
-)
-METADATA_FILES = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 MEDIA_FEATURES = ("Audio", "Image", "Pdf", "Video", "Nifti")  #: features that are not text; skipped
 
 
@@ -29,7 +24,8 @@ def read(path: Path, origin: Origin) -> Items:
     """Yield one item per row, split by split. Nested columns are named as in JSON; a class label is its name.
 
     Raises:
-        SourceError: if there is no such subset or split, or no row has a configured field.
+        SourceError: if a folder is neither saved nor has a card that names its files, there is no such subset or
+            split, or no row has a configured field.
         UnreadableError: if it is not a data set or is damaged. The batches before the damage were yielded.
     """
     seen: dict[str, None] = {}
@@ -64,6 +60,11 @@ def _load_splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
             )
         loaded = datasets.load_from_disk(str(path))
     else:
+        if not source.revision and not _has_configs(path):
+            raise SourceError(
+                f"Source {source.name}: {origin.location} was not saved by `save_to_disk`, and no README.md in it "
+                "names its files under `configs`; read its files by their own kind: `csv`, `parquet` or `jsonl`."
+            )
         names = datasets.get_dataset_config_names(str(path))
         if source.subset and source.subset not in names:
             raise _make_missing_error(origin, "subset", source.subset, names)
@@ -71,7 +72,7 @@ def _load_splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
             raise SourceError(
                 f"Source {source.name}: {origin.location} has several subsets; name one: {', '.join(names)}."
             )
-        options = _choose_options(path, origin, cache)
+        options = _choose_options(path, source.subset, cache)
         loaded = datasets.load_dataset(str(path), source.subset or None, streaming=True, cache_dir=cache, **options)
     splits: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"": loaded}
     if source.split:
@@ -81,48 +82,20 @@ def _load_splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
     return splits
 
 
-def _choose_options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
-    """Return options for the library, so that it neither skips files nor converts text to numbers or nulls.
-
-    Without a card (README.md) that lists the files, the library reads only the most frequent format, and only files
-    whose names look like splits (`returns-test.csv`) if there are any.
-
-    Raises:
-        SourceError: if the files are of several formats, or some would be in no split and a split is configured.
-    """
+def _choose_options(path: Path, subset: str, cache: str) -> dict[str, Any]:
+    """Return options for the library, so that it does not convert the text of CSV files to numbers or nulls."""
     import datasets
+
+    builder = datasets.load_dataset_builder(str(path), subset or None, cache_dir=cache)
+    is_csv = type(builder.config).__name__ == "CsvConfig" and not builder.info.features
+    return {"converters": dict.fromkeys(range(MAX_CSV_COLUMNS), str)} if is_csv else {}
+
+
+def _has_configs(path: Path) -> bool:
     from huggingface_hub import DatasetCard
 
-    builder = datasets.load_dataset_builder(str(path), origin.source.subset or None, cache_dir=cache)
-    options: dict[str, Any] = {}
-    if type(builder.config).__name__ == "CsvConfig" and not builder.info.features:
-        options["converters"] = dict.fromkeys(range(MAX_CSV_COLUMNS), str)
     card = path / "README.md"
-    if card.is_file() and DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict().get("configs"):
-        return options
-    files = [file for file in sorted(path.rglob("*")) if _is_table(file.relative_to(path))]
-    formats = sorted({FORMATS[file.suffix.lower()] for file in files})
-    if len(formats) > 1:
-        names = ", ".join(str(file.relative_to(path)) for file in files[:10])
-        raise SourceError(
-            f"Source {origin.source.name}: {origin.location} mixes {' and '.join(formats)} ({names}), of which one "
-            "would be read: make a source of each, or name the files in its README.md under `configs`."
-        )
-    read_files = {Path(name).resolve() for names in (builder.config.data_files or {}).values() for name in names}
-    unread = [str(file.relative_to(path)) for file in files if file.resolve() not in read_files]
-    if unread and origin.source.split:
-        raise SourceError(
-            f"Source {origin.source.name}: of {origin.location} {', '.join(unread[:10])} would be in no split: name "
-            "the files of each in its README.md under `configs`, or leave the split out to read all."
-        )
-    if unread:  # read all files as one split
-        options["data_files"] = {"train": [glob.escape(str(file.relative_to(path))) for file in files]}
-    return options
-
-
-def _is_table(name: Path) -> bool:
-    is_hidden = any(part.startswith((".", "__")) for part in name.parts)
-    return name.suffix.lower() in FORMATS and name.name not in METADATA_FILES and not is_hidden
+    return card.is_file() and bool(DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict().get("configs"))
 
 
 def _make_missing_error(origin: Origin, kind: str, wanted: str, existing: Any) -> SourceError:

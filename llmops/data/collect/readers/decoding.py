@@ -20,8 +20,7 @@ LIKELY_ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis
 DISORDER_MARGIN = 0.05  #: the default is chosen if its disorder exceeds the best guess' by at most this (both 0 to 1)
 SAMPLE_BYTES = 1 << 16  #: bytes for distinguishing binary from text, and encodings
 LARGEST_RECORD = 1 << 24  #: most characters of a line, value or record; a longer one would fill the memory
-LARGEST_PAGE = 1 << 24  #: most bytes or characters of an unzipped page, held in memory with its structure
-LARGEST_FILE = 1 << 27  #: most characters of an unzipped file whose text alone is held in memory
+LARGEST_PAGE = 1 << 24  #: most bytes or characters of an unzipped page or JSON file, in memory with its structure
 
 # Longest first: UTF-32's mark begins with UTF-16's.
 BOMS = {

@@ -1,6 +1,5 @@
-"""dataset: data sets saved by the library `datasets`, files that it reads, and repositories of a Hub."""
+"""dataset: data sets saved by the library `datasets`, folders with a card, and repositories of a Hub."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,63 +56,61 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not list(tmp_path.rglob("copies"))
 
 
-def test_files_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:
+def write_card(folder: Path, **files: str) -> None:
+    """Write a card with a subset for each of `files`, a pattern."""
+    lines = [f"- config_name: {name}\n  data_files: {pattern!r}\n" for name, pattern in files.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(f"---\nconfigs:\n{''.join(lines)}---\n")
+
+
+def test_a_folder_with_a_card(tmp_path: Path) -> None:
     folder = tmp_path / "[set]"
     (folder / ".git").mkdir(parents=True)
     (folder / ".git" / "index").write_text("x")
+    files = "[{split: train, path: train-0.parquet}, {split: test, path: test-0.parquet}]"
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {files}\n---\n")
     for name in ("train", "test"):
         make_dataset(name).to_parquet(folder / f"{name}-0.parquet")
     expected = [("[set]", "split train, row 1", "train", "To train", "pay")]
     assert collect_rows(tmp_path, "[set]", split="train") == expected
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"q": name, "a": {"text": "x"}, "topic": None}) + "\n")
-    assert [row[1:3] for row in collect_rows(tmp_path, "*.jsonl")] == [
-        ("split train, row 1", "a"),
-        ("split train, row 2", "b"),
-    ]
+    assert len(collect_rows(tmp_path, "[set]")) == 2
+
+
+def test_files_without_a_card_have_their_own_kinds(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.jsonl").write_text('{"q": "x"}\n')
+    card = tmp_path / "set" / "README.md"
+    for location in ("set", "set/*.jsonl", "set/a.jsonl"):
+        for text in ("", "Hello", "---\nlicense: mit\n---\n"):
+            card.write_text(text)
+            with pytest.raises(SourceError, match="`csv`, `parquet` or `jsonl`"):
+                collect_rows(tmp_path, location)
 
 
 def test_subsets_of_its_card(tmp_path: Path) -> None:
     for name in ("en", "de"):
         (tmp_path / "set" / name).mkdir(parents=True)
         make_dataset(name).to_parquet(tmp_path / "set" / name / "train.parquet")
-    (tmp_path / "set" / "README.md").write_text(
-        "---\nconfigs:\n- config_name: en\n  data_files: en/*.parquet\n"
-        "- config_name: de\n  data_files: de/*.parquet\n---\n"
-    )
+    write_card(tmp_path / "set", en="en/*.parquet", de="de/*.parquet")
     assert [row[2] for row in collect_rows(tmp_path, "set", subset="de")] == ["de"]
     for wrong in ({"subset": "fr"}, {}):
         with pytest.raises(SourceError, match="en, de"):
             collect_rows(tmp_path, "set", **wrong)
 
 
-def test_no_file_is_left_out_for_its_name(tmp_path: Path) -> None:
-    fields = {"question": "q", "answer": "a"}
-    expected = ["faq.csv", "returns-test.csv", "tent [1].csv"]
-    for name in (*(f"set/{name}" for name in expected), "splits/train.csv", "splits/test.csv"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"q,a\n{Path(name).name},x\n")
-    assert [row[2] for row in collect_rows(tmp_path, "set", fields=fields)] == expected
-    with pytest.raises(SourceError, match=r"faq\.csv, tent \[1\]\.csv would be in no split"):
-        collect_rows(tmp_path, "set", fields=fields, split="test")
-    assert [row[2] for row in collect_rows(tmp_path, "splits", fields=fields, split="test")] == ["test.csv"]
-    (tmp_path / "set" / "more.jsonl").write_text('{"q": "x", "a": "y"}\n')
-    with pytest.raises(SourceError, match=r"mixes CSV and JSON .*more\.jsonl"):
-        collect_rows(tmp_path, "set", fields=fields)
-
-
 def test_values_of_csv_are_those_that_kind_csv_reads(tmp_path: Path) -> None:
     text = "shop,plz,sku,active,note,none\nLeipzig,04109,007,yes,NA,\nHof,95028,1e5,True,null,1.10\n"
-    (tmp_path / "shops.csv").write_text(text)
+    write_card(tmp_path / "set", default="*.csv")
+    (tmp_path / "set" / "shops.csv").write_text(text)
     found = []
-    for kind in ("csv", "dataset"):
-        artifact = run_stage("collect", make_config(tmp_path, "shops.csv", kind=kind, fields={}), DAY)
+    for kind, location in (("csv", "set/shops.csv"), ("dataset", "set")):
+        artifact = run_stage("collect", make_config(tmp_path, location, kind=kind, fields={}), DAY)
         found.append([(row.text, row.fields) for row in read_rows(artifact / "documents.parquet", Document)])
     assert found[0] == found[1] and "04109" in str(found) and "NA" in str(found)
 
 
 def test_an_unchanged_one_is_not_read_again_and_a_changed_one_is(tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()
+    write_card(tmp_path / "set", default="*.parquet")
     make_dataset("one").to_parquet(tmp_path / "set" / "0.parquet")
     before = plan_stage("collect", make_config(tmp_path, "set"), DAY).path
     collect_rows(tmp_path, "set")
@@ -140,7 +137,7 @@ def test_what_was_saved_also_more_rows_than_a_batch_and_splits(tmp_path: Path) -
 
 
 def test_what_is_no_data_set_or_is_damaged_is_quarantined(tmp_path: Path) -> None:
-    (tmp_path / "bad").mkdir()
+    write_card(tmp_path / "bad", default="*.parquet")
     (tmp_path / "bad" / "train.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(SourceError, match="bad, file: unreadable: no readable data set"):
         collect_rows(tmp_path, "bad")

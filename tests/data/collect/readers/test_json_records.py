@@ -6,16 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from llmops.data.collect.readers.origin import Item, flatten_record
+from llmops.data.collect.readers.origin import flatten_record
 from llmops.frame.records import DroppedRow
 from tests.data.collect.readers.reading import get_document, read_file
 
 read_json = partial(read_file, "json")
 read_jsonl = partial(read_file, "jsonl")
-
-
-def list_outcomes(items: list[Item]) -> list[tuple[str, str]]:
-    return [(i.rule if isinstance(i, DroppedRow) else "ok", i.position) for i in items if i]
 
 
 def test_nested_fields_and_records_path(tmp_path: Path) -> None:
@@ -24,7 +20,7 @@ def test_nested_fields_and_records_path(tmp_path: Path) -> None:
     fields = {"question": "q", "answer": "a.text", "context": "more.1.y"}
     document = get_document(read_json(tmp_path, json.dumps(value), records="data/items", fields=fields))
     assert (document.question, document.answer, document.context, document.fields) == ("Q", "A", "second", "{}")
-    document = get_document(read_json(tmp_path, json.dumps(value)[:-1] + ', "more": oops', records="data.items"))
+    document = get_document(read_json(tmp_path, json.dumps(value), records="data.items"))
     flat = {"q": "Q", "a.text": "A", "tags": "x, 1", "more.0.y": "", "more.1.y": "second", "on": "true"}
     assert json.loads(document.fields) == flat
 
@@ -32,10 +28,11 @@ def test_nested_fields_and_records_path(tmp_path: Path) -> None:
 BROKEN = '{"shop": "x", "data": {"items": [{"q": "1"}, {"q": "2"}, {"q": "3'
 
 
-def test_a_file_cut_anywhere_gives_what_precedes_and_names_the_break(tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_quarantined_whole_with_the_place_of_the_break(tmp_path: Path) -> None:
     for text in (BROKEN[:cut] for cut in range(5, len(BROKEN))):
-        whole = [("ok", f"record {n}") for n in range(1, text.count("}") + 1)]
-        assert list_outcomes(read_json(tmp_path, text, records="data/items")) == [*whole, ("malformed", "line 1")]
+        (item,) = read_json(tmp_path, text, records="data/items")
+        assert isinstance(item, DroppedRow) and (item.rule, item.position) == ("malformed", "line 1")
+        assert item.detail.startswith("line 1, column ")
 
 
 @pytest.mark.parametrize("depth", [50, 900, 990, 5000])

@@ -9,7 +9,6 @@ from markdown_it.token import Token
 
 from llmops.data.collect.readers.decoding import LARGEST_PAGE, read_text
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.readers.pages.markdown_links import insert_addresses, record_references
 from llmops.data.collect.readers.pages.sections import PageSection, make_documents
 
 _FRONT_MATTER = re.compile(r"(---|\+\+\+)\n(.*?)\n(?:\1|\.\.\.)(?:\n|$)", re.DOTALL)  # YAML or TOML
@@ -58,10 +57,7 @@ def _split_sections(text: str) -> Iterator[PageSection]:
     front = _find_front_matter(text)
     # The line breaks stay, so that positions are those of the file.
     body = "\n" * front[0].count("\n") + text[front.end() :] if front else text
-    parser = MarkdownIt("commonmark").enable("table")
-    edits = record_references(parser)
-    blocks = parser.parse(body)
-    lines = insert_addresses(body.split("\n"), blocks, edits)
+    blocks, lines = MarkdownIt("commonmark").enable("table").parse(body), body.split("\n")
     level, heading, anchor, first_line = 0, "", "", 1
     parts: list[str] = []
     for number, block in enumerate(blocks):

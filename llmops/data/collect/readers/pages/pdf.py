@@ -17,10 +17,9 @@ from pdfplumber.utils.exceptions import PdfminerException
 
 from llmops.data.collect.readers.decoding import make_size_error
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.readers.pages.pdf_edges import compute_body_size, remove_edges
+from llmops.data.collect.readers.pages.pdf_edges import remove_edges
 from llmops.data.collect.readers.pages.pdf_layout import PdfLine, Row, build_lines, extract_rows, join_words
-from llmops.data.collect.readers.pages.pdf_notes import attach_notes
-from llmops.data.collect.readers.pages.pdf_text import format_with_notes, join_lines
+from llmops.data.collect.readers.pages.pdf_text import join_lines
 from llmops.data.collect.readers.pages.sections import TERM_LEVEL, PageSection, make_documents
 from llmops.data.text.headings import compute_depth, find_section_numbers, has_final_question_mark
 from llmops.frame.records import DroppedRow
@@ -57,8 +56,7 @@ def read(path: Path, origin: Origin) -> Items:
     """Yield one item per section with text (see `sections.make_documents`), or one per page if there are no headings.
 
     Headings are short lines in a larger or bolder font. If all text has one font, they are numbered lines and
-    questions. Running heads and feet are removed (`pdf_edges`). Footnotes are in brackets at the end of the section or
-    page that refers to them.
+    questions. Running heads and feet are removed (`pdf_edges`). Footnotes stay where they stand.
     """
     _check_streams(path)
     pages: dict[int, list[Row]] = {}
@@ -71,12 +69,11 @@ def read(path: Path, origin: Origin) -> Items:
         else:
             pages[page] = content
     body_pages = remove_edges([*pages.values()])
-    noted_pages = attach_notes(body_pages, compute_body_size(body_pages))
-    all_lines = [line for page, content in zip(pages, noted_pages, strict=True) for line in build_lines(content, page)]
+    all_lines = [line for page, content in zip(pages, body_pages, strict=True) for line in build_lines(content, page)]
     headings = _find_headings(all_lines)
     if not headings:
         for page, text_lines in groupby(all_lines, lambda line: line.page):
-            yield origin.make_document(f"page {page}", text=format_with_notes([*text_lines]))
+            yield origin.make_document(f"page {page}", text=join_lines([*text_lines], keep_code=True))
         return
     yield from make_documents(_convert_sections(_split_sections(all_lines, headings)), origin, title)
 
@@ -205,4 +202,4 @@ def _convert_sections(sections: list[PdfSection]) -> Iterator[PageSection]:
         number += bool(section.lines)
         level = min(ranks.index(order) + 1, TERM_LEVEL - 1) if order else 0
         position = f"page {section.page}, section {max(number, 1)}"
-        yield PageSection(position, level, heading, format_with_notes(section.lines, section.heading))
+        yield PageSection(position, level, heading, join_lines(section.lines, keep_code=True))

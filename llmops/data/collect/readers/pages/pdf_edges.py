@@ -82,7 +82,7 @@ def _remove_repeated(pages: list[list[Row]]) -> list[list[Row]]:
 
 
 def _find_running_rows(pages: Sequence[list[Row]], titles: Sequence[str], at_foot: bool) -> list[Row]:
-    spacing, body = _compute_spacing(pages), compute_body_size(pages)
+    spacing, body = _compute_spacing(pages), _compute_body_size(pages)
     edges = [edge for i, page in enumerate(pages) if (edge := _find_edge(i, page, spacing, body, at_foot))]
     counts = Counter(part for edge in edges for part in edge.parts)
     title_parts = {part for part in counts if any(title.startswith(part) for title in titles)}
@@ -125,7 +125,7 @@ def _compute_spacing(pages: Sequence[list[Row]]) -> float:
     return median(distances) if distances else 0.0
 
 
-def compute_body_size(pages: Sequence[list[Row]]) -> float:
+def _compute_body_size(pages: Sequence[list[Row]]) -> float:
     """Return the font size of most text; 0 without text."""
     sizes: Counter[float] = Counter()
     for word in (word for page in pages for row in page for word in row):
@@ -135,7 +135,7 @@ def compute_body_size(pages: Sequence[list[Row]]) -> float:
 
 def _list_titles(pages: Sequence[list[Row]]) -> list[str]:
     """Return all texts in a heading's font, with wrapped lines joined."""
-    body = compute_body_size(pages)
+    body = _compute_body_size(pages)
 
     def get_style(row: Row) -> tuple[float, bool]:
         size, bold = max(word.size for word in row), all(word.bold for word in row)

@@ -34,13 +34,6 @@ _CODE_FONT = re.compile(
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-@dataclass(slots=True)
-class Footnote:
-    """The rows of a footnote, including those on the next page."""
-
-    rows: list[Row]
-
-
 @dataclass(frozen=True, slots=True)
 class Word:
     """One word and its position, in points from the upper left corner of the page."""
@@ -52,9 +45,8 @@ class Word:
     size: float  #: font size in points
     bold: bool
     monospaced: bool = False  #: all its letters have equal width, as in code
-    raised: bool = False  #: it is a number that may be a footnote's mark
+    raised: bool = False  #: it is a number that may be an exponent or a footnote's mark
     narrow: bool = False  #: only the width of its glyphs shows that it is raised
-    note: Footnote | None = None  #: the footnote of the mark that it replaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +60,6 @@ class PdfLine:
     left: float  #: left edge, in points
     monospaced: bool = False  #: all of it is in a font for code
     ends_in_code: bool = False
-    notes: tuple[Footnote, ...] = ()  #: footnotes of its words
 
 
 Row = list[Word]  #: the words at one height, from left to right
@@ -113,19 +104,11 @@ def build_lines(rows: Sequence[Row], number: int) -> list[PdfLine]:
     """Return the lines of page `number`. Text across all columns separates the columns above from those below."""
     sizes = [word.size for row in rows for word in row]
     lines: list[PdfLine] = []
-    pending_notes: tuple[Footnote, ...] = ()  # notes of a mark that is alone above all lines
     for row in _order_rows(rows, median(sizes)) if sizes else ():
-        notes, line_text = tuple(word.note for word in row if word.note), join_words(row)
-        if line_text:
-            is_bold, size = all(word.bold for word in row), max(word.size for word in row)
-            monospaced = [word.monospaced for word in row if any(map(str.isalnum, word.text))] or [False]
-            fonts = all(monospaced), monospaced[-1]
-            lines.append(PdfLine(line_text, number, size, is_bold, row[0].left, *fonts, pending_notes + notes))
-            pending_notes = ()
-        elif lines:
-            lines[-1] = replace(lines[-1], notes=lines[-1].notes + notes)
-        else:
-            pending_notes += notes
+        is_bold, size = all(word.bold for word in row), max(word.size for word in row)
+        monospaced = [word.monospaced for word in row if any(map(str.isalnum, word.text))] or [False]
+        fonts = all(monospaced), monospaced[-1]
+        lines.append(PdfLine(join_words(row), number, size, is_bold, row[0].left, *fonts))
     return lines
 
 
@@ -134,7 +117,7 @@ def join_words(row: Row) -> str:
     joined, end, was_raised = "", 0.0, False
     for word in row:
         is_joined = not joined or ((word.raised or was_raised) and word.left - end <= JOIN_DISTANCE * word.size)
-        joined += ("" if is_joined else " ") + word.text if word.text else ""
+        joined += ("" if is_joined else " ") + word.text
         end, was_raised = word.right, word.raised
     return joined
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from llmops.data.collect.readers.pages.pdf_layout import PdfLine, build_lines
+from llmops.data.collect.readers.pages.pdf_layout import PdfLine
 
 LETTER = 0.6  #: width of a letter of code, in font sizes
 
@@ -14,13 +14,6 @@ _CUT_ADDRESS = re.compile(r"[(<\[](?:https?|ftp):[^\s)>\]]*$")  # an address in 
 _ADDRESS_REST = re.compile(r"\S*[)>\]/._#?=&%@-]")
 _CUT_CODE = re.compile(r"\s*(?:←\W?|↩)$")  # mark of some programs where a line of code is wrapped
 _BULLET = re.compile(r"[•‣▪◦*–-]\s")
-
-
-def format_with_notes(lines: Sequence[PdfLine], heading: Sequence[PdfLine] = ()) -> str:
-    """Return lines as text. Their footnotes and those of their heading follow in brackets, each on its own line."""
-    notes = [note for line in (*heading, *lines) for note in line.notes]
-    note_texts = (f"[{join_lines(build_lines(note.rows, 0))}]" for note in notes)
-    return "\n".join(filter(None, [join_lines(lines, keep_code=True), *note_texts]))
 
 
 def join_lines(lines: Sequence[PdfLine], *, keep_code: bool = False) -> str:

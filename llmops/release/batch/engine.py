@@ -1,0 +1,79 @@
+"""The engine of a batch: a model folder on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmops import prompts
+from llmops.frame.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from llmops.model.base.inference import InferenceModel
+
+
+@dataclass(frozen=True, slots=True)
+class RowReply:
+    """The reply to one row."""
+
+    answer: str = ""
+    error: str = ""  #: why there is no answer; else empty
+    version: str = ""
+
+
+class LocalEngine:
+    """A servable folder on this machine, loaded at first use. It decodes greedily, longest prompts first."""
+
+    def __init__(self, folder: Path, version: str, max_new_tokens: int, size: int) -> None:
+        #: name and settings; an interrupted job continues only with an engine of the same name
+        self.name = f"{version} at {folder.absolute()}, {max_new_tokens} tokens, {size} at a time"
+        self._folder, self._version = folder, version
+        self._tokens, self._size = max_new_tokens, size
+
+    @cached_property
+    def _model(self) -> InferenceModel:
+        from llmops.model.base.inference import open_model
+
+        return open_model(self._folder)
+
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
+        """Answer non-empty (question, context) pairs, in their order."""
+        tokenizer, context_tokens = self._model.tokenizer, self._model.window
+        replies: list[RowReply] = [RowReply()] * len(requests)
+        ids: dict[int, list[int]] = {}
+        for i, (question, context) in enumerate(requests):
+            try:
+                ids[i] = prompts.encode_question(tokenizer, question, context)
+            except ArtifactError as error:
+                replies[i] = RowReply(error=str(error), version=self._version)
+                continue
+            if len(ids[i]) + self._tokens > context_tokens:
+                replies[i] = RowReply(
+                    error=f"the prompt has {len(ids.pop(i))} tokens and the answer may take {self._tokens}; together "
+                    f"the model takes {context_tokens}",
+                    version=self._version,
+                )
+        order = sorted(ids, key=lambda i: -len(ids[i]))
+        for start in range(0, len(order), self._size):
+            chosen = order[start : start + self._size]
+            for i, reply in zip(chosen, self._generate([ids[i] for i in chosen]), strict=True):
+                replies[i] = reply
+        return replies
+
+    def _generate(self, ids: list[list[int]]) -> list[RowReply]:
+        """Answer prompts together. After a failure, halve them, so that only a faulty prompt gets the error."""
+        from llmops.model.base.generate import decode
+
+        try:
+            return [
+                RowReply(answer=decode(self._model.tokenizer, tokens), version=self._version)
+                for tokens in self._model.generate(ids, self._tokens, len(ids))
+            ]
+        except (RuntimeError, ValueError, IndexError) as error:  # including out of memory
+            if len(ids) == 1:
+                return [RowReply(error=f"{type(error).__name__}: {error}", version=self._version)]
+            half = len(ids) // 2
+            return self._generate(ids[:half]) + self._generate(ids[half:])
