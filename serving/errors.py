@@ -8,8 +8,10 @@ from llmops.access.roles import (
     ExpiredKey,
     Forbidden,
     KeyRefused,
+    NoMappedGroup,
     NoSuchKey,
     RevokedKey,
+    SignInRefused,
     UnknownKey,
 )
 from llmops.data.feedback.rows import ReviewNotFoundError
@@ -122,6 +124,10 @@ class FeedbackRefused(LlmopsError):
     """The feedback is about no answer to its sender, or has another question or answer."""
 
 
+class SignInUnavailable(LlmopsError):
+    """The provider of sign-ins does not answer."""
+
+
 class EventsUnreadable(LlmopsError):
     """No sink of events can be read."""
 
@@ -139,6 +145,8 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     ExpiredKey: (401, "key_expired"),
     RevokedKey: (401, "key_revoked"),
     Forbidden: (403, "forbidden"),
+    NoMappedGroup: (403, "no_role"),
+    SignInRefused: (401, "sign_in_refused"),
     AccessError: (401, "access"),
     StateReadOnly: (409, "state_read_only"),
     StateError: (503, "state_unreadable"),
@@ -163,6 +171,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     DocumentsDown: (503, "documents_down"),
     TimedOut: (504, "timed_out"),
     EngineDied: (503, "engine_died"),
+    SignInUnavailable: (503, "sign_in_unavailable"),
     EventsUnreadable: (404, "events_unreadable"),
     EventsUnavailable: (503, "events_unavailable"),
     RegistryError: (409, "registry"),

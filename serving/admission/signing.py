@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from itsdangerous import BadSignature, TimestampSigner
+from itsdangerous import BadSignature, Signer
 
 log = logging.getLogger(__name__)
 
-SESSION_S = 12 * 3600  #: how long a session lasts
+SESSION_S = 12 * 3600  #: longest duration of a session
 _NAME_DIGITS = 32  #: hex digits of a request's id: the time, like in UUID version 7, and random digits
-_TEXT_DIGITS = (
-    8  #: hex digits of the digest of a question or an answer; nobody can choose a text for it without the key
-)
+_TEXT_DIGITS = 8  #: hex digits of a text's digest; nobody can choose a text for it without the secret
 _SIGNATURE_DIGITS = 16  #: hex digits at the end of an id: 64 bits, which cannot be guessed over a network
 NO_DIGEST = "0" * _TEXT_DIGITS  #: in place of the digest of a text that is unknown
 
@@ -49,12 +47,14 @@ def read_secret(file: Path, environ: Mapping[str, str]) -> bytes:
         return secrets.token_bytes(32)
 
 
-def make_session(secret: bytes, prefix: str, key_hash: str) -> str:
-    """Return the cookie of a session: the prefix of an API key, the time, and the signature of both.
+def make_session(secret: bytes, prefix: str, key_hash: str, seconds: float = SESSION_S) -> str:
+    """Return the cookie of a session: the prefix of an API key, the time of its end, and the signature of both.
 
-    The signature depends on `key_hash`, the SHA-256 of the key's secret, so the session ends with that secret.
+    It lasts for `seconds`, at most `SESSION_S`. The signature depends on `key_hash`, the SHA-256 of the key's secret,
+    so the session ends with that secret.
     """
-    return _make_signer(secret, key_hash).sign(prefix).decode()
+    end = int(time.time() + min(seconds, SESSION_S))
+    return _make_signer(secret, key_hash).sign(f"{prefix}.{end}").decode()
 
 
 def read_session_prefix(cookie: str) -> str:
@@ -63,16 +63,16 @@ def read_session_prefix(cookie: str) -> str:
 
 
 def is_session(secret: bytes, cookie: str, key_hash: str) -> bool:
-    """Return True if `make_session` made this cookie with the same secret and hash, less than `SESSION_S` ago."""
+    """Return True if `make_session` made this cookie with the same secret and hash, and the session is not over."""
     try:
-        _, start = _make_signer(secret, key_hash).unsign(cookie, return_timestamp=True)
+        end = _make_signer(secret, key_hash).unsign(cookie).decode().rpartition(".")[2]
     except BadSignature:
         return False
-    return time.time() < start.timestamp() + SESSION_S  # `max_age` would refuse cookies of a replica that is 1 s ahead
+    return end.isdecimal() and time.time() < int(end)
 
 
-def _make_signer(secret: bytes, key_hash: str) -> TimestampSigner:
-    return TimestampSigner(secret, f"session {key_hash}", key_derivation="hmac", digest_method=hashlib.sha256)
+def _make_signer(secret: bytes, key_hash: str) -> Signer:
+    return Signer(secret, f"session {key_hash}", key_derivation="hmac", digest_method=hashlib.sha256)
 
 
 class AnswerId(NamedTuple):

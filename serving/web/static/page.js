@@ -1,10 +1,4 @@
-// What the parts of the playground share: making elements, and asking the server with the key of this tab.
-
-const KEY = "llmops_key";
-
-export const key = () => sessionStorage.getItem(KEY) || "";
-export const keep = (value) => sessionStorage.setItem(KEY, value);
-export const forget = () => sessionStorage.removeItem(KEY);
+// What the pages share: making elements, and asking the server in the session of this browser.
 
 export function element(tag, className, text) {
   const node = document.createElement(tag);
@@ -14,6 +8,6 @@ export function element(tag, className, text) {
 }
 
 export function post(path, body, signal) {
-  const headers = { "Content-Type": "application/json", "X-API-Key": key() };
+  const headers = { "Content-Type": "application/json", "X-LLMOps-Page": "1" };
   return fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
 }

@@ -1,6 +1,6 @@
-// The review of what users have said: looks with the browser's session, decides with the key of this tab.
+// The review of what users have said.
 
-import { element, forget, keep, key, post } from "./page.js";
+import { element, post } from "./page.js";
 
 const $ = (id) => document.getElementById(id);
 const EMPTY = { waiting: "Nothing waits. What enough people say in the same words trains without a review.", decided: "Nothing has been decided yet." };
@@ -31,12 +31,10 @@ function badges(entry) {
 }
 
 async function decide(path, body, card) {
-  if (!key()) { $("keyform").hidden = false; $("key").focus(); return; }
   for (const button of card.querySelectorAll("button")) button.disabled = true;
   try {
     const response = await post(path, body);
     const answer = await response.json();
-    if (response.status === 401 || response.status === 403) { forget(); $("keyform").hidden = false; }
     showNotice(response.ok ? "" : answer.detail);
   } catch {
     showNotice("The server does not answer.");
@@ -133,11 +131,4 @@ async function load() {
 for (const other of document.querySelectorAll("[data-show]")) {
   other.addEventListener("click", () => { shown = other.dataset.show; render(); });
 }
-$("keyform").addEventListener("submit", (event) => {
-  event.preventDefault();
-  keep($("key").value.trim());
-  $("key").value = "";
-  $("keyform").hidden = true;
-});
-$("keyform").hidden = Boolean(key());
 load();
