@@ -57,13 +57,15 @@ async def create_chat_completion(
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
     record_request(request, body, tokens, [Chat(turns)])
-    schema = body.response_format.schema_text if body.response_format else ""
+    form = body.function or body.response_format
+    schema = form.schema_text if form else ""
     if schema:
         digest = app.digests.digest_text(schema)
         request.state.event.update({"gen_ai.output.type": "json", "llmops.schema.digest": digest})
     if schema and body.ground:
-        raise PromptRefused("An answer from the documents is text: leave ground or response_format out.")
-    requests = repeat_request(make_engine_request(Chat(turns), tokens, body, limits, schema), body.n or 1)
+        raise PromptRefused("An answer from the documents is text: leave ground out, or response_format and tools.")
+    plain = replace(make_engine_request(Chat(turns), tokens, body, limits, schema), logprobs=bool(body.logprobs))
+    requests = repeat_request(plain, body.n or 1)
     side = await provide_side(app, key, choose_side(app, body.model, side))
     grounds = None if schema else await find_grounds(request, app, body.ground, requests[0])
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True, grounds=grounds)
