@@ -6,13 +6,14 @@ not change the answer are accepted and ignored.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from llmops.data.retrieval import minilm
-from serving.answers.schemas import GROUND_DESCRIPTION, MAX_TOKENS, Sampling, Sources, ValidStr
+from serving.answers.schemas import CONVERSATION_ID, GROUND_DESCRIPTION, MAX_TOKENS, Sampling, Sources, ValidStr
 from serving.answers.structured import ANY_OBJECT, ResponseFormat, clean_schema
 from serving.engines.base import FinishReason
 
@@ -77,7 +78,7 @@ class OpenAIRequest(Sampling):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Any = Field(None, description="Accepted and ignored, like all below.")
-    metadata: Any = None
+    metadata: Any = Field(None, description="`session_id` names the conversation, like the header X-Session-ID.")
     store: Any = None
     service_tier: Any = None
     safety_identifier: Any = None
@@ -86,9 +87,22 @@ class OpenAIRequest(Sampling):
     reasoning_effort: Any = None
 
     @property
+    def conversation(self) -> str:
+        """Return the conversation's id; empty if there is none."""
+        return str(self.metadata.get("session_id") or "") if isinstance(self.metadata, dict) else ""
+
+    @property
     def function(self) -> Function | None:
         """Return the function whose arguments are asked for; None: the answer is text."""
         return None
+
+    @field_validator("metadata")
+    @classmethod
+    def _check_conversation(cls, value: Any) -> Any:
+        given = value.get("session_id") if isinstance(value, dict) else None
+        if given is not None and not (isinstance(given, str) and re.fullmatch(CONVERSATION_ID, given)):
+            raise ValueError("session_id must be 1 to 100 letters, digits and . _ : -")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -20,6 +20,7 @@ MAX_TOKENS = 2**31 - 1  #: highest length that may be asked for; answers end at 
 ValidStr = Annotated[str, AfterValidator(_check_text)]
 #: the description of `ground`
 GROUND_DESCRIPTION = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
+CONVERSATION_ID = "^[A-Za-z0-9._:-]{1,100}$"  #: the form of a conversation's id
 StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_text)]
 
 
@@ -154,4 +155,10 @@ SideDep = Annotated[
     Header(
         alias="X-Llmops-Side", max_length=40, description="`champion` or `canary`: be answered by this side of a trial."
     ),
+]
+
+#: The conversation that a request is a turn of. It joins the events of its requests and ratings.
+ConversationDep = Annotated[
+    str | None,
+    Header(alias="X-Session-ID", pattern=CONVERSATION_ID, description="Id of the conversation, in the events."),
 ]

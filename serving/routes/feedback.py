@@ -15,7 +15,7 @@ from llmops.release import trials
 from llmops.scans.pii import redact_texts
 from serving.admission.dependencies import AppPartsDep, require_within_limits
 from serving.admission.signing import is_request_id, read_mark
-from serving.answers.schemas import FeedbackRequest, FeedbackResponse, Problem
+from serving.answers.schemas import ConversationDep, FeedbackRequest, FeedbackResponse, Problem
 from serving.errors import FeedbackRefused
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,10 @@ _problems: dict[int | str, dict[str, Any]] = {n: {"model": Problem} for n in (40
 
 @router.post("/feedback", name="feedback", status_code=201, responses=_problems)
 def store_feedback(
-    body: FeedbackRequest, app: AppPartsDep, key: Annotated[Key, Depends(require_within_limits("feedback"))]
+    body: FeedbackRequest,
+    app: AppPartsDep,
+    key: Annotated[Key, Depends(require_within_limits("feedback"))],
+    conversation: ConversationDep = None,
 ) -> FeedbackResponse:
     """Store a rating, a comment or a correction. Personal data in its texts is replaced by marks first.
 
@@ -52,6 +55,7 @@ def store_feedback(
         "http.request.id": body.id,
         "llmops.key.prefix": key.prefix,
         "user.roles": [key.role],
+        **({"gen_ai.conversation.id": conversation} if conversation else {}),
         **({"llmops.model.version": version} if version else {}),
         **({"llmops.feedback.rating": body.rating} if body.rating else {}),
         **{f"llmops.feedback.{name}": one.text for name, one in zip(texts, redacted, strict=True)},

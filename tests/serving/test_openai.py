@@ -12,6 +12,7 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
+from llmops.events.datasets import FEEDBACK, TEXT
 from serving.answers.openai_answers import OpenAIReply
 from serving.answers.openai_schemas import UNSUPPORTED
 from serving.engines.base import Answer, Chunk, ScoredText, TokenIds
@@ -203,13 +204,33 @@ def test_the_page_has_every_refused_setting():
     "more",
     [
         {"n": 0}, {"max_tokens": 2**31}, {"temperature": 2.5}, {"messages": []}, {"tools": [{"type": "x"}]},
-        {"response_format": {"type": "json_object"}, "stream": True},
+        {"response_format": {"type": "json_object"}, "stream": True}, {"metadata": {"session_id": "x" * 101}},
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_and_named(ours, more):
     with pytest.raises(openai.BadRequestError) as refusal:
         create_chat(ours, **more)
     assert any(name in refusal.value.message for name in more)
+
+
+def test_the_turns_of_a_conversation_share_its_id(site, ours, url):
+    asked = create_chat(ours, metadata={"session_id": "chat-1"})
+    create_chat(ours, metadata={"session_id": "chat-1"}, extra_headers={"X-Session-ID": "other.2"})
+    create_completion(ours, extra_headers={"X-Session-ID": "other.2"})
+    create_chat(ours)
+    session = {**site.headers(), "X-Session-ID": "chat-1"}
+    rated = httpx.post(f"{url[:-3]}/feedback", json={"id": asked.id, "rating": "up"}, headers=session)
+    assert rated.status_code == 201
+    ids = [event.get("gen_ai.conversation.id") for event in site.events()]
+    assert ids == ["chat-1", "other.2", "other.2", None]
+    assert [event["gen_ai.conversation.id"] for event in site.events(FEEDBACK)] == ["chat-1"]
+    known = {event["http.request.id"]: event.get("gen_ai.conversation.id") for event in site.events()}
+    site.until(lambda: known.keys() <= {event["http.request.id"] for event in site.events(TEXT)})
+    for event in site.events(TEXT):  # those of earlier requests may come late
+        assert event.get("gen_ai.conversation.id") == known.get(event["http.request.id"])
+    for wrong in ("a b", "x" * 101, "é"):
+        refused = httpx.post(f"{url}/chat/completions", json={}, headers={**session, "X-Session-ID": wrong.encode()})
+        assert refused.status_code == 400 and "X-Session-ID" in refused.json()["error"]["message"]
 
 
 def make_reply():

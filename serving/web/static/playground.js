@@ -3,7 +3,7 @@
 import { show } from "./answer.js";
 import { events } from "./events.js";
 import { feedback } from "./feedback.js";
-import { element, forget, keep, key, post } from "./page.js";
+import { begin, element, forget, keep, key, post } from "./page.js";
 import { footnotes } from "./sources.js";
 
 const $ = (id) => document.getElementById(id);
@@ -137,6 +137,7 @@ function grow() {
 }
 
 function clear() {
+  begin();
   turns = [];
   $("log").replaceChildren();
   $("clear").disabled = true;
@@ -175,6 +176,7 @@ $("prompt").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running) { running.abort(); $("prompt").focus(); }
 });
+begin();
 showKeyForm(!key());
 showState();
 setInterval(() => { if (!document.hidden) showState(); }, 5000);
