@@ -9,7 +9,7 @@ read without one too, and then computes in bfloat16. `pruned` and `recovered` ar
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from llmops.config import Compress
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import ConfigError
 from llmops.model.base.load import ADAPTER_FOLDER, Model, free_memory, load_model, load_tokenizer, make_nf4_config
+from llmops.model.compress.system_prompt import write_prompted
 from llmops.model.gguf.write import GgufForm, explain_unsupported, write_gguf_folder
 
 FP8_CAPABILITY = (8, 9)  #: compute capability of the oldest GPUs that multiply in FP8
@@ -34,6 +35,18 @@ class VariantInputs:
     base: str
     adapter: Path
     examples: Sequence[Tokens]  #: the training split
+
+    def with_system_prompt(self, scratch: Path) -> "VariantInputs":
+        """Return inputs whose merged model has the configured system prompt, if there is one.
+
+        Raises:
+            ConfigError: see `write_prompted`.
+        """
+        text = self.config.system_prompt
+        if not text:
+            return self
+        merged = _make_folder_once(scratch / "prompted", lambda out: write_prompted(self.merged, text, out))
+        return replace(self, merged=merged)
 
     @property
     def full(self) -> str:
