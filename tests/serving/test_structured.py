@@ -376,3 +376,25 @@ def test_tokens_come_with_their_log_probabilities(client: openai.OpenAI) -> None
     assert create_chat(client, max_tokens=2).choices[0].logprobs is None
     several = create_chat(client, n=2, temperature=1, seed=3, **common).choices
     assert ["".join(one.token for one in c.logprobs.content) for c in several] == [c.message.content for c in several]
+
+
+def test_litellm_chats_streams_and_gets_json(served: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would fetch one when it is imported
+    import litellm
+
+    common: Any = {"model": "openai/support-bot", "api_base": served["base_url"], "api_key": served["api_key"]}
+    ask: Any = {**common, "messages": HELLO, "max_retries": 0, **ROOM}
+    structured = {**ask, "response_format": make_format(Pet.model_json_schema())}
+    answer = litellm.completion(**structured).choices[0].message
+    assert Pet.model_validate_json(answer.content)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**structured, stream=True)]
+    assert "".join(pieces) == answer.content
+    back = [*HELLO, answer, {"role": "assistant", "content": None}, *HELLO]
+    more = {"max_tokens": 10_000, "top_p": 0, "reasoning_effort": "low", "allowed_openai_params": ["reasoning_effort"]}
+    assert len(litellm.completion(**{**ask, "messages": back, **more}, n=2).choices) == 2
+    for refused, name in (
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": make_format({"type": "string", "pattern": "a"})}, "pattern"),
+    ):
+        with pytest.raises(litellm.BadRequestError, match=name):
+            litellm.completion(**{**ask, **refused})
