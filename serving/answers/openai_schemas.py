@@ -65,6 +65,7 @@ class StreamOptions(BaseModel):
 
     include_usage: bool = Field(False, description="Count the tokens in an event before the last.")
     include_obfuscation: bool = Field(False, description="Accepted and ignored.")
+    continuous_usage_stats: bool = Field(False, description="vLLM's, which guidellm sends; accepted and ignored.")
 
 
 class OpenAIRequest(Sampling):
