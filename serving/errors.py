@@ -42,7 +42,16 @@ class SchemaRefused(PromptRefused):
     """The engine does not follow the JSON schema."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"response_format: {reason}.")
+        super().__init__(f"response_format or tools: {reason}.")
+
+
+class NoLogprobs(PromptRefused):
+    """The engine gives no log-probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "logprobs: this model's engine gives none; leave it out. The engines `openvino` and `vllm` give them."
+        )
 
 
 class QueueFull(LlmopsError):

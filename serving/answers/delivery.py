@@ -17,7 +17,7 @@ from llmops.frame.errors import LlmopsError
 from serving.admission.dependencies import get_parts
 from serving.admission.signing import NO_DIGEST, AnswerId, sign_answer
 from serving.answers.requests import unwrap_single
-from serving.engines.base import Answer, Chunk
+from serving.engines.base import Answer, Chunk, ScoredText
 from serving.errors import ClientLeft, TimedOut
 from serving.models.stream import GuardedStream
 from serving.observe.exchange import ServedAnswer, get_question
@@ -107,9 +107,12 @@ async def deliver_all(request: Request, streams: Sequence[GuardedStream], timeou
 async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
     """Return the complete answer. Arguments and errors are those of `deliver`."""
     texts: list[str] = []
+    logprobs: list[ScoredText] = []
     async for chunk in deliver(request, stream, timeout_s, whole=True):
         texts.append(chunk.text)
-    return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason or "stop")
+        logprobs += chunk.logprobs
+    reason = chunk.finish_reason or "stop"
+    return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, reason, tuple(logprobs))
 
 
 def _sign_id(request: Request, stream: GuardedStream, answer: str = "") -> None:

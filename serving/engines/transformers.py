@@ -18,7 +18,7 @@ from llmops.model.gguf.process import OUT_OF_MEMORY
 from serving.engines.answer_row import AnswerRow
 from serving.engines.base import EngineStats
 from serving.engines.stepping import Job, SteppingEngine
-from serving.errors import EngineDied
+from serving.errors import EngineDied, NoLogprobs
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching import ContinuousBatchingManager
@@ -113,6 +113,8 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
         from serving.engines.sampling import Sampler
 
         model = cast("ServableFolder", self._model)
+        if job.request.logprobs:
+            raise NoLogprobs
         row = AnswerRow(job, model)
         plain = not job.request.temperature and model.repetition_penalty == 1
         sampler = {} if plain else {"sampler": Sampler(job.request, model.repetition_penalty)}

@@ -16,7 +16,7 @@ from llmops.release import trials
 from llmops.scans.pii import redact_texts
 from serving.admission.dependencies import AppParts, AppPartsDep, require_within_limits, reserve
 from serving.admission.signing import NO_DIGEST, AnswerId, is_digest_of, read_answer_id
-from serving.answers.schemas import FeedbackRequest, FeedbackResponse, Problem
+from serving.answers.schemas import ConversationDep, FeedbackRequest, FeedbackResponse, Problem
 from serving.engines.base import EngineRequest, Text
 from serving.errors import FeedbackRefused
 
@@ -34,6 +34,7 @@ async def store_feedback(
     body: FeedbackRequest,
     app: AppPartsDep,
     key: Annotated[Key, Depends(require_within_limits("feedback"))],
+    conversation: ConversationDep = None,
 ) -> FeedbackResponse:
     """Store a rating, a comment or a correction. Personal data in its texts is replaced by marks first.
 
@@ -44,7 +45,7 @@ async def store_feedback(
     if texts := "".join(getattr(body, name) for name in TEXTS):
         await reserve(request, [EngineRequest(Text(texts), 0)])
     async with app.storing_feedback:
-        return await asyncio.to_thread(_store, body, app, key, answered.mark)
+        return await asyncio.to_thread(_store, body, app, key, answered.mark, conversation)
 
 
 def _read_id(body: FeedbackRequest, app: AppParts, key: Key) -> AnswerId:
@@ -67,7 +68,7 @@ def _read_id(body: FeedbackRequest, app: AppParts, key: Key) -> AnswerId:
     return answered
 
 
-def _store(body: FeedbackRequest, app: AppParts, key: Key, mark: str) -> FeedbackResponse:
+def _store(body: FeedbackRequest, app: AppParts, key: Key, mark: str, conversation: str | None) -> FeedbackResponse:
     counts = int(body.rating == "up"), int(body.rating == "down"), int(bool(body.correction.strip()))
     version = ""
     if mark:
@@ -83,6 +84,7 @@ def _store(body: FeedbackRequest, app: AppParts, key: Key, mark: str) -> Feedbac
         "http.request.id": body.id,
         "llmops.key.prefix": key.prefix,
         "user.roles": [key.role],
+        **({"gen_ai.conversation.id": conversation} if conversation else {}),
         **({"llmops.model.version": version} if version else {}),
         **({"llmops.feedback.rating": body.rating} if body.rating else {}),
         **{f"llmops.feedback.{name}": one.text for name, one in zip(texts, redacted, strict=True)},

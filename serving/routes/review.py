@@ -57,11 +57,15 @@ async def show_review(request: Request, key: KeyDep) -> Response:
 def list_corrections(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
     """List the open corrections, most frequent first, the latest decisions, and the number in each state."""
     review.refresh(app.config)
-    database = database_of(app.config)
+    database, conversations = database_of(app.config), review.find_conversations(app.config)
     decided = review.list_entries(database, ("accepted", "refused"))
+    decided = sorted(decided, key=lambda entry: str(entry["decided"]), reverse=True)[:RECENT]
+    waiting = review.list_entries(database)
+    for entry in (*waiting, *decided):
+        entry["conversation"] = conversations.get(entry["id"], "")
     return {
-        "open": review.list_entries(database),
-        "decided": sorted(decided, key=lambda entry: str(entry["decided"]), reverse=True)[:RECENT],
+        "open": waiting,
+        "decided": decided,
         "counts": rows.count_states(database),
         "agreeing": app.config.improve.agreeing,
     }

@@ -297,7 +297,8 @@ def test_the_review_page_over_http(people: People, client: TestClient) -> None:
     for question in TOPICS[:4]:
         id = client.post("/generate", json={"prompt": question}, headers=by_ana).json()["id"]
         correction = {"id": id, "question": question, "answer": question, "correction": make_correction(question)}
-        assert client.post("/feedback", json=correction, headers=by_ana).status_code == 201
+        session = {**by_ana, "X-Session-ID": "chat-7"}
+        assert client.post("/feedback", json=correction, headers=session).status_code == 201
     others = "Something else entirely, my friend, ask at the counter."
     correction["id"] = client.post("/generate", json={"prompt": question}, headers=by_bo).json()["id"]
     client.post("/feedback", json={**correction, "correction": others, "comment": "no"}, headers=by_bo)
@@ -307,6 +308,7 @@ def test_the_review_page_over_http(people: People, client: TestClient) -> None:
     by = {entry["question"]: entry for entry in listed["open"]}
     assert by[TOPICS[0]]["people"] == [{"role": "user", "prefix": people.prefix("ana")}]
     assert by[TOPICS[0]]["agreeing"] == 1 and by[TOPICS[0]]["answer"] == TOPICS[0]
+    assert [entry["conversation"] for entry in listed["open"]].count("chat-7") == 4 and by[TOPICS[0]]["conversation"]
 
     def decide(question: str, status: int = 200, role: str = "admin", **body: str) -> Any:
         answer = client.post(f"/admin/review/{by[question]['id']}", json=body, headers=site.headers(role))

@@ -3,7 +3,7 @@
 import { show } from "./answer.js";
 import { events } from "./events.js";
 import { feedback } from "./feedback.js";
-import { element, post } from "./page.js";
+import { begin, element, post } from "./page.js";
 import { footnotes } from "./sources.js";
 
 const $ = (id) => document.getElementById(id);
@@ -132,6 +132,7 @@ function grow() {
 }
 
 function clear() {
+  begin();
   turns = [];
   $("log").replaceChildren();
   $("clear").disabled = true;
@@ -164,6 +165,7 @@ $("prompt").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running) { running.abort(); $("prompt").focus(); }
 });
+begin();
 if (!$("signin")) $("prompt").focus();
 showState();
 setInterval(() => { if (!document.hidden) showState(); }, 5000);

@@ -26,6 +26,7 @@ function badges(entry) {
   if (entry.people.length > 4) line.append(element("span", "badge", `+ ${entry.people.length - 4}`));
   if (entry.kind === "answer") line.append(element("span", "badge", "answer found good"));
   if (entry.version) line.append(element("span", "badge", entry.version));
+  if (entry.conversation) line.append(element("span", "badge", `conversation ${entry.conversation}`));
   line.append(element("span", "hint", formatTime(entry.time)));
   return line;
 }
