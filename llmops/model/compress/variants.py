@@ -60,17 +60,16 @@ class VariantInputs:
 
 
 def make_variant(name: str, inputs: VariantInputs, scratch: Path) -> Path:
-    """Return the folder of a form. It is made below `scratch` if it does not exist.
+    """Return the folder of a form. It is made below `scratch` if it does not exist."""
+    return inputs.merged if name == "bf16" else _make_folder_once(scratch / name, partial(_WRITERS[name], inputs))
 
-    An unfinished form of an interrupted run is made anew.
-    """
-    if name == "bf16":
-        return inputs.merged
-    folder = scratch / name
-    partial_folder = scratch / f".{name}.partial"
+
+def _make_folder_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return the folder, made if it does not exist. An unfinished one of an interrupted run is made anew."""
     if not folder.exists():
+        partial_folder = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial_folder, ignore_errors=True)
-        _WRITERS[name](inputs, partial_folder)
+        make(partial_folder)
         free_memory()
         partial_folder.rename(folder)
     return folder
