@@ -47,6 +47,12 @@ class Select(Section):
     """Choose the base model."""
 
     model: str = Field("", description="Model id of the catalogue, or a local folder; empty: chosen by the filter.")
+    encoders: tuple[str, ...] = Field(
+        (),
+        description="For `evaluate.task: classification`: encoders such as BERT to compare, by folder or Hub id, or "
+        "`all-MiniLM-L6-v2`, which is here. Each gets a head for the labels; the smallest is taken, unless a larger "
+        "one is better beyond chance on validation examples. Empty: a language model answers with the label.",
+    )
     revision: str = Field("", description="Revision of a Hub model; empty takes the catalogue's.")
     licences: tuple[str, ...] = Field(("apache-2.0", "mit"), description="Allowed licences, as SPDX ids in lower case.")
     languages: tuple[str, ...] = Field((), description="Languages it must know, as ISO 639-1 codes; empty: any.")
@@ -128,9 +134,13 @@ class Tune(Section):
 
 
 class Train(Section):
-    """Fine-tune with QLoRA or LoRA."""
+    """Fine-tune with QLoRA or LoRA, or all weights of an encoder."""
 
-    method: Literal["qlora", "lora"] = Field("qlora", description="`qlora`: the base in NF4; `lora`: in bfloat16.")
+    method: Literal["qlora", "lora", "full"] = Field(
+        "qlora",
+        description="`qlora`: an adapter on the base in NF4; `lora`: on the base in bfloat16; `full`: all weights, of "
+        "an encoder only. The adapter of an encoder is always on the base in float32.",
+    )
     epochs: float = Field(
         0.0, ge=0, description="Passes over the training examples; 0 takes what `tune` found, 3 if it searched none."
     )

@@ -12,15 +12,16 @@ ways).
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from llmops.config import Collect, Features, Grounding, Serving
 from llmops.data.features import declarations
@@ -29,7 +30,7 @@ from llmops.data.features.declarations import PARQUET
 from llmops.data.features.examples import get_mapped_path, read_examples
 from llmops.data.features.grounded_examples import MIN_ANSWER_SHARE, NOT_IN_PASSAGES, UNCHANGED, Retrieval, add_passages
 from llmops.data.features.online import write_online
-from llmops.data.features.tokenize import Tokens, tokenize_all
+from llmops.data.features.tokenize import Tokens, tokenize_all, tokenize_labelled
 from llmops.data.retrieval.example_passages import ExamplePassages
 from llmops.data.retrieval.grounding import find_sources_with_contexts
 from llmops.data.retrieval.search import open_index
@@ -37,6 +38,7 @@ from llmops.frame.artifacts import read_record
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import DroppedRow, Example, get_base_path, make_content_id, write_rows
 from llmops.prompts import encode_example
+from llmops.prompts.encoder import is_encoder, read_format
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ _UNGROUNDED, _SERVING, _COLLECT = Grounding(), Serving(), Collect()
 
 SPLITS = ("train", "validation", "test")
 CHUNK_SIZE = 1000  #: examples tokenised together
+Encode = Callable[[list[Example]], list[tuple[Tokens | None, bool]]]  #: see `tokenize_all`
+_PROBE = ("question", "answer", "context")
 ROW_GROUP_SIZE = 20_000  #: examples per row group; with 200 tokens each 32 MB in memory
 
 
@@ -66,13 +70,20 @@ def run(
     Raises:
         ArtifactError: if no training example is left, or Feast refuses the declarations.
     """
-    tokenizer = AutoTokenizer.from_pretrained(get_base_path(select))
+    base = get_base_path(select)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    reader = read_format(base, config.max_tokens) if is_encoder(base) else None
+    encode: Encode = partial(tokenize_all, tokenizer, max_tokens=config.max_tokens)
+    unusable = "too_long", f"question and answer alone are longer than features.max_tokens, {config.max_tokens}"
+    if reader:
+        encode = partial(tokenize_labelled, reader)
+        unusable = "new_label", "no training example has its label"
     counts = _Counts()
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         feast = stack.enter_context(pq.ParquetWriter(out / PARQUET, VIEW_SCHEMA, compression="zstd"))
         retrieval: Retrieval | None = None
-        if index and read_record(index).metrics.get("passages"):
+        if index and not reader and read_record(index).metrics.get("passages"):
             own = stack.enter_context(closing(ExamplePassages(index, annotate)))
             retrieval = Retrieval(
                 index=stack.enter_context(open_index(index)),
@@ -92,7 +103,7 @@ def run(
             split_retrieval = retrieval if split != "test" else None
             chunks = _read_chunks(annotate / f"{split}.parquet")
             with pa.ipc.new_stream(get_mapped_path(out, split), MAPPED_SCHEMA) as mapped:
-                for rows in _make_row_groups(tokenizer, chunks, split_retrieval, config.max_tokens, counts):
+                for rows in _make_row_groups(encode, unusable, chunks, split_retrieval, counts):
                     feast.write_table(rows.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
                     mapped.write_table(rows.select(MAPPED_COLUMNS).rename_columns(MAPPED_SCHEMA.names))
     write_rows(out / "dropped.parquet", counts.dropped, DroppedRow)
@@ -102,7 +113,8 @@ def run(
             f"{len(counts.dropped)} were dropped, see {out / 'dropped.parquet'}; raise features.max_tokens (now "
             f"{config.max_tokens})."
         )
-    store = declarations.declare(config, name_project(config, tokenizer, select), out)
+    probe = reader.encode([("text", "")]) if reader else encode_example(tokenizer, *_PROBE)
+    store = declarations.declare(config, name_project(config, json.dumps(probe), select), out)
     write_online(config, store, pq.ParquetFile(out / PARQUET).iter_batches(config.online_batch))
     log.info("wrote %d examples to the online store", len(counts.ids))
     return {
@@ -115,9 +127,11 @@ def run(
     }
 
 
-def name_project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
-    """Return the name of Feast's project: one for each prompt format and model, so that their tokens never mix."""
-    probe = json.dumps(encode_example(tokenizer, "question", "answer", "context"))
+def name_project(config: Features, probe: str, select: Path) -> str:
+    """Return the name of Feast's project: one for each model and prompt format, so that their tokens never mix.
+
+    `probe` is an example in this format.
+    """
     return f"llmops_{make_content_id(select.name, str(config.max_tokens), declarations.hash_repository(config), probe)}"
 
 
@@ -132,15 +146,15 @@ class _Counts:
 
 
 def _make_row_groups(
-    tokenizer: PreTrainedTokenizerBase,
+    encode: Encode,
+    unusable: tuple[str, str],
     chunks: Iterable[list[Example]],
     retrieval: Retrieval | None,
-    max_tokens: int,
     counts: _Counts,
 ) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     for examples in chunks:
-        waiting.append(make_columns(_tokenize_usable(tokenizer, examples, retrieval, max_tokens, counts)))
+        waiting.append(make_columns(_tokenize_usable(encode, unusable, examples, retrieval, counts)))
         if sum(table.num_rows for table in waiting) >= ROW_GROUP_SIZE:
             yield pa.concat_tables(waiting).combine_chunks()
             waiting.clear()
@@ -156,21 +170,23 @@ def _read_chunks(path: Path) -> Iterator[list[Example]]:
 
 
 def _tokenize_usable(
-    tokenizer: PreTrainedTokenizerBase,
+    encode: Encode,
+    unusable: tuple[str, str],
     examples: list[Example],
     retrieval: Retrieval | None,
-    max_tokens: int,
     counts: _Counts,
 ) -> list[tuple[Example, Tokens, Tokens]]:
-    """Return the examples with their tokens, and those for training: the same, unless there is retrieval."""
+    """Return the examples with their tokens, and those for training: the same, unless there is retrieval.
+
+    `unusable` is the rule and the detail of an example that cannot be encoded.
+    """
     rows = list[tuple[Example, Tokens, Tokens]]()
     added = [*add_passages(examples, retrieval)] if retrieval else [(example, UNCHANGED) for example in examples]
-    plain_tokens = tokenize_all(tokenizer, examples, max_tokens)
-    trained = tokenize_all(tokenizer, [prompt for prompt, _ in added], max_tokens) if retrieval else plain_tokens
+    plain_tokens = encode(examples)
+    trained = encode([prompt for prompt, _ in added]) if retrieval else plain_tokens
     for example, (_, outcome), (plain, _), (tokens, cut) in zip(examples, added, plain_tokens, trained, strict=True):
         if plain is None or tokens is None:
-            detail = f"question and answer alone are longer than features.max_tokens, {max_tokens}"
-            counts.dropped.append(_make_dropped(example, "too_long", detail))
+            counts.dropped.append(_make_dropped(example, *unusable))
         elif example.id in counts.ids:
             counts.dropped.append(
                 _make_dropped(example, "duplicate", f"the id {example.id} is taken by another example")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmops.frame.records import Example
 from llmops.prompts import encode_example, encode_examples
+from llmops.prompts.encoder import EncoderFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The token ids of one example, without padding."""
+    """The token ids of one example, without padding.
+
+    For an encoder they are those of the text, and the number of its label as the only answer token.
+    """
 
     id: str  #: the example's id, `input_id` in Feast
     token_ids: list[int]  #: prompt, answer and end
@@ -41,6 +45,16 @@ def tokenize_all(
         if len(ids) <= max_tokens
         else _shorten_context(tokenizer, example, max_tokens)
         for example, (ids, prompt) in zip(examples, found, strict=True)
+    ]
+
+
+def tokenize_labelled(reader: EncoderFormat, examples: Sequence[Example]) -> list[tuple[Tokens | None, bool]]:
+    """Return the tokens of each example for an encoder, and True if its text was cut; None if its label is unknown."""
+    numbers = {label: number for number, label in enumerate(reader.labels)}
+    encoded = reader.encode([(example.question, example.context) for example in examples])
+    return [
+        (Tokens(e.id, [*ids, numbers[e.answer]], len(ids)) if e.answer in numbers else None, cut)
+        for e, (ids, cut) in zip(examples, encoded, strict=True)
     ]
 
 

@@ -38,7 +38,7 @@ def read_tokenizer() -> Tokenizer:
     """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(_find_files() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(find_files() / "tokenizer.json"))
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -63,7 +63,7 @@ def open_model(threads: int) -> EmbedTokens:
     # the language model while others are idle.
     properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     compiled = openvino.Core().compile_model(
-        _build_graph(load_file(_find_files() / "model.safetensors")), "CPU", properties
+        _build_graph(load_file(find_files() / "model.safetensors")), "CPU", properties
     )
 
     def embed(texts: Sequence[Sequence[int]]) -> Vectors:
@@ -77,7 +77,12 @@ def open_model(threads: int) -> EmbedTokens:
     return embed
 
 
-def _find_files() -> Path:
+def find_files() -> Path:
+    """Return the folder of the model in its package.
+
+    Raises:
+        ArtifactError: if the package is not installed.
+    """
     spec = find_spec(PACKAGE)
     if not (spec and spec.origin):
         raise ArtifactError(f"The package {PACKAGE.replace('_', '-')} is missing; `make setup` installs it.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmops.config import Select
+from llmops.data.retrieval import minilm
 from llmops.frame.artifacts import compute_sha256
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import make_content_id, read_selection
@@ -31,13 +32,16 @@ def hash_model_files(model: Path, database: str) -> dict[str, str]:
 def hash_local_weights(config: Select, database: str) -> str:
     """Return a hash (16 hex digits) of the weights on this machine that `select` may take.
 
-    These are the weights of the configured folder, or of the packages of the catalogue's models. The hash is empty for
+    These are the weights of the configured folders, or of the packages of the catalogue's models. The hash is empty for
     a Hub model, whose commit identifies it.
 
     Raises:
         ArtifactError: see `hash_model_files`.
     """
-    if config.model and Path(config.model).is_dir():
+    if config.encoders:
+        folders = [minilm.find_files() if name == minilm.MODEL_NAME else Path(name) for name in config.encoders]
+        models = [folder.absolute() for folder in folders if folder.is_dir()]
+    elif config.model and Path(config.model).is_dir():
         models = [Path(config.model).absolute()]
     elif config.revision:
         return ""

@@ -5,15 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llmops.model.gguf.worker import GGUF_FILE, is_gguf
 from llmops.prompts.clock import fix_clock
+from llmops.prompts.encoder import is_encoder
 
 ADAPTER_FOLDER = "adapter"  #: folder of a LoRA adapter that is not merged, within a servable
-Model = Any  #: a transformers causal language model; its classes are built at run time and carry no useful type
+Model = Any  #: a transformers model; its classes are built at run time and carry no useful type
 
 
 def get_device() -> str:
@@ -52,15 +59,19 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(path: str | Path, quantisation: QuantizationConfigMixin | None = None) -> Model:
-    """Load a causal language model in bfloat16, or quantised, in evaluation mode; a GGUF file computes in float32.
+    """Load a model in evaluation mode: a causal one in bfloat16 or quantised, from a GGUF file in float32.
 
+    An encoder is loaded in float32, to classify: it is small, and its head decides between scores that are close.
     A folder that was saved quantised (every servable in NF4) comes back quantised without being asked.
     """
     transformers_logging.disable_progress_bar()
     # Passing None would drop the quantisation that the folder's own configuration names.
     arguments: dict[str, Any] = {"quantization_config": quantisation} if quantisation else {}
     arguments |= {"gguf_file": GGUF_FILE, "dtype": torch.float32} if is_gguf(Path(path)) else {"dtype": torch.bfloat16}
-    model = AutoModelForCausalLM.from_pretrained(str(path), device_map={"": get_device()}, **arguments)
+    kind: Any = AutoModelForCausalLM
+    if is_encoder(path):
+        kind, arguments = AutoModelForSequenceClassification, {"dtype": torch.float32}
+    model = kind.from_pretrained(str(path), device_map={"": get_device()}, **arguments)
     return model.eval()
 
 

@@ -1,16 +1,18 @@
-"""Padding-free batches: the examples of a batch end to end in one row, separated by their position ids.
+"""Batches of examples, and the loss of their answers.
 
-No padding is computed, and the vocabulary projection runs only where a loss is counted.
+Those of a causal model have no padding: the examples lie end to end in one row, separated by their position ids, and
+the vocabulary projection runs only where a loss is counted. Those of an encoder are padded.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import TrainingError
+from llmops.model.base.encoder import is_classifier, pad
 
 
 def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
@@ -56,11 +58,18 @@ def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
     }
 
 
-def compute_answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the summed cross-entropy (nats) over the answer tokens of a packed batch; a scalar with gradient."""
+def compute_answer_loss(
+    model: Any, batch: dict[str, torch.Tensor], reduction: Literal["sum", "none"] = "sum"
+) -> torch.Tensor:
+    """Return the cross-entropy (nats) of the answer tokens of a batch with gradient, summed or as (answer tokens,)."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    logits = model(**inputs, use_cache=False).logits[0]
-    return torch.nn.functional.cross_entropy(logits.float(), batch["labels"], reduction="sum")
+    logits = model(**inputs).logits if is_classifier(model) else model(**inputs, use_cache=False).logits[0]
+    return torch.nn.functional.cross_entropy(logits.float(), batch["labels"], reduction=reduction)
+
+
+def make_batch(model: Any, examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
+    """Return the arguments of `compute_answer_loss`, as the model reads them: see `pack` and `encoder.pad`."""
+    return pad(examples) if is_classifier(model) else pack(examples)
 
 
 @torch.no_grad()
@@ -73,10 +82,8 @@ def compute_answer_nats(model: Any, examples: Sequence[Tokens], batch: int = 8) 
     with use_evaluation_mode(model):
         for start in range(0, len(examples), batch):
             chosen = examples[start : start + batch]
-            packed = {k: v.to(model.device) for k, v in pack(chosen).items()}
-            labels = packed.pop("labels")
-            logits = model(**packed, use_cache=False).logits[0].float()
-            nats = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            packed = {k: v.to(model.device) for k, v in make_batch(model, chosen).items()}
+            nats = compute_answer_loss(model, packed, "none")
             counts = [len(e.token_ids) - e.prompt_tokens for e in chosen]
             answers += zip((float(part.sum()) for part in torch.split(nats, counts)), counts, strict=True)
     return answers

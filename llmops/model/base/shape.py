@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from llmops.model.base.encoder import CLASSIFIES
 from llmops.model.base.load import Model
 
 
@@ -44,11 +45,12 @@ class ModelShape:
 def build_on_meta_device(config: Any) -> Model:
     """Build the model of a configuration in bfloat16. Its parameters have a shape and no values."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        kind: Any = AutoModelForSequenceClassification if config.problem_type == CLASSIFIES else AutoModelForCausalLM
+        return kind.from_config(config, dtype=torch.bfloat16).eval()
 
 
 def measure_shape(config: Any) -> ModelShape:
-    """Return the shape of a transformers configuration of a causal language model."""
+    """Return the shape of a transformers configuration."""
     model = build_on_meta_device(config)
     output = model.get_output_embeddings()
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output]

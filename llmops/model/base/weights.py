@@ -6,13 +6,16 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from llmops.data.retrieval import minilm
 from llmops.frame.artifacts import link_or_copy
+from llmops.frame.errors import ConfigError
 from llmops.model.base.catalog import CatalogueEntry
 from llmops.model.base.hashes import MODEL_FILES
+from llmops.prompts.encoder import is_encoder
 from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
 
 log = logging.getLogger(__name__)
@@ -37,19 +40,47 @@ def find_cached(entry: CatalogueEntry, revision: str) -> Path | None:
     return folder if complete else None
 
 
+def find_encoder(name: str, revision: str, offline: bool) -> Path:
+    """Return the folder of an encoder: a folder, `all-MiniLM-L6-v2` of its package, or a model of the Hub.
+
+    Raises:
+        ConfigError: if there is none, or it needs a download and `offline` is on.
+    """
+    if name == minilm.MODEL_NAME:
+        return minilm.find_files()
+    if Path(name).is_dir():
+        folder = Path(name).absolute()
+    else:
+        try:
+            folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            if offline:
+                raise ConfigError(
+                    f"select.encoders: {name} is no folder and not in the Hub's cache, and select.offline is on."
+                ) from None
+            folder = _download(name, revision)
+    if not is_encoder(folder):
+        raise ConfigError(f"select.encoders: {name} is no encoder that transformers can give a head to classify.")
+    return folder
+
+
 def download(entry: CatalogueEntry, revision: str) -> Path:
     """Download a model from the Hub into the cache, and return its folder, which is named by its commit."""
+    return _download(entry.model, revision)
+
+
+def _download(model: str, revision: str) -> Path:
     keep_queries_out_of_logs()
-    log.info("downloading %s at %s from the Hub", entry.model, revision or "its newest commit")
+    log.info("downloading %s at %s from the Hub", model, revision or "its newest commit")
     try:
         folder = snapshot_download(
-            entry.model, revision=revision or None, allow_patterns=list(MODEL_FILES), ignore_patterns=_DUPLICATE_WEIGHTS
+            model, revision=revision or None, allow_patterns=list(MODEL_FILES), ignore_patterns=_DUPLICATE_WEIGHTS
         )
     except HfHubHTTPError as error:
         error.args = (remove_queries(str(error)),)
         raise error from None  # what it was made from has the signed URL, too
     if not revision:
-        log.warning("%s is not pinned; pin it with select.revision: %s", entry.model, Path(folder).name)
+        log.warning("%s is not pinned; pin it with select.revision: %s", model, Path(folder).name)
     return Path(folder)
 
 

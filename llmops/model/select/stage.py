@@ -20,6 +20,7 @@ from typing import Any
 
 from llmops.config import Select
 from llmops.data.features.examples import read_examples
+from llmops.data.features.tokenize import tokenize_labelled
 from llmops.frame.artifacts import write_json
 from llmops.frame.machine import GIB
 from llmops.frame.records import Example
@@ -32,6 +33,8 @@ from llmops.model.base.load import free_memory, load_model, load_tokenizer, make
 from llmops.model.base.objections import find_capacity, find_local_weights, find_objections, get_revision
 from llmops.model.base.packing import compute_answer_nats
 from llmops.model.scoring.answers import measure_bits_per_byte, tokenize_references
+from llmops.model.select.head import save_with_head
+from llmops.prompts.encoder import is_encoder, read_format
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,9 @@ def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str
         ConfigError: with each model's objection, if no model passes.
     """
     items = nsmallest(config.score_items, read_examples(annotate / "validation.parquet"), key=lambda item: item.id)
-    if config.model and Path(config.model).is_dir():
+    if encoders := config.encoders or ((config.model,) if is_encoder(config.model) else ()):
+        chosen, path, rows, source = _choose_encoder(config, encoders, annotate, items, out)
+    elif config.model and Path(config.model).is_dir():
         source = Path(config.model).absolute()
         chosen, path, rows = _choose_folder(source, items)
     else:
@@ -119,6 +124,67 @@ def _choose_folder(folder: Path, items: Sequence[Example]) -> tuple[dict[str, st
     score = score_untuned(folder, items, four_bits=False) if items else None
     rows = [{"model": folder.name, **_format_score(score), "why": "named: a local folder"}]
     return {"model": folder.name, "revision": "local", "licence": "unknown"}, str(folder), rows
+
+
+def _choose_encoder(
+    config: Select, encoders: Sequence[str], annotate: Path, items: Sequence[Example], out: Path
+) -> tuple[dict[str, str], str, list[dict[str, str]], Path]:
+    """Return the smallest encoder, or a larger one that needs fewer bits beyond chance, with a head for the labels.
+
+    The values are those of `_choose_from_catalogue`.
+    """
+    found = list[_EncoderCandidate]()
+    for number, name in enumerate(encoders):
+        source, made = weights.find_encoder(name, config.revision, config.offline), out / "candidates" / str(number)
+        save_with_head(source, annotate, made)
+        size = sum(file.stat().st_size for file in made.glob("*.safetensors")) / 1e6
+        found.append(_EncoderCandidate(name, source, made, size, _score_encoder(made, items)))
+        log.info("%s: %s", name, _format_score(found[-1].score))
+    found.sort(key=lambda one: one.megabytes)
+    best = found[0]
+    for one in found[1:]:
+        if compute_bits_saved(one.score, best.score)["low"] > 0:
+            best = one
+    rows = [
+        {
+            "model": one.name,
+            "weights": f"{one.megabytes:.0f} MB",
+            **_format_score(one.score),
+            "why": _explain_encoder(one, best, found),
+        }
+        for one in found
+    ]
+    best.made.rename(out / "base")
+    shutil.rmtree(out / "candidates")
+    revision = best.source.name if best.source.parent.name == "snapshots" else "local"  # the Hub's cache
+    return {"model": best.name, "revision": revision, "licence": "unknown"}, "base", rows, best.source
+
+
+def _score_encoder(folder: Path, items: Sequence[Example]) -> BaseScore:
+    """Score a classifier's folder on the examples whose label is known to it."""
+    model = load_model(folder)
+    found = [tokens for tokens, _ in tokenize_labelled(read_format(folder), items)]
+    nats = [nats for nats, _ in compute_answer_nats(model, [tokens for tokens in found if tokens])]
+    known = [item for item, tokens in zip(items, found, strict=True) if tokens]
+    del model
+    free_memory()
+    return BaseScore(measure_bits_per_byte(nats, [i.answer for i in known]), tuple(i.group for i in known))
+
+
+@dataclass(frozen=True, slots=True)
+class _EncoderCandidate:
+    name: str
+    source: Path
+    made: Path  #: the folder with a head
+    megabytes: float
+    score: BaseScore
+
+
+def _explain_encoder(one: _EncoderCandidate, best: _EncoderCandidate, found: Sequence[_EncoderCandidate]) -> str:
+    if one is best:
+        others = "the only one named" if len(found) == 1 else "the smallest"
+        return f"chosen: {others if one is found[0] else 'better than the smaller ones'}"
+    return "larger, and not better beyond chance" if one.megabytes > best.megabytes else "worse than the chosen one"
 
 
 def _choose_from_catalogue(

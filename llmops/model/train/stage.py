@@ -22,7 +22,7 @@ from llmops.data.features.tokenize import Tokens
 from llmops.frame.artifacts import read_record, write_json
 from llmops.frame.errors import TrainingError
 from llmops.frame.records import get_base_path
-from llmops.model.base.load import free_memory, load_model
+from llmops.model.base.load import free_memory, load_model, load_tokenizer
 from llmops.model.base.memory import MemorySettings, read_machine_memory, require_memory
 from llmops.model.base.packing import compute_mean_loss
 from llmops.model.base.shape import measure_shape, read_stored_config
@@ -31,6 +31,7 @@ from llmops.model.train.report import plot_loss, write_report
 from llmops.model.training.fit import fit, require_disk
 from llmops.model.training.merge import save_merged
 from llmops.model.training.qlora import Hyperparameters, apply_fixed_values, count_parameters, load_trainable_model
+from llmops.prompts.encoder import is_encoder
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ class TrainingResult:
 
 
 def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -> dict[str, Any]:
-    """Write `adapter/`, `servable/` (base and adapter merged, bfloat16), `loss.json`, `loss.png` and `report.md`.
+    """Write `adapter/`, `servable/` (base and adapter merged), `loss.json`, `loss.png` and `report.md`.
+
+    With the method `full` there is no adapter. A merged causal model is in bfloat16, an encoder in float32.
 
     `checkpoints/` is deleted after the training.
 
@@ -67,24 +70,18 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     require_disk(out, Path(base))
     truncation = count_truncated(features)
     processes = config.processes or max(1, torch.cuda.device_count())
-    require_memory(
-        ("train", "merge", "evaluate"),
-        measure_shape(read_stored_config(Path(base))),
-        MemorySettings(
-            method=config.method,
-            rank=hyperparameters.rank,
-            examples=min(config.micro_batch or hyperparameters.batch, max(1, hyperparameters.batch // processes)),
-            tokens=int(read_record(features).config["max_tokens"]),
-        ),
-        read_machine_memory(),
-    )
+    if not is_encoder(base):
+        _require_memory(config, features, base, hyperparameters, processes)
     result = _read_result(out)
     if result is None and processes > 1:
         result = run_parallel(processes, train_adapter, config, features, base, hyperparameters, out)
     elif result is None:
         result = train_adapter(config, features, base, hyperparameters, out)
     free_memory()  # of the model that was trained, before the merge
-    save_merged(base, out / "adapter", config.method, out / "servable")
+    if config.method == "full":
+        load_tokenizer(base).save_pretrained(out / "servable")
+    else:
+        save_merged(base, out / "adapter", config.method, out / "servable")
     merged_loss = _check_merged(out / "servable", features, result.validation_loss)
     steps = [row for row in result.history if "loss" in row]
     tokens, seconds = sum(row["tokens"] for row in steps), sum(row["seconds"] for row in steps)
@@ -111,17 +108,31 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     return metrics
 
 
+def _require_memory(config: Train, features: Path, base: str, hyperparameters: Hyperparameters, processes: int) -> None:
+    require_memory(
+        ("train", "merge", "evaluate"),
+        measure_shape(read_stored_config(Path(base))),
+        MemorySettings(
+            method="qlora" if config.method == "qlora" else "lora",
+            rank=hyperparameters.rank,
+            examples=min(config.micro_batch or hyperparameters.batch, max(1, hyperparameters.batch // processes)),
+            tokens=int(read_record(features).config["max_tokens"]),
+        ),
+        read_machine_memory(),
+    )
+
+
 def train_adapter(
     config: Train, features: Path, base: str, hyperparameters: Hyperparameters, out: Path
 ) -> TrainingResult:
-    """Train and write `adapter/`. With several processes, each does its share of the work."""
+    """Train and write `adapter/`, or `servable/` if all weights train. Each of several processes does its share."""
     examples, held_out = read_offline(features, "train"), _read_validation(features)
     log.info("training on %d examples with %s", len(examples), hyperparameters)
     model = load_trainable_model(base, config, hyperparameters)
     history = fit(model, examples, config, hyperparameters, out, held_out=held_out)
     is_first_process = os.environ.get("RANK", "0") == "0"
     if is_first_process:
-        model.save_pretrained(out / "adapter")
+        model.save_pretrained(out / ("servable" if config.method == "full" else "adapter"))
     loss = compute_mean_loss(model, held_out) if held_out else None
     result = TrainingResult(history, len(examples), loss, **count_parameters(model))
     if is_first_process:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
@@ -101,4 +101,7 @@ class BestAdapterKeeper(TrainerCallback):
 
     def restore(self, model: Model) -> None:
         """Put the best adapter back into the model that trained."""
-        set_peft_model_state_dict(model, load_file(self.folder / "adapter_model.safetensors"))
+        if isinstance(model, PeftModel):
+            set_peft_model_state_dict(model, load_file(self.folder / "adapter_model.safetensors"))
+        else:
+            model.load_state_dict(load_file(self.folder / "model.safetensors"))

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from heapq import nlargest
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from llmops.config import Train
 from llmops.data.features.examples import count_tokens
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import DiskFullError, TrainingError
+from llmops.model.base.encoder import is_classifier
 from llmops.model.base.load import Model
 from llmops.model.base.memory import estimate_activations
-from llmops.model.base.packing import compute_answer_loss, compute_mean_loss, pack
+from llmops.model.base.packing import compute_answer_loss, compute_mean_loss, make_batch
 from llmops.model.training.callbacks import BestAdapterKeeper, DeadAdapterCheck, ProgressLogger
 from llmops.model.training.hardware import choose_settings, detect_hardware
 from llmops.model.training.qlora import Hyperparameters, apply_fixed_values
@@ -145,7 +147,7 @@ def _make_arguments(
     tokens = sum(len(e.token_ids) for e in largest)
     need = estimate_activations(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
     settings = choose_settings(detect_hardware(), need, model.config._attn_implementation)
-    if settings.attention:
+    if settings.attention and not is_classifier(model):
         model.get_base_model().set_attn_implementation(settings.attention)
     arguments.optim = settings.optimizer
     arguments.activation_checkpointing = settings.checkpointing
@@ -171,7 +173,9 @@ class PackedTrainer(Trainer):
     """
 
     def __init__(self, *, examples: Sequence[Tokens], held_out: Sequence[Tokens], **kwargs: Any) -> None:
-        super().__init__(train_dataset=examples, eval_dataset=held_out, data_collator=pack, **kwargs)
+        super().__init__(
+            train_dataset=examples, eval_dataset=held_out, data_collator=partial(make_batch, kwargs["model"]), **kwargs
+        )
         self.loss_is_scaled_for_ga = True
         self.held_out = held_out
 

@@ -14,7 +14,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Params4bit
 from huggingface_hub import split_torch_state_dict_into_shards
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -27,6 +27,7 @@ from llmops.model.base.load import Model, get_device, load_model, load_tokenizer
 from llmops.model.base.memory import SHARD_BYTES
 from llmops.model.base.shape import build_on_meta_device
 from llmops.model.training.qlora import check_mergeable
+from llmops.prompts.encoder import is_encoder
 
 ReadTensor = Callable[[str], torch.Tensor]  #: name of a tensor of the base → the tensor
 
@@ -40,6 +41,10 @@ def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
     is for an adapter that was trained on the base as it is. An earlier, interrupted merge in `out` is overwritten.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if is_encoder(base):  # small enough to be merged as a whole, and its head is trained, too
+        PeftModel.from_pretrained(load_model(base), str(adapter)).merge_and_unload().save_pretrained(out)
+        load_tokenizer(base).save_pretrained(out)
+        return
     model = build_on_meta_device(AutoConfig.from_pretrained(base))
     tied: dict[str, str] = model.all_tied_weights_keys  # a weight that is only another name → that other
     state = model.state_dict()

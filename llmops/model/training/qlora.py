@@ -8,14 +8,16 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from transformers import set_seed
 from transformers.pytorch_utils import Conv1D
 
 from llmops.config import Train
 from llmops.frame.errors import TrainingError
+from llmops.model.base.encoder import is_classifier
 from llmops.model.base.load import Model, load_model, make_nf4_config
+from llmops.prompts.encoder import is_encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +46,26 @@ def apply_fixed_values(hyperparameters: Hyperparameters, config: Train) -> Hyper
 
 
 def load_trainable_model(base: str, config: Train, hyperparameters: Hyperparameters) -> Model:
-    """Load a fresh base, quantised when the method is `qlora`, with a new adapter; in train mode.
+    """Load a fresh base in train mode, with a new adapter, or with the method `full` without one.
+
+    The base is quantised when the method is `qlora`, unless it is an encoder.
 
     peft's `prepare_model_for_kbit_training` is not used, because it casts all unquantised weights to float32. A frozen
     base and an adapter in float32 are enough.
 
     Raises:
-        TrainingError: if a target module is not in the model.
+        TrainingError: if a target module is not in the model, or the method is `full` and the base no encoder.
     """
-    return add_adapter(
-        load_model(base, make_nf4_config() if config.method == "qlora" else None), config, hyperparameters
-    )
+    encoder = is_encoder(base)
+    if config.method != "full":
+        quantised = config.method == "qlora" and not encoder
+        return add_adapter(load_model(base, make_nf4_config() if quantised else None), config, hyperparameters)
+    if not encoder:
+        raise TrainingError("train.method: full is for encoders; take qlora or lora for a language model.")
+    set_seed(config.seed)
+    model = load_model(base).train()
+    model.forward = torch.autocast(model.device.type, torch.bfloat16)(model.forward)
+    return model
 
 
 def add_adapter(model: Model, config: Train, hyperparameters: Hyperparameters) -> Model:
@@ -75,7 +86,7 @@ def add_adapter(model: Model, config: Train, hyperparameters: Hyperparameters) -
         use_rslora=config.rslora,
         use_dora=config.dora,
         target_modules=_choose_target_modules(model, config.target_modules),
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if is_classifier(model) else TaskType.CAUSAL_LM,
     )
     adapted = get_peft_model(model, lora_config).train()
     check_mergeable(dict(adapted.get_base_model().named_modules()))
@@ -130,5 +141,7 @@ def _compute_in_bfloat16(model: Model) -> None:
 
 def count_parameters(model: Any) -> dict[str, int]:
     """Count the parameters that train, and all parameters (quantised ones unpacked)."""
-    training, total = model.get_nb_trainable_parameters()
-    return {"trained": int(training), "parameters": int(total)}
+    if isinstance(model, PeftModel):
+        training, total = model.get_nb_trainable_parameters()
+        return {"trained": int(training), "parameters": int(total)}
+    return dict.fromkeys(("trained", "parameters"), int(model.num_parameters()))

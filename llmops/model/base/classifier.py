@@ -1,0 +1,107 @@
+"""Inference with a classifier: an encoder that gives a text one of its labels, run by OpenVINO.
+
+A servable has the graph in `openvino_model.xml`. Another folder, such as a base, is converted when it is opened. With
+`calibration.json` the probabilities are calibrated, and a label that is not sure enough is not given.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmops.prompts.encoder import read_format
+
+GRAPH_FILE = "openvino_model.xml"
+CALIBRATION_FILE = "calibration.json"
+BATCH = 32  #: texts that are computed together
+
+Scores = NDArray[np.float32]  #: (texts, labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The calibration of a classifier, measured on validation examples."""
+
+    temperature: float = 1.0  #: the scores are divided by it (Guo et al. 2017, arXiv:1706.04599)
+    threshold: float = 0.0  #: least probability with which a label is given
+
+    def compute_probabilities(self, scores: Scores) -> Scores:
+        """Return the probabilities of all labels, (texts, labels)."""
+        scaled = scores / self.temperature
+        exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
+
+
+class Classifier:
+    """The model of one folder.
+
+    Args:
+        folder: a servable, or any folder that `AutoModelForSequenceClassification` loads.
+        max_tokens: most tokens of a text; fewer if the model takes fewer.
+        threads: threads that compute; 0: one per core.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int = 0, threads: int = 0) -> None:
+        self.format = read_format(folder, max_tokens)
+        file = folder / CALIBRATION_FILE
+        self.calibration = (
+            Calibration(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Calibration()
+        )
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO does without it
+        import openvino
+
+        core = openvino.Core()
+        graph = core.read_model(folder / GRAPH_FILE) if (folder / GRAPH_FILE).is_file() else convert(folder)
+        properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        self._compiled = core.compile_model(
+            graph, "CPU", {k: v for k, v in properties.items() if k != "INFERENCE_NUM_THREADS" or v}
+        )
+
+    def compute_scores(self, texts: Sequence[Sequence[int]]) -> Scores:
+        """Return the score of each label for texts as token ids."""
+        order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # so that batches pad little
+        scores = np.empty((len(texts), len(self.format.labels)), np.float32)
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            ids = np.zeros((len(chosen), max(len(texts[n]) for n in chosen)), np.int64)
+            mask = np.zeros_like(ids)
+            for row, n in enumerate(chosen):
+                ids[row, : len(texts[n])], mask[row, : len(texts[n])] = texts[n], 1
+            scores[chosen] = self._compiled({"input_ids": ids, "attention_mask": mask})[0]
+        return scores
+
+    def classify(self, texts: Sequence[tuple[str, str]]) -> tuple[Scores, list[bool]]:
+        """Return the probabilities of all labels for each (question, context), and True for each that was cut."""
+        encoded = self.format.encode(texts)
+        return self.calibration.compute_probabilities(self.compute_scores([ids for ids, _ in encoded])), [
+            c for _, c in encoded
+        ]
+
+
+def convert(folder: Path) -> Any:
+    """Return the OpenVINO graph of a model folder: from `input_ids` and `attention_mask` (texts, tokens) to scores."""
+    import openvino
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
+    example = torch.ones((2, 8), dtype=torch.int64)
+    with torch.no_grad():
+        graph = openvino.convert_model(model, example_input={"input_ids": example, "attention_mask": example})
+    for given, name in zip(graph.inputs, ("input_ids", "attention_mask"), strict=True):
+        given.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+        given.set_names({name})
+    graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def write_calibration(calibration: Calibration, folder: Path) -> None:
+    """Write the calibration of a servable."""
+    (folder / CALIBRATION_FILE).write_text(json.dumps(asdict(calibration), indent=1) + "\n", encoding="utf-8")

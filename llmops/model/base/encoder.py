@@ -1,0 +1,35 @@
+"""Encoders that classify: BERT and its kin, whose head gives each label of a text a score.
+
+An example's `Tokens` are those of its text, and as the last one the number of its label in the model's configuration.
+So an example of an encoder has one answer token, and the code that trains and measures causal models serves both.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from llmops.data.features.tokenize import Tokens
+
+CLASSIFIES = "single_label_classification"  #: `problem_type` in the configuration of a model that classifies
+
+
+def is_classifier(model: Any) -> bool:
+    """Return True if a loaded model gives scores of labels instead of tokens."""
+    return getattr(model.config, "problem_type", None) == CLASSIFIES
+
+
+def pad(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
+    """Lay examples under each other.
+
+    Returns:
+        The arguments of a model: `input_ids` and `attention_mask`, both (examples, longest); and `labels` (examples,).
+    """
+    texts = [torch.tensor(example.token_ids[: example.prompt_tokens]) for example in examples]
+    pad_sequence = torch.nn.utils.rnn.pad_sequence
+    return {
+        # The mask hides the padding, so any id will do.
+        "input_ids": pad_sequence(texts, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(text) for text in texts], batch_first=True),
+        "labels": torch.tensor([example.token_ids[-1] for example in examples]),
+    }

@@ -1,0 +1,118 @@
+"""Give an encoder a head for the labels of the training examples, fitted on the frozen encoder.
+
+The head is a logistic regression on what the architecture's own head reads. Training starts from it, which keeps what
+the encoder knows (Kumar et al. 2022, arXiv:2202.10054), and it is the baseline that the trained model has to beat.
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from llmops.data.features.examples import read_examples
+from llmops.data.features.tokenize import Tokens, tokenize_labelled
+from llmops.frame.errors import ArtifactError
+from llmops.frame.records import Example
+from llmops.frame.statistics.bootstrap import Floats
+from llmops.model.base.encoder import CLASSIFIES, pad
+from llmops.model.base.load import Model, get_device
+from llmops.model.base.packing import use_evaluation_mode
+from llmops.prompts.encoder import read_format
+
+log = logging.getLogger(__name__)
+
+MAX_EXAMPLES = 20_000  #: examples that a head is fitted on, drawn at random
+STRENGTHS = (1.0, 10.0, 100.0)  #: inverse regularisation, of inputs with a mean square of 1
+BATCH = 64
+
+
+def save_with_head(encoder: Path, annotate: Path, out: Path) -> None:
+    """Write a model folder: the encoder, a head for the labels of `annotate`, and the tokenizer.
+
+    Raises:
+        ArtifactError: if the training examples have fewer than two labels.
+    """
+    train = read_examples(annotate / "train.parquet")
+    labels = sorted({example.answer for example in train})
+    if len(labels) < 2:
+        raise ArtifactError(f"A classifier needs two labels, and the training examples of {annotate} have {labels}.")
+    names = dict(enumerate(labels))
+    AutoTokenizer.from_pretrained(str(encoder)).save_pretrained(out)
+    torch.manual_seed(0)
+    model: Model = AutoModelForSequenceClassification.from_pretrained(
+        str(encoder),
+        num_labels=len(labels),
+        id2label=names,
+        label2id={label: number for number, label in names.items()},
+        problem_type=CLASSIFIES,
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
+    ).to(get_device())
+    validation = read_examples(annotate / "validation.parquet")
+    model.config.save_pretrained(out)
+    reader = read_format(out)
+    fitted, held_out = (
+        [tokens for tokens, _ in tokenize_labelled(reader, _draw(side)) if tokens] for side in (train, validation)
+    )
+    _fit(model, fitted, held_out)
+    model.save_pretrained(out)
+
+
+def _draw(examples: Sequence[Example]) -> list[Example]:
+    numbers = random.Random(0).sample(range(len(examples)), min(len(examples), MAX_EXAMPLES))
+    return [examples[number] for number in sorted(numbers)]
+
+
+def _fit(model: Model, train: Sequence[Tokens], held_out: Sequence[Tokens]) -> None:
+    """Fit the last layer by logistic regression, with the strength that is best on held-out examples."""
+    count = model.config.num_labels
+    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == count][-1]
+    inputs, numbers = _compute_inputs(model, head, train)
+    scale = float(np.sqrt(np.mean(inputs**2)))
+    best: tuple[float, Any] | None = None
+    if held_out:
+        test_inputs, test_numbers = _compute_inputs(model, head, held_out)
+    for strength in STRENGTHS if held_out else STRENGTHS[:1]:
+        found = LogisticRegression(C=strength, max_iter=300).fit(inputs / scale, numbers)
+        known = np.isin(test_numbers, found.classes_) if held_out else np.zeros(0, bool)
+        loss = (
+            log_loss(test_numbers[known], found.predict_proba(test_inputs[known] / scale), labels=found.classes_)
+            if known.any()
+            else 0.0
+        )
+        if best is None or loss < best[0]:
+            best = loss, found
+    assert best
+    weights, bias = best[1].coef_ / scale, best[1].intercept_
+    if len(best[1].classes_) == 2:  # one row, of the second label
+        weights, bias = np.stack([np.zeros_like(weights[0]), weights[0]]), np.array([0.0, bias[0]])
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(float(bias.min()))  # of labels that were not drawn
+        head.weight[best[1].classes_] = torch.tensor(weights, dtype=torch.float32, device=head.weight.device)
+        head.bias[best[1].classes_] = torch.tensor(bias, dtype=torch.float32, device=head.bias.device)
+    log.info("head fitted on %d examples of %d labels", len(train), count)
+
+
+@torch.no_grad()
+def _compute_inputs(model: Model, head: torch.nn.Linear, examples: Sequence[Tokens]) -> tuple[Floats, Any]:
+    """Return what the head reads of each example, (examples, width), and the numbers of their labels."""
+    order = sorted(range(len(examples)), key=lambda n: len(examples[n].token_ids))
+    seen: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    with use_evaluation_mode(model):
+        model.eval()
+        for start in range(0, len(order), BATCH):
+            batch = pad([examples[n] for n in order[start : start + BATCH]])
+            model(**{name: values.to(model.device) for name, values in batch.items() if name != "labels"})
+    hook.remove()
+    inputs = np.empty((len(examples), head.in_features))
+    inputs[order] = torch.cat(seen).numpy()
+    return inputs, np.array([example.token_ids[-1] for example in examples])
