@@ -22,7 +22,7 @@ from llmops.config.alerts import Alerts
 from llmops.config.data import Annotate, Clean, Collect, Index, Source, Speakers, Template
 from llmops.config.features import Features
 from llmops.config.improve import Improve
-from llmops.config.model import DESCRIPTIVE, Compress, Evaluate, Select, Train, Tune, list_item_metrics
+from llmops.config.model import DESCRIPTIVE, PRIMARY_METRICS, Compress, Evaluate, Select, Train, Tune, list_item_metrics
 from llmops.config.monitoring import Monitoring
 from llmops.config.release import Deploy, Govern, PushToHub, Release
 from llmops.config.schedule import Schedule
@@ -74,6 +74,9 @@ class Config(Section):
         release["registry"] = Path(release.get("registry") or home / "registry").absolute()
         collect = dict(value.get("collect") or {})
         collect["cache"] = Path(collect.get("cache") or home / "extracts").absolute()
+        task = dict(value.get("evaluate") or {}).get("task")
+        if task in PRIMARY_METRICS and task != "qa":  # the gate's own defaults are of the task `qa`
+            release = {"primary": PRIMARY_METRICS[task], "guardrails": {}, "floors": {}} | release
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
         return {**value, "home": home, "collect": collect, "release": release, "features": features}
@@ -104,6 +107,12 @@ class Config(Section):
                 f"release.primary is {self.release.primary!r}, which describes an answer but tells none that is better "
                 "from one that is worse; name another"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_encoders(self) -> Config:
+        if self.select.encoders and self.evaluate.task != "classification":
+            raise ValueError("select.encoders names encoders, which only classify; set evaluate.task: classification")
         return self
 
     @model_validator(mode="after")

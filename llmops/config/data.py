@@ -279,10 +279,11 @@ class Annotate(Section):
     max_answer_sentences: int = Field(0, ge=0, description="Cut answers to this many sentences; 0 keeps them whole.")
     max_answer_chars: int = Field(1200, gt=0, description="Drop answers longer than this, before they are cut.")
     max_context_chars: int = Field(1200, ge=0, description="Cut contexts to this many characters.")
-    split_by: Literal["group", "wording"] = Field(
+    split_by: Literal["group", "wording", "source"] = Field(
         "group",
         description="`group`: all wordings of a topic are in one split, so the test asks about unseen topics. "
-        "`wording`: the test has other wordings of topics that are also trained on.",
+        "`wording`: the test has other wordings of topics that are also trained on. `source`: the test is all of "
+        "`test_sources`, such as a published test.",
     )
     validation: float = Field(0.1, gt=0, lt=1, description="Share of groups (or wordings) for validation.")
     test: float = Field(0.22, gt=0, lt=1, description="Share of groups (or wordings) for the frozen test.")
@@ -296,4 +297,6 @@ class Annotate(Section):
     def _check_shares(self) -> Annotate:
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together must leave a share for training: less than 1")
+        if self.split_by == "source" and not self.test_sources:
+            raise ValueError("split_by: source needs test_sources")
         return self

@@ -26,6 +26,7 @@ _ITEM_METRICS: Mapping[TaskName, tuple[str, ...]] = {
     "multilabel": ("label_f1", "exact_match", "hamming_loss"),
 }
 
+PRIMARY_METRICS = {task: names[0] for task, names in _ITEM_METRICS.items()}  #: by default the gate decides on these
 LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})  #: for all other metrics more is better
 DESCRIPTIVE = frozenset({"reading_ease"})  #: neither: these only describe an answer
 
@@ -34,7 +35,7 @@ DEFAULT_SPACE: dict[HyperparameterName, Expression] = {
     "rank": ("choice", 8, 16),
     "batch": ("choice", 4, 8),
 }
-SmallForm = Literal["q8_0", "nf4", "fp8"]
+SmallForm = Literal["q8_0", "nf4", "fp8", "int8"]
 TPE_STARTUP = 5  #: random trials before TPE; HyperOpt's default 20 would make a search of 20 trials random
 
 
@@ -209,7 +210,15 @@ class Compress(Section):
         None,
         description="Smaller forms to try. For the engine `openvino`: `q8_0`, a GGUF file with 8-bit weights. For "
         "GPUs: `nf4`, the base in NF4 and the adapter beside it; `fp8`, weights in 8-bit floats, with the package "
-        "kernels. Unset: `q8_0` beside `f16`, `nf4` with a GPU. An empty list: the full form is served.",
+        "kernels. For encoders: `int8`, weights in 8 bits for OpenVINO. Unset: `q8_0` beside `f16`, `int8` beside "
+        "an encoder, `nf4` with a GPU. An empty list: the full form is served.",
+    )
+    precision: float = Field(
+        0.95,
+        ge=0,
+        lt=1,
+        description="Share of right labels among those that a classifier gives, on validation examples: a label that "
+        "is less sure is not given. 0: it always gives one.",
     )
     within: float = Field(
         0.01,
@@ -236,7 +245,8 @@ class Compress(Section):
         """Return the smaller forms to try beside a full one, with a GPU or without."""
         if self.variants is not None:
             return self.variants
-        return ("q8_0",) if full == "f16" else ("nf4",) if gpu else ()
+        small: dict[str, SmallForm] = {"f16": "q8_0", "f32": "int8"}
+        return (small[full],) if full in small else ("nf4",) if gpu else ()
 
     @field_validator("variants")
     @classmethod

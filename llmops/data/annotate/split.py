@@ -64,7 +64,7 @@ def assign_splits(questions: pl.DataFrame, config: Annotate, history: SplitHisto
     held out, validation and training), among equals the first. A wording that is held out, to be neither tested nor
     trained on, is not kept at all.
     """
-    decide = _split_by_group if config.split_by == "group" else _split_by_wording
+    decide = {"group": _split_by_group, "wording": _split_by_wording, "source": _split_by_source}[config.split_by]
     found = questions.select("wording", "group", decide(questions, config, history).cast(SPLIT_ENUM).alias("split"))
     best = found.filter(pl.col("split") == pl.col("split").min().over("wording"))
     best = best.unique("wording", keep="first", maintain_order=True)
@@ -150,6 +150,27 @@ def _split_by_wording(questions: pl.DataFrame, config: Annotate, history: SplitH
         .when(tested_later & (by_fraction != TEST))
         .then(pl.lit(_HELD_OUT))
         .otherwise(by_fraction)
+        .alias("split")
+    )["split"]
+
+
+def _split_by_source(questions: pl.DataFrame, config: Annotate, history: SplitHistory) -> pl.Series:
+    """Return the split of each question if test sources are tested and all others trained on.
+
+    A question of a test source that was trained on, and one of another source that was or will be tested, is held out.
+    """
+    wording = pl.col("wording")
+    tested = _is_in(wording, history.tested["wording"]) | _is_in(wording, history.tested_later["wording"])
+    trained = _is_in(wording, history.trained["wording"])
+    fraction = pl.col("fraction")
+    return questions.select(
+        pl.when(pl.col("from_test_source"))
+        .then(pl.when(trained).then(pl.lit(_HELD_OUT)).otherwise(pl.lit(TEST)))
+        .when(tested)
+        .then(pl.lit(_HELD_OUT))
+        .when(fraction < config.validation)
+        .then(pl.lit(VALIDATION))
+        .otherwise(pl.lit(TRAIN))
         .alias("split")
     )["split"]
 

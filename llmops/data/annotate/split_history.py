@@ -70,16 +70,16 @@ def make_compared_sql(config: Annotate) -> str:
     Two examples made by templates are compared by their row's values only, since the template's words are in every row.
     With any other example, the whole text of one made by a template is compared as it is shown (`make_shown_sql`).
 
-    If wordings are split, only the question is compared, because the answers may be known and only the wording must be
+    Unless groups are split, only the question is compared, because the answers may be known and only the wording must be
     new.
     """
     question, answer = (f"coalesce(p.{name}_values, p.{name})" for name in ("question", "answer"))
-    return question if config.split_by == "wording" else f"{question} || chr(10) || {answer}"
+    return question if config.split_by != "group" else f"{question} || chr(10) || {answer}"
 
 
 def make_shown_sql(config: Annotate) -> str:
     """Return an SQL expression for the compared text of a pair `p` as readers see it, without regard to templates."""
-    return "p.question" if config.split_by == "wording" else "p.question || chr(10) || p.answer"
+    return "p.question" if config.split_by != "group" else "p.question || chr(10) || p.answer"
 
 
 @dataclass(slots=True)

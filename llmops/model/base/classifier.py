@@ -7,6 +7,7 @@ A servable has the graph in `openvino_model.xml`. Another folder, such as a base
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmops.data.features.tokenize import Tokens, tokenize_labelled
+from llmops.frame.records import Example
 from llmops.prompts.encoder import read_format
 
 GRAPH_FILE = "openvino_model.xml"
 CALIBRATION_FILE = "calibration.json"
+UNKNOWN = -1  #: in place of the number of a label that the model does not know
+MIN_PROBABILITY = 1e-9  #: that a likelihood is counted with
 BATCH = 32  #: texts that are computed together
 
 Scores = NDArray[np.float32]  #: (texts, labels)
@@ -40,7 +45,7 @@ class Calibration:
 
 
 class Classifier:
-    """The model of one folder.
+    """The model of one folder. It has the methods of `inference.TorchModel`; its answer to a text is one label.
 
     Args:
         folder: a servable, or any folder that `AutoModelForSequenceClassification` loads.
@@ -50,6 +55,7 @@ class Classifier:
 
     def __init__(self, folder: Path, max_tokens: int = 0, threads: int = 0) -> None:
         self.format = read_format(folder, max_tokens)
+        self.window, self.process_id = self.format.max_tokens, os.getpid()
         file = folder / CALIBRATION_FILE
         self.calibration = (
             Calibration(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Calibration()
@@ -76,6 +82,34 @@ class Classifier:
                 ids[row, : len(texts[n])], mask[row, : len(texts[n])] = texts[n], 1
             scores[chosen] = self._compiled({"input_ids": ids, "attention_mask": mask})[0]
         return scores
+
+    def generate(
+        self, requests: Sequence[Sequence[int]], max_new_tokens: int = 1, batch: int = BATCH
+    ) -> list[list[int]]:
+        """Return the number of the likeliest label of each text as token ids, `batch` at a time."""
+        chunks = (requests[start : start + batch] for start in range(0, len(requests), batch))
+        return [[int(number)] for chunk in chunks for number in self.compute_scores(chunk).argmax(axis=1)]
+
+    def tokenize(self, items: Sequence[Example]) -> list[Tokens]:
+        """Return the tokens of each item. The last one is -1 if the model does not know its label."""
+        found = tokenize_labelled(self.format, items)
+        encoded = self.format.encode([(item.question, item.context) for item in items])
+        return [
+            tokens or Tokens(item.id, [*ids, UNKNOWN], len(ids))
+            for item, (tokens, _), (ids, _) in zip(items, found, encoded, strict=True)
+        ]
+
+    def compute_nats(self, examples: Sequence[Tokens]) -> list[tuple[float, int]]:
+        """Return the negative log-likelihood of each example's label in nats, and 1, the number of its labels."""
+        scores = self.compute_scores([example.token_ids[:-1] for example in examples])
+        nats = -np.log(np.maximum(self.calibration.compute_probabilities(scores), MIN_PROBABILITY))
+        numbers = [example.token_ids[-1] for example in examples]
+        highest = -float(np.log(MIN_PROBABILITY))
+        return [(highest if n == UNKNOWN else float(nats[row, n]), 1) for row, n in enumerate(numbers)]
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._compiled = None
 
     def classify(self, texts: Sequence[tuple[str, str]]) -> tuple[Scores, list[bool]]:
         """Return the probabilities of all labels for each (question, context), and True for each that was cut."""

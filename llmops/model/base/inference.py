@@ -16,23 +16,30 @@ from transformers import PreTrainedTokenizerBase
 from llmops import prompts
 from llmops.data.features.tokenize import Tokens
 from llmops.model.base import generate, load
+from llmops.model.base.classifier import Classifier
 from llmops.model.base.folder import read_folder
 from llmops.model.base.packing import compute_answer_nats
 from llmops.model.gguf.process import Worker, run_requests
 from llmops.model.gguf.worker import is_gguf
+from llmops.prompts.encoder import is_encoder
 
 _SCORING_BATCH = 64  #: examples whose answers are scored together
 
 
 def open_model(folder: str | Path) -> InferenceModel:
     """Load the model of a folder."""
+    if is_encoder(folder):
+        return Classifier(Path(folder))
     return GgufModel(Path(folder)) if is_gguf(Path(folder)) else TorchModel(*load.load_servable(folder))
 
 
 def answer_questions(
     model: InferenceModel, requests: Sequence[tuple[str, str]], max_new_tokens: int, batch: int = 16
 ) -> list[str]:
-    """Answer (question, context) pairs, in their order."""
+    """Answer (question, context) pairs, in their order; a classifier answers with a label."""
+    if isinstance(model, Classifier):
+        found = model.generate([ids for ids, _ in model.format.encode(requests)])
+        return [model.format.labels[number] for (number,) in found]
     ids = [prompts.encode_question(model.tokenizer, question, context) for question, context in requests]
     return [generate.decode(model.tokenizer, tokens) for tokens in model.generate(ids, max_new_tokens, batch)]
 
@@ -118,7 +125,7 @@ class GgufModel:
         ]
 
 
-InferenceModel = TorchModel | GgufModel
+InferenceModel = TorchModel | GgufModel | Classifier
 
 
 def _count_answer_tokens(example: Tokens) -> int:

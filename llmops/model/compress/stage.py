@@ -30,10 +30,12 @@ from llmops.frame.statistics.bootstrap import Interval
 from llmops.model.base.hashes import copy_model
 from llmops.model.base.inference import answer_questions, open_model
 from llmops.model.compress import variants
+from llmops.model.compress.calibrate import calibrate
 from llmops.model.compress.report import write_report
 from llmops.model.compress.speed import Speed, measure_speed
 from llmops.model.compress.variants import VariantInputs
 from llmops.model.scoring.metrics import compute_token_f1
+from llmops.prompts.encoder import is_encoder
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,8 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
     held_out = read_offline(features, "validation")
     numbers = {tokens.id: n for n, tokens in enumerate(held_out)}
     usable = (item for item in read_examples(annotate / "validation.parquet") if item.id in numbers)
-    items = list(islice(usable, config.items))
+    classifies = is_encoder(train / "servable")
+    items = list(islice(usable, None if classifies else config.items))
     references = [held_out[numbers[item.id]] for item in items]
     scratch = out / "variants"
     scratch.mkdir(exist_ok=True)
@@ -86,11 +89,12 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
         "confidence": config.confidence,
         "variants": rows,
     }
-    write_json(out / "compression.json", document)
+    calibration = calibrate(out / "servable", references, config.precision) if classifies else {}
+    write_json(out / "compression.json", document | ({"calibration": calibration} if calibration else {}))
     write_report(document, out)
     shutil.rmtree(scratch)
     log.info("%s of %s is served", chosen, ", ".join(measurements))
-    return {"chosen": chosen, "items": len(items)} | {
+    return {"chosen": chosen, "items": len(items), **calibration} | {
         f"{row['variant']}_{key}": row[key] for row in rows for key in ("size_mib", "loss", "tokens_per_second_batch")
     }
 

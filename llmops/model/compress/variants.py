@@ -18,9 +18,12 @@ from transformers import FineGrainedFP8Config
 
 from llmops.config import Compress
 from llmops.frame.errors import ConfigError
+from llmops.model.base import classifier
+from llmops.model.base.hashes import copy_model
 from llmops.model.base.load import ADAPTER_FOLDER, Model, free_memory, load_model, load_tokenizer, make_nf4_config
 from llmops.model.compress.system_prompt import write_prompted
 from llmops.model.gguf.write import GgufForm, explain_unsupported, write_gguf_folder
+from llmops.prompts.encoder import is_encoder
 
 FP8_CAPABILITY = (8, 9)  #: compute capability of the oldest GPUs that multiply in FP8
 
@@ -53,6 +56,8 @@ class VariantInputs:
         Raises:
             ConfigError: if the configuration names a GGUF file, and this model cannot be written as one.
         """
+        if is_encoder(self.merged):
+            return "f32"
         if self.config.full == "f16":
             return _require_gguf("f16", self.merged)
         gpu = torch.cuda.is_available()
@@ -104,8 +109,25 @@ def _save_model(model: Model, inputs: VariantInputs, out: Path) -> None:
     load_tokenizer(inputs.merged).save_pretrained(out)
 
 
+def _write_graph(inputs: VariantInputs, out: Path, eight_bits: bool = False) -> None:
+    """Write a classifier: its files for transformers, and its graph for OpenVINO with weights in 32 or 8 bits."""
+    if not is_encoder(inputs.merged):
+        raise ConfigError("compress.variants names int8, which is a form of encoders; take q8_0 for a language model.")
+    import openvino
+
+    graph = classifier.convert(inputs.merged)
+    if eight_bits:
+        import nncf
+
+        graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
+    copy_model(inputs.merged, out)
+    openvino.save_model(graph, out / classifier.GRAPH_FILE, compress_to_fp16=False)
+
+
 _WRITERS: dict[str, Callable[[VariantInputs, Path], None]] = {
     "f16": partial(_write_gguf, "f16"),
+    "f32": _write_graph,
+    "int8": partial(_write_graph, eight_bits=True),
     "q8_0": partial(_write_gguf, "q8_0"),
     "nf4": _write_nf4,
     "fp8": _write_fp8,

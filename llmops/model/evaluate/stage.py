@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmops.config import Collect, Evaluate, Grounding, Serving
+from llmops.config.model import TaskName
 from llmops.data.features.examples import read_examples
 from llmops.data.retrieval.grounding import is_fixed_refusal
 from llmops.frame.artifacts import get_ref, is_skipped, read_record, write_json
@@ -31,7 +32,7 @@ from llmops.model.gguf.worker import is_gguf
 from llmops.model.gguf.write import convert_to_gguf
 from llmops.model.scoring.answers import QuestionSet, ScoredAnswers, score_answers, use_deterministic_kernels
 from llmops.model.scoring.groundedness import measure_groundedness
-from llmops.model.scoring.tasks import TASKS, Columns
+from llmops.model.scoring.tasks import TASKS, Columns, find_topic
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def run(
         for name in folders:
             grounded_test.columns.update(_find_refusals(name, scored[name].answers, grounded_test))
             grounded_test.columns[f"grounded_{name}"] = _find_grounded(scored[name].answers, grounded_test)
-    topics = [item.group for item in items]
+    topics = [find_topic(item, config.task) for item in items]
     test_figures = compute_figures(scored, topics, config, with_test_metrics=True)
     beside = {name: test_figures["models"].pop(name) for name in scored if name not in folders}
     document = {
@@ -120,7 +121,7 @@ def run(
         looked_up = missing + sum(value is not None for value in grounded_test.columns[WRONGLY_REFUSED])
         counts = {"looked_up": looked_up, "not_indexed": missing}
         document |= {"beside": beside, "retrieval": {"index": get_ref(index), **counts, "figures": retrieval}}
-    write_table(out / "answers.parquet", _make_table(scored, items))
+    write_table(out / "answers.parquet", _make_table(scored, items, config.task))
     write_json(out / "evaluation.json", document)
     page.write_page(out, config.worst)
     return {"items": len(items)} | {
@@ -208,7 +209,7 @@ def compute_figures(
 def _summarize_slices(
     models: Mapping[str, ScoredAnswers], items: Sequence[Example], config: Evaluate, grounded_test: GroundedTest | None
 ) -> dict[str, list[dict[str, Any]]]:
-    topics = [item.group for item in items]
+    topics = [find_topic(item, config.task) for item in items]
     return {
         kind: [
             {
@@ -224,7 +225,7 @@ def _summarize_slices(
     }
 
 
-def _make_table(models: Mapping[str, ScoredAnswers], items: Sequence[Example]) -> pa.Table:
+def _make_table(models: Mapping[str, ScoredAnswers], items: Sequence[Example], task: TaskName) -> pa.Table:
     """Return a table with a row per model and item. The release gate can decide on each column that is no text."""
     rows = [
         {
@@ -233,7 +234,7 @@ def _make_table(models: Mapping[str, ScoredAnswers], items: Sequence[Example]) -
             "context": item.context,
             "reference": item.answer,
             "source": item.source,
-            "group": item.group,
+            "group": find_topic(item, task),
             "answer": scored.answers[n],
             **{metric: values[n] for metric, values in scored.columns.items()},
             "model": name,

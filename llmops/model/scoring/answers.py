@@ -15,6 +15,7 @@ from llmops.data.features.tokenize import Tokens
 from llmops.frame.records import Example
 from llmops.frame.statistics import bootstrap
 from llmops.frame.statistics.bootstrap import Measure, divide_sums
+from llmops.model.base.classifier import Classifier
 from llmops.model.base.inference import answer_questions, open_model
 from llmops.model.scoring.tasks import TASKS, Columns
 from llmops.prompts import encode_examples
@@ -45,9 +46,9 @@ def score_answers(folder: Path, question_sets: Sequence[QuestionSet], config: Ev
     """
     model = open_model(folder)
     items = list(dict.fromkeys(item for one in question_sets for item in one.items))
-    nats = dict(
-        zip(items, model.compute_nats(tokenize_references(model.tokenizer, items)), strict=True)
-    )  # first: see `GgufModel`
+    classifies = isinstance(model, Classifier)
+    references = model.tokenize(items) if classifies else tokenize_references(model.tokenizer, items)
+    nats = dict(zip(items, model.compute_nats(references), strict=True))  # first: see `GgufModel`
     open_items = list(
         dict.fromkeys(item for one in question_sets for n, item in enumerate(one.items) if n not in one.known_answers)
     )

@@ -9,6 +9,8 @@ from itertools import chain
 
 import numpy as np
 
+from llmops.config.model import TaskName
+from llmops.frame.records import Example
 from llmops.frame.statistics.bootstrap import Floats, Measure
 from llmops.model.scoring import metrics
 
@@ -78,6 +80,11 @@ def score_multilabel(answers: Sequence[str], references: Sequence[str], k: int) 
     }
     tables = [metrics.make_indicators(side, labels) for side in (truth, predicted)]
     return columns, {"macro_f1": metrics.measure_macro_f1(*tables)}
+
+
+def find_topic(item: Example, task: TaskName) -> str:
+    """Return the topic within which answers to items are alike: of a label every text is its own, else the group."""
+    return item.id if task in ("classification", "multilabel") else item.group
 
 
 TASKS: Mapping[str, Task] = {

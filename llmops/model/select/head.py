@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmops.data.features.examples import read_examples
@@ -29,7 +28,7 @@ from llmops.prompts.encoder import read_format
 log = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 20_000  #: examples that a head is fitted on, drawn at random
-STRENGTHS = (1.0, 10.0, 100.0)  #: inverse regularisation, of inputs with a mean square of 1
+STRENGTH = 10.0  #: inverse regularisation, for inputs with a mean square of 1
 BATCH = 64
 
 
@@ -55,13 +54,8 @@ def save_with_head(encoder: Path, annotate: Path, out: Path) -> None:
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
     ).to(get_device())
-    validation = read_examples(annotate / "validation.parquet")
     model.config.save_pretrained(out)
-    reader = read_format(out)
-    fitted, held_out = (
-        [tokens for tokens, _ in tokenize_labelled(reader, _draw(side)) if tokens] for side in (train, validation)
-    )
-    _fit(model, fitted, held_out)
+    _fit(model, [tokens for tokens, _ in tokenize_labelled(read_format(out), _draw(train)) if tokens])
     model.save_pretrained(out)
 
 
@@ -70,35 +64,22 @@ def _draw(examples: Sequence[Example]) -> list[Example]:
     return [examples[number] for number in sorted(numbers)]
 
 
-def _fit(model: Model, train: Sequence[Tokens], held_out: Sequence[Tokens]) -> None:
-    """Fit the last layer by logistic regression, with the strength that is best on held-out examples."""
+def _fit(model: Model, examples: Sequence[Tokens]) -> None:
+    """Fit the last layer by logistic regression."""
     count = model.config.num_labels
     head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == count][-1]
-    inputs, numbers = _compute_inputs(model, head, train)
+    inputs, numbers = _compute_inputs(model, head, examples)
     scale = float(np.sqrt(np.mean(inputs**2)))
-    best: tuple[float, Any] | None = None
-    if held_out:
-        test_inputs, test_numbers = _compute_inputs(model, head, held_out)
-    for strength in STRENGTHS if held_out else STRENGTHS[:1]:
-        found = LogisticRegression(C=strength, max_iter=300).fit(inputs / scale, numbers)
-        known = np.isin(test_numbers, found.classes_) if held_out else np.zeros(0, bool)
-        loss = (
-            log_loss(test_numbers[known], found.predict_proba(test_inputs[known] / scale), labels=found.classes_)
-            if known.any()
-            else 0.0
-        )
-        if best is None or loss < best[0]:
-            best = loss, found
-    assert best
-    weights, bias = best[1].coef_ / scale, best[1].intercept_
-    if len(best[1].classes_) == 2:  # one row, of the second label
+    found = LogisticRegression(C=STRENGTH, max_iter=200).fit(inputs / scale, numbers)
+    weights, bias = found.coef_ / scale, found.intercept_
+    if len(found.classes_) == 2:  # one row, of the second label
         weights, bias = np.stack([np.zeros_like(weights[0]), weights[0]]), np.array([0.0, bias[0]])
     with torch.no_grad():
         head.weight.zero_()
         head.bias.fill_(float(bias.min()))  # of labels that were not drawn
-        head.weight[best[1].classes_] = torch.tensor(weights, dtype=torch.float32, device=head.weight.device)
-        head.bias[best[1].classes_] = torch.tensor(bias, dtype=torch.float32, device=head.bias.device)
-    log.info("head fitted on %d examples of %d labels", len(train), count)
+        head.weight[found.classes_] = torch.tensor(weights, dtype=torch.float32, device=head.weight.device)
+        head.bias[found.classes_] = torch.tensor(bias, dtype=torch.float32, device=head.bias.device)
+    log.info("head fitted on %d examples of %d labels", len(examples), count)
 
 
 @torch.no_grad()
