@@ -125,7 +125,7 @@ def get_memory_settings(config: Config, gpu: bool) -> MemorySettings:
     defaults = MemorySettings()
     largest = {name: int(get_largest(expression)) for name, expression in config.tune.space.items()}
     return MemorySettings(
-        method=config.train.method,
+        method="qlora" if config.train.method == "qlora" else "lora",
         rank=config.train.rank or largest.get("rank", defaults.rank),
         examples=config.train.micro_batch or config.train.batch or largest.get("batch", defaults.examples),
         tokens=config.features.max_tokens,

@@ -70,8 +70,8 @@ def make_compared_sql(config: Annotate) -> str:
     Two examples made by templates are compared by their row's values only, since the template's words are in every row.
     With any other example, the whole text of one made by a template is compared as it is shown (`make_shown_sql`).
 
-    Unless groups are split, only the question is compared, because the answers may be known and only the wording must be
-    new.
+    Unless groups are split, only the question is compared, because the answers may be known and only the wording must
+    be new.
     """
     question, answer = (f"coalesce(p.{name}_values, p.{name})" for name in ("question", "answer"))
     return question if config.split_by != "group" else f"{question} || chr(10) || {answer}"

@@ -107,6 +107,11 @@ class Classifier:
         highest = -float(np.log(MIN_PROBABILITY))
         return [(highest if n == UNKNOWN else float(nats[row, n]), 1) for row, n in enumerate(numbers)]
 
+    def find_confidence(self, texts: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """Return the highest probability of each text's labels, and True if it is enough to give the label."""
+        highest = self.classify(texts)[0].max(axis=1)
+        return [(float(value), float(value) >= self.calibration.threshold) for value in highest]
+
     def close(self) -> None:
         """Free the memory."""
         self._compiled = None

@@ -18,7 +18,7 @@ from llmops.model.base.shape import ModelShape
 log = logging.getLogger(__name__)
 
 #: number format or size of a model
-ModelForm = Literal["bf16", "f16", "q8_0", "nf4", "fp8"]
+ModelForm = Literal["bf16", "f16", "q8_0", "nf4", "fp8", "int8"]
 StageName = Literal["select", "tune", "train", "merge", "compress", "evaluate", "deploy", "serve"]
 STAGE_NAMES: tuple[StageName, ...] = ("select", "tune", "train", "merge", "compress", "evaluate", "deploy", "serve")
 
@@ -27,7 +27,7 @@ SHARD_BYTES = GIB // 2  #: bytes of a file of the merged model; a larger tensor 
 #: Bits of a linear layer's weight; embedding, output layer and norms have at most 16. NF4 has double quantisation
 #: (QLoRA, arXiv:2305.14314, section 3); q8_0 and fp8 have scales for a block beside the weights.
 BITS_PER_WEIGHT: Mapping[ModelForm, float] = {
-    "bf16": 16, "f16": 16, "q8_0": 8.5, "fp8": 8.05, "nf4": 4.127,
+    "bf16": 16, "f16": 16, "q8_0": 8.5, "fp8": 8.05, "nf4": 4.127, "int8": 8.1,
 }  # fmt: skip
 
 #: Python, torch, transformers, peft and bitsandbytes in a process, on a CPU: 0.53 to 0.56 when nothing is computed, by

@@ -17,6 +17,7 @@ from llmops.frame.statistics import bootstrap
 from llmops.frame.statistics.bootstrap import Measure, divide_sums
 from llmops.model.base.classifier import Classifier
 from llmops.model.base.inference import answer_questions, open_model
+from llmops.model.scoring.calibration import measure_calibration_error
 from llmops.model.scoring.tasks import TASKS, Columns
 from llmops.prompts import encode_examples
 
@@ -46,16 +47,21 @@ def score_answers(folder: Path, question_sets: Sequence[QuestionSet], config: Ev
     """
     model = open_model(folder)
     items = list(dict.fromkeys(item for one in question_sets for item in one.items))
-    classifies = isinstance(model, Classifier)
-    references = model.tokenize(items) if classifies else tokenize_references(model.tokenizer, items)
+    references = model.tokenize(items) if isinstance(model, Classifier) else tokenize_references(model.tokenizer, items)
     nats = dict(zip(items, model.compute_nats(references), strict=True))  # first: see `GgufModel`
     open_items = list(
         dict.fromkeys(item for one in question_sets for n, item in enumerate(one.items) if n not in one.known_answers)
     )
     prompts = [(item.question, item.context) for item in open_items]
     answers = dict(zip(open_items, answer_questions(model, prompts, config.max_new_tokens, config.batch), strict=True))
+    confidence = None
+    if isinstance(model, Classifier):
+        confidence = dict(zip(open_items, model.find_confidence(prompts), strict=True))
     model.close()
-    return [_score_question_set(one, answers, [nats[item] for item in one.items], config) for one in question_sets]
+    return [
+        _score_question_set(one, answers, [nats[item] for item in one.items], config, confidence)
+        for one in question_sets
+    ]
 
 
 @contextmanager
@@ -88,13 +94,29 @@ def measure_bits_per_byte(nats: Sequence[float], answers: Sequence[str]) -> Meas
 
 
 def _score_question_set(
-    questions: QuestionSet, answers: Mapping[Example, str], likelihood: Sequence[tuple[float, int]], config: Evaluate
+    questions: QuestionSet,
+    answers: Mapping[Example, str],
+    likelihood: Sequence[tuple[float, int]],
+    config: Evaluate,
+    confidence: Mapping[Example, tuple[float, bool]] | None,
 ) -> ScoredAnswers:
     texts = [
         questions.known_answers[n] if n in questions.known_answers else answers[item]
         for n, item in enumerate(questions.items)
     ]
     columns, test_metrics = TASKS[config.task].score(texts, [item.answer for item in questions.items], config.k)
+    if confidence:
+        sure = [confidence[item] for item in questions.items]
+        columns |= {
+            "confidence": [probability for probability, _ in sure],
+            "answered": [float(given) for _, given in sure],
+            "answered_accuracy": [
+                right if given else None for right, (_, given) in zip(columns["accuracy"], sure, strict=True)
+            ],
+        }
+        test_metrics["calibration_error"] = measure_calibration_error(
+            np.array(columns["confidence"], np.float64), np.array(columns["accuracy"], np.float64)
+        )
     nats, tokens = ([float(value) for value in side] for side in zip(*likelihood, strict=True))
     item_metrics = {metric: bootstrap.make_mean(values) for metric, values in columns.items()}
     item_metrics["perplexity"] = measure_perplexity(nats, [int(n) for n in tokens])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmops import prompts
 from llmops.frame.errors import ArtifactError
@@ -40,7 +40,13 @@ class LocalEngine:
         return open_model(self._folder)
 
     def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
-        """Answer non-empty (question, context) pairs, in their order."""
+        """Answer non-empty (question, context) pairs, in their order; a classifier with labels."""
+        from llmops.model.base.classifier import Classifier
+        from llmops.model.base.inference import answer_questions
+
+        if isinstance(self._model, Classifier):
+            found = answer_questions(self._model, requests, self._tokens, self._size)
+            return [RowReply(answer=label, version=self._version) for label in found]
         tokenizer, context_tokens = self._model.tokenizer, self._model.window
         replies: list[RowReply] = [RowReply()] * len(requests)
         ids: dict[int, list[int]] = {}
@@ -67,10 +73,11 @@ class LocalEngine:
         """Answer prompts together. After a failure, halve them, so that only a faulty prompt gets the error."""
         from llmops.model.base.generate import decode
 
+        model: Any = self._model
         try:
             return [
-                RowReply(answer=decode(self._model.tokenizer, tokens), version=self._version)
-                for tokens in self._model.generate(ids, self._tokens, len(ids))
+                RowReply(answer=decode(model.tokenizer, tokens), version=self._version)
+                for tokens in model.generate(ids, self._tokens, len(ids))
             ]
         except (RuntimeError, ValueError, IndexError) as error:  # including out of memory
             if len(ids) == 1:

@@ -69,12 +69,13 @@ def judge(probe: Probe, answer: str, system: str = "") -> str:
 def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
     """Ask the model every probe, greedily. Return the results and the system prompt of its chat template."""
     from llmops.model.base import inference
+    from llmops.model.base.classifier import Classifier
 
     model = inference.open_model(servable)
     todo = read_probes()
     requests = [(p.question, p.context) for p in todo]
     answers = inference.answer_questions(model, requests, config.probe_tokens, batch=len(requests))
-    system = prompts.render_system_prompt(model.tokenizer)
+    system = "" if isinstance(model, Classifier) else prompts.render_system_prompt(model.tokenizer)
     model.close()
     results = [ProbeResult(p, answer, judge(p, answer, system)) for p, answer in zip(todo, answers, strict=True)]
     log.info("attacks that succeeded: %s", success_rate(results))
