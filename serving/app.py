@@ -26,6 +26,7 @@ from llmops.events.reader import Reader, make_reader
 from llmops.events.shipping import make_shipper
 from llmops.frame.errors import ConfigError, LlmopsError
 from llmops.frame.machine import shorten_thread_spin
+from llmops.model.base.classifier import GRAPH_FILE
 from llmops.model.gguf.worker import is_gguf
 from llmops.monitoring.alerts.threads import AlertThreads
 from llmops.release.registry.registry import registry_of
@@ -34,6 +35,7 @@ from llmops.release.rollout import read_rules
 from serving.admission import signing
 from serving.admission.dependencies import AppParts, assert_guarded
 from serving.admission.limits import Limiter
+from serving.answers.schemas import MAX_TEXTS
 from serving.engines.base import Engine
 from serving.guard import Guard
 from serving.http.middleware import RequestMiddleware
@@ -48,7 +50,7 @@ from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
 from serving.observe.text_events import TextRecorder
 from serving.observe.traces import make_traces
-from serving.routes import admin, feedback, generate, health, keys, openai, pages, review
+from serving.routes import admin, classify, feedback, generate, health, keys, openai, pages, review
 
 if TYPE_CHECKING:
     from serving.admission.provider import Provider
@@ -140,7 +142,7 @@ def create_app(
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, respond_to_error)
-    for module in (generate, openai, feedback, health, admin, keys, review, pages):
+    for module in (generate, classify, openai, feedback, health, admin, keys, review, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
@@ -185,6 +187,11 @@ def _make_engine_factory(config: Config) -> Callable[[Version], Engine]:
 
     def make_engine(version: Version) -> Engine:
         sizes = serving.max_queue, serving.max_batch, serving.max_context
+        if (version.servable / GRAPH_FILE).is_file():
+            from serving.engines.classifier import ClassifierEngine
+
+            # A text takes a millisecond, so many may wait.
+            return ClassifierEngine(version.servable, MAX_TEXTS * serving.max_queue, MAX_TEXTS, threads=serving.threads)
         if serving.engine == "vllm":
             from serving.engines.vllm import VllmEngine
 

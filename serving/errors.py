@@ -45,6 +45,13 @@ class SchemaRefused(PromptRefused):
         super().__init__(f"response_format or tools: {reason}.")
 
 
+class NotClassifier(LlmopsError):
+    """The version that answers is a language model."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"{version} is a language model and gives no labels' probabilities; ask it at /generate.")
+
+
 class NoLogprobs(PromptRefused):
     """The engine gives no log-probabilities."""
 
@@ -150,6 +157,7 @@ class EngineDied(LlmopsError):
 
 #: error → HTTP status and a code for programs; for an error, the first entry of one of its classes counts
 STATUS: dict[type[LlmopsError], tuple[int, str]] = {
+    NotClassifier: (409, "not_a_classifier"),
     UnknownKey: (401, "key_unknown"),
     ExpiredKey: (401, "key_expired"),
     RevokedKey: (401, "key_revoked"),

@@ -23,6 +23,7 @@ ModelName = Annotated[ValidStr, Field(max_length=200)]  #: it stands in the requ
 GROUND_DESCRIPTION = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
 #: Most characters of a feedback's texts together. Digits take the recognisers of personal data 50 µs each.
 MAX_FEEDBACK_CHARS = 16_000
+MAX_TEXTS = 64  #: of a request to classify
 CONVERSATION_ID = "^[A-Za-z0-9._:-]{1,100}$"  #: the form of a conversation's id
 StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_text)]
 
@@ -102,6 +103,42 @@ class GenerateResponse(BaseModel):
         description="`length`: cut at the longest answer asked for; `content_filter`: cut by the guard."
     )
     sources: Sources = None
+
+
+class ClassifyRequest(BaseModel):
+    """Texts to classify."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"text": "I lost my card"}]})
+
+    text: ValidStr | Annotated[list[ValidStr], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
+        description="A text, or a list of texts."
+    )
+    top_k: int = Field(5, ge=1, le=1000, description="Labels of each text in the answer, the likeliest first.")
+
+
+class LabelProbability(BaseModel):
+    """A label and its calibrated probability."""
+
+    label: str
+    probability: float
+
+
+class ClassifiedText(BaseModel):
+    """The label of one text."""
+
+    label: str | None = Field(description="The likeliest label; null if it is not sure enough.")
+    probability: float = Field(description="Of the likeliest label.")
+    labels: list[LabelProbability]
+
+
+class ClassifyResponse(BaseModel):
+    """The labels of texts, in their order."""
+
+    results: list[ClassifiedText]
+    id: str = Field(description="The request's id, which is also in the header X-Request-ID and in the event.")
+    model: str = Field(description="Name of the model in the registry.")
+    model_version: str
+    usage: Usage
 
 
 class FeedbackRequest(BaseModel):

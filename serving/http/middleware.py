@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 #: path whose requests become events → OpenTelemetry's name for what it does
 RECORDED_PATHS = {
     "/generate": "text_completion",
+    "/classify": "classify",
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
