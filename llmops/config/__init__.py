@@ -77,9 +77,12 @@ class Config(Section):
         task = dict(value.get("evaluate") or {}).get("task")
         if task in PRIMARY_METRICS and task != "qa":  # the gate's own defaults are of the task `qa`
             release = {"primary": PRIMARY_METRICS[task], "guardrails": {}, "floors": {}} | release
+        index = dict(value.get("index") or {})
+        if dict(value.get("select") or {}).get("encoders"):
+            index.setdefault("enabled", False)  # an encoder answers with a label, not from documents
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
-        return {**value, "home": home, "collect": collect, "release": release, "features": features}
+        return {**value, "home": home, "collect": collect, "index": index, "release": release, "features": features}
 
     @field_validator("home")
     @classmethod

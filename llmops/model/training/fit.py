@@ -143,7 +143,8 @@ def _make_arguments(
     if share % micro:
         raise TrainingError(f"train.micro_batch, {micro}, must divide a process's share of the batch, {share}.")
     largest = [examples[n] for n in nlargest(micro, range(len(examples)), key=count_tokens(examples).__getitem__)]
-    _require_context(model, largest[0])
+    if not is_classifier(model):  # the texts of an encoder have been cut
+        _require_context(model, largest[0])
     tokens = sum(len(e.token_ids) for e in largest)
     need = estimate_activations(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
     settings = choose_settings(detect_hardware(), need, model.config._attn_implementation)

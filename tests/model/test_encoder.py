@@ -1,0 +1,171 @@
+"""An encoder goes the way of every model: it gets a head, is tuned, trained, compressed, calibrated and evaluated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedTokenizerFast
+
+from llmops.config import Compress, Evaluate, Features, Select, Train, Tune
+from llmops.data.features import stage as features
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.errors import ArtifactError, ConfigError, TrainingError
+from llmops.frame.records import Example, write_rows
+from llmops.model.base.classifier import Classifier
+from llmops.model.base.encoder import pad
+from llmops.model.compress import stage as compress
+from llmops.model.evaluate import stage as evaluate
+from llmops.model.scoring.calibration import measure_calibration_error
+from llmops.model.select import stage as select
+from llmops.model.train import stage as train
+from llmops.model.training.qlora import Hyperparameters, load_trainable_model
+from llmops.model.tune import stage as tune
+from tests.model.samples import make_example
+
+WORDS = {
+    "lost card": ("stolen", "gone", "missing"),
+    "转账": ("send", "transfer", "wire"),
+    "refund": ("back", "return", "shop"),
+}
+FILLERS = ("please", "my", "the", "today", "help", "with", "it", "now")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small BERT with random weights and a tokenizer of whole words."""
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *(word for some in WORDS.values() for word in some)]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)).save_pretrained(folder)
+    return folder
+
+
+def make_texts(count: int, split: str, start: int) -> list[Example]:
+    """Return texts of three queues; of each label in turn."""
+    rng, labels = np.random.default_rng(start), list(WORDS)
+    rows = []
+    for number in range(start, start + count):
+        label = labels[number % 3]
+        words = [*rng.choice(FILLERS, 4), str(rng.choice(WORDS[label]))]
+        text = " ".join(rng.permutation(words))
+        rows.append(make_example(number, split, question=text, answer=label, group=label))
+    return rows
+
+
+def commit(path: Path, metrics: Any, config: dict[str, Any] | None = None) -> Path:
+    """Finish an artifact."""
+    artifacts.commit(path, Record(path.parent.name, path.name, config or {}, {}, "", "", dict(metrics), {}, "", "", ""))
+    return path
+
+
+@pytest.fixture(scope="module")
+def artifact_folder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the artifacts of annotate, select and features."""
+    home = tmp_path_factory.mktemp("home")
+    annotate, selected, made = (home / name / ("1" * 16) for name in ("annotate", "select", "features"))
+    annotate.mkdir(parents=True)
+    rows = {"train": make_texts(90, "train", 0), "validation": make_texts(30, "validation", 100)}
+    rows["test"] = [*make_texts(30, "test", 200), make_example(999, "test", question="my card", answer="new")]
+    long = make_example(998, "train", question="please " * 40 + "stolen", answer="lost card", group="lost card")
+    for split, examples in (rows | {"train": [*rows["train"], long]}).items():
+        write_rows(annotate / f"{split}.parquet", examples, Example)
+    commit(annotate, {"train": 91})
+    selected.mkdir(parents=True)
+    config = Select(encoders=(str(encoder),))
+    commit(selected, select.run(config, annotate=annotate, database=f"sqlite:///{home / 'state.db'}", out=selected))
+    settings = Features(store=home / "feast")
+    metrics = features.run(settings, annotate=annotate, select=selected, out=made)
+    commit(made, metrics, {"max_tokens": settings.max_tokens})
+    return home
+
+
+def get(home: Path, name: str) -> Path:
+    """Return an artifact."""
+    return home / name / ("1" * 16)
+
+
+def test_the_selected_encoder_has_a_head_for_the_labels_and_long_texts_are_cut(artifact_folder: Path) -> None:
+    chosen = json.loads((get(artifact_folder, "select") / "selection.json").read_text())
+    assert chosen["why"] if "why" in chosen else chosen["considered"][0]["why"].startswith("chosen")
+    model = AutoModelForSequenceClassification.from_pretrained(get(artifact_folder, "select") / "base")
+    assert model.config.label2id == {"lost card": 0, "refund": 1, "转账": 2}
+    metrics = artifacts.read_record(get(artifact_folder, "features")).metrics
+    assert metrics["truncated"] == 1 and metrics["longest"] == 17  # 16 of the text, and the label
+    assert metrics["dropped"] == {"new_label": 1}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_trained_encoder_classifies_and_its_probabilities_are_calibrated(
+    method: Any, artifact_folder: Path, tmp_path: Path
+) -> None:
+    made = {name: get(artifact_folder, name) for name in ("annotate", "select", "features")}
+    tuned, trained, compressed, evaluated = (tmp_path / name for name in ("tune", "train", "compress", "evaluate"))
+    for folder in (tuned, trained, compressed, evaluated):
+        folder.mkdir()
+    training = Train(method=method, epochs=8, batch=8, rank=8)
+    search = Tune(trials=2, steps=4, rung=2, space={"learning_rate": ("choice", 5e-3, 1e-2)})
+    tune.run(search, train=training, features=made["features"], select=made["select"], out=tuned)
+    metrics = train.run(training, features=made["features"], select=made["select"], tune=tuned, out=trained)
+    assert metrics["final_loss"] < metrics["first_loss"] and metrics["examples"] == 91
+    commit(trained, metrics)
+    figures = compress.run(
+        Compress(),
+        annotate=made["annotate"], features=made["features"], select=made["select"], train=trained, out=compressed,
+    )  # fmt: skip
+    assert figures["chosen"] in ("f32", "int8") and figures["items"] == 30  # the small one, if it is as good
+    assert 0 < figures["threshold"] <= 1 and figures["temperature"] > 0
+    commit(compressed, figures)
+    found = evaluate.run(
+        Evaluate(task="classification"),
+        annotate=made["annotate"], select=made["select"], compress=compressed, out=evaluated,
+    )  # fmt: skip
+    assert found["items"] == 31 and found["base_accuracy"] < 0.8 < found["candidate_accuracy"]  # of 30 known labels
+    assert {"candidate_calibration_error", "candidate_answered"} <= found.keys()
+    model = Classifier(compressed / "servable")
+    probabilities, cut = model.classify([("my card is stolen", ""), ("please " * 40, "")])
+    assert model.format.labels[probabilities[0].argmax()] == "lost card" and cut == [False, True]
+    assert probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_the_graph_gives_the_scores_of_the_model(artifact_folder: Path) -> None:
+    base = get(artifact_folder, "select") / "base"
+    model, classifier = AutoModelForSequenceClassification.from_pretrained(base).eval(), Classifier(base)
+    tokens = classifier.tokenize(make_texts(5, "test", 300))
+    batch = pad(tokens)
+    with torch.no_grad():
+        expected = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
+    assert classifier.compute_scores([one.token_ids[:-1] for one in tokens]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_language_model_does_not_train_in_full(tiny_base: Path) -> None:
+    with pytest.raises(TrainingError, match="full is for encoders"):
+        load_trainable_model(str(tiny_base), Train(method="full"), Hyperparameters(1e-3, 4, 4))
+
+
+def test_what_is_no_encoder_and_a_single_label_are_refused(tiny_base: Path, encoder: Path, tmp_path: Path) -> None:
+    annotate = tmp_path / "annotate"
+    annotate.mkdir()
+    one = [make_example(n, "train", answer="same") for n in range(4)]
+    for split in ("train", "validation"):
+        write_rows(annotate / f"{split}.parquet", one, Example)
+    for name, error, text in ((tiny_base, ConfigError, "is no encoder"), (encoder, ArtifactError, "two labels")):
+        with pytest.raises(error, match=text):
+            select.run(Select(encoders=(str(name),)), annotate=annotate, database="sqlite://", out=tmp_path / "out")
+
+
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:
+    measure = measure_calibration_error(np.array([0.9, 0.9, 0.5, 0.5]), np.array([1.0, 0.0, 1.0, 0.0]))
+    assert measure.combine(measure.columns.sum(axis=0, keepdims=True)) == pytest.approx([0.5 * 0.4])
