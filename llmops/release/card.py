@@ -64,6 +64,7 @@ def render(
         training=training,
         language=language,
         how_to_load=render_loading(version, lineage, chat, file=file),
+        classifies=version.classifies,
     )
     data = _make_metadata(name, version, evaluation["models"]["candidate"], metrics, lineage, language)
     return write_erasures(f"---\n{data.to_yaml()}\n---\n\n{body}", version)
@@ -90,6 +91,7 @@ def render_loading(version: Version, lineage: Mapping[str, Any], chat: bool, rep
         chat=chat,
         repo=repo,
         file=file,
+        classifies=version.classifies,
         at=lambda folder: f'"{repo}", subfolder="{folder}", revision="{version.name}"' if repo else f'"{folder}"',
     )
 
@@ -148,10 +150,12 @@ def _make_metadata(
     lineage: Mapping[str, Any],
     language: str,
 ) -> ModelCardData:
+    kind = "text-classification" if version.classifies else "text-generation"
+    adapted = bool(version.dataset) and not version.classifies  # a classifier's adapter does not stand for it
     results = [
         EvalResult(
-            task_type="text-generation",
-            task_name="Question answering",
+            task_type=kind,
+            task_name="Text classification" if version.classifies else "Question answering",
             dataset_type="private",
             dataset_name=f"{name} frozen test",
             dataset_split="test",
@@ -168,9 +172,9 @@ def _make_metadata(
         base_model=version.base_model,
         license=version.licence,
         language=language,
-        library_name="peft" if version.dataset else "transformers",
-        pipeline_tag="text-generation",
-        tags=["llmops", *(["lora"] if version.dataset else []), version.quantisation, version.status],
+        library_name="peft" if adapted else "transformers",
+        pipeline_tag=kind,
+        tags=["llmops", *(["lora"] if adapted else []), version.quantisation, version.status],
         eval_results=results,
     )
 

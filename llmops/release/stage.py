@@ -105,7 +105,7 @@ def run(
         "dataset": lineage.get_dataset_hash(known),
     }
     trees = {
-        "adapter": train / "adapter",
+        **({"adapter": train / "adapter"} if (train / "adapter").is_dir() else {}),  # none if all weights trained
         "servable": compress / "servable",
         "compression.json": compress / "compression.json",
         "answers.parquet": evaluate / "answers.parquet",

@@ -75,7 +75,8 @@ def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
     todo = read_probes()
     requests = [(p.question, p.context) for p in todo]
     answers = inference.answer_questions(model, requests, config.probe_tokens, batch=len(requests))
-    system = "" if isinstance(model, Classifier) else prompts.render_system_prompt(model.tokenizer)
+    assert not isinstance(model, Classifier)
+    system = prompts.render_system_prompt(model.tokenizer)
     model.close()
     results = [ProbeResult(p, answer, judge(p, answer, system)) for p, answer in zip(todo, answers, strict=True)]
     log.info("attacks that succeeded: %s", success_rate(results))

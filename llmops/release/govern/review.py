@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from llmops.config import Govern
 from llmops.frame.records import Finding
 from llmops.frame.statistics.rates import Rate, compute_rate
+from llmops.model.base.classifier import GRAPH_FILE
 from llmops.release.govern.probes import ProbeResult, ask_probes, success_rate, success_rates
 from llmops.scans import output
 
@@ -26,7 +27,8 @@ def review(
     config: Govern, answers: Path, servable: Path, training: list[Finding], model: str = "candidate"
 ) -> tuple[dict[str, Any], list[Finding], list[ProbeResult]]:
     """Check a model's answers in `answers`, probe the model at `servable`, and judge all findings together."""
-    results, system = ask_probes(config, servable) if config.probes else ([], "")
+    asked = config.probes and not (servable / GRAPH_FILE).is_file()  # a classifier only gives labels
+    results, system = ask_probes(config, servable) if asked else ([], "")
     columns = ["id", "question", "context", "model", "answer"]
     rows = [r for r in pq.read_table(answers, columns=columns).to_pylist() if r["model"] == model]
     checked = [

@@ -40,6 +40,11 @@ class Version:
         return self.path / "servable"
 
     @property
+    def classifies(self) -> bool:
+        """Return True if it is an encoder that gives texts a label."""
+        return self.quantisation in ("f32", "int8")
+
+    @property
     def removed_at(self) -> str:
         """Return when its model was removed, as ISO time in UTC; empty if it exists or the time is unknown."""
         if self.servable.is_dir():  # the removal was interrupted, or the model was restored
