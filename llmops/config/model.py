@@ -27,8 +27,10 @@ _ITEM_METRICS: Mapping[TaskName, tuple[str, ...]] = {
 }
 
 PRIMARY_METRICS = {task: names[0] for task, names in _ITEM_METRICS.items()}  #: by default the gate decides on these
-LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})  #: for all other metrics more is better
-DESCRIPTIVE = frozenset({"reading_ease"})  #: neither: these only describe an answer
+LOWER_IS_BETTER = frozenset(
+    {"perplexity", "hamming_loss", "calibration_error"}
+)  #: for all other metrics more is better
+DESCRIPTIVE = frozenset({"reading_ease", "confidence", "answered"})  #: neither: these only describe an answer
 
 DEFAULT_SPACE: dict[HyperparameterName, Expression] = {
     "learning_rate": ("loguniform", 1e-5, 1e-3),

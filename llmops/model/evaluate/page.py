@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from llmops.config.model import DESCRIPTIVE, LOWER_IS_BETTER
 from llmops.frame.artifacts import write_atomically
+from llmops.model.evaluate.confusion import make_confusion
 from llmops.model.scoring.metrics import normalise_words
 
 PAGE_FILE = "report.html"
@@ -54,6 +55,9 @@ def render_page(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
             if parts
         },
         spread=_make_histograms(items, models),
+        confusion=make_confusion([row for row in rows if row["model"] == "candidate"])
+        if document["task"] == "classification"
+        else None,
         lists=[
             (
                 "Worst answers",
