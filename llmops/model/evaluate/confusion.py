@@ -1,4 +1,4 @@
-"""Which labels a classifier mistakes for which: the confusion matrix of a test, and its worst labels with their texts."""
+"""Which labels a classifier mistakes for which: the confusion matrix of a test, and its worst labels with texts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Confusion:
 
 
 def make_confusion(rows: Sequence[Mapping[str, str]]) -> Confusion:
-    """Return the confusion of rows with `question`, `reference` and `answer`. An answer that is no label is one, too."""
+    """Return the confusion of rows with `question`, `reference` and `answer`; what is no label counts as one, too."""
     counts = Counter((row["reference"], row["answer"]) for row in rows)
     labels = sorted({name for pair in counts for name in pair})
     given = Counter(row["answer"] for row in rows)
