@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from llmops.config import Train
 from llmops.data.features.tokenize import Tokens
@@ -16,6 +17,31 @@ HYPERPARAMETERS = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
 SHAPE: dict[str, Any] = dict(
     vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0
 )
+
+
+#: label → words of which a text with it has one; the other words of a text say nothing
+LABEL_WORDS = {
+    "lost card": ("stolen", "gone", "missing"),
+    "转账": ("send", "transfer", "wire"),
+    "refund": ("back", "return", "shop"),
+}
+FILLERS = ("please", "my", "the", "today", "help", "with", "it", "now")
+
+
+def make_encoder(folder: Path) -> Path:
+    """Write a small BERT with random weights, and a tokenizer of whole words that reads 16 tokens; return `folder`."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *(word for some in LABEL_WORDS.values() for word in some)]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)).save_pretrained(folder)
+    return folder
 
 
 def make_causal_model(family: str, **shape: Any) -> Any:

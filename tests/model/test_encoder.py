@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification
 
 from llmops.config import Compress, Evaluate, Features, Select, Train, Tune
 from llmops.data.features import stage as features
@@ -25,41 +24,22 @@ from llmops.model.select import stage as select
 from llmops.model.train import stage as train
 from llmops.model.training.qlora import Hyperparameters, load_trainable_model
 from llmops.model.tune import stage as tune
-from tests.model.samples import make_example
-
-WORDS = {
-    "lost card": ("stolen", "gone", "missing"),
-    "转账": ("send", "transfer", "wire"),
-    "refund": ("back", "return", "shop"),
-}
-FILLERS = ("please", "my", "the", "today", "help", "with", "it", "now")
+from tests.model.samples import FILLERS, LABEL_WORDS, make_encoder, make_example
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a small BERT with random weights and a tokenizer of whole words."""
-    folder = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *(word for some in WORDS.values() for word in some)]
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)).save_pretrained(folder)
-    return folder
+    """Return the folder of a small BERT."""
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def make_texts(count: int, split: str, start: int) -> list[Example]:
     """Return texts of three queues; of each label in turn."""
-    rng, labels = np.random.default_rng(start), list(WORDS)
+    rng, labels = np.random.default_rng(start), list(LABEL_WORDS)
     rows = []
     for number in range(start, start + count):
         label = labels[number % 3]
-        words = [*rng.choice(FILLERS, 4), str(rng.choice(WORDS[label]))]
+        words = [*rng.choice(FILLERS, 4), str(rng.choice(LABEL_WORDS[label]))]
         text = " ".join(rng.permutation(words))
         rows.append(make_example(number, split, question=text, answer=label, group=label))
     return rows
