@@ -1,4 +1,4 @@
-"""`POST /classify`: labels with probabilities, the refusal to guess, and the same keys, limits and events as elsewhere."""
+"""`POST /classify`: labels with probabilities, no label where none is sure, and the keys, limits and events of all routes."""
 
 import json
 from collections.abc import Callable, Iterator
