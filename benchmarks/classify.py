@@ -1,10 +1,10 @@
 """Texts per second and the time of one text of a classifier over HTTP, beside what users would write themselves.
 
-MiniLM with a head for banking77's 77 labels, in the forms `f32` and `int8` that `compress` makes, behind our `/classify`
-with keys, limits and events. Beside it: transformers' `pipeline` behind a plain FastAPI route, and the graph of the form
-`int8` in OpenVINO without any server. Lone texts come one after another, then requests of 32 texts, four at a time. The
-accuracy of each form is that on the published test. Without `--model` the head is fitted on the frozen encoder, which
-changes the accuracy and not the speed.
+MiniLM with a head for banking77's 77 labels, in the forms `f32` and `int8` that `compress` makes, behind our
+`/classify` with keys, limits and events. Beside it: transformers' `pipeline` behind a plain FastAPI route, and the
+graph of the form `int8` in OpenVINO without any server. Lone texts come one after another, then requests of 32 texts,
+four at a time. The accuracy of each form is that on the published test. Without `--model` the head is fitted on the
+frozen encoder, which changes the accuracy and not the speed.
 
     python benchmarks/classify.py [--model FOLDER] [--quick] [--json]
 """

@@ -129,6 +129,7 @@ class ClassifiedText(BaseModel):
     label: str | None = Field(description="The likeliest label; null if it is not sure enough.")
     probability: float = Field(description="Of the likeliest label.")
     labels: list[LabelProbability]
+    truncated: bool = Field(description="True if the model has read only the beginning of the text.")
 
 
 class ClassifyResponse(BaseModel):

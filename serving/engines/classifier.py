@@ -1,6 +1,7 @@
 """The engine of an encoder that classifies: its answer to a text is a label, or nothing if no label is sure enough.
 
 The texts that wait are computed together. With `logprobs` the answer has all labels, the likeliest first.
+The finish reason `length` says that the text was cut.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class TextRow(Row):
     """A text that waits for its label."""
 
     ids: list[int]
+    cut: bool  #: the model reads only the beginning of the text
 
 
 class ClassifierEngine(SteppingEngine[TextRow]):
@@ -44,11 +46,11 @@ class ClassifierEngine(SteppingEngine[TextRow]):
 
         start = time.monotonic()
         self._model = Classifier(self._folder, self._max_context, self._threads)
-        self._model.compute_scores([self._encode(WARM_UP)])
+        self._model.compute_scores([self._encode(WARM_UP)[0]])
         log.info("Loaded %s in %.1f s", self._folder, time.monotonic() - start)
 
     def _begin(self, job: Job) -> TextRow:
-        return TextRow(job, self._encode(job.request))
+        return TextRow(job, *self._encode(job.request))
 
     def _step(self, rows: list[TextRow]) -> None:
         model = cast("Classifier", self._model)
@@ -61,12 +63,13 @@ class ClassifierEngine(SteppingEngine[TextRow]):
                 logs = np.log(np.maximum(probabilities, np.exp(-700.0)))
                 scored = tuple(ScoredText(model.format.labels[n], max(float(logs[n]), MIN_LOGPROB)) for n in order)
             row.done = True
-            row.job.stream.push(Chunk(model.format.labels[order[0]] if sure else "", len(row.ids), 1, "stop", scored))
+            label, reason = model.format.labels[order[0]] if sure else "", "length" if row.cut else "stop"
+            row.job.stream.push(Chunk(label, len(row.ids), 1, reason, scored))
 
     def _unload(self) -> None:
         self._model = None
 
-    def _encode(self, request: EngineRequest) -> list[int]:
+    def _encode(self, request: EngineRequest) -> tuple[list[int], bool]:
         prompt = request.prompt
         if isinstance(prompt, Question):
             text = prompt.text, prompt.context
@@ -76,4 +79,4 @@ class ClassifierEngine(SteppingEngine[TextRow]):
             text = prompt.text, ""
         else:
             raise PromptRefused("A classifier reads texts; send the text instead of token ids.")
-        return cast("Classifier", self._model).format.encode([text])[0][0]
+        return cast("Classifier", self._model).format.encode([text])[0]

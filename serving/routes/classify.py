@@ -69,4 +69,9 @@ async def classify(
 
 def _make_result(answer: Answer, top_k: int) -> ClassifiedText:
     labels = [LabelProbability(label=text, probability=round(math.exp(log), 6)) for text, log in answer.logprobs]
-    return ClassifiedText(label=answer.text or None, probability=labels[0].probability, labels=labels[:top_k])
+    return ClassifiedText(
+        label=answer.text or None,
+        probability=labels[0].probability,
+        labels=labels[:top_k],
+        truncated=answer.finish_reason == "length",
+    )

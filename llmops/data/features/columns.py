@@ -35,9 +35,12 @@ MAPPED_SCHEMA = pa.schema(
 MAPPED_COLUMNS = ["input_id", "event_timestamp", "trained_ids", "prompt_tokens"]
 
 
-def make_columns(rows: Sequence[tuple[Example, Tokens, Tokens]]) -> pa.Table:
-    """Return the rows with all columns of both files, made of examples, their tokens, and those for training."""
-    token_ids = pa.array([tokens.token_ids for _, tokens, _ in rows], TOKENS)
+def make_columns(rows: Sequence[tuple[Example, Tokens, Tokens, bool]]) -> pa.Table:
+    """Return the rows with all columns of both files.
+
+    They are made of examples, their tokens, those for training, and True for each that was cut.
+    """
+    token_ids = pa.array([tokens.token_ids for _, tokens, *_ in rows], TOKENS)
     ones = pa.array(np.ones(len(token_ids.values), np.int32))
     times = pa.array([_get_time(example) for example, *_ in rows], VIEW_SCHEMA.field("event_timestamp").type)
     return pa.table(
@@ -46,9 +49,9 @@ def make_columns(rows: Sequence[tuple[Example, Tokens, Tokens]]) -> pa.Table:
             "event_timestamp": times,
             "token_ids": token_ids,
             "attention_mask": pa.ListArray.from_arrays(token_ids.offsets, ones),
-            "meta": pa.array([_format_meta(example, tokens) for example, tokens, _ in rows], pa.string()),
-            "trained_ids": pa.array([trained.token_ids for *_, trained in rows], TOKENS),
-            "prompt_tokens": pa.array([trained.prompt_tokens for *_, trained in rows], pa.int32()),
+            "meta": pa.array([_format_meta(example, tokens, cut) for example, tokens, _, cut in rows], pa.string()),
+            "trained_ids": pa.array([trained.token_ids for *_, trained, _ in rows], TOKENS),
+            "prompt_tokens": pa.array([trained.prompt_tokens for *_, trained, _ in rows], pa.int32()),
         }
     )
 
@@ -58,11 +61,12 @@ def _get_time(example: Example) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-def _format_meta(example: Example, tokens: Tokens) -> str:
+def _format_meta(example: Example, tokens: Tokens, cut: bool) -> str:
     meta = {
         "split": example.split,
         "source": example.source,
         "group": example.group,
         "prompt_tokens": tokens.prompt_tokens,
+        **({"truncated": True} if cut else {}),
     }
     return json.dumps(meta, ensure_ascii=False, sort_keys=True)

@@ -175,12 +175,14 @@ def _tokenize_usable(
     examples: list[Example],
     retrieval: Retrieval | None,
     counts: _Counts,
-) -> list[tuple[Example, Tokens, Tokens]]:
-    """Return the examples with their tokens, and those for training: the same, unless there is retrieval.
+) -> list[tuple[Example, Tokens, Tokens, bool]]:
+    """Return the examples with their tokens, those for training, and True for each that was cut.
+
+    Without retrieval all tokens are for training.
 
     `unusable` is the rule and the detail of an example that cannot be encoded.
     """
-    rows = list[tuple[Example, Tokens, Tokens]]()
+    rows = list[tuple[Example, Tokens, Tokens, bool]]()
     added = [*add_passages(examples, retrieval)] if retrieval else [(example, UNCHANGED) for example in examples]
     plain_tokens = encode(examples)
     trained = encode([prompt for prompt, _ in added]) if retrieval else plain_tokens
@@ -197,7 +199,7 @@ def _tokenize_usable(
             )
             counts.dropped.append(_make_dropped(example, outcome, detail))
         else:
-            rows.append((example, plain, tokens))
+            rows.append((example, plain, tokens, cut))
             counts.ids.add(example.id)
             if retrieval:
                 counts.outcomes[outcome] += 1

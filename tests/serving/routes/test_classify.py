@@ -84,6 +84,11 @@ def test_it_is_recorded_and_limited_like_every_request(site: Any, client: Any) -
     assert event["gen_ai.usage.output_tokens"] == 2 and len(event["llmops.prompt.digest"]) == 2
 
 
+def test_a_text_longer_than_the_model_reads_is_cut_and_says_so(site: Any, client: Any) -> None:
+    found = ask(client, site, text=["help " * 30, "help"]).json()["results"]
+    assert [one["truncated"] for one in found] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [({"text": []}, 422), ({"text": ["a"] * 65}, 422), ({"text": " "}, 400), ({"text": "x" * 201}, 400), ({}, 422)],
