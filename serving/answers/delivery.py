@@ -6,6 +6,7 @@ The answer is given up when the caller leaves or time runs out.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, MutableMapping, Sequence
 from contextlib import aclosing
@@ -62,6 +63,8 @@ async def deliver(
                     _sign_id(request, stream)
             last = chunk
             answer.texts.append(chunk.text)
+            if stream.version.classifies and chunk.logprobs:
+                answer.confidence = math.exp(chunk.logprobs[0].logprob)
             if chunk.finish_reason:
                 answer.ended_ns, answer.finish_reason = time.perf_counter_ns(), chunk.finish_reason
                 _record_usage(event, chunk)

@@ -24,6 +24,7 @@ class ServedAnswer:
     ended_ns: int = 0
     texts: list[str] = field(default_factory=list)
     finish_reason: FinishReason | None = None  #: None: the answer is not complete
+    confidence: float | None = None  #: probability of a classifier's likeliest label; None: not known
 
     @property
     def text(self) -> str:

@@ -152,6 +152,10 @@ class TextRecorder:
             **answer_features.to_event_fields("answer"),
             "llmops.answer.refusal": is_refusal(answer),
         }
+        if version.classifies:
+            fields["llmops.answer.label"] = answer or "none"
+            if served.confidence is not None:
+                fields["llmops.answer.confidence"] = round(served.confidence, 4)
         if prompt:
             [prompt_features] = extract_features([prompt], lexicon, "prompt")
             fields.update(prompt_features.to_event_fields("prompt"))

@@ -60,7 +60,15 @@ FIELDS: tuple[Field, ...] = (
     *(field for side in ("prompt", "answer") for field in _make_feature_fields(side)),
     *make_fields(
         TEXT,
-        fields=(("llmops.answer.refusal", "boolean", "the answer is a refusal"),),
+        fields=(
+            ("llmops.answer.refusal", "boolean", "the answer is a refusal"),
+            ("llmops.answer.label", "keyword", "the label that a classifier gave; `none`: no label was sure enough"),
+            (
+                "llmops.answer.confidence",
+                "double",
+                "the probability of the likeliest label, of requests to `/classify`",
+            ),
+        ),
     ),
     *make_fields(
         TEXT,

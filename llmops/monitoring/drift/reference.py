@@ -68,7 +68,7 @@ def find_reference(
         train = find_training_split(version, config.artifacts)
         path = _get_folder(config, version) / "training.parquet"
         if not path.is_file():
-            write_sample(path, build_training_sample(train))
+            write_sample(path, build_training_sample(train, version.classifies))
         reference = read_sample(path)
     except (LlmopsError, OSError) as error:
         raise NoReferenceError(f"{version.name} has no reference: its training data are gone ({error}).") from error

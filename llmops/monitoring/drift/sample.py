@@ -45,7 +45,10 @@ _KINDS: tuple[tuple[str, Literal["number", "category"]], ...] = (
 )
 SIDES: tuple[Side, ...] = ("prompt", "answer")
 REFUSAL = Feature("answer", "refusal", "category")
-FEATURES = (*(Feature(side, *kind) for side in SIDES for kind in _KINDS), REFUSAL)
+LABEL = Feature("answer", "label", "category")
+CONFIDENCE = Feature("answer", "confidence", "number")
+OF_CLASSIFIERS = (LABEL, CONFIDENCE)  #: features of the answers of classifiers only
+FEATURES = (*(Feature(side, *kind) for side in SIDES for kind in _KINDS), REFUSAL, *OF_CLASSIFIERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,16 @@ def read_event_sample(reader: Reader, since: str, until: str, version: str = "")
     return Sample(columns, [str(row[1] or "") for row in rows], [str(row[2] or "") for row in rows])
 
 
-def build_training_sample(train: Path) -> Sample:
-    """Return a sample of the examples of a training split.
+def build_training_sample(train: Path, classifies: bool = False) -> Sample:
+    """Return a sample of the examples of a training split, with their labels if a classifier was trained.
 
     Raises:
         OSError: if the file no longer exists.
     """
-    return build_example_sample(list(read_training_examples(train)))
+    examples = list(read_training_examples(train))
+    sample = build_example_sample(examples)
+    labels = [example.answer if classifies else None for example in examples]
+    return replace(sample, columns=sample.columns | {LABEL: labels})
 
 
 def build_example_sample(examples: Sequence[TrainingRow]) -> Sample:
@@ -108,8 +114,9 @@ def build_example_sample(examples: Sequence[TrainingRow]) -> Sample:
     columns = {
         feature: [_make_comparable(feature, getattr(features, feature.name)) for features in extracted[feature.side]]
         for feature in FEATURES
-        if feature != REFUSAL
+        if feature not in (REFUSAL, *OF_CLASSIFIERS)
     }
+    columns |= {feature: [None] * len(examples) for feature in OF_CLASSIFIERS}
     columns[REFUSAL] = [_make_comparable(REFUSAL, is_refusal(example.answer)) for example in examples]
     return Sample(columns, [""] * len(examples), [example.question for example in examples])
 
@@ -135,7 +142,12 @@ def write_sample(path: Path, sample: Sample) -> None:
 def read_sample(path: Path) -> Sample:
     """Read a sample from `write_sample`."""
     table = pq.read_table(path)
-    columns = {feature: table.column(feature.field).to_pylist() for feature in FEATURES}
+    columns = {  # one that was written before a feature existed lacks it
+        feature: table.column(feature.field).to_pylist()
+        if feature.field in table.column_names
+        else [None] * table.num_rows
+        for feature in FEATURES
+    }
     return Sample(columns, [""] * table.num_rows, [""] * table.num_rows)
 
 

@@ -133,7 +133,9 @@ def make_recorder(config, load_lexicon=lambda version: None):
 
 
 def make_exchange():
-    given = ServedAnswer(Question("hello"), SimpleNamespace(name="v1"), texts=["hello"], finish_reason="stop")
+    given = ServedAnswer(
+        Question("hello"), SimpleNamespace(name="v1", classifies=False), texts=["hello"], finish_reason="stop"
+    )
     return Exchange([given])
 
 
