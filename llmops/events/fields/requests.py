@@ -66,7 +66,7 @@ FIELDS: tuple[Field, ...] = (
             (
                 "llmops.answer.confidence",
                 "double",
-                "the probability of the likeliest label, of requests to `/classify`",
+                "probability of the likeliest label; of requests to `/classify`",
             ),
         ),
     ),
