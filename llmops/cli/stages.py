@@ -2,9 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from llmops.cli.command import Add
 from llmops.config import Config
@@ -53,6 +54,27 @@ def run(settings: Config, options: argparse.Namespace) -> None:
         else:
             since = f"  {stage_inputs.describe_unchanged(record, interval)}" if record.interval != interval else ""
             print(f"{name:<10} {path}{since}")
+    if options.stage == "all" and not options.json:
+        print()
+        for line in _summarize({name: artifacts.read_record(path).metrics for name, path in paths.items()}, settings):
+            print(line)
+
+
+def _summarize(metrics: Mapping[str, Mapping[str, Any]], settings: Config) -> Iterator[str]:
+    """Yield the result of a whole run in a few lines: whether a model was trained, the gate's decision, an answer."""
+    annotate, release, deploy = (metrics.get(stage, {}) for stage in ("annotate", "release", "deploy"))
+    if "skipped" in metrics.get("train", {}):
+        yield (
+            f"Nothing was trained: the sources gave {annotate['test'] - annotate['made_up']} test items "
+            f"(annotate.min_test_items asks for {settings.annotate.min_test_items}). "
+            "The base model answers from your documents."
+        )
+    if "outcome" in release:
+        yield f"{release['version']} {release['outcome']} against {release['opponent']}:"
+        yield from (f"  {reason}" for reason in release["reasons"])
+    if "answer" in deploy:
+        yield f"{deploy['version']} was asked: {deploy['question']}\n  {deploy['answer']}"
+    yield "`llmops serve` serves the champion; `llmops status` shows the artifacts."
 
 
 def _parse_inputs(pairs: Sequence[str]) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""`llmops status`: what there is, newest first, and what the next run would build, on every day and with a bad file."""
+"""`llmops status` (artifacts, newest first; the stages of the next run) and the last lines of `llmops run all`."""
 
 import json
 from dataclasses import asdict
@@ -127,3 +127,31 @@ def test_one_damaged_record_hides_no_other(change: dict[str, Any] | str, home: P
     assert f"delete {file.parent}" in damaged
     said = json.loads(status(capsys, "--json", exit_status=1))
     assert len(said["artifacts"]) == 1 and list(said["damaged"]) == [str(file.parent)]
+
+
+def test_a_run_ends_with_its_result_and_says_which_configuration_it_had(
+    home: Path, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics: dict[str, dict[str, Any]] = {
+        "annotate": {"train": 0, "test": 60, "made_up": 10},
+        "train": {"skipped": "nothing to train on"},
+        "release": {"version": "v1", "outcome": "promoted", "opponent": "base", "reasons": ["token_f1 +0.07"]},
+        "deploy": {"version": "v1", "question": "Where?", "answer": "Here."},
+    }
+
+    def finish_stage(name: str, settings: Any, interval: str, *_: Any, **__: Any) -> Path:
+        path = home / "artifacts" / name / ("1" * 16)
+        path.mkdir(parents=True)
+        now = datetime.now(UTC).isoformat()
+        artifacts.commit(
+            path, Record(name, path.name, {}, {}, interval, "", metrics.get(name, {}), {}, "", now, now, "")
+        )
+        return path
+
+    monkeypatch.setattr(pipeline, "run_stage", finish_stage)
+    with caplog.at_level("INFO"):
+        assert cli.main(["run", "all"]) == 0
+    assert f"configuration: {home.parent / 'config.yaml'}; home: {home}" in caplog.text
+    last = capsys.readouterr().out.split("\n\n")[-1]
+    assert "Nothing was trained: the sources gave 50 test items (annotate.min_test_items asks for 60)" in last
+    assert "v1 promoted against base:\n  token_f1 +0.07" in last and "asked: Where?\n  Here." in last
