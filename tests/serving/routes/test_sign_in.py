@@ -171,7 +171,7 @@ def test_the_feedback_of_one_person_counts_once(site: Any, client: TestClient, p
     for browser in (client, TestClient(client.app)):
         provider.sign_in(browser, "user")
         asked = browser.post("/generate", json={"prompt": "Where is it?"}, headers=OF_PAGE).json()
-        said = {"id": asked["id"], "question": "Where is it?", "answer": "x", "correction": "It is in Lisbon."}
+        said = {"id": asked["id"], "question": "Where is it?", "answer": asked["response"], "correction": "In Lisbon."}
         answers.append(browser.post("/feedback", json=said, headers=OF_PAGE).status_code)
     assert answers == [201, 201]
     site.events(FEEDBACK)
