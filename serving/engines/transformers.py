@@ -17,7 +17,7 @@ from llmops.frame.errors import ArtifactError
 from llmops.model.gguf.process import OUT_OF_MEMORY
 from serving.engines.answer_row import AnswerRow
 from serving.engines.base import EngineStats
-from serving.engines.stepping import Job, SteppingEngine
+from serving.engines.stepping import Job, SteppingEngine, clear_frames
 from serving.errors import EngineDied, NoLogprobs
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
     def _unload(self) -> None:
         if self._manager:
             self._manager.stop(hard_stop=True)
+            clear_frames(self._manager.background_thread_status.fatal_error)  # its thread has logged it
         self._manager = self._model = None
 
     def _add_request(self, ids: list[int], max_new_tokens: int, ends: list[int], **sampler: Any) -> str:
