@@ -69,6 +69,7 @@ class Database:
         with self._open(writing=True) as connection, connection.begin():
             if self._file is None:
                 _lock_writers(connection)
+            connection.exec_driver_sql(f"DELETE FROM {REVISION} WHERE 1 = 0")  # fails at once if nothing can be written
             yield connection
 
     @contextmanager
