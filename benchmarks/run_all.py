@@ -44,6 +44,7 @@ NAMES = (
     "serving",
     "gpu_serving",
     "load",
+    "guidellm_load",
     "gate",
     "events",
     "outage",

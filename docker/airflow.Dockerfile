@@ -33,6 +33,7 @@ RUN apt-get update \
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/llmops /opt/llmops
 COPY dags /opt/llmops/dags
+COPY docker/webserver_config.py /opt/llmops/webserver_config.py
 COPY feature_repo /opt/llmops/feature_repo
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

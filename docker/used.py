@@ -10,7 +10,13 @@ from llmops.config import Config
 from llmops.scans.pii import ENTITIES, redact_texts
 from serving.app import create_app
 
-for name in ("llmops.cli.keys", "llmops.cli.models", "llmops.model.base.folder", "serving.engines.openvino"):
+for name in (
+    "llmops.cli.keys",
+    "llmops.cli.models",
+    "llmops.model.base.folder",
+    "serving.admission.provider",
+    "serving.engines.openvino",
+):
     importlib.import_module(name)
 for name in (
     "openvino",

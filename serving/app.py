@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -49,6 +50,9 @@ from serving.observe.text_events import TextRecorder
 from serving.observe.traces import make_traces
 from serving.routes import admin, feedback, generate, health, keys, openai, pages, review
 
+if TYPE_CHECKING:
+    from serving.admission.provider import Provider
+
 
 def create_app(
     config: Config,
@@ -59,6 +63,7 @@ def create_app(
 
     Raises:
         RuntimeError: if a route names no permission.
+        ConfigError: if a secret that the configuration needs is not in `environ`.
     """
     registry = registry_of(config)
     guard = Guard(config.serving.guard)
@@ -80,6 +85,7 @@ def create_app(
         documents=Documents(registry.folder, config.grounding, config.serving, config.search_server),
         metrics=Metrics(models),
         digests=Digests(secret),
+        provider=_make_provider(config, environ, secret),
         session_secret=secret,
     )
 
@@ -128,7 +134,6 @@ def create_app(
         folder=config.events,
         max_body=16 * config.serving.max_prompt_chars + 65_536,
         timeout_s=config.serving.timeout_s,
-        secret=secret,
         count=parts.metrics.count,
         texts=texts,
         traces=traces,
@@ -158,6 +163,14 @@ def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None
         access_log=False,  # it would hold prompts; events hold none
     )
     DrainingServer(settings, app, config.serving.drain_s).run()
+
+
+def _make_provider(config: Config, environ: Mapping[str, str], secret: bytes) -> Provider | None:
+    if not config.serving.oidc:
+        return None
+    from serving.admission.provider import Provider  # its libraries take memory and time that others do not need
+
+    return Provider(config.serving.oidc, environ, secret)
 
 
 def _open_reader(config: Config, environ: Mapping[str, str]) -> Reader | None:

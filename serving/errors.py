@@ -8,12 +8,22 @@ from llmops.access.roles import (
     ExpiredKey,
     Forbidden,
     KeyRefused,
+    NoMappedGroup,
     NoSuchKey,
     RevokedKey,
+    SignInRefused,
     UnknownKey,
 )
 from llmops.data.feedback.rows import ReviewNotFoundError
-from llmops.frame.errors import AccessError, EventsUnavailable, LlmopsError, RegistryError, ReviewError, StateError
+from llmops.frame.errors import (
+    AccessError,
+    EventsUnavailable,
+    LlmopsError,
+    RegistryError,
+    ReviewError,
+    StateError,
+    StateReadOnly,
+)
 
 
 class NotReady(LlmopsError):
@@ -32,7 +42,16 @@ class SchemaRefused(PromptRefused):
     """The engine does not follow the JSON schema."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"response_format: {reason}.")
+        super().__init__(f"response_format or tools: {reason}.")
+
+
+class NoLogprobs(PromptRefused):
+    """The engine gives no log-probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "logprobs: this model's engine gives none; leave it out. The engines `openvino` and `vllm` give them."
+        )
 
 
 class QueueFull(LlmopsError):
@@ -111,7 +130,11 @@ class ClientLeft(LlmopsError):
 
 
 class FeedbackRefused(LlmopsError):
-    """The feedback is about no request of this app, or is empty."""
+    """The feedback is about no answer to its sender, or has another question or answer."""
+
+
+class SignInUnavailable(LlmopsError):
+    """The provider of sign-ins does not answer."""
 
 
 class EventsUnreadable(LlmopsError):
@@ -131,7 +154,10 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     ExpiredKey: (401, "key_expired"),
     RevokedKey: (401, "key_revoked"),
     Forbidden: (403, "forbidden"),
+    NoMappedGroup: (403, "no_role"),
+    SignInRefused: (401, "sign_in_refused"),
     AccessError: (401, "access"),
+    StateReadOnly: (409, "state_read_only"),
     StateError: (503, "state_unreadable"),
     PromptTooLong: (422, "prompt_too_long"),
     PromptRefused: (422, "prompt_refused"),
@@ -154,6 +180,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     DocumentsDown: (503, "documents_down"),
     TimedOut: (504, "timed_out"),
     EngineDied: (503, "engine_died"),
+    SignInUnavailable: (503, "sign_in_unavailable"),
     EventsUnreadable: (404, "events_unreadable"),
     EventsUnavailable: (503, "events_unavailable"),
     RegistryError: (409, "registry"),

@@ -4,7 +4,8 @@ The rules are those of `llmops.scans.output`. An answer that breaks a rule ends 
 `content_filter`, like in OpenAI's API. The request's event names the rule, and a canary's trial counts the cut.
 
 Plain words leave a stream at once. A word that may be part of a finding, and the text after it, is held back until two
-more words have come, or until the held text is longer than any finding.
+more words have come, or until the held text is longer than any finding. In a script without spaces each character is a
+word, and eight more must have come.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ _MAX_HELD = 128  #: most characters that are held; the longest finding of one wo
 _MAX_CONTEXT = 256  #: most characters before the held ones that are checked together with them
 _SUSPECT = re.compile(
     r"\d\W?\d\W?\d|[A-Za-z]\d|\d[A-Za-z]|\d\Z"  # long numbers, and mixtures of letters and digits
-    r"|[a-z][A-Z]|[A-Z]{3}\Z|\S{25}|[<@_=|{}]|://|-----|!\["
+    r"|[a-z][A-Z]|[A-Z]{3}\Z|[!-~\uff01-\uff5e]{25}|[<@_=|{}]|://|-----|!\["
     r"|(?i:pass|pwd|key|secret|token|aws|javascript|data:)"
     r"|(?i:\b(?:rm|curl|wget|mkfs|dd|chmod|drop|truncate|delete|powershell)\b)"
 )  #: a text without any of these breaks no rule
-_LATER_WORD = re.compile(r"\s\S+(?=\s)")
+_LATER_WORD = re.compile(rf"\s\S+(?=\s)|[{pii.UNSPACED}]{{4}}")
+_BREAK = re.compile(rf"[\s{pii.UNSPACED}]")  #: the end of a word
 
 
 class Guard:
@@ -81,7 +83,7 @@ class AnswerFilter:
 
 
 def _find_word_start(text: str, position: int) -> int:
-    while position and not text[position - 1].isspace():
+    while position and not _BREAK.match(text[position - 1]):
         position -= 1
     return position
 

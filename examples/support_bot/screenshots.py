@@ -43,7 +43,7 @@ def main() -> None:
             page.set_default_timeout(90_000)
             take_graph(page, airflow.url, stack.ensure_passwords(config.home)[0]["developer"])
             take_dashboard(page, serving.url, key)
-            take_playground(page, serving.url, key)
+            take_playground(page, serving.url)
     finally:
         keys.revoke(kept.prefix)
 
@@ -90,12 +90,10 @@ def take_dashboard(page: Page, url: str, key: str) -> None:
     page.screenshot(path=FOLDER / "dashboard.png")
 
 
-def take_playground(page: Page, url: str, key: str) -> None:
-    """Ask a question and take the page with its answer."""
+def take_playground(page: Page, url: str) -> None:
+    """Ask a question in the session of the dashboard and take the page with its answer."""
     page.set_viewport_size({"width": WIDTH, "height": 520})
     page.goto(url)
-    page.fill("#key", key)
-    page.click("#use")
     page.fill("#prompt", QUESTION)
     page.keyboard.press("Enter")
     page.wait_for_selector(".feedback")

@@ -136,6 +136,8 @@ class KeyStore:
         with self._transaction(prefix) as connection:
             key = _get(connection, prefix)
             _check_not_above(key, by_role, "rotate")
+            if key.is_person:
+                raise KeyRefused(f"{prefix} is a person who signs in by OpenID Connect, and has no secret to rotate.")
             try:
                 self.check_valid(key)
             except AccessError as error:
@@ -145,6 +147,29 @@ class KeyStore:
             key = update(connection, replace(key, sha256=hash_secret(secret), old_sha256=old, old_until=until))
             self._record(connection, "rotate_key", key, by_role, by)
         return f"llmops_{prefix}_{secret}", key
+
+    def admit_person(self, prefix: str, name: str, role: Role) -> Key:
+        """Return the key that stands for a person who has signed in. Create it, or update its role and owner.
+
+        It has all that a key has: limits, revocation, an entry in lists. Nobody knows its secret.
+
+        Raises:
+            RevokedKey: if an admin has revoked it.
+        """
+        owner = "".join(filter(str.isprintable, name))[:OWNER_CHARS].strip() or prefix
+        known = self._find(prefix)
+        if (known.role, known.owner) == (role, owner):
+            return self.check_valid(known)
+        with self._transaction(prefix) as connection:
+            if stored := find(connection, prefix):
+                key = update(connection, replace(self.check_valid(stored), role=role, owner=owner))
+                action = "update_key"
+            else:
+                key = Key(prefix, role, owner, hash_secret(make_secret()), created=_format_time(self._clock.now()))
+                insert(connection, key)
+                action = "create_key"
+            self._record(connection, action, key, role, f"key {prefix}")
+        return key
 
     def check(self, presented: str) -> Key:
         """Return the presented key if it is valid.

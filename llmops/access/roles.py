@@ -33,6 +33,9 @@ _ADMIN: frozenset[Permission] = _DEVELOPER | {"manage_models", "manage_keys", "r
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {"user": _USER, "developer": _DEVELOPER, "admin": _ADMIN}
 
+PERSON = "oidc-"  #: beginning of the prefixes of people who sign in by OpenID Connect
+PREFIX = f"^([0-9a-f]{{8}}|{PERSON}[0-9a-f]{{16}})$"  #: pattern of prefixes
+
 #: role → Airflow's own role: developers trigger runs and see everything but connections
 AIRFLOW_ROLES: dict[Role, str] = {"developer": "user", "admin": "admin"}
 
@@ -55,6 +58,14 @@ class RevokedKey(AccessError):
 
 class Forbidden(AccessError):
     """The key is valid, but its role may not do this."""
+
+
+class SignInRefused(AccessError):
+    """The provider's answer to a sign-in does not prove who somebody is."""
+
+
+class NoMappedGroup(AccessError):
+    """No group of a person who signed in has a role."""
 
 
 class NoSuchKey(LlmopsError):
@@ -84,6 +95,11 @@ class Key:
     def without_hashes(self) -> dict[str, Any]:
         """Return everything but the hashes, for lists."""
         return {name: value for name, value in asdict(self).items() if not name.endswith("sha256")}
+
+    @property
+    def is_person(self) -> bool:
+        """Return True if this stands for a person who signs in by OpenID Connect. Nobody has its secret."""
+        return self.prefix.startswith(PERSON)
 
     def allows(self, permission: Permission) -> bool:
         """Return True if the key's role has the permission."""

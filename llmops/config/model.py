@@ -188,6 +188,13 @@ class Compress(Section):
         "`openvino`; `bf16`, for `transformers` and `vllm`. `auto`: `bf16` with a GPU or for an architecture whose "
         "GGUF files OpenVINO does not read, else `f16`.",
     )
+    system_prompt: str = Field(
+        "",
+        max_length=2000,
+        description="Text that the version puts before every conversation, in evaluation and in serving. A caller's "
+        "own system message takes its place. It belongs to the version: another text makes another one, without new "
+        "training.",
+    )
     variants: tuple[SmallForm, ...] | None = Field(
         None,
         description="Smaller forms to try. For the engine `openvino`: `q8_0`, a GGUF file with 8-bit weights. For "
@@ -209,6 +216,11 @@ class Compress(Section):
     bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
     seed: int = Field(0, description="Seed of the bootstrap.")
+
+    @field_validator("system_prompt")
+    @classmethod
+    def _strip_system_prompt(cls, value: str) -> str:
+        return value.strip()  # chat templates do so, too
 
     def list_tried_forms(self, full: str, gpu: bool) -> tuple[SmallForm, ...]:
         """Return the smaller forms to try beside a full one, with a GPU or without."""

@@ -2,13 +2,44 @@
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from llmops.config.section import Section, Unhashed, check_redis_url
+from llmops.config.section import Section, Unhashed, check_redis_url, check_web_url
 
 PersonalData = Literal["SECRET", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS"]
 Guarded = PersonalData | Literal["SCRIPT", "EXTERNAL_CONTENT", "COMMAND"]  #: values of `serving.guard`
+
+
+class Oidc(Section):
+    """A provider of OpenID Connect whose users may sign in. Its client secret is LLMOPS_OIDC_CLIENT_SECRET."""
+
+    issuer: str = Field(
+        description="Address of the provider, as in its tokens: `https://login.example.com/realms/shop`."
+    )
+    client_id: str = Field(min_length=1, description="Name of this app at the provider.")
+    roles: dict[str, Literal["user", "developer", "admin"]] = Field(
+        min_length=1, description="Group → role. The strongest role of a person's groups counts."
+    )
+    groups_claim: str = Field("groups", min_length=1, description="Claim of the ID token that lists the groups.")
+    scope: str = Field("openid email", description="What the provider is asked for; some need `groups` in it.")
+
+    @field_validator("issuer")
+    @classmethod
+    def _check_issuer(cls, value: str) -> str:
+        check_web_url(value)
+        url = urlsplit(value)
+        if url.scheme != "https" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("use https; the keys that sign tokens come from there")
+        return value
+
+    @field_validator("scope")
+    @classmethod
+    def _check_scope(cls, value: str) -> str:
+        if "openid" not in value.split():
+            raise ValueError("name openid; without it there is no ID token")
+        return value
 
 
 class Serving(Section):
@@ -71,6 +102,11 @@ class Serving(Section):
         "",
         description="Where requests and tokens are counted. Empty: in each process. For replicas "
         "`redis://:${REDIS_PASSWORD}@host:6379/1` (`rediss://` with TLS); ${VAR} is read from the environment.",
+    )
+    oidc: Oidc | None = Field(
+        None,
+        description="Sign-in by OpenID Connect: `issuer`, `client_id`, `roles` (group → role), `groups_claim`, "
+        "`scope`; docs/access.md. Empty: by API key only.",
     )
 
     @field_validator("limits")

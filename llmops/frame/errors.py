@@ -72,6 +72,10 @@ class StateError(LlmopsError):
     """The database is damaged, or newer than this code."""
 
 
+class StateReadOnly(StateError):
+    """The database can be read here but not changed."""
+
+
 class StateUnavailable(StateError, TransientError):
     """The database cannot be reached or written now."""
 

@@ -99,6 +99,7 @@ def run(
         "base_revision": str(selection["revision"]),
         "licence": str(selection["licence"]),
         "quantisation": str(known["compress"].metrics["chosen"]),
+        "system_prompt": str(known["compress"].config.get("system_prompt", "")),
         "interval": known["train"].interval,
         "run": known["train"].run,
         "dataset": lineage.get_dataset_hash(known),

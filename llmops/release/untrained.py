@@ -54,6 +54,7 @@ def make_untrained(
     gguf = _was_measured_as_gguf(base, compress)
     facts = {"compress": made_from, "quantisation": "f16" if gguf else "bf16", "dataset": ""}
     facts |= {"interval": known["evaluate"].interval, "run": known["evaluate"].run}
+    facts |= {} if alone else {"system_prompt": ""}
     models = {"candidate": evaluation["models"][BASE], BASE: evaluation["beside"][CLOSED_BOOK]}
     kept = {key: value for key, value in evaluation.items() if key not in ("slices", "differences", "beside")}
     return Bundle(

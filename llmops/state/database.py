@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from llmops.config import Config
 from llmops.frame.artifacts import hold_lock
-from llmops.frame.errors import ConfigError, StateError, StateUnavailable
+from llmops.frame.errors import ConfigError, StateError, StateReadOnly, StateUnavailable
 from llmops.frame.variables import fill_variables
 from llmops.state.tables import REVISION
 
@@ -35,6 +35,7 @@ BUSY_S = 30  #: seconds a writer waits for another one
 CONNECT_S = 5  #: seconds for connecting to a server
 _LOCK = 0x6C6C6D6F7073  #: "llmops": the advisory lock of writers on PostgreSQL
 _LOCK_TIMEOUT = "55P03"  #: PostgreSQL's code of a lock timeout
+_READ_ONLY = "25006"  #: PostgreSQL's code of a change on a server that only follows another
 _SQLITE = "sqlite:///"
 _PREPARING = threading.Lock()  #: Alembic uses global names, so only one thread may run it
 
@@ -61,12 +62,14 @@ class Database:
         """Open a writing transaction, after other writers. It is rolled back if the block raises.
 
         Raises:
-            StateUnavailable: if the database cannot be reached, or is locked for too long.
+            StateReadOnly: if the database can only be read here.
+            StateUnavailable: if it cannot be reached, or is locked for too long.
             StateError: if it is damaged, or newer than this code.
         """
         with self._open(writing=True) as connection, connection.begin():
             if self._file is None:
                 _lock_writers(connection)
+            connection.exec_driver_sql(f"DELETE FROM {REVISION} WHERE 1 = 0")  # fails at once if nothing can be written
             yield connection
 
     @contextmanager
@@ -119,7 +122,7 @@ class Database:
         except (IntegrityError, DataError, ProgrammingError):
             raise  # the caller's mistake
         except (DBAPIError, PoolTimeout) as error:
-            raise self._convert_error(error) from error
+            raise self._convert_error(error, writing) from error
 
     def _read_inode(self) -> int:
         """Return the inode of the file, which changes if the file is replaced; 0 if there is no file."""
@@ -168,7 +171,7 @@ class Database:
                 "install that version, or go back to a copy of the database from before."
             )
 
-    def _convert_error(self, error: DBAPIError | PoolTimeout) -> StateError:
+    def _convert_error(self, error: DBAPIError | PoolTimeout, writing: bool = False) -> StateError:
         cause = getattr(error, "orig", error)
         reason = " ".join(str(cause).split())
         if password := self._engine.url.password:
@@ -176,7 +179,13 @@ class Database:
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return StateError(f"The database {self.name} is damaged ({reason}); put a copy of it in its place.")
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or getattr(cause, "sqlstate", "") == _LOCK_TIMEOUT:
+        sqlstate = getattr(cause, "sqlstate", "")
+        if writing and (code == sqlite3.SQLITE_READONLY or sqlstate == _READ_ONLY):
+            return StateReadOnly(
+                "The database can only be read here, so nothing can be changed: let `state.url` name the PostgreSQL "
+                "server that all processes share, or a file in a folder that may be written."
+            )
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or sqlstate == _LOCK_TIMEOUT:
             return StateUnavailable(f"The database {self.name} has been busy for {BUSY_S} s; try again.")
         if self._file:
             return StateUnavailable(

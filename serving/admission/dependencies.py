@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Request, Security
 from fastapi.dependencies.models import Dependant
@@ -13,13 +14,24 @@ from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.routing import Mount
 
+from llmops.access import people
 from llmops.access import roles as access
 from llmops.access.keys import KeyStore
 from llmops.access.presented import hash_secret, split_key
-from llmops.access.roles import ExpiredKey, Forbidden, Key, MissingKey, Permission, RevokedKey, UnknownKey
+from llmops.access.roles import (
+    ExpiredKey,
+    Forbidden,
+    Key,
+    MissingKey,
+    NoMappedGroup,
+    Permission,
+    RevokedKey,
+    SignInRefused,
+    UnknownKey,
+)
 from llmops.config import Config
 from llmops.events.reader import Reader
-from llmops.frame.errors import AccessError
+from llmops.frame.errors import AccessError, StateError
 from llmops.release.registry.registry import Registry
 from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
@@ -33,7 +45,11 @@ from serving.observe.audit import Audit, format_client_fields, get_client_addres
 from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
 
+if TYPE_CHECKING:
+    from serving.admission.provider import Provider
+
 COOKIE = "llmops_session"
+PAGE_HEADER = "X-LLMOps-Page"  #: in requests of our pages' scripts; a browser lets no other site's page send it
 
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key, `llmops_…`.")
 _bearer = HTTPBearer(auto_error=False, description="The same API key as a bearer token.")
@@ -46,6 +62,8 @@ _REASONS: dict[type[AccessError], str] = {
     ExpiredKey: "expired",
     RevokedKey: "revoked",
     Forbidden: "forbidden",
+    SignInRefused: "sign_in_refused",
+    NoMappedGroup: "no_role",
 }
 
 
@@ -65,6 +83,7 @@ class AppParts:
     documents: Documents
     metrics: Metrics
     digests: Digests
+    provider: Provider | None  #: of sign-ins by OpenID Connect
     session_secret: bytes = field(repr=False)
     #: One thread at a time, because recognisers of personal data are Python: each further one would slow all answers.
     storing_feedback: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -85,7 +104,8 @@ AppPartsDep = Annotated[AppParts, Depends(_depend_on_parts)]
 def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
     """Return a dependency that admits only keys with this permission, and passes the key to the route.
 
-    The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session is enough.
+    The key comes in the header `X-API-Key`, as a bearer token, or with a browser's session. A session changes something
+    (any method but GET) only with the header `PAGE_HEADER`, so that no page of another site can act in its name.
     """
 
     async def admit(request: Request, header: _Header, bearer: _Bearer) -> Key:
@@ -131,7 +151,8 @@ async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
     Raises:
         LimitExceeded: if the key may not use so many now.
     """
-    await _record_if_limited(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
+    allowance, system_tokens = cast(RequestAllowance, request.state.allowance), get_parts(request).models.system_tokens
+    await _record_if_limited(request, allowance.reserve(requests, system_tokens))
 
 
 async def provide_side(app: AppParts, key: Key, side: str) -> str:
@@ -161,6 +182,36 @@ async def make_session_cookie(request: Request, app: AppParts, presented: str) -
     return signing.make_session(app.session_secret, key.prefix, hash_secret(split_key(presented)[2]))
 
 
+async def make_person_cookie(request: Request, app: AppParts, provider: Provider) -> tuple[str, float]:
+    """Return the session cookie of a person whom the provider has sent back, and how many seconds it is valid.
+
+    Raises:
+        AccessError: if the answer of the provider proves nothing, or the person has no role, after the audit's entry.
+        SignInUnavailable: if the provider does not answer.
+    """
+    try:
+        person = await provider.identify(request)
+        role = people.choose_role(person.groups, provider.roles)
+        if role is None:
+            mapped = ", ".join(f"{group} ({role})" for group, role in provider.roles.items())
+            raise NoMappedGroup(f"{person.name} is in no group that has a role here. These groups have one: {mapped}.")
+        key = await asyncio.to_thread(app.keys.admit_person, person.prefix, person.name, role)
+    except AccessError as error:
+        _record_refusal(request, _REASONS[type(error)], None)
+        raise
+    app.audit.record_decision(request.scope, "allowed", key)
+    return signing.make_session(app.session_secret, key.prefix, key.sha256, person.seconds), person.seconds
+
+
+async def find_session_key(request: Request) -> Key | None:
+    """Return the key of the browser's session, if it has a valid one, for a page that everybody may see."""
+    app, cookie = get_parts(request), request.cookies.get(COOKIE, "")
+    try:
+        return app.keys.check_valid(await _check_session(app, cookie)) if cookie else None
+    except (AccessError, StateError):
+        return None
+
+
 async def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
     """Return the presented key, or else the session's key, if it has the permission.
 
@@ -171,8 +222,8 @@ async def _admit(request: Request, app: AppParts, presented: str, permission: Pe
     try:
         if presented:
             key = await _check_key(app, split_key(presented)[1], app.keys.identify, presented)
-        elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
-            key = await _check_key(app, signing.read_session_prefix(cookie), _read_session_key, app, cookie)
+        elif (request.method == "GET" or PAGE_HEADER in request.headers) and (cookie := request.cookies.get(COOKIE)):
+            key = await _check_session(app, cookie)
         else:
             raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
         request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
@@ -232,7 +283,8 @@ async def _check_key(app: AppParts, prefix: str, check: Callable[..., Key], *arg
     return check(*args) if app.keys.is_cached(prefix) else await asyncio.to_thread(check, *args)
 
 
-def _read_session_key(app: AppParts, cookie: str) -> Key:
-    return app.keys.identify_session(
-        signing.read_session_prefix(cookie), lambda key_hash: signing.is_session(app.session_secret, cookie, key_hash)
+async def _check_session(app: AppParts, cookie: str) -> Key:
+    prefix = signing.read_session_prefix(cookie)
+    return await _check_key(
+        app, prefix, app.keys.identify_session, prefix, partial(signing.is_session, app.session_secret, cookie)
     )

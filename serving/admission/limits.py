@@ -98,15 +98,18 @@ class RequestAllowance:
         """
         await self._take(0)
 
-    async def reserve(self, requests: Sequence[EngineRequest]) -> None:
-        """Reserve the most tokens that these requests to an engine could use.
+    async def reserve(self, requests: Sequence[EngineRequest], system_tokens: int = 0) -> None:
+        """Reserve the most tokens that these requests to an engine could use, `system_tokens` of them for each prompt.
 
         Raises:
             LimitExceeded: if the key may not use so many now.
         """
         if self._limits.tokens:
             self._answers = sum(request.max_new_tokens > 0 for request in requests)  # embeddings have none
-            self._reserved = min(sum(compute_token_bound(request) for request in requests), self._limits.tokens)
+            tokens = sum(
+                compute_token_bound(request) + system_tokens * (request.max_new_tokens > 0) for request in requests
+            )
+            self._reserved = min(tokens, self._limits.tokens)
             await self._take(self._reserved)
 
     def settle(self, error: Exception | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Signatures of sessions and of request ids. Thanks to them, feedback can only be about a request made here."""
+"""Signatures of sessions and of answered requests' ids. Feedback can only be about an answer to its own sender."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from itsdangerous import BadSignature, TimestampSigner
+from itsdangerous import BadSignature, Signer
 
 log = logging.getLogger(__name__)
 
-SESSION_S = 12 * 3600  #: how long a session lasts
-_NAME_DIGITS = 32  #: hex digits at the beginning of an id: the time, like in UUID version 7, and random digits
+SESSION_S = 12 * 3600  #: longest duration of a session
+_NAME_DIGITS = 32  #: hex digits of a request's id: the time, like in UUID version 7, and random digits
+_TEXT_DIGITS = 8  #: hex digits of a text's digest; nobody can choose a text for it without the secret
 _SIGNATURE_DIGITS = 16  #: hex digits at the end of an id: 64 bits, which cannot be guessed over a network
+NO_DIGEST = "0" * _TEXT_DIGITS  #: in place of the digest of a text that is unknown
 
 
 def read_secret(file: Path, environ: Mapping[str, str]) -> bytes:
@@ -44,12 +47,14 @@ def read_secret(file: Path, environ: Mapping[str, str]) -> bytes:
         return secrets.token_bytes(32)
 
 
-def make_session(secret: bytes, prefix: str, key_hash: str) -> str:
-    """Return the cookie of a session: the prefix of an API key, the time, and the signature of both.
+def make_session(secret: bytes, prefix: str, key_hash: str, seconds: float = SESSION_S) -> str:
+    """Return the cookie of a session: the prefix of an API key, the time of its end, and the signature of both.
 
-    The signature depends on `key_hash`, the SHA-256 of the key's secret, so the session ends with that secret.
+    It lasts for `seconds`, at most `SESSION_S`. The signature depends on `key_hash`, the SHA-256 of the key's secret,
+    so the session ends with that secret.
     """
-    return _make_signer(secret, key_hash).sign(prefix).decode()
+    end = int(time.time() + min(seconds, SESSION_S))
+    return _make_signer(secret, key_hash).sign(f"{prefix}.{end}").decode()
 
 
 def read_session_prefix(cookie: str) -> str:
@@ -58,41 +63,51 @@ def read_session_prefix(cookie: str) -> str:
 
 
 def is_session(secret: bytes, cookie: str, key_hash: str) -> bool:
-    """Return True if `make_session` made this cookie with the same secret and hash, less than `SESSION_S` ago."""
+    """Return True if `make_session` made this cookie with the same secret and hash, and the session is not over."""
     try:
-        _, start = _make_signer(secret, key_hash).unsign(cookie, return_timestamp=True)
+        end = _make_signer(secret, key_hash).unsign(cookie).decode().rpartition(".")[2]
     except BadSignature:
         return False
-    return time.time() < start.timestamp() + SESSION_S  # `max_age` would refuse cookies of a replica that is 1 s ahead
+    return end.isdecimal() and time.time() < int(end)
 
 
-def _make_signer(secret: bytes, key_hash: str) -> TimestampSigner:
-    return TimestampSigner(secret, f"session {key_hash}", key_derivation="hmac", digest_method=hashlib.sha256)
+def _make_signer(secret: bytes, key_hash: str) -> Signer:
+    return Signer(secret, f"session {key_hash}", key_derivation="hmac", digest_method=hashlib.sha256)
 
 
-def make_request_id(secret: bytes) -> str:
-    """Return a new request id: the time in milliseconds (12 hex digits), 20 random digits, and 16 that sign them."""
-    name = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-    return name + _sign(secret, name)
+class AnswerId(NamedTuple):
+    """The parts of an answered request's id."""
+
+    mark: str  #: of a trial's side, see `trials.make_mark`; or empty
+    question: str  #: keyed digest, or `NO_DIGEST`
+    answer: str  #: keyed digest, or `NO_DIGEST`
 
 
-def mark_id(secret: bytes, id: str, mark: str) -> str:
-    """Return a request id with this mark (hex digits) in place of its earlier mark."""
-    name = id[:_NAME_DIGITS] + mark
-    return name + _sign(secret, name)
+def make_request_id() -> str:
+    """Return a new request's id: the time in milliseconds (12 hex digits) and 20 random digits. It proves nothing."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
-def read_mark(id: str) -> str:
-    """Return the mark in a valid request id, see `is_request_id`."""
-    return id[_NAME_DIGITS:-_SIGNATURE_DIGITS]
+def sign_answer(secret: bytes, id: str, owner: str, parts: AnswerId) -> str:
+    """Return the id of a request that was answered to a key of this owner. `id` may be signed already."""
+    name = id[:_NAME_DIGITS] + parts.mark + parts.question[:_TEXT_DIGITS] + parts.answer[:_TEXT_DIGITS]
+    return name + _sign(secret, owner, name)
 
 
-def is_request_id(secret: bytes, id: str) -> bool:
-    """Return True if `make_request_id` or `mark_id` made this id with the same secret."""
+def read_answer_id(secret: bytes, id: str, owner: str) -> AnswerId | None:
+    """Return the parts of an id that `sign_answer` made with the same secret for the same owner; else None."""
     name, signature = id[:-_SIGNATURE_DIGITS], id[-_SIGNATURE_DIGITS:]
-    return hmac.compare_digest(_sign(secret, name).encode(), signature.encode("utf-8", "surrogatepass"))
+    if not hmac.compare_digest(_sign(secret, owner, name).encode(), signature.encode("utf-8", "surrogatepass")):
+        return None
+    texts = len(name) - 2 * _TEXT_DIGITS
+    return AnswerId(name[_NAME_DIGITS:texts], name[texts:-_TEXT_DIGITS], name[-_TEXT_DIGITS:])
 
 
-def _sign(secret: bytes, name: str) -> str:
-    text = f"request {name}".encode("utf-8", "surrogatepass")
+def is_digest_of(part: str, digest: str) -> bool:
+    """Return True if a part of an id stands for a text with this digest."""
+    return part == digest[:_TEXT_DIGITS]
+
+
+def _sign(secret: bytes, owner: str, name: str) -> str:
+    text = f"answer {len(owner)} {owner} {name}".encode("utf-8", "surrogatepass")
     return hmac.new(secret, text, hashlib.sha256).hexdigest()[:_SIGNATURE_DIGITS]

@@ -15,20 +15,24 @@ from fastapi import Request
 
 from llmops.frame.errors import LlmopsError
 from serving.admission.dependencies import get_parts
-from serving.admission.signing import mark_id
+from serving.admission.signing import NO_DIGEST, AnswerId, sign_answer
 from serving.answers.requests import unwrap_single
-from serving.engines.base import Answer, Chunk
+from serving.engines.base import Answer, Chunk, ScoredText
 from serving.errors import ClientLeft, TimedOut
 from serving.models.stream import GuardedStream
-from serving.observe.exchange import ServedAnswer
+from serving.observe.exchange import ServedAnswer, get_question
 
 
-async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncGenerator[Chunk]:
+async def deliver(
+    request: Request, stream: GuardedStream, timeout_s: float, whole: bool = False
+) -> AsyncGenerator[Chunk]:
     """Yield the chunks of an answer's stream. Cancel the stream if it is not read to its end.
 
     Before the last chunk, the request's event has the version, tokens, finish reason, the guard's verdict, and the
-    times in the queue and to the first chunk. Before the first chunk, the request's id has the mark of the trial's
-    side. The request's body must have been read, so that the only further message is the disconnection.
+    times in the queue and to the first chunk. The request's id is signed for feedback before the first chunk; if the
+    caller gets the answer `whole`, before the last chunk, with the digest of the answer.
+
+    The request's body must have been read, so that the only further message is the disconnection.
 
     Raises:
         ClientLeft: if the caller has left.
@@ -54,7 +58,8 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
                 answer.first_chunk_ns = time.perf_counter_ns()
                 event.setdefault("llmops.time_to_first_token", answer.first_chunk_ns - request.state.start_ns)
                 _record_start(request, stream, answer)
-                _mark_id(request, stream.mark)
+                if not whole:
+                    _sign_id(request, stream)
             last = chunk
             answer.texts.append(chunk.text)
             if chunk.finish_reason:
@@ -65,6 +70,8 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
                 event["llmops.answer.digest"] = unwrap_single(
                     [get_parts(request).digests.digest_text(text) for text in complete]
                 )
+                if whole:
+                    _sign_id(request, stream, answer.text)
                 yield chunk
                 return  # a caller who leaves now has the answer
             yield chunk
@@ -86,7 +93,7 @@ async def deliver_all(request: Request, streams: Sequence[GuardedStream], timeou
 
     The request's id has no mark, because it would change in the stream if both sides of a trial answered.
     """
-    request.state.marks = {""}
+    request.state.signed = [("", get_question(stream.prompt), "") for stream in streams]
     try:
         for stream in streams:
             async with aclosing(deliver(request, stream, timeout_s)) as chunks:
@@ -100,16 +107,26 @@ async def deliver_all(request: Request, streams: Sequence[GuardedStream], timeou
 async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
     """Return the complete answer. Arguments and errors are those of `deliver`."""
     texts: list[str] = []
-    async for chunk in deliver(request, stream, timeout_s):
+    logprobs: list[ScoredText] = []
+    async for chunk in deliver(request, stream, timeout_s, whole=True):
         texts.append(chunk.text)
-    return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason or "stop")
+        logprobs += chunk.logprobs
+    reason = chunk.finish_reason or "stop"
+    return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, reason, tuple(logprobs))
 
 
-def _mark_id(request: Request, mark: str) -> None:
-    """Put the mark of the side that answers into the request's id; no mark if its answers come from both sides."""
-    state = request.state
-    state.marks = {mark, *getattr(state, "marks", ())}
-    state.id = mark_id(get_parts(request).session_secret, state.id, mark if len(state.marks) == 1 else "")
+def _sign_id(request: Request, stream: GuardedStream, answer: str = "") -> None:
+    """Sign the request's id for feedback by its caller.
+
+    If its answers differ in the side of a trial, in their question or in their text, the id has no part for it. The
+    answer is unknown while it is streamed.
+    """
+    state, app = request.state, get_parts(request)
+    state.signed = [*getattr(state, "signed", ()), (stream.mark, get_question(stream.prompt), answer)]
+    mark, question, text = (one.pop() if len(one) == 1 else "" for one in map(set, zip(*state.signed, strict=True)))
+    question, text = (app.digests.digest_text(one.strip()) if one else NO_DIGEST for one in (question, text))
+    owner = state.allowance.key.owner
+    state.id = sign_answer(app.session_secret, state.id, owner, AnswerId(mark, question, text))
 
 
 def _record_start(request: Request, stream: GuardedStream, answer: ServedAnswer) -> None:

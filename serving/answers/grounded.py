@@ -75,7 +75,7 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, pla
     if not question or wanted is False or not app.config.grounding.enabled:
         return None
     turns = [m.content for m in plain.prompt.messages] if isinstance(plain.prompt, Chat) else [question]
-    taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns)
+    taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns) + app.models.system_tokens
     room = compute_room(app.config.serving.max_context, taken, "\n".join(turns))
     if wanted and room < MIN_ROOM:
         raise PromptTooLong(

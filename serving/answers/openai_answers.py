@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +19,14 @@ from serving.answers.openai_schemas import (
     ChatChoice,
     Completion,
     CompletionChoice,
+    FunctionCall,
+    Logprobs,
     OpenAIRequest,
     OpenAIUsage,
+    TokenLogprob,
+    ToolCall,
 )
-from serving.engines.base import Answer, Chunk, EngineRequest
+from serving.engines.base import Answer, Chunk, EngineRequest, ScoredText
 from serving.errors import PromptRefused
 from serving.http.server_sent_events import EventStream, format_event, start_event_stream
 from serving.models.stream import GuardedStream
@@ -65,6 +71,8 @@ async def respond(
                 streams.append(stream)
         event["llmops.model.version"] = streams[0].version.name
         reply = OpenAIReply(request, name, streams, chat, body.n or 1, grounds)
+        reply.function = body.function.name if body.function else ""
+        reply.with_logprobs = requests[0].logprobs
         if body.stream:
             reply.with_usage = bool(body.stream_options and body.stream_options.include_usage)
             several = len(streams) > 1  # the other streams would cost each piece of a single one time
@@ -90,10 +98,14 @@ class OpenAIReply:
     chat: bool
     n: int = 1  #: answers to each prompt
     grounds: Grounds | None = None
+    function: str = ""  #: name of the function whose arguments the answers are; empty: they are text
+    with_logprobs: bool = False
     with_usage: bool = False  #: True if a stream ends with its usage
     created: int = field(default_factory=lambda: int(time.time()))
     _started: bool = False  #: True if the present answer of a stream has begun
     _last: list[Chunk] = field(default_factory=list)  #: the last chunks of a stream's complete answers
+    _held: deque[ScoredText] = field(default_factory=deque)  #: tokens whose text the guard holds back
+    _room: int = 0  #: characters that have left, and belong to tokens that have not
 
     def make_completion(self, answers: list[Answer]) -> Completion:
         """Return the complete reply."""
@@ -108,11 +120,11 @@ class OpenAIReply:
 
         The last chunk of an answer has the sources. After all answers come the usage, if requested, and `[DONE]`.
         """
-        delta: dict[str, Any] = {"delta": {"content": chunk.text}} if self.chat else {"text": chunk.text}
-        if self.chat and not self._started:
-            delta["delta"] = {"role": "assistant", "content": chunk.text}
+        delta = {"delta": self._make_delta(chunk.text)} if self.chat else {"text": chunk.text}
         self._started = not chunk.finish_reason
-        choices = [{"index": len(self._last), **delta, "logprobs": None, "finish_reason": chunk.finish_reason}]
+        logprobs = self._release_logprobs(chunk)
+        choice = {"logprobs": logprobs and logprobs.model_dump(), "finish_reason": self._get_reason(chunk)}
+        choices = [{"index": len(self._last), **delta, **choice}]
         grounds = self.grounds if chunk.finish_reason else None
         sources = [source.model_dump() for source in grounds.sources] if grounds else None
         events = [self._format_chunk(choices, None, sources)]
@@ -139,10 +151,44 @@ class OpenAIReply:
 
     def _make_choice(self, n: int, answer: Answer) -> ChatChoice | CompletionChoice:
         if self.chat:
-            return ChatChoice(
-                index=n, message=AssistantMessage(content=answer.text), finish_reason=answer.finish_reason
-            )
+            message = AssistantMessage(content=answer.text)
+            if self.function:
+                call = FunctionCall(name=self.function, arguments=answer.text)
+                message = AssistantMessage(content=None, tool_calls=[ToolCall(id=_make_call_id(), function=call)])
+            logprobs, reason = self._release_logprobs(answer), self._get_reason(answer)
+            return ChatChoice(index=n, message=message, logprobs=logprobs, finish_reason=reason)
         return CompletionChoice(index=n, text=answer.text, finish_reason=answer.finish_reason)
+
+    def _make_delta(self, text: str) -> dict[str, Any]:
+        delta: dict[str, Any] = {"content": text}
+        if self.function:
+            call = {} if self._started else {"id": _make_call_id(), "type": "function"}
+            name = {} if self._started else {"name": self.function}
+            delta = {"tool_calls": [{"index": 0, **call, "function": {**name, "arguments": text}}]}
+        return delta if self._started else {"role": "assistant", **delta}
+
+    def _get_reason(self, answer: Answer | Chunk) -> Any:
+        return "tool_calls" if self.function and answer.finish_reason == "stop" else answer.finish_reason
+
+    def _release_logprobs(self, answer: Answer | Chunk) -> Logprobs | None:
+        """Return the tokens whose text has left. The guard may hold text back, or cut it; then so are its tokens."""
+        if not self.with_logprobs:
+            return None
+        self._held.extend(answer.logprobs)
+        self._room += len(answer.text)
+        content: list[TokenLogprob] = []
+        while self._held and len(self._held[0].text) <= self._room:
+            text, logprob = self._held.popleft()
+            self._room -= len(text)
+            content.append(TokenLogprob(token=text, logprob=logprob, bytes=list(text.encode())))
+        if answer.finish_reason:
+            self._held.clear()
+            self._room = 0
+        return Logprobs(content=content)
+
+
+def _make_call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
 
 
 def _count_usage(answers: Sequence[Answer | Chunk], n: int = 1) -> OpenAIUsage:

@@ -6,40 +6,63 @@ not change the answer are accepted and ignored.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from llmops.data.retrieval import minilm
-from serving.answers.schemas import GROUND_DESCRIPTION, MAX_TOKENS, ModelName, Sampling, Sources, ValidStr
-from serving.answers.structured import ResponseFormat
+from serving.answers.schemas import (
+    CONVERSATION_ID,
+    GROUND_DESCRIPTION,
+    MAX_TOKENS,
+    ModelName,
+    Sampling,
+    Sources,
+    ValidStr,
+)
+from serving.answers.structured import ANY_OBJECT, ResponseFormat, clean_schema
 from serving.engines.base import FinishReason
 
 MAX_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
+MAX_TOOLS = 20  #: most functions of one request
 MAX_TEXTS = 128  #: most texts of one request for vectors; with 256 tokens each they take about 4 s on two cores
 
-#: unsupported parameter → its values that change nothing
-NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "suffix": ("",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "top_logprobs": (0,),
-    "verbosity": ("medium",),
-    "web_search_options": (),
+
+class Unsupported(NamedTuple):
+    """A parameter that is refused, unless its value changes nothing."""
+
+    neutral: tuple[Any, ...]  #: values that change nothing
+    reason: str = ""  #: the reason, and what to do instead
+
+
+_ODDS = "the engines do not change the odds of tokens; leave it out"
+_TEXT_ONLY = "the models read and write text only; leave it out"
+_NO_RESULTS = "the models read no results of functions; send them as a user's text"
+_CHAT_ONLY = "a text is continued as it is; use /v1/chat/completions"
+
+#: A test sends every parameter, and compares the answers with the table of docs/clients.md.
+UNSUPPORTED: dict[str, Unsupported] = {
+    "audio": Unsupported((), _TEXT_ONLY),
+    "best_of": Unsupported((1,), "answers are not compared with each other; ask for n answers"),
+    "echo": Unsupported((False,), "only the continuation is returned; put the prompt before it"),
+    "frequency_penalty": Unsupported((0,), _ODDS),
+    "function_call": Unsupported(("none",), "it is an older form of tool_choice; use that"),
+    "functions": Unsupported(([],), "it is an older form of tools; use that"),
+    "logit_bias": Unsupported(({},), _ODDS),
+    "logprobs": Unsupported((False,), _CHAT_ONLY),
+    "modalities": Unsupported((["text"],), _TEXT_ONLY),
+    "parallel_tool_calls": Unsupported((True, False), "it must be true or false"),
+    "prediction": Unsupported((), "no engine starts from a predicted text; leave it out"),
+    "presence_penalty": Unsupported((0,), _ODDS),
+    "response_format": Unsupported(({"type": "text"},), _CHAT_ONLY),
+    "suffix": Unsupported(("",), "a text is only continued at its end; leave it out"),
+    "tools": Unsupported(([],), _CHAT_ONLY),
+    "tool_choice": Unsupported(("none", "auto"), _CHAT_ONLY),
+    "top_logprobs": Unsupported((0,), "only the token that was chosen has a log-probability; ask for logprobs alone"),
+    "verbosity": Unsupported(("medium",), "the models have no such setting; ask for a short or long answer in words"),
+    "web_search_options": Unsupported((), "nothing here searches the web; ground answers from the documents"),
 }
 
 
@@ -50,6 +73,7 @@ class StreamOptions(BaseModel):
 
     include_usage: bool = Field(False, description="Count the tokens in an event before the last.")
     include_obfuscation: bool = Field(False, description="Accepted and ignored.")
+    continuous_usage_stats: bool = Field(False, description="vLLM's, which guidellm sends; accepted and ignored.")
 
 
 class OpenAIRequest(Sampling):
@@ -63,7 +87,7 @@ class OpenAIRequest(Sampling):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Any = Field(None, description="Accepted and ignored, like all below.")
-    metadata: Any = None
+    metadata: Any = Field(None, description="`session_id` names the conversation, like the header X-Session-ID.")
     store: Any = None
     service_tier: Any = None
     safety_identifier: Any = None
@@ -71,19 +95,75 @@ class OpenAIRequest(Sampling):
     prompt_cache_retention: Any = None
     reasoning_effort: Any = None
 
+    @property
+    def conversation(self) -> str:
+        """Return the conversation's id; empty if there is none."""
+        return str(self.metadata.get("session_id") or "") if isinstance(self.metadata, dict) else ""
+
+    @property
+    def function(self) -> Function | None:
+        """Return the function whose arguments are asked for; None: the answer is text."""
+        return None
+
+    @field_validator("metadata")
+    @classmethod
+    def _check_conversation(cls, value: Any) -> Any:
+        given = value.get("session_id") if isinstance(value, dict) else None
+        if given is not None and not (isinstance(given, str) and re.fullmatch(CONVERSATION_ID, given)):
+            raise ValueError("session_id must be 1 to 100 letters, digits and . _ : -")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        unsupported = [name for name in NEUTRAL_VALUES if name not in cls.model_fields]
+        unsupported = [name for name in UNSUPPORTED if name not in cls.model_fields]
         if body.get("tool_choice") == "none":
-            body = {name: value for name, value in body.items() if name != "tools"}
+            body = {name: value for name, value in body.items() if name not in ("tools", "tool_choice")}
         for name in unsupported:
-            value = body.get(name)
-            if value is not None and not any(_is_equal(value, neutral) for neutral in NEUTRAL_VALUES[name]):
-                raise PydanticCustomError("unsupported", "{name} is not supported; leave it out", {"name": name})
+            value, known = body.get(name), UNSUPPORTED[name]
+            if value is not None and not any(_is_equal(value, neutral) for neutral in known.neutral):
+                raise _refuse(name, known.reason)
         return {name: value for name, value in body.items() if name not in unsupported}
+
+
+class Function(BaseModel):
+    """A function of the caller's program. Its description is ignored, because the model does not see it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
+    parameters: Annotated[dict[str, Any], AfterValidator(clean_schema)] = Field({}, description="A JSON schema.")
+    description: Any = None
+    strict: Any = None
+
+    @property
+    def schema_text(self) -> str:
+        """Return the schema of the arguments, as JSON."""
+        return str(self.parameters or ANY_OBJECT)  # a string since its validation
+
+
+class Tool(BaseModel):
+    """A tool; only functions are known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(BaseModel):
+    """The name of a function."""
+
+    name: str
+
+
+class ToolChoice(BaseModel):
+    """The function whose arguments are asked for."""
+
+    type: Literal["function"]
+    function: FunctionName
 
 
 class TextPart(BaseModel):
@@ -115,6 +195,19 @@ class ChatMessage(BaseModel):
         """Return the text of all parts."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unread(cls, message: Any) -> Any:
+        if isinstance(message, dict):
+            parts = message.get("content")
+            if message.get("role") in ("tool", "function"):
+                raise _refuse("role", _NO_RESULTS)
+            if message.get("tool_calls"):
+                raise _refuse("tool_calls", _NO_RESULTS)
+            if isinstance(parts, list) and any(isinstance(one, dict) and one.get("type") != "text" for one in parts):
+                raise _refuse("content", _TEXT_ONLY)
+        return message
+
     @model_validator(mode="after")
     def _check_content(self) -> Self:
         if self.content is None and self.role != "assistant":
@@ -128,7 +221,30 @@ class ChatRequest(OpenAIRequest):
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="The newer name of max_tokens.")
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["auto", "required"] | ToolChoice | None = Field(
+        None, description="Names the function whose arguments the answer is; `required`: the only one of `tools`."
+    )
+    logprobs: bool | None = Field(None, description="Return the log-probability of each token of the answer.")
     ground: bool | None = Field(None, description=GROUND_DESCRIPTION)
+
+    @property
+    def function(self) -> Function | None:
+        """See `OpenAIRequest`."""
+        known, choice = {one.function.name: one.function for one in self.tools or ()}, self.tool_choice
+        if isinstance(choice, ToolChoice):
+            return known.get(choice.function.name)
+        return next(iter(known.values())) if choice == "required" and len(known) == 1 else None
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> Self:
+        if self.function and self.response_format and self.response_format.schema_text:
+            raise _refuse("response_format", "the answer is a function's arguments; leave it out, or tools")
+        if self.tools and self.tool_choice in (None, "auto"):
+            raise _refuse("tools", "the models do not choose a function; name one in tool_choice, or send none")
+        if self.tool_choice not in (None, "auto") and not self.function:
+            raise _refuse("tool_choice", "it must name one of tools, and with required there must be one")
+        return self
 
 
 class CompletionRequest(OpenAIRequest):
@@ -145,11 +261,43 @@ class OpenAIUsage(BaseModel):
     total_tokens: int
 
 
+class FunctionCall(BaseModel):
+    """A function and its arguments, as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call of a function, which the caller's program may carry out."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class AssistantMessage(BaseModel):
-    """The answer's text."""
+    """The answer: a text, or the call of a function."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    refusal: None = None
+    tool_calls: list[ToolCall] | None = Field(None, exclude_if=lambda value: value is None)
+
+
+class TokenLogprob(BaseModel):
+    """A token of the answer."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Any] = Field(default_factory=list, description="Always empty.")
+
+
+class Logprobs(BaseModel):
+    """The tokens of the answer that have left."""
+
+    content: list[TokenLogprob]
     refusal: None = None
 
 
@@ -158,8 +306,8 @@ class ChatChoice(BaseModel):
 
     index: int
     message: AssistantMessage
-    logprobs: None = None
-    finish_reason: FinishReason
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason | Literal["tool_calls"]
 
 
 class CompletionChoice(BaseModel):
@@ -258,6 +406,10 @@ class OpenAIProblem(BaseModel):
     """The body of every error below `/v1`."""
 
     error: OpenAIError
+
+
+def _refuse(name: str, reason: str) -> PydanticCustomError:
+    return PydanticCustomError("unsupported", "is not supported: {reason}", {"name": name, "reason": reason})
 
 
 def _is_equal(a: Any, b: Any) -> bool:

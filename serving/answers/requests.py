@@ -48,7 +48,14 @@ def repeat_request(request: EngineRequest, n: int) -> list[EngineRequest]:
 
 
 def record_settings(
-    request: Request, sampling: Sampling, *, model: str, max_tokens: int, n: int = 1, stream: bool = False
+    request: Request,
+    sampling: Sampling,
+    *,
+    model: str,
+    max_tokens: int,
+    n: int = 1,
+    stream: bool = False,
+    conversation: str | None = None,
 ) -> None:
     """Put the caller's settings into the event, before anything may refuse them. Count stop strings only."""
     stop = [sampling.stop] if isinstance(sampling.stop, str) else sampling.stop
@@ -61,6 +68,8 @@ def record_settings(
         "stop_sequences": len(stop) if stop else None,
     }
     settings = {f"gen_ai.request.{name}": value for name, value in values.items() if value is not None}
+    if conversation:
+        settings["gen_ai.conversation.id"] = conversation
     request.state.event.update(
         {"gen_ai.request.model": model, "gen_ai.request.max_tokens": max_tokens, **settings},
     )

@@ -23,6 +23,7 @@ ModelName = Annotated[ValidStr, Field(max_length=200)]  #: it stands in the requ
 GROUND_DESCRIPTION = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
 #: Most characters of a feedback's texts together. Digits take the recognisers of personal data 50 µs each.
 MAX_FEEDBACK_CHARS = 16_000
+CONVERSATION_ID = "^[A-Za-z0-9._:-]{1,100}$"  #: the form of a conversation's id
 StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_text)]
 
 
@@ -160,4 +161,10 @@ SideDep = Annotated[
     Header(
         alias="X-Llmops-Side", max_length=40, description="`champion` or `canary`: be answered by this side of a trial."
     ),
+]
+
+#: The conversation that a request is a turn of. It joins the events of its requests and ratings.
+ConversationDep = Annotated[
+    str | None,
+    Header(alias="X-Session-ID", pattern=CONVERSATION_ID, description="Id of the conversation, in the events."),
 ]

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 #: ended by the model or a stop string, cut at `max_new_tokens`, or cut by the guard
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -69,6 +69,14 @@ class EngineRequest:
     stop: tuple[str, ...] = ()  #: the answer ends before the first of these
     schema: str = ""  #: the JSON schema that the answer follows, as JSON; empty: the answer is free text
     caller: str = ""  #: the prefix of the caller's key; in the queue, callers take turns
+    logprobs: bool = False  #: the answer comes with the log-probabilities of its tokens
+
+
+class ScoredText(NamedTuple):
+    """The text that a token completes, and the token's log-probability."""
+
+    text: str
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class Chunk:
     input_tokens: int  #: tokens of the prompt
     output_tokens: int  #: tokens of the answer so far, without the end-of-sequence token
     finish_reason: FinishReason | None = None
+    logprobs: tuple[ScoredText, ...] = ()  #: of the tokens since the last piece, if the request asks for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class Answer:
     input_tokens: int
     output_tokens: int
     finish_reason: FinishReason
+    logprobs: tuple[ScoredText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +164,14 @@ class Stream:
     async def collect(self) -> Answer:
         """Return the complete answer, once it has ended."""
         texts: list[str] = []
+        logprobs: list[ScoredText] = []
         async for chunk in self:
             texts.append(chunk.text)
+            logprobs += chunk.logprobs
             if chunk.finish_reason:
-                return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason)
+                return Answer(
+                    "".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason, tuple(logprobs)
+                )
         raise asyncio.CancelledError
 
 

@@ -99,7 +99,7 @@ class OpenvinoEngine(SteppingEngine[AnswerRow]):
                     row.done = True
                     row.job.stream.push(_make_error(output.error))
                 else:
-                    row.push_tokens(output.ids)
+                    row.push_tokens(output.ids, output.log_probs if row.job.request.logprobs else ())
 
     def _release(self, row: AnswerRow) -> None:
         if not row.finished:
@@ -122,6 +122,7 @@ def _format_settings(request: EngineRequest, repetition_penalty: float) -> dict[
     settings: dict[str, Any] = {
         "max_new_tokens": request.max_new_tokens,
         "repetition_penalty": repetition_penalty,
+        "logprobs": int(request.logprobs),
     }
     if request.temperature:
         seed = secrets.randbits(31) if request.seed is None else request.seed

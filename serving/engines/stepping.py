@@ -12,10 +12,12 @@ room for another.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field
@@ -157,8 +159,12 @@ class SteppingEngine(ABC, Generic[R]):
         except BaseException as error:
             self._die(error)
         finally:
-            self._loaded.set()
-            self._unload()
+            try:
+                self._unload()
+            finally:
+                clear_frames(self._error)
+                gc.collect()
+                self._loaded.set()
 
     def _admit(self) -> bool:
         """Move waiting requests into the batch while it has room. If there is nothing to do, wait for a request.
@@ -208,3 +214,10 @@ class SteppingEngine(ABC, Generic[R]):
             log.error("The engine died with %d requests", len(jobs), exc_info=error)
         for job in jobs:
             job.stream.push(EngineDied())
+
+
+def clear_frames(error: BaseException | None) -> None:
+    """Clear the local variables in the traceback of an error and of its causes. They would keep the model in memory."""
+    if error:
+        traceback.clear_frames(error.__traceback__)
+        clear_frames(error.__cause__ or error.__context__)

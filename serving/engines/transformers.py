@@ -6,7 +6,6 @@ and the text.
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from dataclasses import replace
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmops.frame.errors import ArtifactError
+from llmops.model.gguf.process import OUT_OF_MEMORY
 from serving.engines.answer_row import AnswerRow
 from serving.engines.base import EngineStats
-from serving.engines.stepping import Job, SteppingEngine
-from serving.errors import EngineDied
+from serving.engines.stepping import Job, SteppingEngine, clear_frames
+from serving.errors import EngineDied, NoLogprobs
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching import ContinuousBatchingManager
@@ -51,6 +51,17 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
         return replace(stats, alive=stats.alive and computing)
 
     def _load(self) -> None:
+        try:
+            self._load_model()
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise MemoryError(
+                    f"There is not enough memory for {self._folder}: lower serving.max_batch or serving.max_context, "
+                    "which decide the room for keys and values, or give the app more."
+                ) from error
+            raise
+
+    def _load_model(self) -> None:
         try:
             import torch
             from peft import PeftModel
@@ -102,6 +113,8 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
         from serving.engines.sampling import Sampler
 
         model = cast("ServableFolder", self._model)
+        if job.request.logprobs:
+            raise NoLogprobs
         row = AnswerRow(job, model)
         plain = not job.request.temperature and model.repetition_penalty == 1
         sampler = {} if plain else {"sampler": Sampler(job.request, model.repetition_penalty)}
@@ -128,8 +141,8 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
     def _unload(self) -> None:
         if self._manager:
             self._manager.stop(hard_stop=True)
+            clear_frames(self._manager.background_thread_status.fatal_error)  # its thread has logged it
         self._manager = self._model = None
-        gc.collect()
 
     def _add_request(self, ids: list[int], max_new_tokens: int, ends: list[int], **sampler: Any) -> str:
         manager, self._request_count = cast("ContinuousBatchingManager", self._manager), self._request_count + 1
@@ -137,7 +150,7 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
             ids, str(self._request_count), max_new_tokens, streaming=True, eos_token_id=ends or -1, **sampler
         )
         if request_id is None:
-            raise EngineDied
+            raise EngineDied from manager.background_thread_status.fatal_error
         return request_id
 
     def _wait_for_output(self) -> GenerationOutput:
@@ -153,3 +166,10 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
                 raise EngineDied from failed
             if output := manager.get_result(timeout=0.2):
                 return output
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return True if an error or one of its causes says that memory is missing."""
+    return error is not None and (
+        isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error))) or _is_out_of_memory(error.__cause__)
+    )

@@ -41,7 +41,8 @@ SHUTDOWN_S = 30.0  #: seconds after which its processes are killed; a shutdown t
 #: than half of the device; vLLM's own default of 0.92 would leave no memory for a second version.
 DEFAULTS: Mapping[str, Any] = {"gpu_memory_utilization": 0.45, "disable_log_stats": True}
 
-_Output = tuple[int, list[int], bool, Exception | None]  #: request id, new tokens, True if they are the last, error
+#: request id, new tokens, their log-probabilities if the request asks for them, True if they are the last, error
+_Output = tuple[int, list[int], list[float], bool, Exception | None]
 
 
 class VllmEngine(SteppingEngine[AnswerRow]):
@@ -90,7 +91,7 @@ class VllmEngine(SteppingEngine[AnswerRow]):
         self._submit(self._open(self._model.window)).result()
         warm_up = AnswerRow(Job(WARM_UP), self._model)
         self._submit(self._generate(warm_up)).result()
-        _, _, _, error = self._wait_for_outputs()[-1]
+        *_, error = self._wait_for_outputs()[-1]
         if error:
             raise error
         log.info("Loaded %s in %.1f s", self._servable, time.monotonic() - start)
@@ -118,7 +119,7 @@ class VllmEngine(SteppingEngine[AnswerRow]):
 
     def _step(self, rows: list[AnswerRow]) -> None:
         by_id = {row.request_id: row for row in rows}
-        for request_id, ids, finished, error in self._wait_for_outputs():
+        for request_id, ids, logprobs, finished, error in self._wait_for_outputs():
             if not (row := by_id.get(request_id)) or row.done:
                 continue
             if isinstance(error, EngineDied):
@@ -128,7 +129,7 @@ class VllmEngine(SteppingEngine[AnswerRow]):
                 row.done = True
                 row.job.stream.push(error)
             else:
-                row.push_tokens(ids)
+                row.push_tokens(ids, logprobs)
 
     def _release(self, row: AnswerRow) -> None:
         self._tasks.pop(row.request_id).cancel()  # vLLM then aborts the request
@@ -159,15 +160,17 @@ class VllmEngine(SteppingEngine[AnswerRow]):
                 output = part.outputs[0]
                 if output.finish_reason not in (None, "stop", "length"):
                     raise EngineDied
-                self._outputs.put((request_id, list(output.token_ids), output.finish_reason is not None, None))
+                ids = list(output.token_ids)
+                scores = [one[token].logprob for token, one in zip(ids, output.logprobs or (), strict=False)]
+                self._outputs.put((request_id, ids, scores, output.finish_reason is not None, None))
         except EngineDeadError:
-            self._outputs.put((request_id, [], True, EngineDied()))
+            self._outputs.put((request_id, [], [], True, EngineDied()))
         except Exception as error:
             if row.job.request.schema and isinstance(
                 error, ValueError
             ):  # of vLLM's checks, before the engine's process
                 error = SchemaRefused(f"the engine does not take this schema ({error})")
-            self._outputs.put((request_id, [], True, error))
+            self._outputs.put((request_id, [], [], True, error))
 
 
 def _make_parameters(row: AnswerRow) -> Any:
@@ -184,5 +187,6 @@ def _make_parameters(row: AnswerRow) -> Any:
         repetition_penalty=row.model.repetition_penalty,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
+        logprobs=0 if request.logprobs else None,  # 0: of the drawn token alone
         structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema else None,
     )

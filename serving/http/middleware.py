@@ -56,12 +56,11 @@ class RequestMiddleware:
         folder: Path,
         max_body: int,
         timeout_s: float,
-        secret: bytes,
         count: CountRequest,
         texts: TextRecorder,
         traces: Traces,
     ) -> None:
-        self._app, self._recorder, self._secret, self._count = app, Recorder(folder), secret, count
+        self._app, self._recorder, self._count = app, Recorder(folder), count
         self._max_body, self._timeout_s, self._texts, self._traces = max_body, timeout_s, texts, traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +73,7 @@ class RequestMiddleware:
         fields: dict[str, object] = {}  # all fields of the event, once it is recorded
         exchange, trace = Exchange(), None
         state = scope.setdefault("state", {})
-        state.update(id=make_request_id(self._secret), event=event, start_ns=start_ns)  # the id may get a mark later
+        state.update(id=make_request_id(), event=event, start_ns=start_ns)  # an answer's id is signed later
         state["exchange"] = exchange
         if scope["path"] in RECORDED_PATHS:
             trace = self._traces.begin(scope, time.time_ns(), start_ns)

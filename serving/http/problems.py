@@ -99,10 +99,10 @@ def _explain_http_error(request: Request, error: HTTPException) -> str:
 
 #: pydantic's error types whose own messages are for programmers → message
 _MESSAGES = {
-    "extra_forbidden": "is not known here",
+    "extra_forbidden": "is not known here; leave it out",
     "json_invalid": "is no JSON: {error}",
     "model_attributes_type": "should be a JSON object, sent with Content-Type: application/json",
-    "unsupported": "is not supported; leave it out",
+    "unsupported": "is not supported: {reason}",
     "value_error": "{error}",
 }
 #: pydantic's names for types, which it adds to the location of an error

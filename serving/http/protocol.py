@@ -42,8 +42,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._end_in(self.head_s)
         most = min(self.max_connections, _count_free_files())
-        addresses = [client[0] for one in self.connections if (client := getattr(one, "client", None))]
-        same = addresses.count(self.client[0]) if self.client else 0
+        hosts = [one.client[0] for one in self.connections if isinstance(one, BoundedProtocol) and one.client]
+        same = hosts.count(self.client[0]) if self.client else 0
         if len(self.connections) > most or same > max(most // 2, 1):
             self._refuse(503, "Too many connections are open here; try again later.")
 

@@ -40,7 +40,7 @@ MAX_REST_S = 0.25  #: even after a lexicon was read, which takes seconds
 STOP_S = 5.0  #: time for the waiting answers when the app ends
 
 #: fields of the request's event that the event of its texts has, too
-_SHARED_FIELDS = ("@timestamp", "http.request.id", "llmops.key.prefix", "user.roles")
+_SHARED_FIELDS = ("@timestamp", "http.request.id", "gen_ai.conversation.id", "llmops.key.prefix", "user.roles")
 
 
 class _Waiting(NamedTuple):

@@ -76,7 +76,7 @@ def list_models(app: AppPartsDep) -> dict[str, Any]:
     `canary` is the running trial of either kind. `detail` tells why no champion, or no newer one, is loaded.
     """
     champion, reasons = app.models.champion, app.registry.overrides()
-    names = ("name", "status", "base_model")
+    names = ("name", "status", "base_model", "system_prompt")
     versions = [
         {**{n: getattr(v, n) for n in names}, "removed": v.removed_at, "override": reasons.get(v.name, "")}
         for v in app.registry.versions()

@@ -12,7 +12,7 @@ from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, 
 from serving.answers.delivery import deliver, deliver_whole
 from serving.answers.grounded import Grounds, find_grounds, stream_ready_answer
 from serving.answers.requests import make_engine_request, record_prompts, record_settings
-from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
+from serving.answers.schemas import ConversationDep, GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import FeaturesDown, PromptRefused
 from serving.http.server_sent_events import format_event, start_event_stream
@@ -32,6 +32,7 @@ async def generate(
     app: AppPartsDep,
     key: Annotated[Key, Depends(require_within_limits("generate"))],
     side: SideDep = "",
+    conversation: ConversationDep = None,
     body: GenerateRequest | None = None,
     prompt: Annotated[str | None, Query(description="The question, when there is no body.")] = None,
     max_length: Annotated[int | None, Query(ge=1, description="Longest answer, in tokens; default 50.")] = None,
@@ -41,7 +42,7 @@ async def generate(
     body = _merge_parameters(body, prompt, max_length)
     limits = app.config.serving
     tokens = body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
-    record_settings(request, body, model=name, max_tokens=tokens, stream=body.stream)
+    record_settings(request, body, model=name, max_tokens=tokens, stream=body.stream, conversation=conversation)
     side = await provide_side(app, key, side)
     engine_prompt = await _read_prompt(body, app, key, side)
     record_prompts(request, [engine_prompt])

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmops.access.keys import MAX_DAYS, OWNER_CHARS
-from llmops.access.roles import Key, Role
+from llmops.access.roles import PREFIX, Key, Role
 from serving.admission.dependencies import AppPartsDep, require
 from serving.answers.schemas import Problem
 
@@ -18,7 +18,7 @@ router = APIRouter(
     responses={n: {"model": Problem} for n in (401, 403, 404, 422, 503)},
 )
 KeyDep = Annotated[Key, Depends(require("manage_keys"))]
-Prefix = Annotated[str, Path(pattern="^[0-9a-f]{8}$", description="The 8 hex digits after `llmops_`.")]
+Prefix = Annotated[str, Path(pattern=PREFIX, description="The 8 hex digits after `llmops_`, or a person's `oidc-…`.")]
 PerMinute = Annotated[int | None, Field(ge=0, le=2**31, description="Per minute; 0: any number; default: the app's.")]
 
 

@@ -29,7 +29,7 @@ from serving.answers.openai_schemas import (
     OpenAIRequest,
 )
 from serving.answers.requests import make_engine_request, record_prompts, record_settings, repeat_request
-from serving.answers.schemas import Sampling, SideDep
+from serving.answers.schemas import ConversationDep, Sampling, SideDep
 from serving.engines.base import Chat, Message, Prompt, Text, TokenIds
 from serving.errors import PromptRefused, VersionNotLoaded
 
@@ -48,7 +48,12 @@ LimitedDep = Annotated[Key, Depends(require_within_limits("generate"))]
 
 @router.post("/chat/completions", name="chat_completions", response_model=Completion, responses=_stream)
 async def create_chat_completion(
-    request: Request, app: AppPartsDep, key: LimitedDep, body: ChatRequest, side: SideDep = ""
+    request: Request,
+    app: AppPartsDep,
+    key: LimitedDep,
+    body: ChatRequest,
+    side: SideDep = "",
+    conversation: ConversationDep = None,
 ) -> Completion | Response:
     """Continue a conversation, greedily unless a temperature is given."""
     limits = app.config.serving
@@ -56,14 +61,16 @@ async def create_chat_completion(
         raise PromptRefused("Give max_completion_tokens or max_tokens, not both: they mean the same.")
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
-    record_request(request, body, tokens, [Chat(turns)])
-    schema = body.response_format.schema_text if body.response_format else ""
+    record_request(request, body, tokens, [Chat(turns)], conversation)
+    form = body.function or body.response_format
+    schema = form.schema_text if form else ""
     if schema:
         digest = app.digests.digest_text(schema)
         request.state.event.update({"gen_ai.output.type": "json", "llmops.schema.digest": digest})
     if schema and body.ground:
-        raise PromptRefused("An answer from the documents is text: leave ground or response_format out.")
-    requests = repeat_request(make_engine_request(Chat(turns), tokens, body, limits, schema), body.n or 1)
+        raise PromptRefused("An answer from the documents is text: leave ground out, or response_format and tools.")
+    plain = replace(make_engine_request(Chat(turns), tokens, body, limits, schema), logprobs=bool(body.logprobs))
+    requests = repeat_request(plain, body.n or 1)
     side = await provide_side(app, key, choose_side(app, body.model, side))
     grounds = None if schema else await find_grounds(request, app, body.ground, requests[0])
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True, grounds=grounds)
@@ -71,13 +78,18 @@ async def create_chat_completion(
 
 @router.post("/completions", name="completions", response_model=Completion, responses=_stream)
 async def create_completion(
-    request: Request, app: AppPartsDep, key: LimitedDep, body: CompletionRequest, side: SideDep = ""
+    request: Request,
+    app: AppPartsDep,
+    key: LimitedDep,
+    body: CompletionRequest,
+    side: SideDep = "",
+    conversation: ConversationDep = None,
 ) -> Completion | Response:
     """Continue one text or several, without a prompt format."""
     limits = app.config.serving
     tokens = body.max_tokens or min(COMPLETION_TOKENS, limits.max_new_tokens)
     prompts, n = _split_prompts(body.prompt), body.n or 1
-    record_request(request, body, tokens, prompts)
+    record_request(request, body, tokens, prompts, conversation)
     if len(prompts) * n > MAX_ANSWERS:
         raise PromptRefused(f"{len(prompts) * n} answers are requested; at most {MAX_ANSWERS} are allowed at a time.")
     single = [make_engine_request(prompt, tokens, body, limits) for prompt in prompts]
@@ -124,9 +136,19 @@ def get_model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
     raise VersionNotLoaded(f"There is no model {model!r}; GET /v1/models lists those there are.")
 
 
-def record_request(request: Request, body: OpenAIRequest, tokens: int, prompts: list[Prompt]) -> None:
-    """Put settings and prompts into the request's event."""
-    record_settings(request, body, model=body.model, max_tokens=tokens, n=body.n or 1, stream=bool(body.stream))
+def record_request(
+    request: Request, body: OpenAIRequest, tokens: int, prompts: list[Prompt], conversation: str | None
+) -> None:
+    """Put settings and prompts into the request's event. The conversation's id in the header comes first."""
+    record_settings(
+        request,
+        body,
+        model=body.model,
+        max_tokens=tokens,
+        n=body.n or 1,
+        stream=bool(body.stream),
+        conversation=conversation or body.conversation,
+    )
     record_prompts(request, prompts)
 
 

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from llmops.access.roles import Key
 from llmops.events.reader import Reader
-from llmops.frame.errors import AccessError, RegistryError, StateError
+from llmops.frame.errors import AccessError, LlmopsError, RegistryError, StateError
 from llmops.release import rollout
-from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, allow_anyone, make_session_cookie, require
+from serving.admission.dependencies import (
+    COOKIE,
+    AppParts,
+    AppPartsDep,
+    allow_anyone,
+    find_session_key,
+    make_person_cookie,
+    make_session_cookie,
+    require,
+)
 from serving.admission.signing import SESSION_S
-from serving.errors import EventsUnreadable
+from serving.errors import STATUS, EventsUnreadable, SignInUnavailable
 from serving.http.templates import render_page, render_sign_in_page
 from serving.observe.dashboard import TimeSpan, read_dashboard, read_stage
 from serving.observe.drift import read_drift
+
+if TYPE_CHECKING:
+    from serving.admission.provider import Provider
 
 RECENT = 8  #: shown changes of aliases
 
@@ -26,10 +38,10 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/", dependencies=[Depends(allow_anyone)])
 async def show_playground(request: Request, app: AppPartsDep) -> Response:
-    """Show the page to ask the model. The page itself asks for a key, and keeps it in the browser's tab only."""
-    monitoring = app.config.monitoring
+    """Show the page to ask the model. It asks somebody without a session to sign in."""
+    key, monitoring = await find_session_key(request), app.config.monitoring
     kept = monitoring.keep_text_days if monitoring.keep_text else 0
-    return render_page(request, "playground.html", limits=app.config.serving, kept_days=kept)
+    return render_page(request, "playground.html", key=key, to="/", limits=app.config.serving, kept_days=kept)
 
 
 @router.get("/dashboard")
@@ -85,9 +97,28 @@ async def sign_in(
         cookie = await make_session_cookie(request, app, api_key)
     except AccessError as error:
         return render_sign_in_page(request, 401, str(error), to)
-    answer = RedirectResponse(to if _is_local(to) else "/dashboard", status_code=303)
-    secure = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, cookie, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
+    return _start_session(request, to, cookie, SESSION_S)
+
+
+@router.get("/signin/oidc", dependencies=[Depends(allow_anyone)])
+async def begin_sign_in(request: Request, app: AppPartsDep, to: str = "/dashboard") -> Response:
+    """Send the browser to the provider of sign-ins."""
+    try:
+        return await _get_provider(app).redirect(request, to)
+    except SignInUnavailable as error:
+        return _refuse_sign_in(request, error, to)
+
+
+@router.get("/signin/oidc/callback", dependencies=[Depends(allow_anyone)])
+async def finish_sign_in(request: Request, app: AppPartsDep) -> Response:
+    """Give the browser that the provider has sent back a session, and redirect to the page that it asked for."""
+    provider = _get_provider(app)
+    to = provider.read_destination(request)
+    try:
+        answer = _start_session(request, to, *await make_person_cookie(request, app, provider))
+    except (AccessError, SignInUnavailable) as error:
+        answer = _refuse_sign_in(request, error, to)
+    provider.forget(answer)
     return answer
 
 
@@ -95,7 +126,7 @@ async def sign_in(
 async def sign_out() -> Response:
     """End the session of the browser."""
     answer = RedirectResponse("/dashboard", status_code=303)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    answer.delete_cookie(COOKIE, httponly=True, samesite="lax")
     return answer
 
 
@@ -110,6 +141,23 @@ async def get_openapi(request: Request) -> dict[str, Any]:
     """Return the API's description."""
     description: dict[str, Any] = request.app.openapi()
     return description
+
+
+def _get_provider(app: AppParts) -> Provider:
+    if not app.provider:
+        raise HTTPException(404, "Sign-in by OpenID Connect is not set up here; serving.oidc does that.")
+    return app.provider
+
+
+def _start_session(request: Request, to: str, cookie: str, seconds: float) -> Response:
+    answer = RedirectResponse(to if _is_local(to) else "/dashboard", status_code=303)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, cookie, max_age=int(seconds), httponly=True, samesite="lax", secure=secure)
+    return answer
+
+
+def _refuse_sign_in(request: Request, error: LlmopsError, to: str) -> Response:
+    return render_sign_in_page(request, STATUS[type(error)][0], str(error), to)
 
 
 def _get_reader(app: AppParts) -> Reader:

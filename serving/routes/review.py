@@ -1,6 +1,6 @@
 """`/admin/review`: users' corrections that wait for a person, to accept, edit or refuse. Each decision is audited.
 
-A decision needs the key in a header. A browser session is not enough, so that no other page can decide in its name.
+No page of another site can decide in the name of a browser's session: see `dependencies.require`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmops.access.roles import Key
+from llmops.access.roles import PREFIX, Key
 from llmops.data.feedback import review, rows
 from llmops.state.database import database_of
 from serving.admission.dependencies import AppPartsDep, require
@@ -43,7 +43,7 @@ class RefuseAllRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    key: str = Field(pattern="^[0-9a-f]{8}$", description="The 8 hex digits after `llmops_`.")
+    key: str = Field(pattern=PREFIX, description="The 8 hex digits after `llmops_`, or a person's `oidc-…`.")
     why: ValidStr = Field("", max_length=500, description="The reason, for later readers.")
 
 
@@ -57,11 +57,15 @@ async def show_review(request: Request, key: KeyDep) -> Response:
 def list_corrections(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
     """List the open corrections, most frequent first, the latest decisions, and the number in each state."""
     review.refresh(app.config)
-    database = database_of(app.config)
+    database, conversations = database_of(app.config), review.find_conversations(app.config)
     decided = review.list_entries(database, ("accepted", "refused"))
+    decided = sorted(decided, key=lambda entry: str(entry["decided"]), reverse=True)[:RECENT]
+    waiting = review.list_entries(database)
+    for entry in (*waiting, *decided):
+        entry["conversation"] = conversations.get(entry["id"], "")
     return {
-        "open": review.list_entries(database),
-        "decided": sorted(decided, key=lambda entry: str(entry["decided"]), reverse=True)[:RECENT],
+        "open": waiting,
+        "decided": decided,
         "counts": rows.count_states(database),
         "agreeing": app.config.improve.agreeing,
     }

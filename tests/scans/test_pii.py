@@ -48,6 +48,9 @@ def test_personal_data_is_replaced(text: str, redacted: str) -> None:
         "$1,234,567.89 or 1 299.00 to 2 499.00",
         "2019-2020-2021 and 2020 2021 2022 2023",
         "4111 1111 1111 1112 breaks Luhn's checksum",
+        "Your order number is 4539148803436467",  # passes Luhn's, as one number in ten does
+        "Order 4539148803436467 has shipped; invoice no. 4111111111111111 too",
+        '{"order_id": "4539148803436467"}, reference code: 378282246310005',
         "DE89 3704 0044 0532 0130 01 breaks the IBAN's",
         "your password is required and must be 8-16 characters",
         "<EMAIL_ADDRESS> <PHONE_NUMBER>, password: <SECRET>,a1b2c3",
@@ -56,6 +59,44 @@ def test_personal_data_is_replaced(text: str, redacted: str) -> None:
 def test_numbers_of_ours_stay(text: str) -> None:
     assert redact_texts([text], ALL)[0].text == text
     assert count_entities([text], ALL) == [{}]
+
+
+#: a number of each issuer that passes Luhn's checksum, as issuers publish them for tests
+CARDS = (
+    "4111111111111111", "4222222222222", "5555555555554444", "2223003122003222", "378282246310005", "6011111111111117",
+    "30569309025904", "3530111333300000", "6200000000000005", "6205500000000000004", "6759649826438453",
+    "5641821111111111", "2200770212727079",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", CARDS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "It is {}.", "Card for your order: {}", "The order number is on file, your visa is {}", "Order 12 was paid: {}",
+        "In any case {}", "I have placed the order. {}", "Your order number is {}, card of ana",
+        "您的卡号是{}，请",
+    ],
+)  # fmt: skip
+def test_no_card_number_stays_whatever_stands_around_it(number: str, words: str) -> None:
+    assert number not in redact_texts([words.format(number)], ["CREDIT_CARD"])[0].text
+
+
+@pytest.mark.parametrize("number", [number for number in CARDS if len(number) > 14])
+def test_a_card_number_between_letters_is_found(number: str) -> None:
+    """Shorter ones, of which hashes have many, are not."""
+    assert redact_texts([f"ID{number}x"], ["CREDIT_CARD"])[0].text == "ID<CREDIT_CARD>x"
+
+
+@pytest.mark.parametrize("separator", [" ", "-", ".", "\u00a0"])
+def test_a_number_in_groups_of_four_is_a_card_even_after_the_word_order(separator: str) -> None:
+    card = separator.join(["4539", "1488", "0343", "6467"])
+    assert redact_texts([f"Order number {card}"], ALL)[0].text == "Order number <CREDIT_CARD>"
+
+
+def test_a_secret_in_a_script_without_spaces_is_found() -> None:
+    text = "令牌hf_" + "aB3dE" * 6 + "，邮箱ana@example.com，IBAN是DE89370400440532013000"
+    assert redact_texts([text], ALL)[0].text == "令牌<SECRET>，<EMAIL_ADDRESS>，IBAN是<IBAN_CODE>"
 
 
 def test_counts_order_and_only_what_was_asked_for() -> None:

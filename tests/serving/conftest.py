@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from llmops.access.keys import keys_of
 from llmops.access.presented import hash_secret, make_secret
 from llmops.access.roles import ROLES, Key, Role
 from llmops.config import Config
-from llmops.events.datasets import FEEDBACK, SERVING
+from llmops.events.datasets import AUDIT, FEEDBACK, SERVING
 from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
 from llmops.release.registry.aliases import AliasChange, move
@@ -27,9 +28,11 @@ from llmops.release.registry.registry import registry_of
 from llmops.state.database import Database, database_of
 from serving.app import create_app
 from serving.engines.stepping import Job
+from serving.http.protocol import BoundedProtocol
 from tests.clock import wait_until
 from tests.release.conftest import put_version
 from tests.serving.echo import EchoEngine, EchoRow
+from tests.serving.provider import Provider, run_provider
 
 NO_LIMITS = {"requests_per_minute": 0, "tokens_per_minute": 0}
 
@@ -48,7 +51,8 @@ class Site:
     The prefixes of its keys are fixed, and so is the side of a trial that each of them is drawn for.
     """
 
-    def __init__(self, home: Path, **serving: Any) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str] | None = None, **serving: Any) -> None:
+        self.environ = environ or {}
         self.config = Config(
             home=home, serving={"poll_s": 0.02, "max_new_tokens": 20, "max_prompt_chars": 200, **NO_LIMITS, **serving}
         )
@@ -87,7 +91,7 @@ class Site:
         return self.engines[version.name]
 
     def app(self, engine_for: Callable[[Any], Any] | None = None) -> Any:
-        return create_app(self.config, engine_for or self.engine, environ={})
+        return create_app(self.config, engine_for or self.engine, environ=self.environ)
 
     def client(self, engine_for: Callable[[Any], Any] | None = None) -> TestClient:
         return Client(self, self.app(engine_for), raise_server_exceptions=False)
@@ -96,7 +100,7 @@ class Site:
     def live(self, engine_for: Callable[[Any], Any] | None = None) -> Iterator[str]:
         """The app behind a real uvicorn on a free port, ready to answer; gives its URL."""
         app = self.app(engine_for)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", http=BoundedProtocol))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         self.until(lambda: server.started and app.state.parts.models.champion)
@@ -139,6 +143,16 @@ class Site:
         drain_spool(self.config.events, self.config.monitoring)
         store = LocalStore(self.config.events)
         self._old = {event["event.id"] for dataset in (SERVING, FEEDBACK) for event in store.find(dataset)}
+
+    def refusals(self, client: Any, path: str = "/signin/oidc/callback") -> Counter[str]:
+        """Return how often access to a path was refused for each reason, by the audit until now."""
+        client.portal.call(client.app.state.parts.audit.flush, 0.0)
+        found = [event for event in self.events(AUDIT) if event.get("url.path") == path]
+        counts: Counter[str] = Counter()
+        for event in found:
+            if event["event.outcome"] == "failure":
+                counts[event["event.reason"]] += event["llmops.audit.count"]
+        return counts
 
 
 class Client(TestClient):
@@ -192,6 +206,16 @@ def stepwise() -> type[Stepwise]:
 def new_site() -> type[Site]:
     """For tests that need a site of their own."""
     return Site
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[Provider]:
+    """A provider of OpenID Connect that knows a user, a developer, an admin, and a stranger without a role."""
+    with run_provider() as provider:
+        for role in ROLES:
+            provider.add(role, f"shop-{role}s", "everybody")
+        provider.add("stranger", "everybody")
+        yield provider
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from serving.engines.base import Chat, Chunk, FinishReason, Prompt, Question, Text
 from serving.engines.detokenize import StopFilter
 from serving.engines.stepping import Job, Row, SteppingEngine
-from serving.errors import PromptTooLong
+from serving.errors import NoLogprobs, PromptTooLong
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +63,8 @@ class EchoEngine(SteppingEngine[EchoRow]):
             raise self._load_error
 
     def _begin(self, job: Job) -> EchoRow:
+        if job.request.logprobs:
+            raise NoLogprobs
         words = _split_words(job.request.prompt)
         if len(words) > self._max_context:
             raise PromptTooLong(f"The prompt has {len(words)} tokens; the model takes {self._max_context}.")

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Iterator
 from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ from fastapi.testclient import TestClient
 from llmops.access.roles import PERMISSIONS, ROLES
 from llmops.events.datasets import AUDIT
 from llmops.events.spool import Spool
-from serving.admission.dependencies import _list_calls, get_permission
+from serving.admission.dependencies import PAGE_HEADER, _list_calls, get_permission
 from serving.observe import audit as auditing
 from serving.observe.audit import MAX_KINDS, Audit
+from tests.serving.provider import ENVIRON, Provider
 from tests.serving.test_request_events import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs" / "access.md"
 PUBLIC = {
     "GET /", "GET /healthz", "GET /readyz", "GET /docs", "GET /openapi.json", "POST /signin", "POST /signout",
+    "GET /signin/oidc", "GET /signin/oidc/callback",
 }  # fmt: skip
 JSON = {"Content-Type": "application/json"}
 BODIES: dict[str, dict[str, Any]] = {
@@ -53,6 +56,14 @@ def routes(running: Any) -> dict[str, Any]:
     return {f"{method} {route.path}": route for route in found for method in route.methods}
 
 
+@pytest.fixture(scope="module")
+def running(new_site: Any, provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    site = new_site(tmp_path_factory.mktemp("site"), environ=ENVIRON, oidc=provider.settings).release()
+    with site.client() as client:
+        site.ready(client)
+        yield site, client
+
+
 def call(client: TestClient, name: str, key: str = "", header: str = "X-API-Key", **headers: str) -> Any:
     method, path = name.split(" ")
     if key:
@@ -75,11 +86,23 @@ def make_bad_keys(site: Any) -> dict[str, str]:
     }
 
 
-def test_each_route_lets_in_exactly_the_roles_that_may(site: Any, client: TestClient, routes: dict[str, Any]) -> None:
-    for name, route in routes.items():
-        if permission := get_permission(route):
-            for role, header in zip(ROLES, ("X-API-Key", "Authorization", "X-API-Key"), strict=True):
-                answer = call(client, name, site.keys[role], header)
+@pytest.mark.parametrize("way", ["X-API-Key", "Authorization", "session of a key", "session of a person"])
+def test_each_route_lets_in_exactly_the_roles_that_may(
+    site: Any, client: TestClient, routes: dict[str, Any], provider: Provider, way: str
+) -> None:
+    for role in ROLES:
+        client.cookies.clear()
+        if way == "session of a key":
+            client.post("/signin", data={"api_key": site.keys[role]}, follow_redirects=False)
+        elif way == "session of a person":
+            provider.sign_in(client, role)
+        for name, route in routes.items():
+            if permission := get_permission(route):
+                by_session = way.startswith("session")
+                key, header = ("1", PAGE_HEADER) if by_session else (site.keys[role], way)
+                answer = call(client, name, key, header)
+                if by_session and not name.startswith("GET "):  # no page of another site may send the header
+                    assert call(client, name).status_code == 401
                 assert (answer.status_code != 403) == (permission in PERMISSIONS[role]), (name, role, answer.text)
                 assert answer.status_code not in (401, 500), (name, role, answer.text)
 
@@ -107,7 +130,7 @@ def test_nothing_that_a_request_to_a_model_depends_on_runs_in_another_thread(rou
 
 def test_the_public_routes_are_these_and_mind_no_bad_key(client: TestClient, routes: dict[str, Any]) -> None:
     assert {name for name, route in routes.items() if get_permission(route) is None} == PUBLIC
-    for name in PUBLIC - {"POST /signin"}:
+    for name in PUBLIC - {"POST /signin", "GET /signin/oidc/callback"}:
         for key in ("", "llmops_12345678_nothing"):
             assert call(client, name, key).status_code < 400, name
 

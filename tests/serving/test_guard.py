@@ -23,6 +23,8 @@ KEPT = [
     ('{"card":"', "4111111111111111", 0),
     ('{"password": "', "hunter2x", 0),
     ("Pay to ", "DE89 3704 0044 0532 0130 00", 2),
+    ("您的卡号是", "4111111111111111", 0),
+    ("令牌：", SECRET, 2),
     ("Here: ", "<script>alert(1)</script>", 0),
     ("Here: ", '<a href="javascript:alert(1)">', 0),
 ]
@@ -77,7 +79,23 @@ def test_prose_leaves_as_it_comes_and_a_number_when_two_words_follow() -> None:
     assert left == ["Send", " it", " within", " ", "", "", "365 days of buying", " it"]
 
 
-@given(st.text(alphabet="abcXYZ0123 .<>-_:\n", max_size=400), st.integers())
+def test_an_order_number_is_no_card() -> None:
+    text = "Your order number is 4539148803436467, thank you."
+    for parts in ([text], cut_text(text, 1)):
+        assert "".join(chunk.text for chunk in feed_all(Guard(RULES).make_filter(Question("Where?")), parts)) == text
+
+
+@pytest.mark.parametrize(("number", "held"), [("", 0), ("12", 12)])
+def test_a_script_without_spaces_leaves_as_it_comes_and_after_a_number_soon(number: str, held: int) -> None:
+    sentence = "您的订单将在三个工作日内送达，如有疑问请随时联系我们。"
+    watch, lags = Guard(RULES).make_filter(Question("何时送达？")), []
+    for part in f"{sentence * 3}{number}{sentence * 3}":
+        left = len(watch.feed(Chunk(part, 3, 1)).text)
+        lags.append((lags[-1] if lags else 0) + 1 - left)
+    assert max(lags) <= held and lags[-1] == 0
+
+
+@given(st.text(alphabet="abcXYZ0123 .<>-_:\n号码，", max_size=400), st.integers())
 def test_whatever_is_not_kept_back_arrives_whole(text: str, seed: int) -> None:
     watch = Guard(RULES).make_filter(Question("Tell me"))
     chunks = feed_all(watch, cut_text(text, seed) or [""])

@@ -296,16 +296,19 @@ def test_the_review_page_over_http(people: People, client: TestClient) -> None:
     by_ana, by_bo = ({"X-API-Key": people.key(name)} for name in ("ana", "bo"))
     for question in TOPICS[:4]:
         id = client.post("/generate", json={"prompt": question}, headers=by_ana).json()["id"]
-        correction = {"id": id, "question": question, "answer": "No.", "correction": make_correction(question)}
-        assert client.post("/feedback", json=correction, headers=by_ana).status_code == 201
+        correction = {"id": id, "question": question, "answer": question, "correction": make_correction(question)}
+        session = {**by_ana, "X-Session-ID": "chat-7"}
+        assert client.post("/feedback", json=correction, headers=session).status_code == 201
     others = "Something else entirely, my friend, ask at the counter."
+    correction["id"] = client.post("/generate", json={"prompt": question}, headers=by_bo).json()["id"]
     client.post("/feedback", json={**correction, "correction": others, "comment": "no"}, headers=by_bo)
     drain_spool(people.config.events, people.config.monitoring)
     listed = client.get("/admin/review/data", headers=admin).json()
     assert len(listed["open"]) == 5 and listed["counts"] == {"waiting": 5}
     by = {entry["question"]: entry for entry in listed["open"]}
     assert by[TOPICS[0]]["people"] == [{"role": "user", "prefix": people.prefix("ana")}]
-    assert by[TOPICS[0]]["agreeing"] == 1 and by[TOPICS[0]]["answer"] == "No."
+    assert by[TOPICS[0]]["agreeing"] == 1 and by[TOPICS[0]]["answer"] == TOPICS[0]
+    assert [entry["conversation"] for entry in listed["open"]].count("chat-7") == 4 and by[TOPICS[0]]["conversation"]
 
     def decide(question: str, status: int = 200, role: str = "admin", **body: str) -> Any:
         answer = client.post(f"/admin/review/{by[question]['id']}", json=body, headers=site.headers(role))

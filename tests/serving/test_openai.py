@@ -1,7 +1,10 @@
 """OpenAI's own client and LangChain's, unchanged, against the app on a real socket."""
 
+import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
@@ -10,10 +13,15 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
-from serving.engines.base import TokenIds
+from llmops.events.datasets import FEEDBACK, TEXT
+from serving.answers.openai_answers import OpenAIReply
+from serving.answers.openai_schemas import UNSUPPORTED
+from serving.engines.base import Answer, Chunk, ScoredText, TokenIds
 from tests.serving.echo import EchoEngine
 
 HELLO = [{"role": "user", "content": "one two three"}]
+PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+REFUSALS = re.findall(r"^\| `/([\w/]+)` \| `(.*)` \| (.*) \|$", PAGE, re.MULTILINE)
 LONG = "w " * 31  #: more tokens than the engine takes
 
 
@@ -177,26 +185,72 @@ def test_several_answers_are_streamed_one_after_the_other(site, ours):
     site.until(lambda: site.engines["v1"].get_stats().running == 0)
 
 
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row[1][:40])
+def test_what_is_not_done_is_refused_as_the_page_says(url, site, row):
+    route, setting, said = row
+    more, base = json.loads(setting), {"model": "support-bot", "messages": HELLO}
+    if route == "completions":
+        base = {"model": "support-bot", "prompt": "one two three"}
+    answer = httpx.post(f"{url}/{route}", json={**base, **more}, headers=site.headers())
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["type"] == "invalid_request_error" and error["code"]
+    assert said in error["message"] and any(name in error["message"] for name in more)
+
+
+def test_the_page_has_every_refused_setting():
+    assert {*UNSUPPORTED} - {"parallel_tool_calls"} <= {name for row in REFUSALS for name in json.loads(row[1])}
+
+
 @pytest.mark.parametrize(
     "more",
     [
-        {"n": 0}, {"logprobs": True}, {"presence_penalty": 0.5}, {"tools": [TOOL]}, {"max_tokens": 2**31},
-        {"tools": [TOOL], "tool_choice": "required"}, {"response_format": {"type": "json_object"}},
-        {"messages": [{"role": "user", "content": None}]}, {"response_format": {"type": "json_object"}, "stream": True},
-        {"modalities": ["text", "audio"]}, {"extra_body": {"guided_json": {}}},
-        {"max_tokens": 2, "max_completion_tokens": 2}, {"temperature": 2.5}, {"messages": []},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}], "content": "x"}]},
-        {"stream_options": {"include_usage": True}},
+        {"n": 0}, {"max_tokens": 2**31}, {"temperature": 2.5}, {"messages": []}, {"tools": [{"type": "x"}]},
+        {"response_format": {"type": "json_object"}, "stream": True}, {"metadata": {"session_id": "x" * 101}},
     ],
 )  # fmt: skip
-def test_what_is_not_done_is_refused_and_named(ours, more):
+def test_a_value_out_of_range_is_refused_and_named(ours, more):
     with pytest.raises(openai.BadRequestError) as refusal:
         create_chat(ours, **more)
-    error, given = refusal.value, {*more, *more.get("extra_body", ())}
-    assert error.type == "invalid_request_error" and error.code
-    assert error.code != "invalid" or error.param.split(".")[0] in given
-    assert any(name in error.message for name in given) or "prompt_refused" in error.code
+    assert any(name in refusal.value.message for name in more)
+
+
+def test_the_turns_of_a_conversation_share_its_id(site, ours, url):
+    asked = create_chat(ours, metadata={"session_id": "chat-1"})
+    create_chat(ours, metadata={"session_id": "chat-1"}, extra_headers={"X-Session-ID": "other.2"})
+    create_completion(ours, extra_headers={"X-Session-ID": "other.2"})
+    create_chat(ours)
+    session = {**site.headers(), "X-Session-ID": "chat-1"}
+    rated = httpx.post(f"{url[:-3]}/feedback", json={"id": asked.id, "rating": "up"}, headers=session)
+    assert rated.status_code == 201
+    ids = [event.get("gen_ai.conversation.id") for event in site.events()]
+    assert ids == ["chat-1", "other.2", "other.2", None]
+    assert [event["gen_ai.conversation.id"] for event in site.events(FEEDBACK)] == ["chat-1"]
+    known = {event["http.request.id"]: event.get("gen_ai.conversation.id") for event in site.events()}
+    site.until(lambda: known.keys() <= {event["http.request.id"] for event in site.events(TEXT)})
+    for event in site.events(TEXT):  # those of earlier requests may come late
+        assert event.get("gen_ai.conversation.id") == known.get(event["http.request.id"])
+    for wrong in ("a b", "x" * 101, "é"):
+        refused = httpx.post(f"{url}/chat/completions", json={}, headers={**session, "X-Session-ID": wrong.encode()})
+        assert refused.status_code == 400 and "X-Session-ID" in refused.json()["error"]["message"]
+
+
+def make_reply():
+    reply = OpenAIReply(None, "support-bot", [], chat=True)
+    reply.with_logprobs = True
+    return reply
+
+
+def list_tokens(logprobs):
+    return [(one.token, one.logprob) for one in logprobs.content]
+
+
+def test_log_probabilities_leave_with_their_text_and_never_before_the_guard():
+    reply, tokens = make_reply(), (ScoredText("My ", -0.5), ScoredText("key", -1.0), ScoredText("!", -2.0))
+    assert list_tokens(reply._release_logprobs(Chunk("My ", 1, 2, None, tokens[:2]))) == [("My ", -0.5)]
+    assert list_tokens(reply._release_logprobs(Chunk("key!", 1, 3, "stop", tokens[2:]))) == [("key", -1), ("!", -2)]
+    assert list_tokens(reply._release_logprobs(Chunk("", 1, 3, "content_filter", tokens))) == []
+    assert list_tokens(reply._release_logprobs(Answer("My k", 1, 3, "content_filter", tokens))) == [("My ", -0.5)]
+    assert OpenAIReply(None, "support-bot", [], chat=True)._release_logprobs(Answer("", 1, 1, "stop")) is None
 
 
 @pytest.mark.parametrize(
@@ -219,10 +273,7 @@ def test_all_messages_of_a_conversation_together_have_a_limit_and_so_has_their_n
 
 
 def test_what_is_not_done_with_texts_is_refused(ours):
-    for more in (
-        {"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 2}, {"prompt": []}, {"prompt": [""]},
-        {"prompt": ["x"] * 7, "n": 3}, {"extra_body": {"response_format": {"type": "json_object"}}},
-    ):  # fmt: skip
+    for more in ({"prompt": []}, {"prompt": [""]}, {"prompt": ["x"] * 7, "n": 3}):
         with pytest.raises(openai.BadRequestError):
             create_completion(ours, **more)
 
@@ -322,3 +373,12 @@ def test_langchain_completes_texts_and_knows_too_long_a_prompt(langchain):
     assert model.batch(["a", "b b"]) == ["a", "b b"] and "".join(model.stream("one two")) == "one two"
     with pytest.raises(ContextOverflowError):
         ChatOpenAI(**langchain).invoke(LONG)
+
+
+def test_langchain_is_told_that_the_model_chooses_no_function(langchain):
+    def search(words: str) -> str:
+        """Search the shop."""
+        return words
+
+    with pytest.raises(openai.BadRequestError, match="name one in tool_choice"):
+        ChatOpenAI(**langchain, max_retries=0).bind_tools([search]).invoke("one two")

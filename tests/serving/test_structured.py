@@ -107,7 +107,7 @@ async def test_a_schema_that_is_not_compiled_is_refused_alone(engine: OpenvinoEn
     alone = await engine.generate(plain).collect()
     other = engine.generate(plain)
     for bad, reason in NOT_COMPILED.items():
-        with pytest.raises(PromptRefused, match="response_format: the engine does not take this schema") as refusal:
+        with pytest.raises(PromptRefused, match="response_format or tools: .* not take this schema") as refusal:
             await engine.generate(make_request(bad)).collect()
         assert reason in str(refusal.value) and ".cc" not in str(refusal.value)
     assert await other.collect() == alone and engine.get_stats().alive
@@ -334,5 +334,67 @@ def test_langchain_gets_objects(served: dict[str, str]) -> None:
     assert isinstance(structured.invoke("Who?"), Pet)
     assert isinstance(list(structured.stream("Who?"))[-1], Pet)
     assert model.with_structured_output(Pet.model_json_schema(), method="json_schema").invoke("Who?")["kind"]
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        model.with_structured_output(Pet, method="function_calling").invoke("Who?")
+    assert isinstance(model.with_structured_output(Pet, method="function_calling").invoke("Who?"), Pet)
+    (call,) = model.bind_tools([Pet], tool_choice="any").invoke("Who?").tool_calls
+    assert call["name"] == "Pet" and Pet.model_validate(call["args"])
+    with pytest.raises(openai.BadRequestError, match="name one in tool_choice"):
+        model.bind_tools([Pet]).invoke("Who?")
+
+
+TOOLS: Any = [openai.pydantic_function_tool(Pet), openai.pydantic_function_tool(Card)]
+NAMED: Any = {"type": "function", "function": {"name": "Pet"}}
+
+
+def test_openais_client_gets_the_arguments_of_a_function(client: openai.OpenAI) -> None:
+    (choice,) = create_chat(client, tools=TOOLS, tool_choice=NAMED, **ROOM).choices
+    (call,) = choice.message.tool_calls
+    assert (choice.finish_reason, choice.message.content, call.function.name) == ("tool_calls", None, "Pet")
+    pet = Pet.model_validate_json(call.function.arguments)
+    with client.chat.completions.stream(
+        model="support-bot", messages=HELLO, tools=TOOLS, tool_choice=NAMED, **ROOM
+    ) as stream:
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or ()
+    assert (streamed.function.name, streamed.function.parsed_arguments) == ("Pet", pet)
+    (only,) = create_chat(client, tools=TOOLS[:1], tool_choice="required", **ROOM).choices
+    assert only.message.tool_calls[0].function.arguments == call.function.arguments
+    (cut,) = create_chat(client, tools=TOOLS, tool_choice=NAMED, max_tokens=2).choices
+    assert cut.finish_reason == "length" and cut.message.tool_calls[0].function.arguments.startswith("{")
+    with pytest.raises(openai.BadRequestError, match=r"tools\.0\.function\.parameters"):
+        wrong = {"name": "f", "parameters": {"type": "string", "pattern": "a"}}
+        create_chat(client, tools=[{"type": "function", "function": wrong}], tool_choice="required")
+
+
+def test_tokens_come_with_their_log_probabilities(client: openai.OpenAI) -> None:
+    common: Any = {"logprobs": True, "max_tokens": 20}
+    (choice,) = create_chat(client, **common).choices
+    tokens = choice.logprobs.content
+    assert "".join(one.token for one in tokens) == choice.message.content and len(tokens) == 20
+    assert all(-20 < one.logprob <= 0 and bytes(one.bytes).decode() == one.token for one in tokens)
+    chunks = list(create_chat(client, stream=True, **common))
+    streamed = [one for chunk in chunks for one in chunk.choices[0].logprobs.content]
+    assert [(one.token, one.logprob) for one in streamed] == [(one.token, one.logprob) for one in tokens]
+    assert create_chat(client, max_tokens=2).choices[0].logprobs is None
+    several = create_chat(client, n=2, temperature=1, seed=3, **common).choices
+    assert ["".join(one.token for one in c.logprobs.content) for c in several] == [c.message.content for c in several]
+
+
+def test_litellm_chats_streams_and_gets_json(served: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would fetch one when it is imported
+    import litellm
+
+    common: Any = {"model": "openai/support-bot", "api_base": served["base_url"], "api_key": served["api_key"]}
+    ask: Any = {**common, "messages": HELLO, "max_retries": 0, **ROOM}
+    structured = {**ask, "response_format": make_format(Pet.model_json_schema())}
+    answer = litellm.completion(**structured).choices[0].message
+    assert Pet.model_validate_json(answer.content)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**structured, stream=True)]
+    assert "".join(pieces) == answer.content
+    back = [*HELLO, answer, {"role": "assistant", "content": None}, *HELLO]
+    more = {"max_tokens": 10_000, "top_p": 0, "reasoning_effort": "low", "allowed_openai_params": ["reasoning_effort"]}
+    assert len(litellm.completion(**{**ask, "messages": back, **more}, n=2).choices) == 2
+    for refused, name in (
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": make_format({"type": "string", "pattern": "a"})}, "pattern"),
+    ):
+        with pytest.raises(litellm.BadRequestError, match=name):
+            litellm.completion(**{**ask, **refused})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ from llmops.data.feedback import rows
 from llmops.data.feedback.intake import find_person, ingest
 from llmops.data.feedback.rows import Review
 from llmops.data.text.normalization import normalize_text
-from llmops.events.datasets import AUDIT
-from llmops.events.events import emit
+from llmops.events.datasets import AUDIT, FEEDBACK
+from llmops.events.events import emit, format_timestamp
 from llmops.events.reader import make_reader
 from llmops.frame.errors import ReviewError
 from llmops.scans.pii import redact_texts
@@ -32,6 +32,14 @@ _SHOWN_FIELDS = (
 def refresh(config: Config) -> int:
     """Read new feedback into the database, and return the number of new rows."""
     return ingest(database_of(config), make_reader(config), config.improve, datetime.now(UTC))
+
+
+def find_conversations(config: Config) -> dict[str, str]:
+    """Return id of feedback → id of its conversation, for the feedback that may still be reviewed."""
+    now = datetime.now(UTC)
+    since, until = format_timestamp(now - timedelta(days=config.improve.window_days)), format_timestamp(now)
+    found = make_reader(config).select(FEEDBACK, ("event.id", "gen_ai.conversation.id"), since, until)
+    return {str(id): str(conversation) for id, conversation in found if conversation}
 
 
 def list_entries(database: Database, states: Sequence[str] = ("waiting",)) -> list[dict[str, Any]]:

@@ -60,6 +60,13 @@ FIELDS: tuple[Field, ...] = (
     Field("event.start", "date", "first of the counted decisions", (AUDIT,)),
     Field("event.end", "date", "last of the counted decisions", (AUDIT,)),
     Field("http.request.id", "keyword", "id of the request, also in its answer's X-Request-ID", (*_CALLER_DATASETS,)),
+    Field(
+        "gen_ai.conversation.id",
+        "keyword",
+        "id of the conversation, if the caller sends one: `X-Session-ID` or `metadata.session_id`",
+        (SERVING, TEXT, FEEDBACK),
+        True,
+    ),
     Field("http.request.method", "keyword", "", (SERVING, AUDIT)),
     Field("http.response.status_code", "long", "499: the caller left before the end", (SERVING,)),
     Field("url.path", "keyword", "the route", (SERVING, AUDIT)),

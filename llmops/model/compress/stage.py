@@ -63,9 +63,10 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
     usable = (item for item in read_examples(annotate / "validation.parquet") if item.id in numbers)
     items = list(islice(usable, config.items))
     references = [held_out[numbers[item.id]] for item in items]
-    inputs = VariantInputs(config, train / "servable", get_base_path(select), train / "adapter")
     scratch = out / "variants"
     scratch.mkdir(exist_ok=True)
+    inputs = VariantInputs(config, train / "servable", get_base_path(select), train / "adapter")
+    inputs = inputs.with_system_prompt(scratch)
     folders: dict[str, Path] = {}
     measurements: dict[str, VariantMeasurement] = {}
     full = inputs.full
@@ -96,16 +97,18 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
 
 def _serve_base(config: Compress, base: Path, out: Path) -> dict[str, Any]:
     """Write `servable/`: the base model in its full form."""
-    inputs, scratch = VariantInputs(config, base, str(base), base), out / "variants"
+    scratch = out / "variants"
     shutil.rmtree(out / "servable", ignore_errors=True)
     scratch.mkdir(exist_ok=True)
-    made = variants.make_variant(inputs.full, inputs, scratch)
-    if made == base:
-        copy_model(base, out / "servable")
+    inputs = VariantInputs(config, base, str(base), base).with_system_prompt(scratch)
+    full = inputs.full
+    made = variants.make_variant(full, inputs, scratch)
+    if made == inputs.merged:
+        copy_model(made, out / "servable")
     else:
         made.rename(out / "servable")
     shutil.rmtree(scratch)
-    return {"chosen": inputs.full, SKIPPED: "nothing was trained"}
+    return {"chosen": full, SKIPPED: "nothing was trained"}
 
 
 def compare_variants(

@@ -9,7 +9,7 @@ read without one too, and then computes in bfloat16.
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from transformers import FineGrainedFP8Config
 from llmops.config import Compress
 from llmops.frame.errors import ConfigError
 from llmops.model.base.load import ADAPTER_FOLDER, Model, free_memory, load_model, load_tokenizer, make_nf4_config
+from llmops.model.compress.system_prompt import write_prompted
 from llmops.model.gguf.write import GgufForm, explain_unsupported, write_gguf_folder
 
 FP8_CAPABILITY = (8, 9)  #: compute capability of the oldest GPUs that multiply in FP8
@@ -32,6 +33,18 @@ class VariantInputs:
     merged: Path  #: the merged model in bfloat16
     base: str
     adapter: Path
+
+    def with_system_prompt(self, scratch: Path) -> "VariantInputs":
+        """Return inputs whose merged model has the configured system prompt, if there is one.
+
+        Raises:
+            ConfigError: see `write_prompted`.
+        """
+        text = self.config.system_prompt
+        if not text:
+            return self
+        merged = _make_folder_once(scratch / "prompted", lambda out: write_prompted(self.merged, text, out))
+        return replace(self, merged=merged)
 
     @property
     def full(self) -> str:
@@ -47,17 +60,16 @@ class VariantInputs:
 
 
 def make_variant(name: str, inputs: VariantInputs, scratch: Path) -> Path:
-    """Return the folder of a form. It is made below `scratch` if it does not exist.
+    """Return the folder of a form. It is made below `scratch` if it does not exist."""
+    return inputs.merged if name == "bf16" else _make_folder_once(scratch / name, partial(_WRITERS[name], inputs))
 
-    An unfinished form of an interrupted run is made anew.
-    """
-    if name == "bf16":
-        return inputs.merged
-    folder = scratch / name
-    partial_folder = scratch / f".{name}.partial"
+
+def _make_folder_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return the folder, made if it does not exist. An unfinished one of an interrupted run is made anew."""
     if not folder.exists():
+        partial_folder = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial_folder, ignore_errors=True)
-        _WRITERS[name](inputs, partial_folder)
+        make(partial_folder)
         free_memory()
         partial_folder.rename(folder)
     return folder

@@ -31,6 +31,7 @@ class Version:
     run: str  #: the orchestrator's run id
     dataset: str  #: SHA-256 of the training split
     created: str  #: ISO time, UTC
+    system_prompt: str = ""  #: in its chat template
     erasures: tuple[Mapping[str, Any], ...] = ()  #: of its training rows: time, examples, receipt
 
     @property

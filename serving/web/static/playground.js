@@ -3,7 +3,7 @@
 import { show } from "./answer.js";
 import { events } from "./events.js";
 import { feedback } from "./feedback.js";
-import { element, forget, keep, key, post } from "./page.js";
+import { begin, element, post } from "./page.js";
 import { footnotes } from "./sources.js";
 
 const $ = (id) => document.getElementById(id);
@@ -82,7 +82,7 @@ async function ask(event) {
   event.preventDefault();
   const question = $("prompt").value.trim();
   if (!question || running) return;
-  if (!key()) { $("key").focus(); return; }
+  if ($("signin")) { $("api_key").focus(); return; }
   const body = request(question);
   follow(() => bubble("user", question));
   const box = bubble("model", "");
@@ -121,15 +121,10 @@ function showFailure(error, box, text, question) {
   } else {
     const unreachable = error instanceof TypeError;
     follow(() => box.append(element("p", "text bad", unreachable ? "The server does not answer." : error.message)));
-    if (error.status === 401) showKeyForm(true);
+    if (error.status === 401) $("over").hidden = false;
   }
   if (!text.textContent) text.remove();
   if (!$("prompt").value) { $("prompt").value = question; grow(); }
-}
-
-function showKeyForm(on) {
-  $("keyform").hidden = !on;
-  if (on) { $("key").value = key(); $("key").focus(); } else $("prompt").focus();
 }
 
 function grow() {
@@ -137,6 +132,7 @@ function grow() {
 }
 
 function clear() {
+  begin();
   turns = [];
   $("log").replaceChildren();
   $("clear").disabled = true;
@@ -156,12 +152,6 @@ async function showState() {
   }
 }
 
-$("keyform").addEventListener("submit", (event) => {
-  event.preventDefault();
-  keep($("key").value.trim());
-  showKeyForm(false);
-});
-$("forget").addEventListener("click", () => { forget(); showKeyForm(true); });
 $("ask").addEventListener("submit", ask);
 $("stop").addEventListener("click", () => { running?.abort(); $("prompt").focus(); });
 $("clear").addEventListener("click", clear);
@@ -175,6 +165,7 @@ $("prompt").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running) { running.abort(); $("prompt").focus(); }
 });
-showKeyForm(!key());
+begin();
+if (!$("signin")) $("prompt").focus();
 showState();
 setInterval(() => { if (!document.hidden) showState(); }, 5000);

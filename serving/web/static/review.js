@@ -1,6 +1,6 @@
-// The review of what users have said: looks with the browser's session, decides with the key of this tab.
+// The review of what users have said.
 
-import { element, forget, keep, key, post } from "./page.js";
+import { element, post } from "./page.js";
 
 const $ = (id) => document.getElementById(id);
 const EMPTY = { waiting: "Nothing waits. What enough people say in the same words trains without a review.", decided: "Nothing has been decided yet." };
@@ -26,17 +26,16 @@ function badges(entry) {
   if (entry.people.length > 4) line.append(element("span", "badge", `+ ${entry.people.length - 4}`));
   if (entry.kind === "answer") line.append(element("span", "badge", "answer found good"));
   if (entry.version) line.append(element("span", "badge", entry.version));
+  if (entry.conversation) line.append(element("span", "badge", `conversation ${entry.conversation}`));
   line.append(element("span", "hint", formatTime(entry.time)));
   return line;
 }
 
 async function decide(path, body, card) {
-  if (!key()) { $("keyform").hidden = false; $("key").focus(); return; }
   for (const button of card.querySelectorAll("button")) button.disabled = true;
   try {
     const response = await post(path, body);
     const answer = await response.json();
-    if (response.status === 401 || response.status === 403) { forget(); $("keyform").hidden = false; }
     showNotice(response.ok ? "" : answer.detail);
   } catch {
     showNotice("The server does not answer.");
@@ -133,11 +132,4 @@ async function load() {
 for (const other of document.querySelectorAll("[data-show]")) {
   other.addEventListener("click", () => { shown = other.dataset.show; render(); });
 }
-$("keyform").addEventListener("submit", (event) => {
-  event.preventDefault();
-  keep($("key").value.trim());
-  $("key").value = "";
-  $("keyform").hidden = true;
-});
-$("keyform").hidden = Boolean(key());
 load();

@@ -36,13 +36,25 @@ def test_a_cookie_is_good_for_its_key_its_secret_and_its_app_alone() -> None:
         assert not signing.is_session(SECRET, changed, HASH)
 
 
-def test_an_id_of_a_request_and_its_mark_are_signed_and_it_is_no_session() -> None:
-    id = signing.make_request_id(SECRET)
-    assert len(id) == 48 and int(id, 16) and signing.is_request_id(SECRET, id)
-    with_mark = signing.mark_id(SECRET, id, "0123abcd9def")
-    assert signing.is_request_id(SECRET, with_mark) and signing.read_mark(with_mark) == "0123abcd9def"
-    assert signing.read_mark(id) == "" and signing.mark_id(SECRET, with_mark, "") == id
-    assert not signing.is_request_id(SECRET, with_mark.replace("0123abcd9def", "0123abcd8def"))
-    assert not signing.is_request_id(b"of another app", with_mark)
-    assert not signing.is_session(SECRET, id, HASH)
-    assert not signing.is_request_id(SECRET, signing.make_session(SECRET, "ab12cd34", HASH))
+def test_an_id_of_an_answer_is_good_for_its_owner_its_app_and_its_texts_alone() -> None:
+    id = signing.make_request_id()
+    assert len(id) == 32 and int(id, 16) and signing.read_answer_id(SECRET, id, "ana") is None
+    for mark in ("0123abcd9def", ""):
+        parts = signing.AnswerId(mark, "ab" * 4, "cd" * 4)
+        signed = signing.sign_answer(SECRET, id, "ana", parts)
+        assert signed.startswith(id) and int(signed, 16) and signing.read_answer_id(SECRET, signed, "ana") == parts
+        assert signing.sign_answer(SECRET, signed, "ana", parts) == signed
+        for owner in ("bo", "", "ana ", "ana b"):
+            assert signing.read_answer_id(SECRET, signed, owner) is None
+        for changed in (
+            signed.replace("ab" * 4, "ac" * 4),
+            signed.replace("cd" * 4, "ce" * 4),
+            signed[1:],
+            f"b {signed}",
+        ):
+            assert signing.read_answer_id(SECRET, changed, "ana") is None
+        assert signing.read_answer_id(b"of another app", signed, "ana") is None
+    of_ana_b = signing.sign_answer(SECRET, id, "ana b", parts)
+    assert signing.read_answer_id(SECRET, f"b {of_ana_b}", "ana") is None  # where owner and id meet is not moved
+    assert signing.read_answer_id(SECRET, signing.make_session(SECRET, "ab12cd34", HASH), "ana") is None
+    assert not signing.is_session(SECRET, signed, HASH)

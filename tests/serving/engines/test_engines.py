@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from llmops import prompts
 from llmops.config import Train
@@ -170,6 +172,19 @@ def test_a_chat_needs_a_chat_template(engine: Engine, tokenizer: Any) -> None:
         encode_prompt(bare, EngineRequest(chat, 4), 256)
 
 
+def track_weights(patch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
+    """Return weak references to the models that are loaded from now on in this process."""
+    loading, tracked = load.load_servable, list[weakref.ref[Any]]()
+
+    def loaded(path: Path) -> tuple[Any, Any]:
+        model, tokenizer = loading(path)
+        tracked.append(weakref.ref(model))
+        return model, tokenizer
+
+    patch.setattr(load, "load_servable", loaded)
+    return tracked
+
+
 def break_engine(engine: Any) -> None:
     """Kill the process of a model, or let its next step fail."""
     if isinstance(engine, OpenvinoEngine):
@@ -181,8 +196,9 @@ def break_engine(engine: Any) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["f16", "transformers"])
 async def test_a_model_that_fails_ends_the_engine_and_tells_everybody(
-    kind: str, tiny_base: Path, tmp_path: Path
+    kind: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    weights = track_weights(monkeypatch)
     with open_engine(kind, make_servable(kind, tiny_base, tmp_path / "servable")) as engine:
         streams = [engine.generate(EngineRequest(Question("Hi"), 400, temperature=1.0)) for _ in range(6)]
         async for _ in streams[0]:
@@ -192,6 +208,19 @@ async def test_a_model_that_fails_ends_the_engine_and_tells_everybody(
             with pytest.raises(EngineDied):
                 await stream.collect()
         assert not engine.get_stats().alive
+        engine.close()
+        assert [model() for model in weights] == [None] * (kind == "transformers")  # though the engine keeps its error
+
+
+def test_a_lack_of_memory_is_named_and_leaves_no_weights(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = track_weights(monkeypatch)
+    monkeypatch.setattr(
+        ContinuousBatchingManager, "_create_batch_processor", lambda manager: torch.empty(2**50, dtype=torch.uint8)
+    )
+    with pytest.raises(MemoryError, match=r"serving\.max_batch") as missing, open_engine("transformers", tiny_base):
+        pass
+    assert "can't allocate memory" in str(missing.value.__cause__)
+    assert [model() for model in weights] == [None]
 
 
 @pytest.mark.anyio

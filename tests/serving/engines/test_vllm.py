@@ -119,6 +119,13 @@ def test_an_answer_follows_a_schema_and_a_bad_one_is_refused_alone(engine):
     assert read_answer(engine, EngineRequest(Question("Which?"), FEW)).output_tokens <= FEW
 
 
+def test_tokens_come_with_their_log_probabilities(engine):
+    answer = read_answer(engine, EngineRequest(Question("Where is it?"), 12, logprobs=True))
+    assert "".join(one.text for one in answer.logprobs) == answer.text and len(answer.logprobs) == answer.output_tokens
+    assert all(one.logprob <= 0 for one in answer.logprobs)
+    assert read_answer(engine, EngineRequest(Question("Where is it?"), FEW)).logprobs == ()
+
+
 def test_a_seed_repeats_a_sample_and_a_prompt_that_does_not_fit_is_refused_with_both_counts(engine):
     requests = [EngineRequest(Question("Where?"), 12, temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 1, 2)]
     one, same, other = [read_answer(engine, request).text for request in requests]

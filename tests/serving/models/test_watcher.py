@@ -2,16 +2,18 @@
 
 import asyncio
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llmops.events.datasets import SERVING_MODEL
+from serving.errors import EngineDied
 from serving.models import loader
 from serving.models.tested_version import TestedVersion
 from tests.clock import FakeClock
-from tests.serving.echo import EchoEngine
+from tests.serving.echo import EchoEngine, EchoRow
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +75,56 @@ async def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_an
         assert models.explain() == models.explain_with_error() == ""
     outcomes = [(e["llmops.model.version"], e["event.outcome"]) for e in world.stored(SERVING_MODEL)]
     assert outcomes == [("v1", "success"), ("v2", "failure"), ("v2", "failure"), ("v2", "success")]
+
+
+class Weights:
+    """The weights of a model."""
+
+
+class Heavy(EchoEngine):
+    """Has its weights in local variables where it fails: when it is loaded, or at a request."""
+
+    def __init__(self, fails_at_load: bool) -> None:
+        super().__init__()
+        self._fails_at_load, self._weights = fails_at_load, Weights()
+        self.weights = weakref.ref(self._weights)
+
+    def _load(self) -> None:
+        weights = self._weights
+        if self._fails_at_load:
+            raise MemoryError("no room beside", weights.__class__)
+
+    def _step(self, rows: list[EchoRow]) -> None:
+        weights = self._weights
+        try:
+            raise MemoryError("no room beside", weights.__class__)
+        except MemoryError as error:
+            raise RuntimeError("the step failed") from error
+
+    def _unload(self) -> None:
+        self._weights = None
+
+
+@pytest.mark.parametrize("fails_at_load", [True, False])
+async def test_an_engine_that_failed_has_let_its_weights_go_before_the_next_is_made(
+    world: Any, monkeypatch: pytest.MonkeyPatch, fails_at_load: bool
+) -> None:
+    monkeypatch.setattr(loader, "FIRST_RETRY_S", 0.02)
+    kept: list[Any] = []
+
+    def make() -> EchoEngine:
+        kept.extend(engine.weights() for engine in world.engines.get("v2", ()))
+        return Heavy(fails_at_load) if "v2" not in world.engines else EchoEngine()
+
+    world.make = {"v2": make}
+    async with world.models() as models:
+        world.registry.promote("v2")
+        if not fails_at_load:
+            await world.until(lambda: models.champion.version.name == "v2")
+            with pytest.raises(EngineDied):
+                await world.ask(models)
+        await world.until(lambda: len(world.engines.get("v2", ())) == 2)
+    assert kept == [None]
 
 
 async def test_an_engine_that_dies_again_and_again_is_started_more_and_more_rarely(

@@ -86,7 +86,7 @@ def test_a_changed_mind_counts_once_and_a_comment_or_a_side_asked_for_nothing(si
 def test_a_rating_counts_once_for_the_side_that_answered_in_whichever_replica(site: Any, client: Any) -> None:
     start_test(site, client)
     chat = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
-    askers, rater, sides = make_callers(site, 8), site.headers("developer"), {"v1": 0, "v2": 0}
+    askers, sides = make_callers(site, 8), {"v1": 0, "v2": 0}
     with site.client() as replica:
         site.ready(replica)
         for path, body in (("generate", {"prompt": "one two"}), ("v1/chat/completions", chat)):
@@ -96,7 +96,7 @@ def test_a_rating_counts_once_for_the_side_that_answered_in_whichever_replica(si
                 assert id in answer.text
                 sides["v2" if '"v2"' in answer.text or ":v2" in answer.text else "v1"] += 1
                 for app, rating in ((client, "up"), (replica, "down"), (replica, "up")):
-                    rate(app, id, rater, rating=rating)
+                    rate(app, id, headers, rating=rating)
         assert count_ratings(site, client) == [sides["v2"], 0, sides["v1"], 0] and sides["v1"] and sides["v2"]
         assert {e["http.request.id"] for e in site.events(FEEDBACK)} == {e["http.request.id"] for e in site.events()}
 

@@ -10,6 +10,7 @@ from llmops.release import trials
 from llmops.release.registry.registry import registry_of
 from serving.engines.base import EngineRequest, Stream
 from serving.errors import QueueFull
+from tests.release.conftest import put_version
 
 CHAT = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
 
@@ -23,6 +24,17 @@ def start_canary(site: Any, client: TestClient, share: float = 0.999) -> Any:
 def ask_side(site: Any, client: TestClient, name: str) -> Any:
     headers = {**site.headers(), "X-LLMOps-Side": name}
     return client.post("/generate", json={"prompt": "one two"}, headers=headers)
+
+
+def test_a_versions_system_prompt_is_shown_and_reserved_for(site: Any) -> None:
+    put_version(site.config, "v3", system_prompt="Be kind, é.")
+    registry_of(site.config).decide("v3", "gate", "promoted", by="a test", why="passed")
+    site.set_aliases(champion="v3")
+    with site.client() as client:
+        site.ready(client, "v3")
+        listed = client.get("/admin/models", headers=site.headers("developer")).json()
+        assert [one["system_prompt"] for one in listed["versions"]] == ["", "", "Be kind, é."]
+        assert client.app.state.parts.models.system_tokens == 12
 
 
 def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, client: TestClient) -> None:

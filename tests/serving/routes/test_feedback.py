@@ -10,6 +10,7 @@ import pytest
 from llmops.events.datasets import FEEDBACK, SERVING
 from llmops.scans.pii import redact_texts
 from serving.admission import signing
+from tests.serving.echo import EchoEngine
 
 
 @pytest.fixture
@@ -32,18 +33,20 @@ def send(site, client, role="user", **body):
 
 
 def test_a_rating_is_an_event_that_joins_the_requests_own(site, client, answered):
-    answer = send(site, client, "developer", id=answered, rating="up")  # whoever has the id may rate it
+    answer = send(site, client, id=answered, rating="up")
     assert answer.status_code == 201
     (event,), (request,) = site.events(FEEDBACK), site.events(SERVING)
     assert event["event.id"] == answer.json()["event"]
     assert event["http.request.id"] == request["http.request.id"] == answered
-    assert event["llmops.feedback.rating"] == "up" and event["llmops.key.prefix"] in site.keys["developer"]
+    assert event["llmops.feedback.rating"] == "up" and event["llmops.key.prefix"] in site.keys["user"]
     assert not any(name in event for name in ("llmops.feedback.question", "llmops.feedback.comment"))
 
 
-def test_a_correction_brings_its_question_and_no_personal_data(site, client, answered):
+def test_a_correction_brings_its_question_and_no_personal_data(site, client):
     texts = {"question": "I am ana@example.com, do you ship to Norway?", "comment": "Tell carl@example.com too"}
-    send(site, client, id=answered, rating="down", answer="Yes.", correction="No. Write to bob@example.com.", **texts)
+    answered = site.ask(client, prompt=texts["question"]).json()["id"]
+    correction = "No. Write to bob@example.com."
+    assert send(site, client, id=answered, rating="down", correction=correction, **texts).status_code == 201
     (event,) = site.events(FEEDBACK)
     assert event["llmops.feedback.question"] == "I am <EMAIL_ADDRESS>, do you ship to Norway?"
     assert event["llmops.feedback.correction"] == "No. Write to <EMAIL_ADDRESS>."
@@ -69,10 +72,72 @@ def test_feedback_that_says_nothing_or_too_much_is_refused(site, client, answere
 
 def test_an_invented_id_is_refused(site, client, answered):
     changed = ("0" if answered[0] != "0" else "1") + answered[1:]
-    foreign = signing.make_request_id(b"another secret")
+    parts = signing.AnswerId("", signing.NO_DIGEST, signing.NO_DIGEST)
+    foreign = signing.sign_answer(b"another secret", signing.make_request_id(), "user", parts)
     for invented in (changed, answered[:-1], answered + "0", "", "ü" * 48, foreign):
         assert send(site, client, id=invented, rating="up").status_code == 422
     assert not site.events(FEEDBACK)
+
+
+def test_only_an_answer_takes_feedback_and_only_of_the_owner_of_the_key_that_asked(site, client, answered):
+    unanswered = [
+        client.get("/healthz"),
+        client.get("/v1/models", headers=site.headers()),
+        site.ask(client, None),
+        site.ask(client, prompt=""),
+        client.post("/feedback", json={"id": answered, "rating": "up"}, headers=site.headers()),
+        client.post("/v1/embeddings", json={"model": "x", "input": "one"}, headers=site.headers()),
+    ]
+    for answer in unanswered:
+        refusal = send(site, client, id=answer.headers["X-Request-ID"], rating="up")
+        assert (refusal.status_code, refusal.json()["code"]) == (422, "feedback_refused")
+    assert send(site, client, "developer", id=answered, rating="up").status_code == 422
+    other, of_ana = site.store.create("user", "another person")[0], site.store.create("user", "user")[0]
+    for key, status in ((other, 422), (of_ana, 201)):  # the keys of one owner are one person's
+        answer = client.post("/feedback", json={"id": answered, "rating": "up"}, headers={"X-API-Key": key})
+        assert answer.status_code == status
+    assert len(site.events(FEEDBACK)) == 2
+
+
+CHAT = {"model": "support-bot", "messages": [{"role": "user", "content": "one two three"}]}
+TURNS = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}, *CHAT["messages"]]
+TEXTS = {"model": "support-bot", "prompt": ["one two three", "four"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "stream", "wrong"),
+    [
+        ("/generate", {"prompt": "one two three"}, False, {"question": 422, "answer": 422}),
+        ("/generate", {"prompt": " one two three\n"}, True, {"question": 422, "answer": 201}),
+        ("/v1/chat/completions", CHAT, False, {"question": 422, "answer": 422}),
+        ("/v1/chat/completions", CHAT, True, {"question": 422, "answer": 201}),
+        ("/v1/chat/completions", {**CHAT, "messages": TURNS}, True, {"question": 422, "answer": 201}),
+        ("/v1/chat/completions", {**CHAT, "n": 2}, False, {"question": 422, "answer": 422}),
+        ("/v1/completions", TEXTS, False, {"right": 422}),  # no single question
+        ("/v1/completions", TEXTS, True, {"right": 422}),
+    ],
+)
+def test_a_correction_is_of_the_question_and_the_answer_that_the_id_stands_for(
+    site, client, path, asked, stream, wrong
+):
+    answer = client.post(path, json={**asked, "stream": stream}, headers=site.headers())
+    right = {"id": answer.headers["X-Request-ID"], "question": "one two three ", "correction": "No."}
+    assert right["id"] in answer.text
+    if "messages" not in asked or len(asked["messages"]) == 1:
+        right["answer"] = "one two three"  # the engine says what it was asked
+    bodies = {"right": right, "question": {**right, "question": "Where?"}, "answer": {**right, "answer": "Never."}}
+    for name, status in {"right": 201, **wrong}.items():
+        assert send(site, client, **bodies[name]).status_code == status, name
+    assert send(site, client, id=right["id"], rating="up").status_code == 201
+
+
+def test_a_stream_that_fails_before_its_first_word_takes_no_feedback(new_site, tmp_path):
+    site = new_site(tmp_path).release()
+    with site.client(lambda version: EchoEngine(fail_on="bad")) as client:
+        site.ready(client)
+        for stream in (False, True):
+            failed = site.ask(client, prompt="bad", stream=stream)
+            assert send(site, client, id=failed.headers["X-Request-ID"], rating="up").status_code == 422
 
 
 def test_an_id_is_good_in_a_replica_and_after_a_restart(site, answered):
@@ -91,8 +156,11 @@ def test_the_secret_is_made_once_kept_to_the_owner_and_can_be_given(tmp_path):
 
 def test_where_no_secret_can_be_kept_ids_still_work(tmp_path):
     (tmp_path / "file").write_text("")
-    secret = signing.read_secret(tmp_path / "file" / "serving.secret", {})
-    assert signing.is_request_id(secret, signing.make_request_id(secret))
+    secret, parts = (
+        signing.read_secret(tmp_path / "file" / "serving.secret", {}),
+        signing.AnswerId("", "a" * 8, "b" * 8),
+    )
+    assert signing.read_answer_id(secret, signing.sign_answer(secret, "c" * 32, "ana", parts), "ana") == parts
 
 
 def test_feedback_that_cannot_be_kept_is_not_said_to_be(site, client, answered, monkeypatch):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from llmops.events.datasets import FEEDBACK
+from tests.serving.provider import ENVIRON
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the PATH; on Debian, apt-get install chromium")
@@ -22,9 +23,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def served(new_site, stepwise, tmp_path_factory):
+def served(new_site, stepwise, provider, tmp_path_factory):
     """A site and the URL of its app, whose engine keeps the ends of lines."""
-    site = new_site(tmp_path_factory.mktemp("site")).release()
+    site = new_site(tmp_path_factory.mktemp("site"), environ=ENVIRON, oidc=provider.settings).release()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.serving.echo._split_words", lambda prompt: prompt.messages[-1].content.split(" "))
         with site.live(lambda v: site.engines.setdefault(v.name, stepwise(fail_on="bad"))) as url:
@@ -39,7 +40,8 @@ def site(served):
 
 @pytest.fixture
 def page(browser, served):
-    page = browser.new_page(viewport={"width": 1100, "height": 800})
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    page = context.new_page()
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
@@ -47,13 +49,14 @@ def page(browser, served):
     page.goto(served[1])
     page.problems = problems
     yield page
-    page.close()
+    context.close()
 
 
 @pytest.fixture
 def chat(site, page):
     page.keyboard.type(site.keys["user"])  # the field has the focus
     page.keyboard.press("Enter")
+    page.wait_for_selector("#prompt:focus")
     return page
 
 
@@ -188,14 +191,32 @@ def test_a_server_that_is_gone_or_full_is_told_and_the_question_kept(chat):
     assert read_error(chat) and "good" in read_answers(chat)[0]
 
 
-def test_the_key_stays_in_the_tab_and_can_be_forgotten(chat, served):
-    chat.reload()
-    assert chat.locator("#keyform").is_hidden()
-    other = chat.context.browser.new_page()
-    other.goto(served[1])
-    assert other.locator("#keyform").is_visible()
-    other.close()
-    chat.click("summary")
-    chat.click("#forget")
-    assert chat.locator("#key").input_value() == ""
+def test_a_session_is_kept_where_no_script_can_read_it_and_ends_when_somebody_signs_out(chat, served):
     assert chat.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
+    other = chat.context.new_page()
+    other.goto(served[1])
+    assert other.locator("#signin").count() == 0
+    other.click("text=Sign out")
+    other.wait_for_selector("#api_key:focus")
+    other.close()
+    ask(chat, "one two")
+    chat.wait_for_selector("#over >> text=Sign in")
+    assert chat.locator("#prompt").input_value() == "one two"
+
+
+def test_one_sign_in_at_a_provider_is_good_for_all_pages(page, provider):
+    provider.add("ana", "shop-admins")
+    page.click("text=Sign in with localhost")
+    page.fill("[name=sub]", "ana")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#prompt:focus")
+    page.problems.clear()  # those of the provider's page, whose style is on another server
+    ask(page, "one two")
+    wait_for_answers(page)
+    page.click("[aria-label='Good answer']")
+    page.wait_for_selector("[aria-label='Good answer'][aria-pressed=true]")
+    page.click("nav >> text=Dashboard")
+    page.wait_for_selector("#versions td")
+    page.click("nav >> text=Review")
+    page.wait_for_selector("#counts >> text=waiting")
+    assert page.locator(".who span").inner_text() == "ana@example.com · admin" and page.problems == []
