@@ -91,6 +91,7 @@ class Key:
     tokens_per_minute: int | None = None  #: None: as `serving.tokens_per_minute`; 0: any number
     old_sha256: str = ""  #: of the secret before the last rotation
     old_until: str = ""  #: ISO time, UTC: end of the old secret's validity
+    tokens_per_month: int | None = None  #: in a calendar month, UTC; None or 0: any number
 
     def without_hashes(self) -> dict[str, Any]:
         """Return everything but the hashes, for lists."""

@@ -29,7 +29,7 @@ from llmops.frame.errors import ConfigError, StateError, StateReadOnly, StateUna
 from llmops.frame.variables import fill_variables
 from llmops.state.tables import REVISION
 
-HEAD = "1002"  #: the newest revision in migrations/versions/, which this code needs
+HEAD = "1003"  #: the newest revision in migrations/versions/, which this code needs
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_S = 30  #: seconds a writer waits for another one
 CONNECT_S = 5  #: seconds for connecting to a server

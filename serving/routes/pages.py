@@ -9,9 +9,11 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from llmops.access.roles import Key
+from llmops.access.usage import format_month, read_usage
 from llmops.events.reader import Reader
 from llmops.frame.errors import AccessError, LlmopsError, RegistryError, StateError
 from llmops.release import rollout
+from llmops.state.database import database_of
 from serving.admission.dependencies import (
     COOKIE,
     AppParts,
@@ -62,7 +64,7 @@ def get_dashboard_data(app: AppPartsDep, span: TimeSpan = "1h") -> dict[str, Any
     }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
     figures = read_dashboard(_get_reader(app), span, app.config.alerts.drift_windows)
-    return {**figures, "serving": serving, "objectives": objectives}
+    return {**figures, "serving": serving, "objectives": objectives, "usage": _read_usage(app)}
 
 
 @router.get("/dashboard/stages/{stage}")
@@ -179,6 +181,15 @@ def _read_changes(app: AppParts) -> list[dict[str, Any]]:
         return app.registry.history()[: -RECENT - 1 : -1]
     except StateError:
         return []
+
+
+def _read_usage(app: AppParts) -> dict[str, Any]:
+    month = format_month(datetime.now(UTC))
+    try:
+        keys = read_usage(database_of(app.config), month).keys
+    except StateError:
+        keys = []
+    return {"month": month, "keys": keys}
 
 
 def _is_local(path: str) -> bool:
