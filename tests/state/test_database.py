@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from alembic.migration import MigrationContext
 from llmops import cli
 from llmops.access.rows import list_all
 from llmops.config import load
-from llmops.frame.errors import ConfigError, StateError, StateUnavailable
+from llmops.frame.errors import ConfigError, StateError, StateReadOnly, StateUnavailable
 from llmops.state import database as module
 from llmops.state.database import HEAD, Database, database_of
 from llmops.state.tables import REVISION, aliases, audit, changes, metadata
@@ -239,6 +239,21 @@ def test_a_writer_that_finds_it_busy_says_so(database_url: str, monkeypatch: pyt
     with other.change() as connection:
         note(connection, "later")
     assert actions(database_url) == ["later"]
+
+
+@pytest.mark.service
+def test_a_server_that_can_only_be_read_is_named(
+    postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql()
+    with Database(url).change():
+        pass
+    monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
+    reading = Database(url)
+    with reading.read():
+        pass
+    with pytest.raises(StateReadOnly, match="state.url"), reading.change():
+        pytest.fail("a change that writes nothing, as on a refusal, may not begin")
 
 
 @pytest.mark.parametrize("kind", ["nowhere", pytest.param("postgresql", marks=pytest.mark.service)])
