@@ -103,9 +103,10 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
             if output.error:
                 raise RuntimeError(output.error)
         except Exception as error:
+            reason = error.__cause__ or error  # of the manager's thread, if that has ended
             raise ArtifactError(
                 f"The engine `transformers` cannot run {type(model).__name__} for many requests at once "
-                f"({type(error).__name__}: {error}). Serve this model with the engine `vllm`."
+                f"({type(reason).__name__}: {reason}). Serve this model with the engine `vllm`."
             ) from error
         log.info("Loaded %s in %.1f s", self._folder, time.monotonic() - start)
 
