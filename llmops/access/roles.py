@@ -102,6 +102,14 @@ class Key:
         """Return True if this stands for a person who signs in by OpenID Connect. Nobody has its secret."""
         return self.prefix.startswith(PERSON)
 
+    @property
+    def answered_to(self) -> str:
+        """Return the name that an answer's id is signed for: a key's owner, or the prefix of a person.
+
+        A provider's name of a person may be the owner of somebody's key.
+        """
+        return self.prefix if self.is_person else self.owner
+
     def allows(self, permission: Permission) -> bool:
         """Return True if the key's role has the permission."""
         return permission in PERMISSIONS[self.role]

@@ -292,3 +292,9 @@ def test_each_role_may_all_that_the_one_below_may_and_no_more():
     require(user, "generate")
     with pytest.raises(Forbidden, match="admin"):
         require(user, "manage_keys")
+
+
+def test_answers_to_a_person_are_not_those_of_a_key_whose_owner_has_the_same_name(store):
+    _, key = store.create("user", "ann")
+    person = store.admit_person("oidc-0123456789abcdef", "ann", "user")
+    assert person.owner == key.owner and person.answered_to != key.answered_to == "ann"
