@@ -35,6 +35,9 @@ SIGN_IN_S = 600  #: longest time between the two steps
 TIMEOUT_S = 10.0  #: of a request to the provider
 LEEWAY_S = 60  #: by which the clocks of app and provider may differ
 
+#: of ID tokens: those with public keys, since a provider may name `none`, too, and authlib would then accept it
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
+
 #: raised by authlib if the provider's answer is no JSON, or lacks a part
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
@@ -110,6 +113,8 @@ class Provider:
         expected = {"iss": self._oidc.issuer, "aud": self._oidc.client_id}
         options = {name: {"essential": True, "value": value} for name, value in expected.items()}
         try:
+            metadata = await self._client.load_server_metadata()
+            metadata["id_token_signing_alg_values_supported"] = list(ALGORITHMS)
             token = await self._client.authorize_access_token(request, claims_options=options, leeway=LEEWAY_S)
             claims = token["userinfo"]  # missing if the answer has no ID token
         except httpx2.HTTPError as error:
@@ -121,7 +126,7 @@ class Provider:
                 "not prove who you are. Begin again; the log has the reason."
             ) from error
         groups = claims.get(self._oidc.groups_claim) or []
-        email = claims.get("email") if claims.get("email_verified", True) else None
+        email = claims.get("email") if claims.get("email_verified", True) in (True, "true") else None
         return Person(
             make_prefix(self._oidc.issuer, str(claims["sub"])),
             str(email or claims.get("preferred_username") or claims["sub"]),

@@ -62,6 +62,10 @@ def run_provider() -> Iterator[Provider]:
 
     @app.after_request
     def change_token(response: flask.Response) -> flask.Response:
+        if flask.request.path == "/.well-known/openid-configuration":
+            algorithms = ["RS256", "HS256", "none"]  # some name them all
+            described = {**response.get_json(), "id_token_signing_alg_values_supported": algorithms}
+            response.set_data(flask.json.dumps(described))
         keys["own"] = RSAKey.import_key(flask.g.oidc_provider_mock_storage.jwk.as_dict(is_private=True))
         if provider.issue and flask.request.path == "/oauth2/token":
             answer = response.get_json()

@@ -202,7 +202,7 @@ BAD: dict[str, Any] = {
     "changed": lambda p, c: ".".join(
         encode({**c, "groups": ["shop-admins"]}) if n == 1 else part for n, part in enumerate(p.sign(c).split("."))
     ),
-    "unsigned": lambda p, c: f"{encode({'alg': 'none'})}.{encode(c)}.",
+    "unsigned": lambda p, c: f"{encode({'alg': 'none'})}.{encode({k: v for k, v in c.items() if k != 'at_hash'})}.",
     "signed with the client secret": lambda p, c: jwt.encode({"alg": "HS256"}, c, OctKey.import_key(SECRET)),
     "expired": lambda p, c: p.sign({**c, "exp": now() - 3600, "iat": now() - 7200}),
     "without an end": lambda p, c: p.sign({k: v for k, v in c.items() if k != "exp"}),
@@ -316,6 +316,16 @@ def test_the_configuration_names_an_https_provider_and_the_environment_its_secre
     for wrong in ({"issuer": "http://login.example.com"}, {"roles": {}}, {"roles": {"a": "root"}}, {"scope": "email"}):
         with pytest.raises(ValidationError):
             Config(home=tmp_path, serving={"oidc": good | wrong})
+
+
+def test_a_name_is_an_address_only_if_it_is_verified(site: Any, client: TestClient, provider: Provider) -> None:
+    names = []
+    for verified in (True, "true", False, "false"):
+        provider.issue = lambda claims, given=verified: provider.sign({**claims, "email_verified": given})
+        provider.sign_in(client, "user")
+        (owner,) = (key.owner for key in site.store.list() if key.prefix == read_prefix(client))
+        names.append(owner)
+    assert names == ["user@example.com", "user@example.com", "user", "user"]
 
 
 def test_the_strongest_role_of_the_groups_counts() -> None:
