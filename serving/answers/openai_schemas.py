@@ -21,7 +21,7 @@ from serving.answers.schemas import (
     Sampling,
     ValidStr,
 )
-from serving.answers.structured import ANY_OBJECT, ResponseFormat, clean_schema
+from serving.answers.structured import ResponseFormat, clean_schema
 
 MAX_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
 MAX_TOOLS = 20  #: most functions of one request
@@ -126,20 +126,28 @@ class OpenAIRequest(Sampling):
         return {name: value for name, value in body.items() if name not in unsupported}
 
 
+def _clean_parameters(schema: dict[str, Any]) -> str:
+    if schema.get("type", "object") != "object":
+        raise ValueError("the arguments of a function are an object; say type: object")
+    return clean_schema(schema if "$ref" in schema else {"type": "object", **schema})
+
+
 class Function(BaseModel):
     """A function of the caller's program. Its description is ignored, because the model does not see it."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
-    parameters: Annotated[dict[str, Any], AfterValidator(clean_schema)] = Field({}, description="A JSON schema.")
+    parameters: Annotated[dict[str, Any], AfterValidator(_clean_parameters)] = Field(
+        {}, validate_default=True, description="A JSON schema of the type object."
+    )
     description: Any = None
     strict: Any = None
 
     @property
     def schema_text(self) -> str:
         """Return the schema of the arguments, as JSON."""
-        return str(self.parameters or ANY_OBJECT)  # a string since its validation
+        return str(self.parameters)  # a string since its validation
 
 
 class Tool(BaseModel):

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 from pydantic import ValidationError
+from werkzeug.serving import make_server
 
 from llmops.access.people import choose_role, make_prefix
 from llmops.access.roles import KeyRefused
@@ -24,7 +26,7 @@ from llmops.frame.errors import ConfigError
 from serving.admission.dependencies import PAGE_HEADER
 from serving.admission.signing import SESSION_S
 from serving.app import create_app
-from tests.serving.provider import ENVIRON, SECRET, Claims, Provider, read_prefix
+from tests.serving.provider import ENVIRON, SECRET, Claims, Provider, read_prefix, run_server
 
 OF_PAGE = {PAGE_HEADER: "1"}
 
@@ -200,7 +202,7 @@ BAD: dict[str, Any] = {
     "changed": lambda p, c: ".".join(
         encode({**c, "groups": ["shop-admins"]}) if n == 1 else part for n, part in enumerate(p.sign(c).split("."))
     ),
-    "unsigned": lambda p, c: f"{encode({'alg': 'none'})}.{encode(c)}.",
+    "unsigned": lambda p, c: f"{encode({'alg': 'none'})}.{encode({k: v for k, v in c.items() if k != 'at_hash'})}.",
     "signed with the client secret": lambda p, c: jwt.encode({"alg": "HS256"}, c, OctKey.import_key(SECRET)),
     "expired": lambda p, c: p.sign({**c, "exp": now() - 3600, "iat": now() - 7200}),
     "without an end": lambda p, c: p.sign({k: v for k, v in c.items() if k != "exp"}),
@@ -290,6 +292,22 @@ def test_without_its_provider_the_app_still_takes_keys(new_site: Any, tmp_path: 
         assert "/signin/oidc" not in client.get("/").text
 
 
+@pytest.mark.parametrize("body", ["<html>", "[]", "{}", '{"authorization_endpoint": 7}'])
+def test_a_provider_that_talks_nonsense_is_no_defect_of_the_app(new_site: Any, tmp_path: Path, body: str) -> None:
+    server = make_server("localhost", 0, lambda environ, start: (start("200 OK", []), [body.encode()])[1])
+    settings = {"issuer": f"http://localhost:{server.server_port}", "client_id": "llmops", "roles": {"x": "user"}}
+    with run_server(server), new_site(tmp_path, environ=ENVIRON, oidc=settings).client() as client:
+        answer = client.get("/signin/oidc", follow_redirects=False)
+        assert answer.status_code == 503 and 'name="api_key"' in answer.text
+
+
+def test_a_sign_in_reads_no_certificates(
+    client: TestClient, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpcore2, "default_ssl_context", None)  # it takes 10 ms, in which nobody is answered
+    assert provider.sign_in(client, "user").status_code == 303
+
+
 def test_the_configuration_names_an_https_provider_and_the_environment_its_secret(tmp_path: Path) -> None:
     good = {"issuer": "https://login.example.com/realms/shop", "client_id": "llmops", "roles": {"a": "admin"}}
     config = Config(home=tmp_path, serving={"oidc": good})
@@ -298,6 +316,16 @@ def test_the_configuration_names_an_https_provider_and_the_environment_its_secre
     for wrong in ({"issuer": "http://login.example.com"}, {"roles": {}}, {"roles": {"a": "root"}}, {"scope": "email"}):
         with pytest.raises(ValidationError):
             Config(home=tmp_path, serving={"oidc": good | wrong})
+
+
+def test_a_name_is_an_address_only_if_it_is_verified(site: Any, client: TestClient, provider: Provider) -> None:
+    names = []
+    for verified in (True, "true", False, "false"):
+        provider.issue = lambda claims, given=verified: provider.sign({**claims, "email_verified": given})
+        provider.sign_in(client, "user")
+        (owner,) = (key.owner for key in site.store.list() if key.prefix == read_prefix(client))
+        names.append(owner)
+    assert names == ["user@example.com", "user@example.com", "user", "user"]
 
 
 def test_the_strongest_role_of_the_groups_counts() -> None:
