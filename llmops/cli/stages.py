@@ -11,7 +11,7 @@ from llmops.cli.command import Add
 from llmops.config import Config
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
-from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError
+from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError, RegistryError
 from llmops.frame.intervals import check_ended, parse_interval
 from llmops.pipeline import pipeline, stage_inputs
 from llmops.pipeline.stage_inputs import StagePlan
@@ -73,7 +73,9 @@ def _summarize(metrics: Mapping[str, Mapping[str, Any]], settings: Config) -> It
         yield f"{release['version']} {release['outcome']} against {release['opponent']}:"
         yield from (f"  {reason}" for reason in release["reasons"])
     if "answer" in deploy:
-        yield f"{deploy['version']} was asked: {deploy['question']}\n  {deploy['answer']}"
+        yield f"{deploy['version']} was asked: {deploy['question']}"
+        yield f"  {deploy.get('answer_from_documents', deploy['answer'])}"
+        yield from (f"  source: {source}" for source in deploy.get("sources", ()))
     yield "`llmops serve` serves the champion; `llmops status` shows the artifacts."
 
 
@@ -94,6 +96,8 @@ def status(settings: Config, options: argparse.Namespace) -> int:
     plans = pipeline.plan_stages(settings, interval)
     problem = next((str(plan) for plan in plans.values() if isinstance(plan, LlmopsError)), "")
     found, damaged = _list_artifacts(settings.artifacts, whole=options.verify)
+    if options.verify:
+        damaged |= _find_damaged_versions(settings)
     there = [row for row in found if not row[1].removed]
     disk = measure_usage(settings)
     if options.json:
@@ -168,6 +172,33 @@ def _list_artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Reco
             damaged[str(path)] = str(artifacts.make_damage_error(path, error))
     found.sort(key=lambda row: (row[1].finished, order.get(row[1].stage, 0)), reverse=True)
     return found, damaged
+
+
+def _find_damaged_versions(settings: Config) -> dict[str, str]:
+    """Return path → error of each version whose model is not the one that was made, as far as its record exists."""
+    from llmops.release.registry.registry import registry_of
+    from llmops.release.registry.version import read_version
+
+    registry = registry_of(settings)
+    damaged: dict[str, str] = {}
+    for path in (registry.folder / "versions" / name for name in registry.names()):
+        try:
+            version = read_version(path)
+            files = artifacts.read_record(settings.artifacts / "compress" / version.compress).files
+        except (RegistryError, ArtifactError):
+            continue
+        made = {name: digest for name, digest in files.items() if name.startswith("servable/")}
+        changed = [
+            name
+            for name, digest in made.items()
+            if not (path / name).is_file() or artifacts.compute_sha256(path / name) != digest
+        ]
+        if changed and version.servable.is_dir():
+            damaged[str(path)] = (
+                f"{version.name} is damaged: {', '.join(changed)} in {path}. Serve another version "
+                "(`llmops models rollback`, `llmops models promote`), or put the file back from a backup."
+            )
+    return damaged
 
 
 def lineage(settings: Config, options: argparse.Namespace) -> None:
