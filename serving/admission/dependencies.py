@@ -153,8 +153,8 @@ async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
     Raises:
         LimitExceeded: if the key may not use so many now.
     """
-    allowance, system_tokens = cast(RequestAllowance, request.state.allowance), get_parts(request).models.system_tokens
-    await _record_if_limited(request, allowance.reserve(requests, system_tokens))
+    allowance, system_prompt = cast(RequestAllowance, request.state.allowance), get_parts(request).models.system_prompt
+    await _record_if_limited(request, allowance.reserve(requests, len(system_prompt.encode())))
 
 
 async def provide_side(app: AppParts, key: Key, side: str) -> str:
