@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -55,9 +56,8 @@ def run(settings: Config, options: argparse.Namespace) -> None:
             since = f"  {stage_inputs.describe_unchanged(record, interval)}" if record.interval != interval else ""
             print(f"{name:<10} {path}{since}")
     if options.stage == "all" and not options.json:
-        print()
-        for line in _summarize({name: artifacts.read_record(path).metrics for name, path in paths.items()}, settings):
-            print(line)
+        metrics = {name: artifacts.read_record(path).metrics for name, path in paths.items()}
+        print("", *_summarize(metrics, settings), sep="\n", file=sys.stderr)  # stdout has a line a stage, for scripts
 
 
 def _summarize(metrics: Mapping[str, Mapping[str, Any]], settings: Config) -> Iterator[str]:

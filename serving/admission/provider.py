@@ -1,7 +1,7 @@
 """The provider of sign-ins by OpenID Connect: authorization code with PKCE, `state` and `nonce`, by authlib.
 
-authlib checks the ID token: signature, issuer, audience, expiry and nonce. What it must remember between the two steps
-is in a signed cookie of the browser, for ten minutes.
+authlib checks the ID token: signature, issuer, audience, expiry and nonce. Between the two steps a signed cookie of the
+browser holds state, nonce and verifier, for ten minutes.
 """
 
 from __future__ import annotations
@@ -125,13 +125,15 @@ class Provider:
                 "The sign-in is not valid: it is too old, was not begun in this browser, or the provider's answer does "
                 "not prove who you are. Begin again; the log has the reason."
             ) from error
+        if not claims.get("sub"):
+            raise SignInRefused("The provider's answer names nobody. Begin again; the log has the reason.")
         groups = claims.get(self._oidc.groups_claim) or []
         email = claims.get("email") if claims.get("email_verified", True) in (True, "true") else None
         return Person(
             make_prefix(self._oidc.issuer, str(claims["sub"])),
             str(email or claims.get("preferred_username") or claims["sub"]),
             tuple(map(str, groups if isinstance(groups, list) else [groups])),
-            min(claims["exp"] - time.time(), SESSION_S),
+            min(claims["exp"] - int(time.time()), SESSION_S),
         )
 
     def read_destination(self, request: Request) -> str:

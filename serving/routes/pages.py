@@ -22,6 +22,7 @@ from serving.admission.dependencies import (
     find_session_key,
     make_person_cookie,
     make_session_cookie,
+    refuse_other_sites,
     require,
 )
 from serving.admission.signing import SESSION_S
@@ -90,15 +91,15 @@ def get_drift_data(app: AppPartsDep) -> dict[str, Any]:
     return read_drift(_get_reader(app), app.config.alerts.drift_windows)
 
 
-@router.post("/signin", dependencies=[Depends(allow_anyone)])
+@router.post("/signin", dependencies=[Depends(allow_anyone), Depends(refuse_other_sites)])
 async def sign_in(
     request: Request, app: AppPartsDep, api_key: Annotated[str, Form()], to: Annotated[str, Form()] = "/dashboard"
 ) -> Response:
     """Exchange an API key for a session of the browser, and redirect to the page that the browser asked for."""
     try:
         cookie = await make_session_cookie(request, app, api_key)
-    except AccessError as error:
-        return render_sign_in_page(request, 401, str(error), to)
+    except (AccessError, StateError) as error:
+        return _refuse_sign_in(request, error, to)
     return _start_session(request, to, cookie, SESSION_S)
 
 
@@ -118,13 +119,13 @@ async def finish_sign_in(request: Request, app: AppPartsDep) -> Response:
     to = provider.read_destination(request)
     try:
         answer = _start_session(request, to, *await make_person_cookie(request, app, provider))
-    except (AccessError, SignInUnavailable) as error:
+    except (AccessError, SignInUnavailable, StateError) as error:
         answer = _refuse_sign_in(request, error, to)
     provider.forget(answer)
     return answer
 
 
-@router.post("/signout", dependencies=[Depends(allow_anyone)])
+@router.post("/signout", dependencies=[Depends(allow_anyone), Depends(refuse_other_sites)])
 async def sign_out() -> Response:
     """End the session of the browser."""
     answer = RedirectResponse("/dashboard", status_code=303)
@@ -159,7 +160,8 @@ def _start_session(request: Request, to: str, cookie: str, seconds: float) -> Re
 
 
 def _refuse_sign_in(request: Request, error: LlmopsError, to: str) -> Response:
-    return render_sign_in_page(request, STATUS[type(error)][0], str(error), to)
+    status = next(status for kind, (status, _) in STATUS.items() if isinstance(error, kind))
+    return render_sign_in_page(request, status, str(error), to)
 
 
 def _get_reader(app: AppParts) -> Reader:

@@ -177,6 +177,8 @@ def test_a_run_ends_with_its_result_and_says_which_configuration_it_had(
     with caplog.at_level("INFO"):
         assert cli.main(["run", "all"]) == 0
     assert f"configuration: {home.parent / 'config.yaml'}; home: {home}" in caplog.text
-    last = capsys.readouterr().out.split("\n\n")[-1]
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()] == list(pipeline.STAGES)
+    last = printed.err.split("\n\n")[-1]
     assert "Nothing was trained: the sources gave 50 test items (annotate.min_test_items asks for 60)" in last
     assert "v1 promoted against base:\n  token_f1 +0.07" in last and "asked: Where?\n  Here.\n  source: faq.csv" in last

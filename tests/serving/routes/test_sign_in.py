@@ -141,6 +141,18 @@ def test_a_session_changes_nothing_for_a_page_of_another_site(
     assert allowed.status_code == 405 and not any(name.startswith("access-control") for name in allowed.headers)
 
 
+def test_a_page_of_another_site_signs_nobody_in_or_out(site: Any, client: TestClient) -> None:
+    key = site.keys["user"]
+    for headers, status in (
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 303),
+        ({}, 303),
+    ):
+        answer = client.post("/signin", data={"api_key": key}, headers=headers, follow_redirects=False)
+        assert answer.status_code == status
+        assert client.post("/signout", headers=headers, follow_redirects=False).status_code == status
+
+
 def test_a_person_is_revoked_for_good_and_never_has_a_secret(site: Any, client: TestClient, provider: Provider) -> None:
     provider.add("leaver", "shop-admins")
     provider.sign_in(client, "leaver")
@@ -212,6 +224,7 @@ BAD: dict[str, Any] = {
     "with another nonce": lambda p, c: p.sign({**c, "nonce": "another"}),
     "without a nonce": lambda p, c: p.sign({k: v for k, v in c.items() if k != "nonce"}),
     "without a subject": lambda p, c: p.sign({k: v for k, v in c.items() if k != "sub"}),
+    "with an empty subject": lambda p, c: p.sign({**c, "sub": ""}),
     "nonsense": lambda p, c: "a.b.c",
     "none": lambda p, c: None,
 }
