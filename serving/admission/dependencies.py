@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Security
+from fastapi import Depends, FastAPI, Request, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
@@ -251,16 +251,6 @@ def _record_refusal(request: Request, reason: str, key: Key | None) -> None:
 
 async def allow_anyone() -> None:
     """Allow every caller, as a dependency of public routes."""
-
-
-async def refuse_other_sites(request: Request) -> None:
-    """Refuse a form that a page of another site has sent: it would sign a browser in with the other's key, or out.
-
-    Raises:
-        HTTPException: with 403.
-    """
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise HTTPException(403, "This form was sent by a page of another site; open the page here.")
 
 
 def get_permission(route: APIRoute) -> Permission | None:

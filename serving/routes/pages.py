@@ -22,7 +22,6 @@ from serving.admission.dependencies import (
     find_session_key,
     make_person_cookie,
     make_session_cookie,
-    refuse_other_sites,
     require,
 )
 from serving.admission.signing import SESSION_S
@@ -35,6 +34,17 @@ if TYPE_CHECKING:
     from serving.admission.provider import Provider
 
 RECENT = 8  #: shown changes of aliases
+
+
+async def refuse_other_sites(request: Request) -> None:
+    """Refuse a form that a page of another site has sent: it would sign a browser in with the other's key, or out.
+
+    Raises:
+        HTTPException: with 403.
+    """
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise HTTPException(403, "This form was sent by a page of another site; open the page here.")
+
 
 router = APIRouter(include_in_schema=False)
 
