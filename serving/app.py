@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -32,7 +32,9 @@ from llmops.monitoring.alerts.threads import AlertThreads
 from llmops.release.registry.registry import registry_of
 from llmops.release.registry.version import Version
 from llmops.release.rollout import read_rules
+from llmops.state.database import database_of
 from serving.admission import signing
+from serving.admission.budgets import Budgets
 from serving.admission.dependencies import AppParts, assert_guarded
 from serving.admission.limits import Limiter
 from serving.answers.schemas import MAX_TEXTS
@@ -50,7 +52,11 @@ from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
 from serving.observe.text_events import TextRecorder
 from serving.observe.traces import make_traces
+<<<<<<< HEAD
 from serving.routes import admin, classify, feedback, generate, health, keys, openai, pages, review
+=======
+from serving.routes import admin, feedback, generate, health, keys, openai, pages, review, usage
+>>>>>>> origin/work
 
 if TYPE_CHECKING:
     from serving.admission.provider import Provider
@@ -78,6 +84,7 @@ def create_app(
         config=config,
         keys=keys_of(config),
         limiter=Limiter(config.serving, audit.record_limits_store, environ),
+        budgets=Budgets(database_of(config), config.release.name),
         audit=audit,
         registry=registry,
         models=models,
@@ -92,6 +99,10 @@ def create_app(
     )
 
     texts, traces = TextRecorder(config, parts.metrics.count_lost), make_traces(config.monitoring.traces_url)
+
+    def count(event: Mapping[str, Any]) -> None:
+        parts.metrics.count(event)
+        parts.budgets.count(event)
 
     @asynccontextmanager
     async def run_parts(app: FastAPI) -> AsyncIterator[None]:
@@ -110,6 +121,8 @@ def create_app(
             audit.start()
             stack.push_async_callback(audit.stop)
             stack.push_async_callback(parts.limiter.close)
+            parts.budgets.start()
+            stack.push_async_callback(parts.budgets.stop)
             stack.callback(parts.inputs.close)
             stack.push_async_callback(asyncio.to_thread, parts.documents.close)
             parts.inputs.warm_up(registry)
@@ -136,13 +149,17 @@ def create_app(
         folder=config.events,
         max_body=16 * config.serving.max_prompt_chars + 65_536,
         timeout_s=config.serving.timeout_s,
-        count=parts.metrics.count,
+        count=count,
         texts=texts,
         traces=traces,
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, respond_to_error)
+<<<<<<< HEAD
     for module in (generate, classify, openai, feedback, health, admin, keys, review, pages):
+=======
+    for module in (generate, openai, feedback, health, admin, keys, usage, review, pages):
+>>>>>>> origin/work
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 from llmops.access.roles import (
     ExpiredKey,
@@ -14,6 +15,7 @@ from llmops.access.roles import (
     SignInRefused,
     UnknownKey,
 )
+from llmops.access.usage import MonthRefused
 from llmops.data.feedback.rows import ReviewNotFoundError
 from llmops.frame.errors import (
     AccessError,
@@ -86,6 +88,16 @@ class LimitExceeded(LlmopsError):
     def __init__(self, message: str, wait_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = max(math.ceil(wait_s), 1)
+
+
+class BudgetUsed(LimitExceeded):
+    """The key has used its tokens of this month."""
+
+    def __init__(self, budget: int, used: int, end: datetime, wait_s: float) -> None:
+        super().__init__(
+            f"This key may use {budget} tokens a month and has used {used}; it may go on at {end:%Y-%m-%d %H:%M} UTC.",
+            wait_s,
+        )
 
 
 class VersionNotLoaded(LlmopsError):
@@ -171,7 +183,9 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     PromptRefused: (422, "prompt_refused"),
     QueueFull: (429, "queue_full"),
     QueueShareFull: (429, "queue_share_full"),
+    BudgetUsed: (429, "monthly_budget_used"),
     LimitExceeded: (429, "limited"),
+    MonthRefused: (400, "month_refused"),
     KeyRefused: (422, "key_refused"),
     NoSuchKey: (404, "key_not_found"),
     FeedbackRefused: (422, "feedback_refused"),

@@ -60,12 +60,13 @@ class KeyStore:
         *,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
+        tokens_per_month: int | None = None,
         by: str = "",
     ) -> tuple[str, Key]:
         """Create a key. Return it as its owner presents it, which is not stored, and its stored form.
 
         `days` is its validity (None: until it is revoked), `by` the creator, `by_role` the creator's role. A limit per
-        minute of None means the configured one, 0 none.
+        minute of None means the configured one, 0 none. `tokens_per_month` is its budget; None or 0 means none.
 
         Raises:
             Forbidden: if `role` is above `by_role`.
@@ -77,8 +78,8 @@ class KeyStore:
             raise KeyRefused(f"A key needs an owner: a name of at most {OWNER_CHARS} printable characters.")
         if days is not None and not 0 < days <= MAX_DAYS:
             raise KeyRefused(f"A key must be good for more than 0 and at most {MAX_DAYS} days, not {days}.")
-        if min(requests_per_minute or 0, tokens_per_minute or 0) < 0:
-            raise KeyRefused("A limit per minute is 0 (none) or more.")
+        if min(requests_per_minute or 0, tokens_per_minute or 0, tokens_per_month or 0) < 0:
+            raise KeyRefused("A limit per minute or month is 0 (none) or more.")
         now, secret = self._clock.now(), make_secret()
         with self._database.change() as connection:
             prefix = secrets.token_hex(4)
@@ -93,6 +94,7 @@ class KeyStore:
                 expires=_format_time(now + timedelta(days=days)) if days is not None else "",
                 requests_per_minute=requests_per_minute,
                 tokens_per_minute=tokens_per_minute,
+                tokens_per_month=tokens_per_month,
             )
             _check_not_above(key, by_role, "create")
             insert(connection, key)
@@ -242,6 +244,7 @@ class KeyStore:
             "llmops.target.key.expires": key.expires or None,
             "llmops.target.key.requests_per_minute": key.requests_per_minute,
             "llmops.target.key.tokens_per_minute": key.tokens_per_minute,
+            "llmops.target.key.tokens_per_month": key.tokens_per_month,
         }
         audit.record(connection, action, by=by, target=key.prefix, fields={**key.without_hashes(), "by_role": by_role})
         emit(self._events, AUDIT, fields)

@@ -91,6 +91,7 @@ class Key:
     tokens_per_minute: int | None = None  #: None: as `serving.tokens_per_minute`; 0: any number
     old_sha256: str = ""  #: of the secret before the last rotation
     old_until: str = ""  #: ISO time, UTC: end of the old secret's validity
+    tokens_per_month: int | None = None  #: in a calendar month, UTC; None or 0: any number
 
     def without_hashes(self) -> dict[str, Any]:
         """Return everything but the hashes, for lists."""
@@ -100,6 +101,14 @@ class Key:
     def is_person(self) -> bool:
         """Return True if this stands for a person who signs in by OpenID Connect. Nobody has its secret."""
         return self.prefix.startswith(PERSON)
+
+    @property
+    def answered_to(self) -> str:
+        """Return the name that an answer's id is signed for: a key's owner, or the prefix of a person.
+
+        A provider's name of a person may be the owner of somebody's key.
+        """
+        return self.prefix if self.is_person else self.owner
 
     def allows(self, permission: Permission) -> bool:
         """Return True if the key's role has the permission."""

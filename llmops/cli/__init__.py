@@ -18,20 +18,28 @@ from llmops.cli.monitoring import alerts, elk, events, improve, watch
 from llmops.frame.errors import ConfigError, LlmopsError, TransientError
 from llmops.frame.machine import shorten_thread_spin
 
+log = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _make_parser().parse_args(arguments)
     shorten_thread_spin(os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    noisy = "httpx httpx2 elastic_transport py4j hyperopt presidio-analyzer bitsandbytes matplotlib"
+    noisy = "httpx httpx2 elastic_transport py4j hyperopt presidio-analyzer bitsandbytes matplotlib feast"
     for name in noisy.split():
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)  # deprecations within libraries
     # On newer processors it warns that it could not fetch a kernel from the Hub, which is intended.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     command: Command = options.command
     try:
-        return command(config.load(options.config, _parse_overrides(options.set)), options) or 0
+        settings = config.load(options.config, _parse_overrides(options.set))
+        if not options.json:
+            source = options.config or os.environ.get("LLMOPS_CONFIG") or "defaults (no --config, no LLMOPS_CONFIG)"
+            log.info("configuration: %s; home: %s", source, settings.home)
+        return command(settings, options) or 0
     except LlmopsError as error:
         print(f"llmops: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, TransientError) else 1

@@ -62,9 +62,10 @@ def airflow(settings: Config, options: argparse.Namespace) -> NoReturn:
     """Replace this process by Airflow's own command line: this home's database, this project's DAGs and settings."""
     stack.ensure_passwords(settings.home)  # otherwise `standalone` would create others
     running = stack.find_running(settings.home).get("airflow")
-    environ = stack.build_airflow_environment(
-        settings, running.port if running else doctor.get_airflow_port(), os.environ
-    )
+    port = running.port if running else doctor.get_airflow_port()
+    if options.arguments[:1] == ["standalone"] and not doctor.is_free(port):
+        raise ConfigError(f"Port {port} is in use; choose another: {doctor.AIRFLOW_PORT}={port + 1}.")
+    environ = stack.build_airflow_environment(settings, port, os.environ)
     if file := options.config or environ.get("LLMOPS_CONFIG"):
         environ["LLMOPS_CONFIG"] = str(Path(file).expanduser().absolute())
     sys.stdout.flush()

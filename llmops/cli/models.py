@@ -3,12 +3,13 @@
 import argparse
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llmops.cli.command import Add, get_user
 from llmops.config import Config
-from llmops.frame.errors import ConfigError
+from llmops.frame.errors import ConfigError, RegistryError, StateError
 
 
 def add_to(add: Add) -> None:
@@ -138,8 +139,9 @@ def serve(settings: Config, options: argparse.Namespace) -> None:
         raise ConfigError(
             f"Port {port} of {host} is in use, or needs more rights; set another by {doctor.SERVING_PORT}."
         )
-    if not registry_of(settings).champion():
-        print("There is no champion yet: questions get 503 until a version is released.", file=sys.stderr)
+    with suppress(StateError, RegistryError):  # the app starts without its database, waits for it, and says so
+        if not registry_of(settings).champion():
+            print("There is no champion yet: questions get 503 until a version is released.", file=sys.stderr)
     start(settings)
 
 

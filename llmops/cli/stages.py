@@ -2,15 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from llmops.cli.command import Add
 from llmops.config import Config
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
-from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError
+from llmops.frame.errors import ArtifactError, ConfigError, LlmopsError, RegistryError
 from llmops.frame.intervals import check_ended, parse_interval
 from llmops.pipeline import pipeline, stage_inputs
 from llmops.pipeline.stage_inputs import StagePlan
@@ -53,6 +55,28 @@ def run(settings: Config, options: argparse.Namespace) -> None:
         else:
             since = f"  {stage_inputs.describe_unchanged(record, interval)}" if record.interval != interval else ""
             print(f"{name:<10} {path}{since}")
+    if options.stage == "all" and not options.json:
+        metrics = {name: artifacts.read_record(path).metrics for name, path in paths.items()}
+        print("", *_summarize(metrics, settings), sep="\n", file=sys.stderr)  # stdout has a line a stage, for scripts
+
+
+def _summarize(metrics: Mapping[str, Mapping[str, Any]], settings: Config) -> Iterator[str]:
+    """Yield the result of a whole run in a few lines: whether a model was trained, the gate's decision, an answer."""
+    annotate, release, deploy = (metrics.get(stage, {}) for stage in ("annotate", "release", "deploy"))
+    if "skipped" in metrics.get("train", {}):
+        yield (
+            f"Nothing was trained: the sources gave {annotate['test'] - annotate['made_up']} test items "
+            f"(annotate.min_test_items asks for {settings.annotate.min_test_items}). "
+            "The base model answers from your documents."
+        )
+    if "outcome" in release:
+        yield f"{release['version']} {release['outcome']} against {release['opponent']}:"
+        yield from (f"  {reason}" for reason in release["reasons"])
+    if "answer" in deploy:
+        yield f"{deploy['version']} was asked: {deploy['question']}"
+        yield f"  {deploy.get('answer_from_documents', deploy['answer'])}"
+        yield from (f"  source: {source}" for source in deploy.get("sources", ()))
+    yield "`llmops serve` serves the champion; `llmops status` shows the artifacts."
 
 
 def _parse_inputs(pairs: Sequence[str]) -> dict[str, Path]:
@@ -72,6 +96,8 @@ def status(settings: Config, options: argparse.Namespace) -> int:
     plans = pipeline.plan_stages(settings, interval)
     problem = next((str(plan) for plan in plans.values() if isinstance(plan, LlmopsError)), "")
     found, damaged = _list_artifacts(settings.artifacts, whole=options.verify)
+    if options.verify:
+        damaged |= _find_damaged_versions(settings)
     there = [row for row in found if not row[1].removed]
     disk = measure_usage(settings)
     if options.json:
@@ -146,6 +172,33 @@ def _list_artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Reco
             damaged[str(path)] = str(artifacts.make_damage_error(path, error))
     found.sort(key=lambda row: (row[1].finished, order.get(row[1].stage, 0)), reverse=True)
     return found, damaged
+
+
+def _find_damaged_versions(settings: Config) -> dict[str, str]:
+    """Return path → error of each version whose model is not the one that was made, as far as its record exists."""
+    from llmops.release.registry.registry import registry_of
+    from llmops.release.registry.version import read_version
+
+    registry = registry_of(settings)
+    damaged: dict[str, str] = {}
+    for path in (registry.folder / "versions" / name for name in registry.names()):
+        try:
+            version = read_version(path)
+            files = artifacts.read_record(settings.artifacts / "compress" / version.compress).files
+        except (RegistryError, ArtifactError):
+            continue
+        made = {name: digest for name, digest in files.items() if name.startswith("servable/")}
+        changed = [
+            name
+            for name, digest in made.items()
+            if not (path / name).is_file() or artifacts.compute_sha256(path / name) != digest
+        ]
+        if changed and version.servable.is_dir():
+            damaged[str(path)] = (
+                f"{version.name} is damaged: {', '.join(changed)} in {path}. Serve another version "
+                "(`llmops models rollback`, `llmops models promote`), or put the file back from a backup."
+            )
+    return damaged
 
 
 def lineage(settings: Config, options: argparse.Namespace) -> None:

@@ -86,6 +86,8 @@ def make_dry_run(config: Config, interval: str, gpu_gib: float | None = None) ->
     result.stages = list(_describe_stages(plans, config))
     if failed := [str(why) for why in plans.values() if isinstance(why, LlmopsError)]:
         result.checks.append(Check("sources", False, failed[0], "see the message"))
+    if not config.collect.sources:
+        result.checks.append(Check("sources", False, "there is none", "list one under `collect: sources:`"))
     try:
         intervals.check_ended(interval)
     except LlmopsError as error:

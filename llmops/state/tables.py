@@ -4,7 +4,7 @@ Files of versions are in the registry's folders. Times are ISO texts in UTC, so 
 these tables needs a revision in `migrations/versions/`; a test compares the two.
 """
 
-from sqlalchemy import JSON, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint
 
 metadata = MetaData()
 
@@ -174,6 +174,19 @@ keys = Table(
     Column("tokens_per_minute", Integer),
     Column("old_sha256", Text, nullable=False),
     Column("old_until", Text, nullable=False),
+    Column("tokens_per_month", BigInteger),
+)
+
+#: what each key has used, added up over all processes; see `llmops.access.usage`
+usage = Table(
+    "usage",
+    metadata,
+    Column("key", Text, primary_key=True),  #: prefix
+    Column("day", Text, primary_key=True),  #: UTC, of the request's arrival
+    Column("model", Text, primary_key=True),  #: with its version, as in the answer
+    Column("requests", BigInteger, nullable=False),  #: answered ones
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
 )
 
 #: raised and resolved alerts; at most one is open per rule and subject

@@ -34,6 +34,7 @@ from llmops.events.reader import Reader
 from llmops.frame.errors import AccessError, StateError
 from llmops.release.registry.registry import Registry
 from serving.admission import signing
+from serving.admission.budgets import Budgets
 from serving.admission.limits import Limiter, RequestAllowance
 from serving.engines.base import EngineRequest
 from serving.errors import LimitExceeded
@@ -78,6 +79,7 @@ class AppParts:
     guard: Guard
     reader: Reader | None  #: reader of events; None if no sink of events can be read
     limiter: Limiter
+    budgets: Budgets
     audit: Audit
     inputs: Inputs
     documents: Documents
@@ -131,7 +133,7 @@ def require_within_limits(permission: Permission) -> Callable[..., AsyncIterator
         request.state.event.update(format_client_fields(get_client_address(request.scope)))
         allowance = RequestAllowance(app.limiter, key, request.state.id, request.state.event)
         request.state.allowance = allowance
-        await _record_if_limited(request, allowance.enter())
+        await _record_if_limited(request, _enter(app, allowance, permission))
         failed: Exception | None = None
         try:
             yield key
@@ -151,8 +153,8 @@ async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
     Raises:
         LimitExceeded: if the key may not use so many now.
     """
-    allowance, system_tokens = cast(RequestAllowance, request.state.allowance), get_parts(request).models.system_tokens
-    await _record_if_limited(request, allowance.reserve(requests, system_tokens))
+    allowance, system_prompt = cast(RequestAllowance, request.state.allowance), get_parts(request).models.system_prompt
+    await _record_if_limited(request, allowance.reserve(requests, len(system_prompt.encode())))
 
 
 async def provide_side(app: AppParts, key: Key, side: str) -> str:
@@ -161,6 +163,12 @@ async def provide_side(app: AppParts, key: Key, side: str) -> str:
     if side in known or not key.allows("test_versions"):
         return side
     return await app.models.tested.provide(key.prefix, side, app.config.serving.timeout_s)
+
+
+async def _enter(app: AppParts, allowance: RequestAllowance, permission: Permission) -> None:
+    if permission == "generate":
+        app.budgets.check(allowance.key)
+    await allowance.enter()
 
 
 async def _record_if_limited(request: Request, take: Coroutine[Any, Any, None]) -> None:

@@ -128,7 +128,7 @@ def _sign_id(request: Request, stream: GuardedStream, answer: str = "") -> None:
     state.signed = [*getattr(state, "signed", ()), (stream.mark, get_question(stream.prompt), answer)]
     mark, question, text = (one.pop() if len(one) == 1 else "" for one in map(set, zip(*state.signed, strict=True)))
     question, text = (app.digests.digest_text(one.strip()) if one else NO_DIGEST for one in (question, text))
-    owner = state.allowance.key.owner
+    owner = state.allowance.key.answered_to
     state.id = sign_answer(app.session_secret, state.id, owner, AnswerId(mark, question, text))
 
 

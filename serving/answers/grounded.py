@@ -75,8 +75,8 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, pla
     if not question or wanted is False or not app.config.grounding.enabled:
         return None
     turns = [m.content for m in plain.prompt.messages] if isinstance(plain.prompt, Chat) else [question]
-    taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns) + app.models.system_tokens
-    room = compute_room(app.config.serving.max_context, taken, "\n".join(turns))
+    taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns)
+    room = compute_room(app.config.serving.max_context, taken, app.models.system_prompt + "\n".join(turns))
     if wanted and room < MIN_ROOM:
         raise PromptTooLong(
             "The prompt leaves no room for passages of the documents: shorten it, or leave `ground` out."

@@ -14,18 +14,18 @@ from fastapi import Request
 from serving.admission.dependencies import AppParts, reserve
 from serving.answers.delivery import deliver, deliver_all, deliver_whole
 from serving.answers.grounded import Grounds, stream_ready_answer
-from serving.answers.openai_schemas import (
+from serving.answers.openai_bodies import (
     AssistantMessage,
     ChatChoice,
     Completion,
     CompletionChoice,
     FunctionCall,
     Logprobs,
-    OpenAIRequest,
     OpenAIUsage,
     TokenLogprob,
     ToolCall,
 )
+from serving.answers.openai_schemas import OpenAIRequest
 from serving.engines.base import Answer, Chunk, EngineRequest, ScoredText
 from serving.errors import PromptRefused
 from serving.http.server_sent_events import EventStream, format_event, start_event_stream

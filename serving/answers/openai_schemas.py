@@ -1,4 +1,4 @@
-"""Bodies of requests and answers below `/v1`, as OpenAI's clients send and expect them.
+"""Bodies of requests below `/v1`, as OpenAI's clients send them.
 
 An unsupported parameter that would change the answer is refused, unless its value changes nothing. Parameters that do
 not change the answer are accepted and ignored.
@@ -19,11 +19,9 @@ from serving.answers.schemas import (
     MAX_TOKENS,
     ModelName,
     Sampling,
-    Sources,
     ValidStr,
 )
-from serving.answers.structured import ANY_OBJECT, ResponseFormat, clean_schema
-from serving.engines.base import FinishReason
+from serving.answers.structured import ResponseFormat, clean_schema
 
 MAX_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
 MAX_TOOLS = 20  #: most functions of one request
@@ -128,20 +126,28 @@ class OpenAIRequest(Sampling):
         return {name: value for name, value in body.items() if name not in unsupported}
 
 
+def _clean_parameters(schema: dict[str, Any]) -> str:
+    if schema.get("type", "object") != "object":
+        raise ValueError("the arguments of a function are an object; say type: object")
+    return clean_schema(schema if "$ref" in schema else {"type": "object", **schema})
+
+
 class Function(BaseModel):
     """A function of the caller's program. Its description is ignored, because the model does not see it."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
-    parameters: Annotated[dict[str, Any], AfterValidator(clean_schema)] = Field({}, description="A JSON schema.")
+    parameters: Annotated[dict[str, Any], AfterValidator(_clean_parameters)] = Field(
+        {}, validate_default=True, description="A JSON schema of the type object."
+    )
     description: Any = None
     strict: Any = None
 
     @property
     def schema_text(self) -> str:
         """Return the schema of the arguments, as JSON."""
-        return str(self.parameters or ANY_OBJECT)  # a string since its validation
+        return str(self.parameters)  # a string since its validation
 
 
 class Tool(BaseModel):
@@ -253,85 +259,6 @@ class CompletionRequest(OpenAIRequest):
     prompt: ValidStr | list[int] | list[ValidStr] | list[list[int]]
 
 
-class OpenAIUsage(BaseModel):
-    """Tokens of a request and its answers."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class FunctionCall(BaseModel):
-    """A function and its arguments, as JSON."""
-
-    name: str
-    arguments: str
-
-
-class ToolCall(BaseModel):
-    """A call of a function, which the caller's program may carry out."""
-
-    id: str
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class AssistantMessage(BaseModel):
-    """The answer: a text, or the call of a function."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str | None
-    refusal: None = None
-    tool_calls: list[ToolCall] | None = Field(None, exclude_if=lambda value: value is None)
-
-
-class TokenLogprob(BaseModel):
-    """A token of the answer."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[Any] = Field(default_factory=list, description="Always empty.")
-
-
-class Logprobs(BaseModel):
-    """The tokens of the answer that have left."""
-
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class ChatChoice(BaseModel):
-    """The answer to a conversation."""
-
-    index: int
-    message: AssistantMessage
-    logprobs: Logprobs | None = None
-    finish_reason: FinishReason | Literal["tool_calls"]
-
-
-class CompletionChoice(BaseModel):
-    """The continuation of a text."""
-
-    index: int
-    text: str
-    logprobs: None = None
-    finish_reason: FinishReason
-
-
-class Completion(BaseModel):
-    """The answers to a request; `model` names the version that gave them."""
-
-    id: str
-    object: Literal["chat.completion", "text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChoice] | list[CompletionChoice]
-    usage: OpenAIUsage
-    sources: Sources = None
-
-
 class EmbeddingRequest(BaseModel):
     """Texts whose vectors are asked for."""
 
@@ -351,61 +278,6 @@ class EmbeddingRequest(BaseModel):
         if isinstance(value, list) and any(isinstance(one, int | list) for one in value):
             raise ValueError("send texts, not token ids, which another model's tokenizer made")
         return value
-
-
-class Embedding(BaseModel):
-    """The vector of a text, of length one."""
-
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingUsage(BaseModel):
-    """Tokens of the texts, those that count."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingList(BaseModel):
-    """The vectors of a request's texts, in their order."""
-
-    object: Literal["list"] = "list"
-    data: list[Embedding]
-    model: str
-    usage: EmbeddingUsage
-
-
-class ModelCard(BaseModel):
-    """A model that can be named in a request."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "llmops"
-
-
-class ModelList(BaseModel):
-    """All models that can be named in a request."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class OpenAIError(BaseModel):
-    """The reason why a request was not answered."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class OpenAIProblem(BaseModel):
-    """The body of every error below `/v1`."""
-
-    error: OpenAIError
 
 
 def _refuse(name: str, reason: str) -> PydanticCustomError:

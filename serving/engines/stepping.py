@@ -162,7 +162,7 @@ class SteppingEngine(ABC, Generic[R]):
             try:
                 self._unload()
             finally:
-                _clear_frames(self._error)
+                clear_frames(self._error)
                 gc.collect()
                 self._loaded.set()
 
@@ -216,8 +216,8 @@ class SteppingEngine(ABC, Generic[R]):
             job.stream.push(EngineDied())
 
 
-def _clear_frames(error: BaseException | None) -> None:
+def clear_frames(error: BaseException | None) -> None:
     """Clear the local variables in the traceback of an error and of its causes. They would keep the model in memory."""
     if error:
         traceback.clear_frames(error.__traceback__)
-        _clear_frames(error.__cause__ or error.__context__)
+        clear_frames(error.__cause__ or error.__context__)

@@ -17,7 +17,7 @@ from llmops.frame.errors import ArtifactError
 from llmops.model.gguf.process import OUT_OF_MEMORY
 from serving.engines.answer_row import AnswerRow
 from serving.engines.base import EngineStats
-from serving.engines.stepping import Job, SteppingEngine
+from serving.engines.stepping import Job, SteppingEngine, clear_frames
 from serving.errors import EngineDied, NoLogprobs
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
             if output.error:
                 raise RuntimeError(output.error)
         except Exception as error:
+            reason = error.__cause__ or error  # of the manager's thread, if that has ended
             raise ArtifactError(
                 f"The engine `transformers` cannot run {type(model).__name__} for many requests at once "
-                f"({type(error).__name__}: {error}). Serve this model with the engine `vllm`."
+                f"({type(reason).__name__}: {reason}). Serve this model with the engine `vllm`."
             ) from error
         log.info("Loaded %s in %.1f s", self._folder, time.monotonic() - start)
 
@@ -141,6 +142,7 @@ class TransformersEngine(SteppingEngine[AnswerRow]):
     def _unload(self) -> None:
         if self._manager:
             self._manager.stop(hard_stop=True)
+            clear_frames(self._manager.background_thread_status.fatal_error)  # its thread has logged it
         self._manager = self._model = None
 
     def _add_request(self, ids: list[int], max_new_tokens: int, ends: list[int], **sampler: Any) -> str:

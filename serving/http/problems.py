@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from llmops.access.roles import MissingKey
 from llmops.frame.errors import AccessError, EventsUnavailable, LlmopsError
-from serving.errors import STATUS
+from serving.errors import STATUS, BudgetUsed
 from serving.http.templates import render_sign_in_page
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str,
         headers["WWW-Authenticate"] = "Bearer"
     if retry_after_s := getattr(error, "retry_after_s", 5 if status == 503 else 0):
         headers["Retry-After"] = str(retry_after_s)
+    if isinstance(error, BudgetUsed):
+        headers["x-should-retry"] = "false"  # OpenAI's clients would try again within seconds
     if len(detail) > MAX_DETAIL_CHARS:  # it may quote the request
         detail = detail[:MAX_DETAIL_CHARS] + "…"
     request.state.event["error.type"] = code

@@ -80,9 +80,9 @@ class Models:
         return tuple(one for one in (self.champion, self.canary) if one)
 
     @property
-    def system_tokens(self) -> int:
-        """Return the most tokens of a system prompt of these versions. A token has at least one byte."""
-        return max((len(one.version.system_prompt.encode()) for one in self.loaded), default=0)
+    def system_prompt(self) -> str:
+        """Return the longest system prompt of these versions."""
+        return max((one.version.system_prompt for one in self.loaded), key=lambda text: len(text.encode()), default="")
 
     def choose(self, caller: str, side: str = "") -> LoadedVersion:
         """Return the version and engine that answer the caller with this key's prefix now.

@@ -54,7 +54,7 @@ def _read_id(body: FeedbackRequest, app: AppParts, key: Key) -> AnswerId:
     Raises:
         FeedbackRefused: if it is no id of an answer to this key's owner, or question or answer are others.
     """
-    answered = read_answer_id(app.session_secret, body.id, key.owner)
+    answered = read_answer_id(app.session_secret, body.id, key.answered_to)
     if answered is None:
         raise FeedbackRefused("This is no id of an answer to you; send the one in its X-Request-ID.")
     question, answer = body.question.strip(), body.answer.strip()

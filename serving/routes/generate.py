@@ -12,7 +12,15 @@ from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, 
 from serving.answers.delivery import deliver, deliver_whole
 from serving.answers.grounded import Grounds, find_grounds, stream_ready_answer
 from serving.answers.requests import make_engine_request, record_prompts, record_settings
-from serving.answers.schemas import ConversationDep, GenerateRequest, GenerateResponse, Problem, SideDep, Usage
+from serving.answers.schemas import (
+    MAX_TOKENS,
+    ConversationDep,
+    GenerateRequest,
+    GenerateResponse,
+    Problem,
+    SideDep,
+    Usage,
+)
 from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import FeaturesDown, PromptRefused
 from serving.http.server_sent_events import format_event, start_event_stream
@@ -35,7 +43,9 @@ async def generate(
     conversation: ConversationDep = None,
     body: GenerateRequest | None = None,
     prompt: Annotated[str | None, Query(description="The question, when there is no body.")] = None,
-    max_length: Annotated[int | None, Query(ge=1, description="Longest answer, in tokens; default 50.")] = None,
+    max_length: Annotated[
+        int | None, Query(ge=1, le=MAX_TOKENS, description="Longest answer, in tokens; default 50.")
+    ] = None,
 ) -> GenerateResponse | Response:
     """Answer a question, greedily unless a temperature is given: the same question gets the same answer."""
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s

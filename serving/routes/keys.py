@@ -22,6 +22,11 @@ Prefix = Annotated[str, Path(pattern=PREFIX, description="The 8 hex digits after
 PerMinute = Annotated[int | None, Field(ge=0, le=2**31, description="Per minute; 0: any number; default: the app's.")]
 
 
+PerMonth = Annotated[
+    int | None, Field(ge=0, le=2**53, description="In a calendar month, UTC; 0, the default: any number.")
+]
+
+
 class KeyRequest(BaseModel):
     """The properties of a new key."""
 
@@ -32,6 +37,7 @@ class KeyRequest(BaseModel):
     days: float | None = Field(None, gt=0, le=MAX_DAYS, description="How long it is valid; default: until revoked.")
     requests_per_minute: PerMinute = None
     tokens_per_minute: PerMinute = None
+    tokens_per_month: PerMonth = None
 
 
 class RotateRequest(BaseModel):
@@ -53,6 +59,7 @@ class KeyEntry(BaseModel):
     revoked: str
     requests_per_minute: int | None
     tokens_per_minute: int | None
+    tokens_per_month: int | None
     old_until: str = Field(
         description="End of the validity of the secret before the last rotation; empty: it has ended."
     )

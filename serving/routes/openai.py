@@ -14,18 +14,20 @@ from llmops.data.retrieval.minilm import MAX_TOKENS, MODEL_NAME
 from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require, require_within_limits, reserve
 from serving.answers.grounded import find_grounds
 from serving.answers.openai_answers import respond
-from serving.answers.openai_schemas import (
-    MAX_ANSWERS,
-    ChatRequest,
+from serving.answers.openai_bodies import (
     Completion,
-    CompletionRequest,
     Embedding,
     EmbeddingList,
-    EmbeddingRequest,
     EmbeddingUsage,
     ModelCard,
     ModelList,
     OpenAIProblem,
+)
+from serving.answers.openai_schemas import (
+    MAX_ANSWERS,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
     OpenAIRequest,
 )
 from serving.answers.requests import make_engine_request, record_prompts, record_settings, repeat_request

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from llmops.access.roles import Key
+from llmops.access.usage import format_month, read_usage
 from llmops.events.reader import Reader
 from llmops.frame.errors import AccessError, LlmopsError, RegistryError, StateError
 from llmops.release import rollout
+from llmops.state.database import database_of
 from serving.admission.dependencies import (
     COOKIE,
     AppParts,
@@ -32,6 +34,17 @@ if TYPE_CHECKING:
     from serving.admission.provider import Provider
 
 RECENT = 8  #: shown changes of aliases
+
+
+async def refuse_other_sites(request: Request) -> None:
+    """Refuse a form that a page of another site has sent: it would sign a browser in with the other's key, or out.
+
+    Raises:
+        HTTPException: with 403.
+    """
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise HTTPException(403, "This form was sent by a page of another site; open the page here.")
+
 
 router = APIRouter(include_in_schema=False)
 
@@ -62,7 +75,7 @@ def get_dashboard_data(app: AppPartsDep, span: TimeSpan = "1h") -> dict[str, Any
     }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
     figures = read_dashboard(_get_reader(app), span, app.config.alerts.drift_windows)
-    return {**figures, "serving": serving, "objectives": objectives}
+    return {**figures, "serving": serving, "objectives": objectives, "usage": _read_usage(app)}
 
 
 @router.get("/dashboard/stages/{stage}")
@@ -88,15 +101,15 @@ def get_drift_data(app: AppPartsDep) -> dict[str, Any]:
     return read_drift(_get_reader(app), app.config.alerts.drift_windows)
 
 
-@router.post("/signin", dependencies=[Depends(allow_anyone)])
+@router.post("/signin", dependencies=[Depends(allow_anyone), Depends(refuse_other_sites)])
 async def sign_in(
     request: Request, app: AppPartsDep, api_key: Annotated[str, Form()], to: Annotated[str, Form()] = "/dashboard"
 ) -> Response:
     """Exchange an API key for a session of the browser, and redirect to the page that the browser asked for."""
     try:
         cookie = await make_session_cookie(request, app, api_key)
-    except AccessError as error:
-        return render_sign_in_page(request, 401, str(error), to)
+    except (AccessError, StateError) as error:
+        return _refuse_sign_in(request, error, to)
     return _start_session(request, to, cookie, SESSION_S)
 
 
@@ -116,13 +129,13 @@ async def finish_sign_in(request: Request, app: AppPartsDep) -> Response:
     to = provider.read_destination(request)
     try:
         answer = _start_session(request, to, *await make_person_cookie(request, app, provider))
-    except (AccessError, SignInUnavailable) as error:
+    except (AccessError, SignInUnavailable, StateError) as error:
         answer = _refuse_sign_in(request, error, to)
     provider.forget(answer)
     return answer
 
 
-@router.post("/signout", dependencies=[Depends(allow_anyone)])
+@router.post("/signout", dependencies=[Depends(allow_anyone), Depends(refuse_other_sites)])
 async def sign_out() -> Response:
     """End the session of the browser."""
     answer = RedirectResponse("/dashboard", status_code=303)
@@ -157,7 +170,8 @@ def _start_session(request: Request, to: str, cookie: str, seconds: float) -> Re
 
 
 def _refuse_sign_in(request: Request, error: LlmopsError, to: str) -> Response:
-    return render_sign_in_page(request, STATUS[type(error)][0], str(error), to)
+    status = next(status for kind, (status, _) in STATUS.items() if isinstance(error, kind))
+    return render_sign_in_page(request, status, str(error), to)
 
 
 def _get_reader(app: AppParts) -> Reader:
@@ -179,6 +193,15 @@ def _read_changes(app: AppParts) -> list[dict[str, Any]]:
         return app.registry.history()[: -RECENT - 1 : -1]
     except StateError:
         return []
+
+
+def _read_usage(app: AppParts) -> dict[str, Any]:
+    month = format_month(datetime.now(UTC))
+    try:
+        keys = read_usage(database_of(app.config), month).keys
+    except StateError:
+        keys = []
+    return {"month": month, "keys": keys}
 
 
 def _is_local(path: str) -> bool:

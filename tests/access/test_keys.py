@@ -123,7 +123,14 @@ def test_nobody_mints_or_changes_a_key_above_the_own_role(store, by):
 def test_wrong_arguments_make_no_key_and_no_rotation(store):
     owners = [{"owner": owner} for owner in ("  ", "a\nb", "a\x1b[2J", "x" * 101)]
     days = [{"days": days} for days in (0, -1, float("nan"), float("inf"), MAX_DAYS + 1)]
-    for wrong in (*owners, *days, {"role": "root"}, {"requests_per_minute": -1}, {"tokens_per_minute": -1}):
+    for wrong in (
+        *owners,
+        *days,
+        {"role": "root"},
+        {"requests_per_minute": -1},
+        {"tokens_per_minute": -1},
+        {"tokens_per_month": -1},
+    ):
         with pytest.raises(KeyRefused):
             store.create(**{"role": "user", "owner": "x", **wrong})
     assert list(store.list()) == []
@@ -228,9 +235,9 @@ def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path, capsys, monk
         code = cli.main(["keys", *arguments])
         return code, capsys.readouterr()
 
-    limits = ("--requests-per-minute", "9", "--tokens-per-minute", "0")
+    limits = ("--requests-per-minute", "9", "--tokens-per-minute", "0", "--tokens-per-month", "1000")
     made = json.loads(run("create", "--owner", "shop", *limits, "--json")[1].out)
-    assert (made["requests_per_minute"], made["tokens_per_minute"]) == (9, 0)
+    assert (made["requests_per_minute"], made["tokens_per_minute"], made["tokens_per_month"]) == (9, 0, 1000)
     clock = FakeClock()
     store = store_in(tmp_path, clock=clock)
     assert store.check(made["key"]).owner == "shop"
@@ -285,3 +292,9 @@ def test_each_role_may_all_that_the_one_below_may_and_no_more():
     require(user, "generate")
     with pytest.raises(Forbidden, match="admin"):
         require(user, "manage_keys")
+
+
+def test_answers_to_a_person_are_not_those_of_a_key_whose_owner_has_the_same_name(store):
+    _, key = store.create("user", "ann")
+    person = store.admit_person("oidc-0123456789abcdef", "ann", "user")
+    assert person.owner == key.owner and person.answered_to != key.answered_to == "ann"

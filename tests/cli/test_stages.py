@@ -1,4 +1,4 @@
-"""`llmops status`: what there is, newest first, and what the next run would build, on every day and with a bad file."""
+"""`llmops status` (artifacts, newest first; the stages of the next run) and the last lines of `llmops run all`."""
 
 import json
 from dataclasses import asdict
@@ -12,6 +12,7 @@ from llmops import cli
 from llmops.frame import artifacts, intervals
 from llmops.frame.artifacts import Record
 from llmops.pipeline import pipeline
+from llmops.release.registry.version import build_partial
 
 
 @pytest.fixture
@@ -106,6 +107,24 @@ def test_a_damaged_file_is_named_when_asked_for(home: Path, capsys: Any) -> None
     assert f"{path} is damaged: documents is" in line and f"delete {path}" in line
 
 
+def test_a_version_whose_model_was_changed_is_named(home: Path, capsys: Any) -> None:
+    made = home / "artifacts" / "compress" / ("5" * 16)
+    (made / "servable").mkdir(parents=True)
+    (made / "servable" / "model.gguf").write_text("weights")
+    now = datetime.now(UTC).isoformat()
+    artifacts.commit(made, Record("compress", made.name, {}, {}, "2026-01-30", "", {}, {}, "", now, now))
+    names = ("status", "compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run")
+    facts = dict.fromkeys((*names, "dataset", "created"), "") | {"name": "v1", "compress": made.name}
+    version = home / "registry" / "support-bot" / "versions" / "v1"
+    registered = build_partial(version, {"servable": made / "servable"}, {"version.json": json.dumps(facts)})
+    registered.rename(version)
+    assert "damaged" not in status(capsys, "--verify")
+    (version / "servable" / "model.gguf").unlink()
+    (version / "servable" / "model.gguf").write_text("WEIGHTS")
+    (damaged,) = json.loads(status(capsys, "--json", "--verify", exit_status=1))["damaged"].values()
+    assert "v1 is damaged: servable/model.gguf" in damaged and "rollback" in damaged
+
+
 def test_a_source_that_is_not_there_hides_nothing_that_is(home: Path, capsys: Any) -> None:
     finish(home / "artifacts" / "collect" / ("0" * 16), "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
     (home.parent / "faq.csv").unlink()
@@ -127,3 +146,39 @@ def test_one_damaged_record_hides_no_other(change: dict[str, Any] | str, home: P
     assert f"delete {file.parent}" in damaged
     said = json.loads(status(capsys, "--json", exit_status=1))
     assert len(said["artifacts"]) == 1 and list(said["damaged"]) == [str(file.parent)]
+
+
+def test_a_run_ends_with_its_result_and_says_which_configuration_it_had(
+    home: Path, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics: dict[str, dict[str, Any]] = {
+        "annotate": {"train": 0, "test": 60, "made_up": 10},
+        "train": {"skipped": "nothing to train on"},
+        "release": {"version": "v1", "outcome": "promoted", "opponent": "base", "reasons": ["token_f1 +0.07"]},
+        "deploy": {
+            "version": "v1",
+            "question": "Where?",
+            "answer": "There.",
+            "answer_from_documents": "Here.",
+            "sources": ["faq.csv"],
+        },
+    }
+
+    def finish_stage(name: str, settings: Any, interval: str, *_: Any, **__: Any) -> Path:
+        path = home / "artifacts" / name / ("1" * 16)
+        path.mkdir(parents=True)
+        now = datetime.now(UTC).isoformat()
+        artifacts.commit(
+            path, Record(name, path.name, {}, {}, interval, "", metrics.get(name, {}), {}, "", now, now, "")
+        )
+        return path
+
+    monkeypatch.setattr(pipeline, "run_stage", finish_stage)
+    with caplog.at_level("INFO"):
+        assert cli.main(["run", "all"]) == 0
+    assert f"configuration: {home.parent / 'config.yaml'}; home: {home}" in caplog.text
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()] == list(pipeline.STAGES)
+    last = printed.err.split("\n\n")[-1]
+    assert "Nothing was trained: the sources gave 50 test items (annotate.min_test_items asks for 60)" in last
+    assert "v1 promoted against base:\n  token_f1 +0.07" in last and "asked: Where?\n  Here.\n  source: faq.csv" in last

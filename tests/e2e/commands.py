@@ -27,8 +27,8 @@ RUN = [
     "llmops keys revoke 1a2b3c4d",
     "llmops models promote v3",
     "llmops models list",
-    'curl -H "X-API-Key: $KEY" -H "Content-Type: application/json" -d \'{"prompt": "How long does delivery take?"}\' '
-    "http://127.0.0.1:8000/generate",
+    'curl -H "X-API-Key: $KEY" -H "Content-Type: application/json" '
+    '-d \'{"prompt": "How long does delivery take?", "max_new_tokens": 150}\' http://127.0.0.1:8000/generate',
     "llmops models rollback",
     "llmops models canary v3 --share 0.1",
     "llmops models canary",
@@ -53,7 +53,7 @@ DOCKER, CLUSTER = "needs Docker and networks to fetch images from", "needs a clu
 #: What a word in capitals stands for, where only certain words are understood.
 MEANT = {"STAGE": "collect", "GIB": "24", "ROLE": "user", "RULE": "latency_p95"}
 #: Forms that name a command and are none.
-NAMED = (["models"], ["data", "forget"], ["alerts", "silence"], ["alerts", "unsilence"], ["events", "forget"])
+NAMED = (["run"], ["models"], ["data", "forget"], ["alerts", "silence"], ["alerts", "unsilence"], ["events", "forget"])
 
 SERVING_DOCS = "tests/serving/test_docs.py runs it"
 WRITES = "writes into the checkout; the test of that name checks what is written"
@@ -83,6 +83,7 @@ PARSED = {
     'echo "AIRFLOW_FERNET_KEY': DOCKER,
     "chmod 600 .env": DOCKER,
     "kubectl ": CLUSTER,
+    ". .venv/bin/activate && export LLMOPS_CONFIG=": "sets the variables of a shell, which these tests set themselves",
     "uv pip compile": "the whole line stands in the files that it writes; it asks a package index",
     "curl -s": SERVING_DOCS,
     "id=$(curl -s": SERVING_DOCS,

@@ -88,6 +88,7 @@ def test_a_model_of_the_catalogue_that_is_not_here(settings: dict[str, Any], tmp
         ("select", {"model": "FOLDER"}, "base model", "no model folder"),
         ("tune", {"search": "grid", "trials": 2, "space": {"rank": ["choice", 4, 8, 16]}}, "tune", "tune.trials"),
         ("collect", {"sources": [{"name": "faq", "kind": "csv", "location": "nowhere.csv"}]}, "sources", "nowhere.csv"),
+        ("collect", {"sources": []}, "sources", "there is none"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(

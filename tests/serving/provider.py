@@ -13,7 +13,7 @@ import httpx
 import oidc_provider_mock
 from joserfc import jwt
 from joserfc.jwk import RSAKey
-from werkzeug.serving import make_server
+from werkzeug.serving import BaseWSGIServer, make_server
 
 Claims = dict[str, Any]
 SECRET = "the-client-secret-of-the-tests"
@@ -62,6 +62,10 @@ def run_provider() -> Iterator[Provider]:
 
     @app.after_request
     def change_token(response: flask.Response) -> flask.Response:
+        if flask.request.path == "/.well-known/openid-configuration":
+            algorithms = ["RS256", "HS256", "none"]  # some name them all
+            described = {**response.get_json(), "id_token_signing_alg_values_supported": algorithms}
+            response.set_data(flask.json.dumps(described))
         keys["own"] = RSAKey.import_key(flask.g.oidc_provider_mock_storage.jwk.as_dict(is_private=True))
         if provider.issue and flask.request.path == "/oauth2/token":
             answer = response.get_json()
@@ -70,10 +74,17 @@ def run_provider() -> Iterator[Provider]:
             response.set_data(flask.json.dumps({name: value for name, value in answer.items() if value is not None}))
         return response
 
+    with run_server(server):
+        yield provider
+
+
+@contextmanager
+def run_server(server: BaseWSGIServer) -> Iterator[None]:
+    """Let a server answer until the block ends."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield provider
+        yield
     finally:
         server.shutdown()
         thread.join(50)

@@ -154,6 +154,7 @@ def test_the_documentation_has_the_table_of_the_code(routes: dict[str, Any]) -> 
 def test_keys_are_made_listed_rotated_and_revoked(site: Any, client: TestClient) -> None:
     admin = site.headers("admin")
     body = {"role": "developer", "owner": "ops", "days": 2, "requests_per_minute": 9, "tokens_per_minute": 0}
+    body["tokens_per_month"] = 2**40
     made = client.post("/admin/keys", json=body, headers=admin)
     assert made.status_code == 201 and made.headers["Cache-Control"] == "no-store"
     key, prefix = made.json()["key"], made.json()["prefix"]
@@ -177,7 +178,7 @@ def test_keys_are_made_listed_rotated_and_revoked(site: Any, client: TestClient)
 
 
 def test_a_key_that_makes_no_sense_is_not_made(site: Any, client: TestClient) -> None:
-    for more in ({"by": "admin"}, {"days": 1e308}, {"tokens_per_minute": 2**63}):
+    for more in ({"by": "admin"}, {"days": 1e308}, {"tokens_per_minute": 2**63}, {"tokens_per_month": 2**63}):
         body = {"role": "user", "owner": "x", **more}
         assert client.post("/admin/keys", json=body, headers=site.headers("admin")).status_code == 422
 

@@ -58,6 +58,8 @@ def test_a_body_that_is_not_said_to_be_json_or_comes_with_a_query_is_refused(sha
     headers = {**shared_site.headers(), "Content-Type": "text/plain"}
     answer = shared_client.post("/generate", content=b'{"prompt": "a"}', headers=headers)
     assert answer.status_code == 422 and "Content-Type: application/json" in answer.json()["detail"]
+    long = shared_client.post("/generate", params={"prompt": "a", "max_length": 2**31}, headers=shared_site.headers())
+    assert long.status_code == 422 and "max_length" in long.json()["detail"]
     both = shared_client.post("/generate", params={"prompt": "a"}, json={"prompt": "b"}, headers=shared_site.headers())
     assert both.status_code == 422
 

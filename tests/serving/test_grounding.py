@@ -27,6 +27,7 @@ from llmops.frame.records import Passage, make_content_id
 from llmops.release.registry.indexes import find_served_index, serve_index
 from serving.engines.base import Chat, Prompt
 from serving.models.documents import FAILURE_PAUSE_S, Documents
+from serving.models.watcher import Models
 from tests.clock import FakeClock
 from tests.served import Answer, served
 from tests.serving import echo
@@ -158,6 +159,14 @@ def test_without_room_for_passages_there_are_none(shop: Shop, monkeypatch: pytes
     monkeypatch.setattr("serving.answers.grounded.compute_room", lambda *_: 79)
     assert shop.post("generate", HOW_LONG) == (HOW_LONG, None)
     assert shop.refused(ground=True) == (422, "prompt_too_long")
+
+
+def test_a_system_prompt_takes_as_much_room_as_in_the_evaluation(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Models, "system_prompt", "Be kind. ")
+    monkeypatch.setattr("serving.answers.grounded.compute_room", lambda *given: asked.append(given[2]) or 79)
+    assert shop.post("generate", HOW_LONG) == (HOW_LONG, None)
+    assert asked == [f"Be kind. {HOW_LONG}"]
 
 
 def test_a_search_takes_neither_too_long_nor_too_many_questions(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

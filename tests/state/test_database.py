@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from llmops import cli
+from llmops.access.rows import list_all
 from llmops.config import load
-from llmops.frame.errors import ConfigError, StateError, StateUnavailable
+from llmops.frame.errors import ConfigError, StateError, StateReadOnly, StateUnavailable
 from llmops.state import database as module
 from llmops.state.database import HEAD, Database, database_of
 from llmops.state.tables import REVISION, aliases, audit, changes, metadata
@@ -54,21 +55,41 @@ def test_migration_keeps_the_rows(database_url: str, tmp_path: Path, monkeypatch
         note(connection, "before")
     later = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, later)
-    (later / "versions" / "1003_next.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '1003', '1002'\n\n\n"
+    following = str(int(HEAD) + 1)
+    (later / "versions" / "next.py").write_text(
+        f"import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '{following}', '{HEAD}'\n\n\n"
         "def upgrade():\n    op.add_column('audit', sa.Column('place', sa.Text))\n"
     )
     monkeypatch.setattr(module, "MIGRATIONS", later)
-    monkeypatch.setattr(module, "HEAD", "1003")
+    monkeypatch.setattr(module, "HEAD", following)
     database = Database(database_url)
     with database.read() as connection:
         assert connection.exec_driver_sql("SELECT action, place FROM audit").all() == [("before", None)]
     monkeypatch.undo()
-    for revision, refused in (("1003", "newer llmops.*1003"), ("1001", "before the first release")):
+    for revision, refused in ((following, f"newer llmops.*{following}"), ("1001", "before the first release")):
         with database.change() as connection:
             connection.exec_driver_sql(f"UPDATE {REVISION} SET version_num = '{revision}'")
         with pytest.raises(StateError, match=refused), Database(database_url).read():
             pass
+
+
+def test_keys_of_the_first_revision_keep_on_without_a_budget(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "migrations"
+    shutil.copytree(module.MIGRATIONS, first)
+    (first / "versions" / "1003_usage.py").unlink()
+    monkeypatch.setattr(module, "MIGRATIONS", first)
+    monkeypatch.setattr(module, "HEAD", "1002")
+    with Database(database_url).change() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO keys (prefix, role, owner, sha256, created, expires, revoked, old_sha256, old_until) "
+            "VALUES ('ab12cd34', 'user', 'shop', 'x', '2026-01-01', '', '', '', '')"
+        )
+    monkeypatch.undo()
+    with Database(database_url).read() as connection:
+        (key,) = list_all(connection)
+    assert (key.prefix, key.owner, key.tokens_per_month) == ("ab12cd34", "shop", None)
 
 
 def test_threads_that_open_new_databases_at_once_are_no_harm_to_each_other(tmp_path: Path) -> None:
@@ -218,6 +239,21 @@ def test_a_writer_that_finds_it_busy_says_so(database_url: str, monkeypatch: pyt
     with other.change() as connection:
         note(connection, "later")
     assert actions(database_url) == ["later"]
+
+
+@pytest.mark.service
+def test_a_server_that_can_only_be_read_is_named(
+    postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql()
+    with Database(url).change():
+        pass
+    monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
+    reading = Database(url)
+    with reading.read():
+        pass
+    with pytest.raises(StateReadOnly, match="state.url"), reading.change():
+        pytest.fail("a change that writes nothing, as on a refusal, may not begin")
 
 
 @pytest.mark.parametrize("kind", ["nowhere", pytest.param("postgresql", marks=pytest.mark.service)])

@@ -245,7 +245,7 @@ def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
 
 
 def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path, *, made_up: int | None) -> None:
-    hint = "With grounding.enabled documents are enough: nothing is trained then. "
+    hint = "With grounding.enabled this is no error: the base model answers from the documents. "
     if not sizes[TRAIN] and made_up is not None:
         if sizes[TEST] < config.min_test_items:
             raise LlmopsError(

@@ -71,6 +71,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.target.key.expires", "date", ""),
             ("llmops.target.key.requests_per_minute", "long", ""),
             ("llmops.target.key.tokens_per_minute", "long", ""),
+            ("llmops.target.key.tokens_per_month", "long", ""),
             ("user.target.name", "keyword", "owner of the key"),
             ("user.target.roles", "keyword", ""),
         ),

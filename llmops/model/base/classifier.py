@@ -12,14 +12,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmops.data.features.tokenize import Tokens, tokenize_labelled
-from llmops.frame.records import Example
 from llmops.prompts.encoder import read_format
+
+if TYPE_CHECKING:
+    from llmops.data.features.tokenize import Tokens
+    from llmops.frame.records import Example
 
 GRAPH_FILE = "openvino_model.xml"
 CALIBRATION_FILE = "calibration.json"
@@ -92,6 +94,8 @@ class Classifier:
 
     def tokenize(self, items: Sequence[Example]) -> list[Tokens]:
         """Return the tokens of each item. The last one is -1 if the model does not know its label."""
+        from llmops.data.features.tokenize import Tokens, tokenize_labelled  # serving has not what they import
+
         found = tokenize_labelled(self.format, items)
         encoded = self.format.encode([(item.question, item.context) for item in items])
         return [

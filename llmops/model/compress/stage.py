@@ -105,13 +105,14 @@ def _serve_base(config: Compress, base: Path, out: Path) -> dict[str, Any]:
     shutil.rmtree(out / "servable", ignore_errors=True)
     scratch.mkdir(exist_ok=True)
     inputs = VariantInputs(config, base, str(base), base).with_system_prompt(scratch)
-    made = variants.make_variant(inputs.full, inputs, scratch)
+    full = inputs.full
+    made = variants.make_variant(full, inputs, scratch)
     if made == inputs.merged:
         copy_model(made, out / "servable")
     else:
         made.rename(out / "servable")
     shutil.rmtree(scratch)
-    return {"chosen": inputs.full, SKIPPED: "nothing was trained"}
+    return {"chosen": full, SKIPPED: "nothing was trained"}
 
 
 def compare_variants(

@@ -9,6 +9,7 @@ threads, writes the same files bit for bit.
 """
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import pyarrow as pa
 from llmops.config import Collect, Evaluate, Grounding, Serving
 from llmops.config.model import TaskName
 from llmops.data.features.examples import read_examples
-from llmops.data.retrieval.grounding import is_fixed_refusal
+from llmops.data.retrieval.grounding import TOKEN_BYTES, is_fixed_refusal, measure_bytes
 from llmops.frame.artifacts import get_ref, is_skipped, read_record, write_json
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import CLOSED_BOOK, Example, get_base_path, write_table
@@ -78,8 +79,9 @@ def run(
             )
     grounded_test, closed_book = None, QuestionSet(items)
     if index and read_record(index).metrics.get("passages"):
-        window, most = serving.max_context, config.max_new_tokens
-        grounded_test = ground_test(index, annotate, items, grounding, collect, window, most)
+        system_prompt = str(read_record(compress).config.get("system_prompt", ""))
+        window = serving.max_context - math.ceil(measure_bytes(system_prompt) / TOKEN_BYTES)
+        grounded_test = ground_test(index, annotate, items, grounding, collect, window, config.max_new_tokens)
     question_sets = {name: {name: grounded_test.system if grounded_test else closed_book} for name in folders}
     if grounded_test:
         other = "candidate_by_model" if grounding.answer == "quote" else "candidate_quoted"

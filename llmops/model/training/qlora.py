@@ -89,6 +89,9 @@ def add_adapter(model: Model, config: Train, hyperparameters: Hyperparameters) -
         task_type=TaskType.SEQ_CLS if is_classifier(model) else TaskType.CAUSAL_LM,
     )
     adapted = get_peft_model(model, lora_config).train()
+    lora: Any = adapted.peft_config["default"]
+    if isinstance(lora.target_modules, set):  # in one order, so that the same training writes the same bytes
+        lora.target_modules = sorted(lora.target_modules)
     check_mergeable(dict(adapted.get_base_model().named_modules()))
     _compute_in_bfloat16(adapted)
     return adapted

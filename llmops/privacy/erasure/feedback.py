@@ -65,7 +65,7 @@ def list_document_ids(config: Config, ids: Collection[str]) -> set[str]:
 
 
 def forget_reviews(database: Database, ids: Collection[str], prefixes: Collection[str]) -> None:
-    """Delete everything but the ids of the reviews, and the keys with these prefixes.
+    """Delete everything but the ids of the reviews, and the keys with these prefixes and their usage.
 
     Reviews that were joined to one of these are judged again, or stay refused. Feedback that was given with the keys
     until now and arrives later, for example from the spool of another machine, is not stored.
@@ -85,6 +85,7 @@ def forget_reviews(database: Database, ids: Collection[str], prefixes: Collectio
                 rows.update(connection, row.id, joined="", state="waiting", by="", decided="", why="")
         rows.delete_reasons(connection, ids)
         connection.execute(sa.delete(tables.keys).where(tables.keys.c.prefix.in_(list(prefixes))))
+        connection.execute(sa.delete(tables.usage).where(tables.usage.c.key.in_(list(prefixes))))
         fields = {"rows": len(ids), "keys": sorted(prefixes), "until": format_timestamp()}
         audit.record(connection, "forget", by="erasure", target="reviews", fields=fields)
 

@@ -34,6 +34,12 @@ function stageLink(stage) {
   return link;
 }
 
+function usageLink(text, query) {
+  const link = element("a", "link", text);
+  link.href = `/usage?${query}`;
+  return link;
+}
+
 function tile(name, value, note, tone = "") {
   const box = element("div", "tile");
   box.append(element("div", "name", name), element("div", `value ${tone}`, value), element("div", "note", note));
@@ -171,6 +177,15 @@ function draw(data) {
     ["Good", "num", ([, v]) => count(v.up)], ["Bad", "num", ([, v]) => count(v.down)]], versions, "No model has answered in this span.");
   $("hub").textContent = data.hub.map((h) => `On the Hub, ${h.repo}: ${h.main || "no model"}`
     + (h.main === (serving.version || "") ? ", the champion." : "; it has not followed the champion, llmops models push brings it along.")).join("");
+  const { month, keys } = data.usage, tokens = (k) => k.input_tokens + k.output_tokens;
+  $("usage").querySelector(".hint").replaceChildren(`${month}, UTC. By day and model: `, usageLink("JSON", `month=${month}`), ", ", usageLink("CSV", `month=${month}&format=csv`));
+  table($("usage"), [
+    ["Key", "", (k) => k.key], ["Owner", "", (k) => k.owner], ["Requests", "num", (k) => count(k.requests)],
+    ["Tokens in", "num", (k) => count(k.input_tokens)], ["Tokens out", "num", (k) => count(k.output_tokens)],
+    ["Budget", "num", (k) => (k.tokens_per_month ? count(k.tokens_per_month) : "–")],
+    ["Used", "num", (k) => (k.tokens_per_month ? percent(tokens(k) / k.tokens_per_month) : "")],
+    ["", "", (k) => (k.tokens_per_month ? share(Math.min(tokens(k), k.tokens_per_month), k.tokens_per_month) : "")]],
+    keys, "No key has used anything this month.");
   table($("canaries"), [
     ["Time", "time", (c) => formatTime(c.time)], ["Version", "", (c) => c.version], ["Share", "num", (c) => formatOrDash(percent, c.share)],
     ["Outcome", "", (c) => badge(c.outcome)], ["Why", "dim", (c) => c.why]],

@@ -391,5 +391,5 @@ def test_too_few_questions_are_filled_up_from_passages_and_nothing_is_trained(tm
     ]
     metrics, rows = run_with_index(20, 0.3)  # twice as many pairs as the test needs, but too small a share for it
     assert metrics["made_up"] == 20 - sum(row.source == "faq" for row in rows) > 0
-    with pytest.raises(LlmopsError, match=r"No example is left to train on .*With grounding.enabled documents"):
+    with pytest.raises(LlmopsError, match=r"No example is left to train on .*With grounding.enabled this is no error"):
         run(tmp_path, [make_document(row=99, text="Only text.")])

@@ -113,6 +113,15 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
         return [f"Delivery {text}" for text in answer(model, requests, *given)]
 
     monkeypatch.setattr(answers, "answer_questions", record_requests)
+    windows = list[int]()
+
+    def record_window(*given: Any) -> Any:
+        windows.append(given[5])
+        return ground_test(*given)
+
+    monkeypatch.setattr(evaluate, "ground_test", record_window)
+    record = Record("compress", "c1", {"system_prompt": "Be kind, é."}, {}, "", "", {}, {}, "", "", "")
+    artifacts.commit(tmp_path / "compress", record)
     folders = {name: tmp_path / name for name in ("select", "compress")}
     config, grounds = Evaluate(max_new_tokens=4, bootstrap=100, slice_items=4), Grounding(enabled=True, passages=1)
     for name, champion in (("first", None), ("second", tmp_path / "v1")):
@@ -138,6 +147,7 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
             OWN_CONTEXT,
         }  # by these the ledger knows the items
         assert sum(row["answer"] == REFUSAL for row in rows) == 2 * len(document["models"]) + 3
+    assert set(windows) == {2048 - 7}  # the system prompt takes 12 bytes, and 2 for the é
     record = Record("compress", "c1", {}, {}, "", "", {"skipped": "nothing was trained"}, {}, "", "", "")
     artifacts.commit(tmp_path / "compress", record)
     for champion, beside in ((None, {"base_closed_book"}), (tmp_path / "v1", set[str]())):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmops import cli
 from llmops.access.keys import keys_of
+from llmops.access.usage import UsageCell, add_usage, read_usage
 from llmops.config import Config
 from llmops.data import spark
 from llmops.data.annotate.split_ledger import SplitLedger
@@ -137,7 +139,8 @@ def built(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pa
     served = registry_of(config).folder / "index"  # made from documents that nobody knows any more
     served.mkdir()
     finish_artifact(home, "index", "i1", {}).rename(served / "i1")
-    keys_of(config).create("user", owner="Ana Li <ana.li@example.org>")
+    _, key = keys_of(config).create("user", owner="Ana Li <ana.li@example.org>")
+    add_usage(database_of(config), {UsageCell(key.prefix, DAY, "bot:v1"): Counter(requests=1)})
     (home / "logs").mkdir()
     (home / "logs" / "serving.log").write_text(f"00:00 started\n00:01 key of {MAIL} is used\n00:02 Ana\n")
     emit(config.events, "llmops.text", {"llmops.prompt.text": MAIL})
@@ -260,6 +263,7 @@ def test_nothing_of_a_person_is_left_anywhere_and_what_was_made_of_them_is_gone(
     assert log == "00:00 started\n<FORGOTTEN>\n00:02 Ana\n"
     assert not list((registry_of(config).folder / "index").iterdir())
     assert keys_of(config).list() == () and receipt.deleted["keys"] == 1
+    assert read_usage(database_of(config), DAY[:7]).keys == []
 
 
 def test_the_dry_run_tells_what_is_then_done_and_the_receipt_names_nobody(erased: Erased) -> None:

@@ -34,7 +34,7 @@ def test_a_versions_system_prompt_is_shown_and_reserved_for(site: Any) -> None:
         site.ready(client, "v3")
         listed = client.get("/admin/models", headers=site.headers("developer")).json()
         assert [one["system_prompt"] for one in listed["versions"]] == ["", "", "Be kind, é."]
-        assert client.app.state.parts.models.system_tokens == 12
+        assert client.app.state.parts.models.system_prompt == "Be kind, é."
 
 
 def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, client: TestClient) -> None:

@@ -220,3 +220,17 @@ def test_one_sign_in_at_a_provider_is_good_for_all_pages(page, provider):
     page.click("nav >> text=Review")
     page.wait_for_selector("#counts >> text=waiting")
     assert page.locator(".who span").inner_text() == "ana@example.com · admin" and page.problems == []
+
+
+def test_the_dashboard_shows_what_each_key_has_used(site, page, served):
+    page.keyboard.type(site.keys["developer"])
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#prompt:focus")
+    ask(page, "one two")
+    wait_for_answers(page)
+    assert page.request.get(f"{served[1]}/usage").ok  # the counts are in the database then
+    page.click("nav >> text=Dashboard")
+    page.wait_for_selector("#usage td >> text=developer")
+    with page.expect_download() as saved:
+        page.click("#usage >> text=CSV")
+    assert saved.value.suggested_filename.startswith("usage-2") and page.problems == []

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 from pydantic import ValidationError
+from werkzeug.serving import make_server
 
 from llmops.access.people import choose_role, make_prefix
 from llmops.access.roles import KeyRefused
@@ -24,7 +26,7 @@ from llmops.frame.errors import ConfigError
 from serving.admission.dependencies import PAGE_HEADER
 from serving.admission.signing import SESSION_S
 from serving.app import create_app
-from tests.serving.provider import ENVIRON, SECRET, Claims, Provider, read_prefix
+from tests.serving.provider import ENVIRON, SECRET, Claims, Provider, read_prefix, run_server
 
 OF_PAGE = {PAGE_HEADER: "1"}
 
@@ -99,10 +101,12 @@ def test_a_person_signs_in_looks_asks_rates_and_signs_out(site: Any, client: Tes
 
 def test_the_session_ends_with_the_token_and_after_twelve_hours_at_most(client: TestClient, provider: Provider) -> None:
     for lasts, most in ((100, 100), (10 * SESSION_S, SESSION_S)):
-        provider.issue = lambda claims, lasts=lasts: provider.sign({**claims, "exp": int(time.time()) + lasts})
+        begun = now()
+        provider.issue = lambda claims, end=begun + lasts: provider.sign({**claims, "exp": end})
         session = provider.sign_in(client, "user").headers.get_list("set-cookie")[0]
-        end = int(session.split(".")[1])
-        assert end <= time.time() + most and f"Max-Age={most}" in session or f"Max-Age={most - 1}" in session
+        passed = now() + 1 - begun  # seconds, rounded up
+        end, age = int(session.split(".")[1]), int(session.split("Max-Age=")[1].split(";")[0])
+        assert begun + most <= end <= begun + most + passed and most - passed <= age <= most
 
 
 def test_the_groups_of_each_sign_in_give_the_role(site: Any, client: TestClient, provider: Provider) -> None:
@@ -135,6 +139,18 @@ def test_a_session_changes_nothing_for_a_page_of_another_site(
     }
     allowed = client.options("/generate", headers=asked)
     assert allowed.status_code == 405 and not any(name.startswith("access-control") for name in allowed.headers)
+
+
+def test_a_page_of_another_site_signs_nobody_in_or_out(site: Any, client: TestClient) -> None:
+    key = site.keys["user"]
+    for headers, status in (
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 303),
+        ({}, 303),
+    ):
+        answer = client.post("/signin", data={"api_key": key}, headers=headers, follow_redirects=False)
+        assert answer.status_code == status
+        assert client.post("/signout", headers=headers, follow_redirects=False).status_code == status
 
 
 def test_a_person_is_revoked_for_good_and_never_has_a_secret(site: Any, client: TestClient, provider: Provider) -> None:
@@ -171,7 +187,7 @@ def test_the_feedback_of_one_person_counts_once(site: Any, client: TestClient, p
     for browser in (client, TestClient(client.app)):
         provider.sign_in(browser, "user")
         asked = browser.post("/generate", json={"prompt": "Where is it?"}, headers=OF_PAGE).json()
-        said = {"id": asked["id"], "question": "Where is it?", "answer": "x", "correction": "It is in Lisbon."}
+        said = {"id": asked["id"], "question": "Where is it?", "answer": asked["response"], "correction": "In Lisbon."}
         answers.append(browser.post("/feedback", json=said, headers=OF_PAGE).status_code)
     assert answers == [201, 201]
     site.events(FEEDBACK)
@@ -198,7 +214,7 @@ BAD: dict[str, Any] = {
     "changed": lambda p, c: ".".join(
         encode({**c, "groups": ["shop-admins"]}) if n == 1 else part for n, part in enumerate(p.sign(c).split("."))
     ),
-    "unsigned": lambda p, c: f"{encode({'alg': 'none'})}.{encode(c)}.",
+    "unsigned": lambda p, c: f"{encode({'alg': 'none'})}.{encode({k: v for k, v in c.items() if k != 'at_hash'})}.",
     "signed with the client secret": lambda p, c: jwt.encode({"alg": "HS256"}, c, OctKey.import_key(SECRET)),
     "expired": lambda p, c: p.sign({**c, "exp": now() - 3600, "iat": now() - 7200}),
     "without an end": lambda p, c: p.sign({k: v for k, v in c.items() if k != "exp"}),
@@ -208,6 +224,7 @@ BAD: dict[str, Any] = {
     "with another nonce": lambda p, c: p.sign({**c, "nonce": "another"}),
     "without a nonce": lambda p, c: p.sign({k: v for k, v in c.items() if k != "nonce"}),
     "without a subject": lambda p, c: p.sign({k: v for k, v in c.items() if k != "sub"}),
+    "with an empty subject": lambda p, c: p.sign({**c, "sub": ""}),
     "nonsense": lambda p, c: "a.b.c",
     "none": lambda p, c: None,
 }
@@ -288,6 +305,22 @@ def test_without_its_provider_the_app_still_takes_keys(new_site: Any, tmp_path: 
         assert "/signin/oidc" not in client.get("/").text
 
 
+@pytest.mark.parametrize("body", ["<html>", "[]", "{}", '{"authorization_endpoint": 7}'])
+def test_a_provider_that_talks_nonsense_is_no_defect_of_the_app(new_site: Any, tmp_path: Path, body: str) -> None:
+    server = make_server("localhost", 0, lambda environ, start: (start("200 OK", []), [body.encode()])[1])
+    settings = {"issuer": f"http://localhost:{server.server_port}", "client_id": "llmops", "roles": {"x": "user"}}
+    with run_server(server), new_site(tmp_path, environ=ENVIRON, oidc=settings).client() as client:
+        answer = client.get("/signin/oidc", follow_redirects=False)
+        assert answer.status_code == 503 and 'name="api_key"' in answer.text
+
+
+def test_a_sign_in_reads_no_certificates(
+    client: TestClient, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpcore2, "default_ssl_context", None)  # it takes 10 ms, in which nobody is answered
+    assert provider.sign_in(client, "user").status_code == 303
+
+
 def test_the_configuration_names_an_https_provider_and_the_environment_its_secret(tmp_path: Path) -> None:
     good = {"issuer": "https://login.example.com/realms/shop", "client_id": "llmops", "roles": {"a": "admin"}}
     config = Config(home=tmp_path, serving={"oidc": good})
@@ -296,6 +329,16 @@ def test_the_configuration_names_an_https_provider_and_the_environment_its_secre
     for wrong in ({"issuer": "http://login.example.com"}, {"roles": {}}, {"roles": {"a": "root"}}, {"scope": "email"}):
         with pytest.raises(ValidationError):
             Config(home=tmp_path, serving={"oidc": good | wrong})
+
+
+def test_a_name_is_an_address_only_if_it_is_verified(site: Any, client: TestClient, provider: Provider) -> None:
+    names = []
+    for verified in (True, "true", False, "false"):
+        provider.issue = lambda claims, given=verified: provider.sign({**claims, "email_verified": given})
+        provider.sign_in(client, "user")
+        (owner,) = (key.owner for key in site.store.list() if key.prefix == read_prefix(client))
+        names.append(owner)
+    assert names == ["user@example.com", "user@example.com", "user", "user"]
 
 
 def test_the_strongest_role_of_the_groups_counts() -> None:
