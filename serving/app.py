@@ -52,11 +52,7 @@ from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
 from serving.observe.text_events import TextRecorder
 from serving.observe.traces import make_traces
-<<<<<<< HEAD
-from serving.routes import admin, classify, feedback, generate, health, keys, openai, pages, review
-=======
-from serving.routes import admin, feedback, generate, health, keys, openai, pages, review, usage
->>>>>>> origin/work
+from serving.routes import admin, classify, feedback, generate, health, keys, openai, pages, review, usage
 
 if TYPE_CHECKING:
     from serving.admission.provider import Provider
@@ -155,11 +151,7 @@ def create_app(
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, respond_to_error)
-<<<<<<< HEAD
-    for module in (generate, classify, openai, feedback, health, admin, keys, review, pages):
-=======
-    for module in (generate, openai, feedback, health, admin, keys, usage, review, pages):
->>>>>>> origin/work
+    for module in (generate, classify, openai, feedback, health, admin, keys, usage, review, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
