@@ -281,9 +281,8 @@ class Annotate(Section):
     max_context_chars: int = Field(1200, ge=0, description="Cut contexts to this many characters.")
     split_by: Literal["group", "wording", "source"] = Field(
         "group",
-        description="`group`: all wordings of a topic are in one split, so the test asks about unseen topics. "
-        "`wording`: the test has other wordings of topics that are also trained on. `source`: the test is all of "
-        "`test_sources`, such as a published test.",
+        description="`group`: all wordings of a topic are in one split; the test asks about unseen topics. `wording`: "
+        "the test has other wordings of topics that are trained on, too. `source`: the test is all of `test_sources`.",
     )
     validation: float = Field(0.1, gt=0, lt=1, description="Share of groups (or wordings) for validation.")
     test: float = Field(0.22, gt=0, lt=1, description="Share of groups (or wordings) for the frozen test.")

@@ -28,6 +28,9 @@ OTHER_IMAGES = {
     ("pyarrow", "llmops.monitoring.drift.lexicon"),
     ("pyarrow", "llmops.frame.records"),
     ("transformers", "llmops.model.base.folder"),
+    ("transformers", "llmops.prompts.encoder"),
+    ("transformers", "llmops.model.base.classifier"),
+    ("torch", "llmops.model.base.classifier"),
 }
 
 

@@ -87,6 +87,8 @@ PARSED = {
     "uv pip compile": "the whole line stands in the files that it writes; it asks a package index",
     "curl -s": SERVING_DOCS,
     "id=$(curl -s": SERVING_DOCS,
+    'curl -H "X-API-Key: $KEY" -H "Content-Type: application/json" -d \'{"text"': "needs a classifier",
+    "llmops serve --config examples/intents": "serves until it is stopped; the other `serve` is run",
     "python3.11 -m venv .venv-vllm": VLLM,
     ".venv-vllm/bin/pip ": VLLM,
     "pip install bitsandbytes": VLLM,

@@ -95,7 +95,7 @@ def test_a_trained_encoder_classifies_and_its_probabilities_are_calibrated(
     tuned, trained, compressed, evaluated = (tmp_path / name for name in ("tune", "train", "compress", "evaluate"))
     for folder in (tuned, trained, compressed, evaluated):
         folder.mkdir()
-    training = Train(method=method, epochs=8, batch=8, rank=8)
+    training = Train(method=method, epochs=12, batch=8, rank=8)
     search = Tune(trials=2, steps=4, rung=2, space={"learning_rate": ("choice", 5e-3, 1e-2)})
     tune.run(search, train=training, features=made["features"], select=made["select"], out=tuned)
     metrics = train.run(training, features=made["features"], select=made["select"], tune=tuned, out=trained)
