@@ -64,7 +64,8 @@ def load(server: Running, key: str, route: str, seconds: int, folder: Path) -> d
         ArmFailedError: with the end of guidellm's output, if it fails or nothing was answered.
     """
     folder.mkdir()
-    rows = [{"prompt": f"Order {n}. How should I store {n % 30} pairs of boots in winter?"} for n in range(1000)]
+    # After a question the model ends a text at once, and guidellm counts an empty answer as an error.
+    rows = [{"prompt": f"Order {n}: the best way to store {n % 30} pairs of boots is to"} for n in range(1000)]
     (folder / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     backend = {
         "kind": "openai_http",

@@ -1,4 +1,4 @@
-"""What each key uses, and its monthly budget of tokens.
+"""The use of each key, and its monthly budget of tokens.
 
 Requests are counted in memory. A task adds the counts to the database and reads what all processes together have
 counted, so that no request waits for the database. In between, a budget may be passed by what other processes answer
