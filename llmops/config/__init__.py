@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmops.config.alerts import Alerts
 from llmops.config.data import Annotate, Clean, Collect, Index, Source, Speakers, Template
+from llmops.config.encoders import make_encoder_defaults
 from llmops.config.features import Features
 from llmops.config.improve import Improve
 from llmops.config.model import DESCRIPTIVE, PRIMARY_METRICS, Compress, Evaluate, Select, Train, Tune, list_item_metrics
@@ -77,12 +78,12 @@ class Config(Section):
         task = dict(value.get("evaluate") or {}).get("task")
         if task in PRIMARY_METRICS and task != "qa":  # the gate's own defaults are of the task `qa`
             release = {"primary": PRIMARY_METRICS[task], "guardrails": {}, "floors": {}} | release
-        index = dict(value.get("index") or {})
         if dict(value.get("select") or {}).get("encoders"):
-            index.setdefault("enabled", False)  # an encoder answers with a label, not from documents
+            defaults = make_encoder_defaults(value)
+            value = {**value, **{name: made | dict(value.get(name) or {}) for name, made in defaults.items()}}
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
-        return {**value, "home": home, "collect": collect, "index": index, "release": release, "features": features}
+        return {**value, "home": home, "collect": collect, "release": release, "features": features}
 
     @field_validator("home")
     @classmethod

@@ -281,15 +281,13 @@ class Annotate(Section):
     max_context_chars: int = Field(1200, ge=0, description="Cut contexts to this many characters.")
     split_by: Literal["group", "wording", "source"] = Field(
         "group",
-        description="`group`: all wordings of a topic are in one split; the test asks about unseen topics. `wording`: "
-        "the test has other wordings of topics that are trained on, too. `source`: the test is all of `test_sources`.",
+        description="`group`: a topic is in one split, and the test has unseen topics. `wording`: the test has other "
+        "wordings of topics that are trained on, too. `source`: the test is all of `test_sources`.",
     )
     validation: float = Field(0.1, gt=0, lt=1, description="Share of groups (or wordings) for validation.")
     test: float = Field(0.22, gt=0, lt=1, description="Share of groups (or wordings) for the frozen test.")
     test_sources: tuple[str, ...] = Field((), description="Take test items from these sources only; empty: from all.")
-    min_test_items: int = Field(
-        60, ge=1, description="Fewer test items than this is an error: the gate could not decide."
-    )
+    min_test_items: int = Field(60, ge=1, description="With fewer test items it is an error: the gate cannot decide.")
     seed: int = Field(0, description="Seed of the assignment of groups to splits.")
 
     @model_validator(mode="after")

@@ -63,8 +63,8 @@ class ClassifierEngine(SteppingEngine[TextRow]):
                 logs = np.log(np.maximum(probabilities, np.exp(-700.0)))
                 scored = tuple(ScoredText(model.format.labels[n], max(float(logs[n]), MIN_LOGPROB)) for n in order)
             row.done = True
-            label, reason = model.format.labels[order[0]] if sure else "", "length" if row.cut else "stop"
-            row.job.stream.push(Chunk(label, len(row.ids), 1, reason, scored))
+            label = model.format.labels[order[0]] if sure else ""
+            row.job.stream.push(Chunk(label, len(row.ids), 1, "length" if row.cut else "stop", scored))
 
     def _unload(self) -> None:
         self._model = None

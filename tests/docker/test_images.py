@@ -29,8 +29,6 @@ OTHER_IMAGES = {
     ("pyarrow", "llmops.frame.records"),
     ("transformers", "llmops.model.base.folder"),
     ("transformers", "llmops.prompts.encoder"),
-    ("transformers", "llmops.model.base.classifier"),
-    ("torch", "llmops.model.base.classifier"),
 }
 
 

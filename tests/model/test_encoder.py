@@ -17,6 +17,7 @@ from llmops.frame.errors import ArtifactError, ConfigError, TrainingError
 from llmops.frame.records import Example, write_rows
 from llmops.model.base.classifier import Classifier
 from llmops.model.base.encoder import pad
+from llmops.model.base.inference import open_model
 from llmops.model.compress import stage as compress
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.scoring.calibration import measure_calibration_error
@@ -122,7 +123,8 @@ def test_a_trained_encoder_classifies_and_its_probabilities_are_calibrated(
 
 def test_the_graph_gives_the_scores_of_the_model(artifact_folder: Path) -> None:
     base = get(artifact_folder, "select") / "base"
-    model, classifier = AutoModelForSequenceClassification.from_pretrained(base).eval(), Classifier(base)
+    model, classifier = AutoModelForSequenceClassification.from_pretrained(base).eval(), open_model(base)
+    assert isinstance(classifier, Classifier)
     tokens = classifier.tokenize(make_texts(5, "test", 300))
     batch = pad(tokens)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Inference with a classifier: an encoder that gives a text one of its labels, run by OpenVINO.
 
-A servable has the graph in `openvino_model.xml`. Another folder, such as a base, is converted when it is opened. With
-`calibration.json` the probabilities are calibrated, and a label that is not sure enough is not given.
+A servable has the graph in `openvino_model.xml`. With `calibration.json` the probabilities are calibrated, and a label
+that is not sure enough is not given.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class Classifier:
     """The model of one folder. It has the methods of `inference.TorchModel`; its answer to a text is one label.
 
     Args:
-        folder: a servable, or any folder that `AutoModelForSequenceClassification` loads.
+        folder: a servable; with `graph`, any folder that `AutoModelForSequenceClassification` loads.
         max_tokens: most tokens of a text; fewer if the model takes fewer.
         threads: threads that compute; 0: one per core.
+        graph: what `encoder.convert_to_openvino` makes of the folder.
     """
 
-    def __init__(self, folder: Path, max_tokens: int = 0, threads: int = 0) -> None:
+    def __init__(self, folder: Path, max_tokens: int = 0, threads: int = 0, graph: Any = None) -> None:
         self.format = read_format(folder, max_tokens)
         self.window, self.process_id = self.format.max_tokens, os.getpid()
         file = folder / CALIBRATION_FILE
@@ -66,10 +67,11 @@ class Classifier:
         import openvino
 
         core = openvino.Core()
-        graph = core.read_model(folder / GRAPH_FILE) if (folder / GRAPH_FILE).is_file() else convert(folder)
         properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         self._compiled = core.compile_model(
-            graph, "CPU", {k: v for k, v in properties.items() if k != "INFERENCE_NUM_THREADS" or v}
+            graph or core.read_model(folder / GRAPH_FILE),
+            "CPU",
+            {k: v for k, v in properties.items() if k != "INFERENCE_NUM_THREADS" or v},
         )
 
     def compute_scores(self, texts: Sequence[Sequence[int]]) -> Scores:
@@ -126,23 +128,6 @@ class Classifier:
         return self.calibration.compute_probabilities(self.compute_scores([ids for ids, _ in encoded])), [
             c for _, c in encoded
         ]
-
-
-def convert(folder: Path) -> Any:
-    """Return the OpenVINO graph of a model folder: from `input_ids` and `attention_mask` (texts, tokens) to scores."""
-    import openvino
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
-    example = torch.ones((2, 8), dtype=torch.int64)
-    with torch.no_grad():
-        graph = openvino.convert_model(model, example_input={"input_ids": example, "attention_mask": example})
-    for given, name in zip(graph.inputs, ("input_ids", "attention_mask"), strict=True):
-        given.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
-        given.set_names({name})
-    graph.validate_nodes_and_infer_types()
-    return graph
 
 
 def write_calibration(calibration: Calibration, folder: Path) -> None:

@@ -5,6 +5,7 @@ So an example of an encoder has one answer token, and the code that trains and m
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,3 +34,19 @@ def pad(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
         "attention_mask": pad_sequence([torch.ones_like(text) for text in texts], batch_first=True),
         "labels": torch.tensor([example.token_ids[-1] for example in examples]),
     }
+
+
+def convert_to_openvino(folder: Path) -> Any:
+    """Return the OpenVINO graph of a model folder: from `input_ids` and `attention_mask` (texts, tokens) to scores."""
+    import openvino
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
+    example = torch.ones((2, 8), dtype=torch.int64)
+    with torch.no_grad():
+        graph = openvino.convert_model(model, example_input={"input_ids": example, "attention_mask": example})
+    for given, name in zip(graph.inputs, ("input_ids", "attention_mask"), strict=True):
+        given.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+        given.set_names({name})
+    graph.validate_nodes_and_infer_types()
+    return graph

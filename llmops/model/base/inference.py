@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from llmops import prompts
 from llmops.data.features.tokenize import Tokens
 from llmops.model.base import generate, load
-from llmops.model.base.classifier import Classifier
+from llmops.model.base.classifier import GRAPH_FILE, Classifier
+from llmops.model.base.encoder import convert_to_openvino
 from llmops.model.base.folder import read_folder
 from llmops.model.base.packing import compute_answer_nats
 from llmops.model.gguf.process import Worker, run_requests
@@ -29,7 +30,8 @@ _SCORING_BATCH = 64  #: examples whose answers are scored together
 def open_model(folder: str | Path) -> InferenceModel:
     """Load the model of a folder."""
     if is_encoder(folder):
-        return Classifier(Path(folder))
+        is_servable = (Path(folder) / GRAPH_FILE).is_file()
+        return Classifier(Path(folder), graph=None if is_servable else convert_to_openvino(Path(folder)))
     return GgufModel(Path(folder)) if is_gguf(Path(folder)) else TorchModel(*load.load_servable(folder))
 
 

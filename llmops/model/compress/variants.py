@@ -18,7 +18,8 @@ from transformers import FineGrainedFP8Config
 
 from llmops.config import Compress
 from llmops.frame.errors import ConfigError
-from llmops.model.base import classifier
+from llmops.model.base.classifier import GRAPH_FILE
+from llmops.model.base.encoder import convert_to_openvino
 from llmops.model.base.hashes import copy_model
 from llmops.model.base.load import ADAPTER_FOLDER, Model, free_memory, load_model, load_tokenizer, make_nf4_config
 from llmops.model.compress.system_prompt import write_prompted
@@ -115,13 +116,13 @@ def _write_graph(inputs: VariantInputs, out: Path, eight_bits: bool = False) -> 
         raise ConfigError("compress.variants names int8, which is a form of encoders; take q8_0 for a language model.")
     import openvino
 
-    graph = classifier.convert(inputs.merged)
+    graph = convert_to_openvino(inputs.merged)
     if eight_bits:
         import nncf
 
         graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
     copy_model(inputs.merged, out)
-    openvino.save_model(graph, out / classifier.GRAPH_FILE, compress_to_fp16=False)
+    openvino.save_model(graph, out / GRAPH_FILE, compress_to_fp16=False)
 
 
 _WRITERS: dict[str, Callable[[VariantInputs, Path], None]] = {

@@ -3,17 +3,20 @@
 import logging
 import math
 import os
+import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from heapq import nlargest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from llmops.config import Train
@@ -31,6 +34,7 @@ from llmops.model.training.qlora import Hyperparameters, apply_fixed_values
 log = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
+CHUNK = 50  #: batches of an encoder's training whose texts are sorted by length together
 COMPLETE_MARKER = "complete"  #: file that is written last into a checkpoint; one without it is not used
 MAX_CHECKPOINTS = 2  #: newest checkpoints that stay: if a kill leaves the last one incomplete, the one before is used
 
@@ -167,6 +171,34 @@ def _require_context(model: Model, longest: Tokens) -> None:
         )
 
 
+class LengthSampler(Sampler[int]):
+    """An order of the examples in which a batch has texts of similar lengths, so that little is padded.
+
+    It differs from epoch to epoch, and is the same in a training that is resumed.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; the data loader calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self.seed} {self.epoch}")
+        order = rng.sample(range(len(self.lengths)), len(self.lengths))
+        chunk = CHUNK * self.batch
+        alike = [
+            n for i in range(0, len(order), chunk) for n in sorted(order[i : i + chunk], key=self.lengths.__getitem__)
+        ]
+        batches = [alike[i : i + self.batch] for i in range(0, len(alike), self.batch)]
+        last = batches.pop() if len(batches[-1]) < self.batch else []  # else it would shift all others
+        yield from chain(*rng.sample(batches, len(batches)), last)
+
+
 class PackedTrainer(Trainer):
     """A `Trainer` whose loss is the mean over all answer tokens of an optimiser step, and must be a number.
 
@@ -178,7 +210,12 @@ class PackedTrainer(Trainer):
             train_dataset=examples, eval_dataset=held_out, data_collator=partial(make_batch, kwargs["model"]), **kwargs
         )
         self.loss_is_scaled_for_ga = True
-        self.held_out = held_out
+        self.held_out, self.lengths = held_out, count_tokens(examples)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if is_classifier(self.model):  # its batches are padded
+            return LengthSampler(self.lengths, self.args.train_batch_size, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -186,9 +223,12 @@ class PackedTrainer(Trainer):
         """Return the micro-batches of one optimiser step, and how many answer tokens it has in all processes."""
         self._step_started = time.monotonic()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        own_counts = [sum(len(b["labels"]) for b in batches), sum(b["input_ids"].numel() for b in batches)]
-        answers, tokens = self.accelerator.gather(torch.tensor([own_counts], device=device)).sum(dim=0)
-        self._step_tokens = int(tokens)
+        tokens = sum(
+            int(b["attention_mask"].sum()) if "attention_mask" in b else b["input_ids"].numel() for b in batches
+        )
+        own_counts = [sum(len(b["labels"]) for b in batches), tokens]
+        answers, all_tokens = self.accelerator.gather(torch.tensor([own_counts], device=device)).sum(dim=0)
+        self._step_tokens = int(all_tokens)
         return batches, answers
 
     def compute_loss(
