@@ -23,6 +23,7 @@ from llmops.model.evaluate import stage as evaluate
 from llmops.model.scoring.calibration import measure_calibration_error
 from llmops.model.select import stage as select
 from llmops.model.train import stage as train
+from llmops.model.training.fit import LengthSampler
 from llmops.model.training.qlora import Hyperparameters, load_trainable_model
 from llmops.model.tune import stage as tune
 from tests.model.samples import FILLERS, LABEL_WORDS, make_encoder, make_example
@@ -130,6 +131,18 @@ def test_the_graph_gives_the_scores_of_the_model(artifact_folder: Path) -> None:
     with torch.no_grad():
         expected = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
     assert classifier.compute_scores([one.token_ids[:-1] for one in tokens]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_texts_of_a_batch_have_similar_lengths_in_an_order_that_an_epoch_repeats() -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).integers(4, 60, 1010)]
+    sampler = LengthSampler(lengths, batch=8, seed=0)
+    first, again = list(sampler), list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert first == again and first != second and sorted(first) == sorted(second) == list(range(1010))
+    batches = [[lengths[n] for n in first[i : i + 8]] for i in range(0, 1008, 8)]
+    assert sum(8 * max(batch) for batch in batches) < 1.1 * sum(lengths)
+    assert [batch[0] for batch in batches] != sorted(batch[0] for batch in batches)
 
 
 def test_a_language_model_does_not_train_in_full(tiny_base: Path) -> None:

@@ -1,16 +1,19 @@
 """`POST /classify`: labels with probabilities, none where none is sure, and keys, limits and events as elsewhere."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import openvino
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from llmops.model.base.classifier import CALIBRATION_FILE
-from llmops.model.base.encoder import CLASSIFIES
+from llmops.model.base.classifier import CALIBRATION_FILE, GRAPH_FILE
+from llmops.model.base.encoder import CLASSIFIES, convert_to_openvino
 from serving.engines.classifier import ClassifierEngine
 from tests.model.samples import LABEL_WORDS, make_encoder
 
@@ -18,13 +21,18 @@ from tests.model.samples import LABEL_WORDS, make_encoder
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a small BERT with a random head for three labels."""
-    folder = make_encoder(tmp_path_factory.mktemp("classifier"))
+    return make_classifier(tmp_path_factory.mktemp("classifier"), list(LABEL_WORDS))
+
+
+def make_classifier(folder: Path, names: Sequence[str]) -> Path:
+    make_encoder(folder)
     torch.manual_seed(1)
-    labels = dict(enumerate(LABEL_WORDS))
+    labels = dict(enumerate(names))
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=3, id2label=labels, problem_type=CLASSIFIES
     )
     model.save_pretrained(folder)
+    openvino.save_model(convert_to_openvino(folder), folder / GRAPH_FILE)
     return folder
 
 
@@ -102,3 +110,48 @@ def test_a_language_model_refuses(site: Any) -> None:
         site.ready(client)
         reply = ask(client, site, text="help")
     assert (reply.status_code, reply.json()["code"]) == (409, "not_a_classifier") and "v1" in reply.json()["detail"]
+
+
+def test_a_canary_is_promoted_and_rolled_back(site: Any, folder: Path, tmp_path: Path) -> None:
+    """The other version has other names for the labels, so that an answer tells which of them gave it."""
+    (tmp_path / "v2").mkdir()
+    engines = {"v1": folder, "v2": make_classifier(tmp_path / "v2", ["one", "two", "three"])}
+    with site.client(lambda version: ClassifierEngine(engines[version.name], 64, 64)) as client:
+
+        def classify() -> tuple[str, bool]:
+            reply = ask(client, site, text="my card is stolen").json()
+            return reply["model_version"], reply["results"][0]["label"] in LABEL_WORDS
+
+        def decide(action: str, **body: Any) -> int:
+            return int(client.post(f"/admin/{action}", json=body, headers=site.headers("admin")).status_code)
+
+        site.ready(client)
+        assert classify() == ("v1", True)
+        assert decide("canary", version="v2", share=0.999) == 200
+        site.until(lambda: client.app.state.parts.models.canary)
+        assert classify() == ("v2", False)
+        assert decide("canary", stop=True) == 200
+        site.until(lambda: not client.app.state.parts.models.canary)
+        assert classify() == ("v1", True)
+        assert decide("promote", version="v2") == 200
+        site.ready(client, "v2")
+        assert classify() == ("v2", False)
+        assert decide("rollback") == 200
+        site.ready(client, "v1")
+        assert classify() == ("v1", True)
+
+
+def test_two_apps_of_one_home_serve_a_language_model_and_a_classifier(site: Any, folder: Path) -> None:
+    """Their models have different names; keys and events are those of the home."""
+    other = copy(site)
+    release = site.config.release.model_copy(update={"name": "intents"})
+    other.config = site.config.model_copy(update={"release": release})
+    other.release()
+    with site.client() as answering, other.client(make_engine(folder)) as classifying:
+        site.ready(answering)
+        other.ready(classifying)
+        assert ask(answering, site, text="help").status_code == 409
+        assert ask(classifying, site, text="help").json()["model"] == "intents"
+        assert site.ask(answering).json()["response"] != site.ask(classifying).json()["response"]
+    by_model = Counter(event["gen_ai.request.model"] for event in site.events() if event["event.outcome"] == "success")
+    assert by_model == {"support-bot": 1, "intents": 2}
