@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from llmops.data.feedback import intake
+from llmops.data.feedback.documents import read_accepted
+from llmops.events.reader import make_reader
+from llmops.events.shipping import drain_spool
 from llmops.model.base.classifier import CALIBRATION_FILE, GRAPH_FILE
 from llmops.model.base.encoder import CLASSIFIES, convert_to_openvino
+from llmops.state.database import database_of
 from serving.engines.classifier import ClassifierEngine
 from tests.model.samples import LABEL_WORDS, make_encoder
 
@@ -155,3 +161,17 @@ def test_two_apps_of_one_home_serve_a_language_model_and_a_classifier(site: Any,
         assert site.ask(answering).json()["response"] != site.ask(classifying).json()["response"]
     by_model = Counter(event["gen_ai.request.model"] for event in site.events() if event["event.outcome"] == "success")
     assert by_model == {"support-bot": 1, "intents": 2}
+
+
+def test_the_right_label_that_a_developer_sends_becomes_training_data(site: Any, client: Any) -> None:
+    headers, text = site.headers("developer"), "my card is stolen"
+    reply = client.post("/classify", json={"text": text}, headers=headers).json()
+    wrong = reply["results"][0]["label"]
+    right = next(label for label in LABEL_WORDS if label != wrong)
+    feedback = {"id": reply["id"], "question": text, "answer": wrong, "correction": right, "rating": "down"}
+    assert client.post("/feedback", json=feedback, headers=headers).status_code == 201
+    drain_spool(site.config.events, site.config.monitoring)
+    day = datetime.now(UTC).date().isoformat()
+    end = intake.get_interval_end(day)
+    intake.ingest(database_of(site.config), make_reader(site.config), site.config.improve, end)
+    assert [(row.question, row.text) for row in read_accepted(site.config.database, day)] == [(text, right)]
