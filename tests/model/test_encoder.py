@@ -19,6 +19,7 @@ from llmops.model.base.classifier import Classifier
 from llmops.model.base.encoder import pad
 from llmops.model.base.inference import open_model
 from llmops.model.compress import stage as compress
+from llmops.model.compress.calibrate import choose_threshold
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.scoring.calibration import measure_calibration_error
 from llmops.model.select import stage as select
@@ -108,7 +109,7 @@ def test_a_trained_encoder_classifies_and_its_probabilities_are_calibrated(
         annotate=made["annotate"], features=made["features"], select=made["select"], train=trained, out=compressed,
     )  # fmt: skip
     assert figures["chosen"] in ("f32", "int8") and figures["items"] == 30  # the small one, if it is as good
-    assert 0 < figures["threshold"] <= 1 and figures["temperature"] > 0
+    assert 0 <= figures["threshold"] <= 1 and figures["temperature"] > 0
     commit(compressed, figures)
     found = evaluate.run(
         Evaluate(task="classification"),
@@ -159,6 +160,12 @@ def test_what_is_no_encoder_and_a_single_label_are_refused(tiny_base: Path, enco
     for name, error, text in ((tiny_base, ConfigError, "is no encoder"), (encoder, ArtifactError, "two labels")):
         with pytest.raises(error, match=text):
             select.run(Select(encoders=(str(name),)), annotate=annotate, database="sqlite://", out=tmp_path / "out")
+
+
+def test_a_label_is_given_from_the_lowest_confidence_at_which_enough_are_right() -> None:
+    confidence, right = np.array([0.6, 0.9, 0.7, 0.95, 0.8]), np.array([0.0, 1.0, 0.0, 1.0, 1.0])
+    assert [choose_threshold(confidence, right, share) for share in (1.0, 0.75, 0.6, 0.0)] == [0.8, 0.7, 0.0, 0.0]
+    assert choose_threshold(np.array([0.9, 0.8]), np.array([0.0, 1.0]), 0.95) == 1.0
 
 
 def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:

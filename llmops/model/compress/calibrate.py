@@ -1,5 +1,6 @@
 """Calibrate a classifier on validation examples: its probabilities, and the least one with which it gives a label."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,7 @@ def calibrate(folder: Path, examples: Sequence[Tokens], precision: float) -> dic
     temperature = float(np.exp(minimize_scalar(compute_loss, bounds=(-2.5, 2.5), method="bounded").x))
     right = scores.argmax(axis=1) == numbers
     before, after = (Calibration(t).compute_probabilities(scores).max(axis=1) for t in (1.0, temperature))
-    order = np.argsort(-after, kind="stable")
-    precise = np.flatnonzero(np.cumsum(right[order]) / np.arange(1, len(order) + 1) >= precision)
-    threshold = float(after[order[precise[-1]]]) if len(precise) else 1.0
-    # No rounding up: the example that the threshold comes from must reach it.
-    calibration = Calibration(round(temperature, 6), np.floor(threshold * 1e6) / 1e6 if precision else 0.0)
+    calibration = Calibration(round(temperature, 6), choose_threshold(after, right, precision))
     write_calibration(calibration, folder)
     return {
         "temperature": calibration.temperature,
@@ -44,6 +41,17 @@ def calibrate(folder: Path, examples: Sequence[Tokens], precision: float) -> dic
         "calibration_error": _measure_error(after, right),
         "answered": round(float(np.mean(after >= calibration.threshold)), 4),
     }
+
+
+def choose_threshold(confidence: Floats, right: Floats, precision: float) -> float:
+    """Return the lowest confidence from which so large a share of the labels is right; 1 if there is none."""
+    order = np.argsort(-confidence, kind="stable")
+    precise = np.flatnonzero(np.cumsum(right[order]) / np.arange(1, len(order) + 1) >= precision)
+    if not len(precise):
+        return 1.0
+    last = int(precise[-1])
+    # No rounding up: the example that the threshold comes from must reach it.
+    return 0.0 if last == len(order) - 1 else math.floor(float(confidence[order[last]]) * 1e6) / 1e6
 
 
 def _measure_error(confidence: Floats, right: Floats) -> float:

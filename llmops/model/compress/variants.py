@@ -7,6 +7,7 @@ most of the adapter (a loss of 0.04 became 2.1). All others are made of the merg
 read without one too, and then computes in bfloat16.
 """
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -120,6 +121,7 @@ def _write_graph(inputs: VariantInputs, out: Path, eight_bits: bool = False) -> 
     if eight_bits:
         import nncf
 
+        nncf.set_log_level(logging.WARNING)
         graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
     copy_model(inputs.merged, out)
     openvino.save_model(graph, out / GRAPH_FILE, compress_to_fp16=False)

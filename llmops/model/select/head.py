@@ -2,17 +2,20 @@
 
 The head is a logistic regression on what the architecture's own head reads. Training starts from it, which keeps what
 the encoder knows (Kumar et al. 2022, arXiv:2202.10054), and it is the baseline that the trained model has to beat.
+
+BERT and RoBERTa have a layer before the head that reads the first token. BERT's was trained to predict the next
+sentence, RoBERTa's is random. A ridge regression makes it give the mean of all tokens, as far as the first one tells
+it: the mean says more about a text (Reimers and Gurevych 2019, arXiv:1908.10084).
 """
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmops.data.features.examples import read_examples
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 20_000  #: examples that a head is fitted on, drawn at random
 STRENGTH = 10.0  #: inverse regularisation, for inputs with a mean square of 1
+MIN_FIT = 0.5  #: share of the variance of the mean token that the first one must explain
 BATCH = 64
 
 
@@ -55,7 +59,10 @@ def save_with_head(encoder: Path, annotate: Path, out: Path) -> None:
         dtype=torch.float32,
     ).to(get_device())
     model.config.save_pretrained(out)
-    _fit(model, [tokens for tokens, _ in tokenize_labelled(read_format(out), _draw(train)) if tokens])
+    examples = [tokens for tokens, _ in tokenize_labelled(read_format(out), _draw(train)) if tokens]
+    examples.sort(key=lambda one: len(one.token_ids))  # so that a batch pads little
+    _fit_first_layer(model, examples)
+    _fit_head(model, examples)
     model.save_pretrained(out)
 
 
@@ -64,11 +71,36 @@ def _draw(examples: Sequence[Example]) -> list[Example]:
     return [examples[number] for number in sorted(numbers)]
 
 
-def _fit(model: Model, examples: Sequence[Tokens]) -> None:
+def _fit_first_layer(model: Model, examples: Sequence[Tokens]) -> None:
+    """Fit the layer that reads the first token to the mean of all tokens, if its activation is tanh."""
+    if model.config.model_type == "bert":
+        layer = model.base_model.pooler.dense
+    elif "roberta" in model.config.model_type:
+        layer = model.classifier.dense
+    else:
+        return
+    first, mean = [], []
+    with use_evaluation_mode(model), torch.no_grad():
+        for batch in _make_batches(examples, model.device):
+            hidden = model.base_model(**batch).last_hidden_state
+            mask = batch["attention_mask"][:, :, None]
+            first.append(hidden[:, 0].float().cpu().numpy())
+            mean.append(((hidden * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy())
+    inputs, targets = np.concatenate(first), np.concatenate(mean)
+    # Small enough for tanh to be nearly linear.
+    found = Ridge(alpha=inputs.size * inputs.var() / layer.in_features**2).fit(inputs, targets / (3 * targets.std()))
+    if found.score(inputs, targets / (3 * targets.std())) < MIN_FIT:
+        return  # the first token does not know the others
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(found.coef_))
+        layer.bias.copy_(torch.tensor(found.intercept_))
+
+
+def _fit_head(model: Model, examples: Sequence[Tokens]) -> None:
     """Fit the last layer by logistic regression."""
     count = model.config.num_labels
     head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == count][-1]
-    inputs, numbers = _compute_inputs(model, head, examples)
+    inputs, numbers = _compute_inputs(model, head, examples), np.array([one.token_ids[-1] for one in examples])
     scale = float(np.sqrt(np.mean(inputs**2)))
     found = LogisticRegression(C=STRENGTH, max_iter=200).fit(inputs / scale, numbers)
     weights, bias = found.coef_ / scale, found.intercept_
@@ -83,17 +115,18 @@ def _fit(model: Model, examples: Sequence[Tokens]) -> None:
 
 
 @torch.no_grad()
-def _compute_inputs(model: Model, head: torch.nn.Linear, examples: Sequence[Tokens]) -> tuple[Floats, Any]:
-    """Return what the head reads of each example, (examples, width), and the numbers of their labels."""
-    order = sorted(range(len(examples)), key=lambda n: len(examples[n].token_ids))
+def _compute_inputs(model: Model, head: torch.nn.Linear, examples: Sequence[Tokens]) -> Floats:
+    """Return what the head reads of each example, (examples, width)."""
     seen: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     with use_evaluation_mode(model):
-        model.eval()
-        for start in range(0, len(order), BATCH):
-            batch = pad([examples[n] for n in order[start : start + BATCH]])
-            model(**{name: values.to(model.device) for name, values in batch.items() if name != "labels"})
+        for batch in _make_batches(examples, model.device):
+            model(**batch)
     hook.remove()
-    inputs = np.empty((len(examples), head.in_features))
-    inputs[order] = torch.cat(seen).numpy()
-    return inputs, np.array([example.token_ids[-1] for example in examples])
+    return np.asarray(torch.cat(seen).numpy(), np.float64)
+
+
+def _make_batches(examples: Sequence[Tokens], device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    for start in range(0, len(examples), BATCH):
+        batch = pad(examples[start : start + BATCH])
+        yield {name: values.to(device) for name, values in batch.items() if name != "labels"}
