@@ -20,7 +20,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmops.config.alerts import Alerts
 from llmops.config.data import Annotate, Clean, Collect, Index, Source, Speakers, Template
-from llmops.config.encoders import make_encoder_defaults
 from llmops.config.features import Features
 from llmops.config.improve import Improve
 from llmops.config.model import DESCRIPTIVE, PRIMARY_METRICS, Compress, Evaluate, Select, Train, Tune, list_item_metrics
@@ -29,6 +28,7 @@ from llmops.config.release import Deploy, Govern, PushToHub, Release
 from llmops.config.schedule import Schedule
 from llmops.config.section import Section
 from llmops.config.serving import Grounding, SearchServer, Serving
+from llmops.config.space import make_encoder_defaults
 from llmops.config.state import Retention, State
 from llmops.frame.errors import ConfigError
 

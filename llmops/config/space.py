@@ -1,6 +1,7 @@
-"""The allowed hyperparameters, HyperOpt expressions and limits of a search space, and the check of an expression."""
+"""The allowed hyperparameters, expressions and limits of a search space, and what encoders search by default."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 HyperparameterName = Literal["learning_rate", "rank", "batch", "epochs", "alpha", "dropout", "warmup"]
 Expression = tuple[str | float, ...]  #: name and numbers of an expression, as in `[loguniform, 1e-5, 1e-3]`
@@ -61,3 +62,20 @@ def check_expression(name: str, expression: Expression) -> None:
         raise ValueError(f"{name} is whole: take choice, uniformint, quniform or qloguniform with whole numbers")
     if kind == "uniformint" and any(value != int(value) for value in values):
         raise ValueError(f"{rule}, which are whole numbers")
+
+
+def make_encoder_defaults(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the defaults of a configuration, by section, that differ where `select.encoders` is set."""
+    method = dict(value.get("train") or {}).get("method", "full")
+    scale = 1 if method == "full" else 10  # an adapter bears more
+    space: dict[HyperparameterName, Expression] = {
+        "learning_rate": ("loguniform", 2e-5 * scale, 2e-4 * scale),
+        "batch": ("choice", 16, 32),
+        "epochs": ("uniformint", 2, 4),
+    }
+    return {
+        "annotate": {"max_question_chars": 20_000},  # what is too long is cut
+        "index": {"enabled": False},  # an encoder answers with a label, not from documents
+        "tune": {"space": space, "steps": 0, "halving": 1, "validation_items": 1000},
+        "train": {"method": "full"},
+    }
