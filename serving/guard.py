@@ -46,10 +46,9 @@ class Guard:
 
     def find_broken_rules(self, prompt: str, answer: str) -> list[str]:
         """Return the rules that an answer breaks and its prompt does not."""
-        broken = [finding.rule for finding in output.check_answer(prompt, answer, entities=self._entities)]
-        broken = [rule for rule in broken if rule in self._rules]
-        in_prompt = {finding.rule for finding in output.check_answer("", prompt)} if broken else set()
-        return [rule for rule in broken if rule not in in_prompt]
+        found = output.check_answer(prompt, answer, entities=self._entities, signs=self._rules)
+        in_prompt = {finding.rule for finding in output.check_answer("", prompt, signs=self._rules)} if found else set()
+        return [finding.rule for finding in found if finding.rule not in in_prompt]
 
 
 class AnswerFilter:

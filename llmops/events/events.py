@@ -45,9 +45,9 @@ def emit_all(folder: Path, dataset: str, fields_per_event: Iterable[Mapping[str,
 def build_event(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of one event. NaN and infinities become null: JSON and Elasticsearch refuse them."""
     event: dict[str, Any] = {
-        "@timestamp": format_timestamp(),
+        "@timestamp": fields.get("@timestamp") or format_timestamp(),
         "ecs.version": ECS_VERSION,
-        "event.id": str(uuid.uuid4()),
+        "event.id": fields.get("event.id") or str(uuid.uuid4()),
         "service.name": "llmops",
         **{name: _replace_non_finite(value) for name, value in fields.items()},
         "event.dataset": dataset,

@@ -47,13 +47,16 @@ class Budgets:
     def count(self, event: Mapping[str, Any]) -> None:
         """Count a request by the fields of its event: its tokens, even if its caller left before the end."""
         requests = int(classify_status(event["http.response.status_code"]) == "answered")
-        tokens = {name: event.get(f"gen_ai.usage.{name}", 0) for name in ("input_tokens", "output_tokens")}
+        read, written = event.get("gen_ai.usage.input_tokens", 0), event.get("gen_ai.usage.output_tokens", 0)
         key, day, version = event.get("llmops.key.prefix"), event["@timestamp"][:10], event.get("llmops.model.version")
-        if key and (requests or any(tokens.values())):
+        if key and (requests or read or written):
             model = f"{self._name}:{version}" if version else event.get("gen_ai.request.model", self._name)
-            self._counts.setdefault(UsageCell(key, day, model), Counter()).update(tokens, requests=requests)
+            count = self._counts.setdefault(UsageCell(key, day, model), Counter())
+            count["requests"] += requests
+            count["input_tokens"] += read
+            count["output_tokens"] += written
             if day.startswith(self._month):
-                self._used[key] += sum(tokens.values())
+                self._used[key] += read + written
 
     def check(self, key: Key) -> None:
         """Check that the key has not used its tokens of this month.

@@ -173,14 +173,15 @@ class SteppingEngine(ABC, Generic[R]):
             False if the engine is closed and has answered all accepted requests.
         """
         with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) or self._rows or self._closed or self._error)
+            self._changed.wait_for(lambda: self._rows or len(self._waiting) or self._closed or self._error)
             if self._error:
                 raise self._error
-            running = Counter(row.job.request.caller for row in self._rows)
-            joining = []
-            for _ in range(min(len(self._waiting), self._max_batch - len(self._rows))):
-                joining.append(self._waiting.take(running))
-                running[joining[-1].request.caller] += 1
+            joining: list[Job] = []
+            if room := min(len(self._waiting), self._max_batch - len(self._rows)):  # not so between most steps
+                running = Counter(row.job.request.caller for row in self._rows)
+                for _ in range(room):
+                    joining.append(self._waiting.take(running))
+                    running[joining[-1].request.caller] += 1
         for job in joining:
             job.joined_at = time.monotonic()
             job.stream.begin()

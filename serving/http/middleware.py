@@ -73,8 +73,8 @@ class RequestMiddleware:
         event: dict[str, object] = {}
         fields: dict[str, object] = {}  # all fields of the event, once it is recorded
         exchange, trace = Exchange(), None
-        state = scope.setdefault("state", {})
-        state.update(id=make_request_id(), event=event, start_ns=start_ns)  # an answer's id is signed later
+        state, request_id = scope.setdefault("state", {}), make_request_id()
+        state.update(id=request_id, event=event, start_ns=start_ns)  # an answer's id is signed later
         state["exchange"] = exchange
         if scope["path"] in RECORDED_PATHS:
             trace = self._traces.begin(scope, time.time_ns(), start_ns)
@@ -90,6 +90,7 @@ class RequestMiddleware:
                 {
                     "@timestamp": start_time,
                     "event.action": "generate",
+                    "event.id": request_id,
                     "event.duration": time.perf_counter_ns() - start_ns,
                     "event.outcome": "success" if status < 400 else "failure",
                     "gen_ai.operation.name": RECORDED_PATHS[scope["path"]],
@@ -156,8 +157,10 @@ def _limit_body(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
 
     async def receive_limited() -> Message:
         nonlocal received, complete
+        if complete:
+            return await receive()  # waits until the caller leaves
         try:
-            async with asyncio.timeout_at(None if complete else deadline):
+            async with asyncio.timeout_at(deadline):
                 message = await receive()
         except TimeoutError:
             detail = f"The body was not complete after {timeout_s:g} s."
