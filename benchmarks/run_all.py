@@ -46,6 +46,8 @@ NAMES = (
     "load",
     "guidellm_load",
     "gate",
+    "classify",
+    "intents",
     "events",
     "outage",
     "drift",

@@ -69,6 +69,20 @@ def test_where_and_how_fast_do_not_change_the_fingerprint(tmp_path: Path) -> Non
     assert "seed" in one.train.get_hashed_values()
 
 
+def test_encoders_have_defaults_of_their_own_that_a_file_overrides(tmp_path: Path) -> None:
+    given = {
+        "home": str(tmp_path), "evaluate": {"task": "classification"}, "select": {"encoders": ["all-MiniLM-L6-v2"]},
+        "tune": {"trials": 2},
+    }  # fmt: skip
+    made = load(overrides=given, environ={})
+    assert (made.train.method, made.index.enabled, made.tune.steps, made.tune.trials) == ("full", False, 0, 2)
+    assert (made.release.primary, made.release.min_effect) == ("accuracy", 0)
+    assert set(made.tune.space) == {"learning_rate", "batch", "epochs"}
+    adapter = load(overrides=given | {"train": {"method": "lora"}, "release": {"min_effect": 0.02}}, environ={})
+    assert (adapter.train.method, adapter.release.min_effect, adapter.release.primary) == ("lora", 0.02, "accuracy")
+    assert adapter.tune.space["learning_rate"] == ("loguniform", 2e-4, 2e-3)
+
+
 def test_fp8_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the configuration is loaded, not after the training."""
     path = write(tmp_path, "compress: {variants: [nf4, fp8]}")

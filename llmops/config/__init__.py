@@ -71,6 +71,9 @@ class Config(Section):
     @classmethod
     def _fill_paths(cls, value: dict[str, Any]) -> dict[str, Any]:
         home = Path(value.get("home") or ".llmops").expanduser().absolute()
+        if dict(value.get("select") or {}).get("encoders"):
+            defaults = make_encoder_defaults(value)
+            value = {**value, **{name: made | dict(value.get(name) or {}) for name, made in defaults.items()}}
         release = dict(value.get("release") or {})
         release["registry"] = Path(release.get("registry") or home / "registry").absolute()
         collect = dict(value.get("collect") or {})
@@ -78,9 +81,6 @@ class Config(Section):
         task = dict(value.get("evaluate") or {}).get("task")
         if task in PRIMARY_METRICS and task != "qa":  # the gate's own defaults are of the task `qa`
             release = {"primary": PRIMARY_METRICS[task], "guardrails": {}, "floors": {}} | release
-        if dict(value.get("select") or {}).get("encoders"):
-            defaults = make_encoder_defaults(value)
-            value = {**value, **{name: made | dict(value.get(name) or {}) for name, made in defaults.items()}}
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
         return {**value, "home": home, "collect": collect, "release": release, "features": features}

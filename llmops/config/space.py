@@ -78,4 +78,5 @@ def make_encoder_defaults(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]
         "index": {"enabled": False},  # an encoder answers with a label, not from documents
         "tune": {"space": space, "steps": 0, "halving": 1, "validation_items": 1000},
         "train": {"method": "full"},
+        "release": {"min_effect": 0.0},  # the frozen encoder with a head, which it has to beat, is good already
     }

@@ -12,6 +12,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,8 @@ def _summarize_slices(
     models: Mapping[str, ScoredAnswers], items: Sequence[Example], config: Evaluate, grounded_test: GroundedTest | None
 ) -> dict[str, list[dict[str, Any]]]:
     topics = [find_topic(item, config.task) for item in items]
+    if config.task == "classification":
+        items = [replace(item, group=item.answer) for item in items]
     return {
         kind: [
             {
