@@ -19,6 +19,7 @@ from llmops.events.reader import make_reader
 from llmops.events.shipping import drain_spool
 from llmops.model.base.classifier import CALIBRATION_FILE, GRAPH_FILE
 from llmops.model.base.encoder import CLASSIFIES, convert_to_openvino
+from llmops.release.batch.engine import LocalEngine, RowReply
 from llmops.state.database import database_of
 from serving.engines.classifier import ClassifierEngine
 from tests.model.samples import LABEL_WORDS, make_encoder
@@ -79,6 +80,14 @@ def test_a_label_that_is_not_sure_enough_is_not_given(site: Any, folder: Path) -
         (found,) = ask(client, site, text="help").json()["results"]
         assert found["label"] is None and found["labels"][0]["probability"] == found["probability"] < 0.999
         assert site.ask(client).json()["response"] == ""
+
+
+def test_a_batch_has_the_same_labels_and_none_for_a_text_that_is_not_sure(site: Any, folder: Path, client: Any) -> None:
+    engine = LocalEngine(folder, "v1", 1, 8)
+    label = ask(client, site, text="my card is stolen").json()["results"][0]["label"]
+    assert engine.answer([("my card is stolen", "")]) == [RowReply(answer=label, version="v1")]
+    (folder / CALIBRATION_FILE).write_text(json.dumps({"temperature": 1.0, "threshold": 0.999}))
+    assert LocalEngine(folder, "v1", 1, 8).answer([("my card is stolen", "")]) == [RowReply(version="v1")]
 
 
 def test_a_question_to_a_classifier_is_answered_with_a_label(site: Any, client: Any) -> None:
