@@ -134,6 +134,20 @@ def test_the_graph_gives_the_scores_of_the_model(artifact_folder: Path) -> None:
     assert classifier.compute_scores([one.token_ids[:-1] for one in tokens]) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_language_model_is_compared_on_the_same_labels(
+    artifact_folder: Path, encoder: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    config = Select(encoders=(str(encoder),), model=str(tiny_base))
+    database = f"sqlite:///{tmp_path / 'state.db'}"
+    select.run(config, annotate=get(artifact_folder, "annotate"), database=database, out=tmp_path)
+    ours, other = json.loads((tmp_path / "selection.json").read_text())["considered"]
+    assert ours["why"].startswith("chosen") and "compared only" in other["why"]
+    assert float(ours["bits per byte"].split()[0]) < float(other["bits per byte"].split()[0])
+    absent = Select(encoders=(str(encoder),), model="someone/else")
+    with pytest.raises(ConfigError, match="its weights are not here"):
+        select.run(absent, annotate=get(artifact_folder, "annotate"), database=database, out=tmp_path / "other")
+
+
 def test_texts_of_a_batch_have_similar_lengths_in_an_order_that_an_epoch_repeats() -> None:
     lengths = [int(n) for n in np.random.default_rng(0).integers(4, 60, 1010)]
     sampler = LengthSampler(lengths, batch=8, seed=0)

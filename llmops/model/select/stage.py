@@ -22,6 +22,7 @@ from llmops.config import Select
 from llmops.data.features.examples import read_examples
 from llmops.data.features.tokenize import tokenize_labelled
 from llmops.frame.artifacts import write_json
+from llmops.frame.errors import ConfigError
 from llmops.frame.machine import GIB
 from llmops.frame.records import Example
 from llmops.frame.statistics import bootstrap
@@ -154,10 +155,27 @@ def _choose_encoder(
         }
         for one in found
     ]
+    if config.encoders and config.model:
+        labels = read_format(best.made).labels
+        rows.append(_compare_language_model(config, [i for i in items if i.answer in labels], out / "candidates"))
     best.made.rename(out / "base")
     shutil.rmtree(out / "candidates")
     revision = best.source.name if best.source.parent.name == "snapshots" else "local"  # the Hub's cache
     return {"model": best.name, "revision": revision, "licence": "unknown"}, "base", rows, best.source
+
+
+def _compare_language_model(config: Select, items: Sequence[Example], scratch: Path) -> dict[str, str]:
+    """Return the table's row of the untuned language model that the configuration names beside encoders."""
+    folder = Path(config.model)
+    if not folder.is_dir():
+        named = [entry for entry in read_catalogue() if entry.model == config.model]
+        found = find_local_weights(config, named[0]) if named else None
+        if not found:
+            raise ConfigError(f"select.model: {config.model} is compared with encoders, but its weights are not here.")
+        folder = weights.make_model_folder(found, scratch)
+    score = score_untuned(folder, items, four_bits=False)
+    why = "a language model, compared only: without select.encoders it would classify"
+    return {"model": config.model, "weights": "", **_format_score(score), "why": why}
 
 
 def _score_encoder(folder: Path, items: Sequence[Example]) -> BaseScore:
