@@ -21,6 +21,7 @@ from llmops.model.base.classifier import CALIBRATION_FILE, GRAPH_FILE
 from llmops.model.base.encoder import CLASSIFIES, convert_to_openvino
 from llmops.state.database import database_of
 from serving.engines.classifier import ClassifierEngine
+from serving.errors import QueueFull
 from tests.model.samples import LABEL_WORDS, make_encoder
 
 
@@ -109,6 +110,24 @@ def test_a_text_longer_than_the_model_reads_is_cut_and_says_so(site: Any, client
 )
 def test_what_cannot_be_classified_is_refused(site: Any, client: Any, body: Any, status: int) -> None:
     assert ask(client, site, **body).status_code == status
+
+
+def test_texts_are_not_computed_for_a_request_that_found_no_room_for_all(
+    site: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, streams, cancelled = client.app.state.parts.models, [], []
+    generate = models.generate
+
+    def fill(*args: Any, **kwargs: Any) -> Any:
+        if len(streams) == 2:
+            raise QueueFull(2, 1)
+        streams.append(generate(*args, **kwargs))
+        monkeypatch.setattr(streams[-1], "cancel", lambda: cancelled.append(True))
+        return streams[-1]
+
+    monkeypatch.setattr(models, "generate", fill)
+    assert ask(client, site, text=["help", "my card", "today"]).status_code == 429
+    assert len(cancelled) == 2
 
 
 def test_a_language_model_refuses(site: Any) -> None:
