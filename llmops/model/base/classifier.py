@@ -118,6 +118,13 @@ class Classifier:
         highest = self.classify(texts)[0].max(axis=1)
         return [(float(value), float(value) >= self.calibration.threshold) for value in highest]
 
+    def give_labels(self, texts: Sequence[tuple[str, str]]) -> list[str]:
+        """Return the likeliest label of each (question, context); empty if it is not sure enough."""
+        probabilities, _ = self.classify(texts)
+        return [
+            self.format.labels[row.argmax()] if row.max() >= self.calibration.threshold else "" for row in probabilities
+        ]
+
     def close(self) -> None:
         """Free the memory."""
         self._compiled = None

@@ -40,13 +40,11 @@ class LocalEngine:
         return open_model(self._folder)
 
     def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
-        """Answer non-empty (question, context) pairs, in their order; a classifier with labels."""
+        """Answer non-empty (question, context) pairs, in their order; a classifier with labels, as in serving."""
         from llmops.model.base.classifier import Classifier
-        from llmops.model.base.inference import answer_questions
 
         if isinstance(self._model, Classifier):
-            found = answer_questions(self._model, requests, self._tokens, self._size)
-            return [RowReply(answer=label, version=self._version) for label in found]
+            return [RowReply(answer=label, version=self._version) for label in self._model.give_labels(requests)]
         tokenizer, context_tokens = self._model.tokenizer, self._model.window
         replies: list[RowReply] = [RowReply()] * len(requests)
         ids: dict[int, list[int]] = {}
