@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig, D
 from llmops.config import Clean, Compress, Config, Evaluate, Features, Select, Train, Tune
 from llmops.data.clean.rules import too_short
 from llmops.data.features import stage as features
+from llmops.data.features.tokenize import Tokens, tokenize_labelled
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.errors import ArtifactError, ConfigError, TrainingError
@@ -23,6 +24,7 @@ from llmops.model.base.classifier import CALIBRATION_FILE, GRAPH_FILE, Classifie
 from llmops.model.base.encoder import CLASSIFIES, convert_to_openvino, pad
 from llmops.model.base.hashes import copy_model
 from llmops.model.base.inference import open_model
+from llmops.model.base.packing import compute_answer_loss
 from llmops.model.compress import stage as compress
 from llmops.model.compress.calibrate import choose_threshold
 from llmops.model.evaluate import stage as evaluate
@@ -30,7 +32,7 @@ from llmops.model.scoring.answers import ScoredAnswers
 from llmops.model.scoring.calibration import measure_calibration_error
 from llmops.model.select import stage as select
 from llmops.model.train import stage as train
-from llmops.model.training.fit import LengthSampler
+from llmops.model.training.fit import LengthSampler, fit
 from llmops.model.training.qlora import Hyperparameters, add_adapter, load_trainable_model
 from llmops.model.tune import stage as tune
 from llmops.prompts.encoder import read_format
@@ -90,6 +92,7 @@ def get(home: Path, name: str) -> Path:
 
 def test_the_selected_encoder_has_a_head_for_the_labels_and_long_texts_are_cut(artifact_folder: Path) -> None:
     chosen = json.loads((get(artifact_folder, "select") / "selection.json").read_text())
+    assert not Path(chosen["model"]).is_absolute()
     assert chosen["why"] if "why" in chosen else chosen["considered"][0]["why"].startswith("chosen")
     model = AutoModelForSequenceClassification.from_pretrained(get(artifact_folder, "select") / "base")
     assert model.config.label2id == {"lost card": 0, "refund": 1, "转账": 2}
@@ -154,6 +157,18 @@ def test_texts_of_a_batch_have_similar_lengths_in_an_order_that_an_epoch_repeats
     batches = [[lengths[n] for n in first[i : i + 8]] for i in range(0, 1008, 8)]
     assert sum(8 * max(batch) for batch in batches) < 1.1 * sum(lengths)
     assert [batch[0] for batch in batches] != sorted(batch[0] for batch in batches)
+
+
+def test_smaller_parts_of_a_batch_have_the_same_texts(artifact_folder: Path, tmp_path: Path) -> None:
+    base, rng = get(artifact_folder, "select") / "base", np.random.default_rng(0)
+    examples = [Tokens(str(n), [4] * size + [n % 3], size) for n, size in enumerate(rng.integers(3, 16, 64).tolist())]
+    tokens = []
+    for micro in (8, 4):
+        training, hyperparameters = Train(method="full", micro_batch=micro), Hyperparameters(1e-3, 4, 8)
+        model = load_trainable_model(str(base), training, hyperparameters)
+        history = fit(model, examples, training, hyperparameters, tmp_path / str(micro), max_steps=4)
+        tokens.append([row["tokens"] for row in history])
+    assert tokens[0] == tokens[1]
 
 
 def test_a_language_model_does_not_train_in_full(tiny_base: Path) -> None:
@@ -237,3 +252,15 @@ def test_a_classifier_is_compared_with_a_language_model_in_what_both_have() -> N
     models = {name: score("accuracy", "confidence") for name in ("base", "candidate")} | {"champion": score("accuracy")}
     found = evaluate.compute_figures(models, ["1", "2"], Evaluate(task="classification"))
     assert found["differences"].keys() == found["models"]["champion"].keys() == {"accuracy"}
+
+
+def test_the_share_of_a_process_has_the_loss_of_the_model(artifact_folder: Path, tmp_path: Path) -> None:
+    base = get(artifact_folder, "select") / "base"
+    model = AutoModelForSequenceClassification.from_pretrained(base).eval()
+    batch = pad([one for one, _ in tokenize_labelled(read_format(base), make_texts(4, "train", 0)) if one])
+    expected = compute_answer_loss(model, batch)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        assert compute_answer_loss(torch.nn.parallel.DistributedDataParallel(model), batch) == expected
+    finally:
+        torch.distributed.destroy_process_group()
