@@ -74,6 +74,7 @@ def make_encoder_defaults(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]
         "epochs": ("uniformint", 2, 4),
     }
     return {
+        "clean": {"min_chars": 1},  # a label may be a digit
         "annotate": {"max_question_chars": 20_000},  # what is too long is cut
         "index": {"enabled": False},  # an encoder answers with a label, not from documents
         "tune": {"space": space, "steps": 0, "halving": 1, "validation_items": 1000},

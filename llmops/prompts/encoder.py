@@ -10,6 +10,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+TOKENIZER_FILE = "tokenizer_config.json"
+#: parts of the names of architectures that count positions from behind the number of the padding token
+COUNT_FROM_PADDING = ("roberta", "camembert", "mpnet", "longformer", "ibert", "data2vec")
+
 
 def is_encoder(folder: str | Path) -> bool:
     """Return True if the model of a folder reads a text in both directions and can have a head that classifies."""
@@ -39,11 +43,17 @@ class EncoderFormat:
 
 
 def read_format(folder: str | Path, max_tokens: int = 0) -> EncoderFormat:
-    """Return the format of a classifier's folder. It reads at most `max_tokens`, or fewer if the model takes fewer."""
+    """Return the format of a classifier's folder. It reads at most `max_tokens`, or fewer if the model takes fewer.
+
+    The model takes as many as it has positions, or fewer if its tokenizer has a lower `model_max_length`.
+    """
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    # RoBERTa and its kin count positions from behind the number of the padding token.
-    first = int(config.get("pad_token_id") or 0) + 1 if "roberta" in config["model_type"] else 0
-    most = int(config["max_position_embeddings"]) - first
+    file = Path(folder) / TOKENIZER_FILE
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    counts_from_padding = any(kin in config["model_type"] for kin in COUNT_FROM_PADDING)
+    first = int(config.get("pad_token_id") or 0) + 1 if counts_from_padding else 0
+    positions = int(config["max_position_embeddings"]) - first
+    most = min(positions, int(settings.get("model_max_length") or positions))
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(min(max_tokens or most, most))

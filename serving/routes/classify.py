@@ -25,6 +25,7 @@ from serving.answers.schemas import (
 from serving.engines.base import Answer, Question
 from serving.engines.classifier import ClassifierEngine
 from serving.errors import NotClassifier
+from serving.models.stream import GuardedStream
 
 router = APIRouter(tags=["model"])
 _problems: dict[int | str, dict[str, Any]] = {
@@ -52,9 +53,17 @@ async def classify(
         raise NotClassifier(chosen.version.name)
     requests = [replace(make_engine_request(question, 1, Sampling(), limits), logprobs=True) for question in questions]
     await reserve(request, requests)
-    streams = [app.models.generate(one, caller=key.prefix, side=side) for one in requests]
-    request.state.event["llmops.model.version"] = streams[0].version.name
-    answers = [await deliver_whole(request, stream, limits.timeout_s) for stream in streams]
+    streams = list[GuardedStream]()
+    try:
+        for one in requests:
+            streams.append(app.models.generate(one, caller=key.prefix, side=side))
+        request.state.event["llmops.model.version"] = streams[0].version.name
+        answers = [await deliver_whole(request, stream, limits.timeout_s) for stream in streams]
+        if not all(answer.logprobs for answer in answers):  # a language model has become the champion meanwhile
+            raise NotClassifier(streams[0].version.name)
+    finally:
+        for stream in streams:  # so that the others are not computed after an error
+            stream.cancel()
     return ClassifyResponse(
         results=[_make_result(answer, body.top_k) for answer in answers],
         id=request.state.id,

@@ -5,28 +5,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
+import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, DistilBertConfig, DistilBertForSequenceClassification
 
-from llmops.config import Compress, Evaluate, Features, Select, Train, Tune
+from llmops.config import Clean, Compress, Config, Evaluate, Features, Select, Train, Tune
+from llmops.data.clean.rules import too_short
 from llmops.data.features import stage as features
+from llmops.data.features.tokenize import Tokens, tokenize_labelled
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.errors import ArtifactError, ConfigError, TrainingError
 from llmops.frame.records import Example, write_rows
-from llmops.model.base.classifier import Classifier
-from llmops.model.base.encoder import pad
+from llmops.frame.statistics.bootstrap import make_mean
+from llmops.model.base.classifier import CALIBRATION_FILE, GRAPH_FILE, Classifier
+from llmops.model.base.encoder import CLASSIFIES, convert_to_openvino, pad
+from llmops.model.base.hashes import copy_model
 from llmops.model.base.inference import open_model
+from llmops.model.base.packing import compute_answer_loss
 from llmops.model.compress import stage as compress
 from llmops.model.compress.calibrate import choose_threshold
 from llmops.model.evaluate import stage as evaluate
+from llmops.model.scoring.answers import ScoredAnswers
 from llmops.model.scoring.calibration import measure_calibration_error
 from llmops.model.select import stage as select
 from llmops.model.train import stage as train
-from llmops.model.training.fit import LengthSampler
-from llmops.model.training.qlora import Hyperparameters, load_trainable_model
+from llmops.model.training.fit import LengthSampler, fit
+from llmops.model.training.qlora import Hyperparameters, add_adapter, load_trainable_model
 from llmops.model.tune import stage as tune
+from llmops.prompts.encoder import read_format
+from llmops.release.batch.engine import LocalEngine
 from tests.model.samples import FILLERS, LABEL_WORDS, make_encoder, make_example
 
 
@@ -82,6 +92,7 @@ def get(home: Path, name: str) -> Path:
 
 def test_the_selected_encoder_has_a_head_for_the_labels_and_long_texts_are_cut(artifact_folder: Path) -> None:
     chosen = json.loads((get(artifact_folder, "select") / "selection.json").read_text())
+    assert not Path(chosen["model"]).is_absolute()
     assert chosen["why"] if "why" in chosen else chosen["considered"][0]["why"].startswith("chosen")
     model = AutoModelForSequenceClassification.from_pretrained(get(artifact_folder, "select") / "base")
     assert model.config.label2id == {"lost card": 0, "refund": 1, "转账": 2}
@@ -103,6 +114,8 @@ def test_a_trained_encoder_classifies_and_its_probabilities_are_calibrated(
     tune.run(search, train=training, features=made["features"], select=made["select"], out=tuned)
     metrics = train.run(training, features=made["features"], select=made["select"], tune=tuned, out=trained)
     assert metrics["final_loss"] < metrics["first_loss"] and metrics["examples"] == 91
+    limits = json.loads((trained / "servable" / "tokenizer_config.json").read_text())
+    assert limits["model_max_length"] == Features().max_tokens  # who uses it cuts texts as they were trained on
     commit(trained, metrics)
     figures = compress.run(
         Compress(),
@@ -160,6 +173,18 @@ def test_texts_of_a_batch_have_similar_lengths_in_an_order_that_an_epoch_repeats
     assert [batch[0] for batch in batches] != sorted(batch[0] for batch in batches)
 
 
+def test_smaller_parts_of_a_batch_have_the_same_texts(artifact_folder: Path, tmp_path: Path) -> None:
+    base, rng = get(artifact_folder, "select") / "base", np.random.default_rng(0)
+    examples = [Tokens(str(n), [4] * size + [n % 3], size) for n, size in enumerate(rng.integers(3, 16, 64).tolist())]
+    tokens = []
+    for micro in (8, 4):
+        training, hyperparameters = Train(method="full", micro_batch=micro), Hyperparameters(1e-3, 4, 8)
+        model = load_trainable_model(str(base), training, hyperparameters)
+        history = fit(model, examples, training, hyperparameters, tmp_path / str(micro), max_steps=4)
+        tokens.append([row["tokens"] for row in history])
+    assert tokens[0] == tokens[1]
+
+
 def test_a_language_model_does_not_train_in_full(tiny_base: Path) -> None:
     with pytest.raises(TrainingError, match="full is for encoders"):
         load_trainable_model(str(tiny_base), Train(method="full"), Hyperparameters(1e-3, 4, 4))
@@ -185,3 +210,71 @@ def test_a_label_is_given_from_the_lowest_confidence_at_which_enough_are_right()
 def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:
     measure = measure_calibration_error(np.array([0.9, 0.9, 0.5, 0.5]), np.array([1.0, 0.0, 1.0, 0.0]))
     assert measure.combine(measure.columns.sum(axis=0, keepdims=True)) == pytest.approx([0.5 * 0.4])
+
+
+def test_a_label_may_be_a_digit_unless_the_configuration_forbids_it() -> None:
+    def find_kept(**sections: Any) -> list[str]:
+        settings = Config(select={"encoders": ["all-MiniLM-L6-v2"]}, evaluate={"task": "classification"}, **sections)
+        rows = pl.DataFrame({"question": ["hi", "hi"], "answer": ["1", "10"], "text": ["", ""]})
+        return rows.filter(~too_short(settings.clean).hit)["answer"].to_list()
+
+    assert find_kept() == ["1", "10"] and find_kept(clean={"min_chars": 2}) == ["10"] and Clean().min_chars == 2
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bert", 18), ("roberta", 16), ("camembert", 16), ("mpnet", 16)])
+def test_a_text_is_cut_at_the_positions_of_the_model_or_at_the_limit_of_its_tokenizer(
+    kind: str, limit: int, encoder: Path, tmp_path: Path
+) -> None:
+    """RoBERTa and its kin use no position up to that of the padding."""
+    labels = {"id2label": {"0": "a", "1": "b"}}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": kind, "max_position_embeddings": 18, "pad_token_id": 1, **labels})
+    )
+    (tmp_path / "tokenizer.json").write_text((encoder / "tokenizer.json").read_text())
+    (((ids, cut),), most) = (read_format(tmp_path).encode([("help " * 30, "")]), read_format(tmp_path).max_tokens)
+    assert (len(ids), cut, most) == (limit, True, limit)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 7}))
+    assert read_format(tmp_path).max_tokens == 7 and read_format(tmp_path, 5).max_tokens == 5
+
+
+def test_both_layers_of_a_head_train_in_full_beside_an_adapter() -> None:
+    sizes = {"vocab_size": 30, "dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 4}
+    model = DistilBertForSequenceClassification(DistilBertConfig(**sizes, problem_type=CLASSIFIES))
+    adapted = add_adapter(model, Train(method="lora"), Hyperparameters(1e-3, 4, 4))
+    trained = {name for name, value in adapted.named_parameters() if value.requires_grad}
+    heads = {name for name in trained if "lora" not in name}
+    assert len(heads) == 4 and all("classifier.modules_to_save" in name for name in heads)
+    assert len(trained) == 4 + 2 * 6
+
+
+def test_a_batch_gives_no_label_that_is_not_sure_enough(artifact_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "servable"
+    copy_model(get(artifact_folder, "select") / "base", folder)
+    openvino.save_model(convert_to_openvino(folder), folder / GRAPH_FILE)
+    texts = [("my card is stolen", ""), ("help", "")]
+    probabilities = open_model(folder).classify(texts)[0].max(axis=1)
+    assert [reply.answer != "" for reply in LocalEngine(folder, "v1", 1, 8).answer(texts)] == [True, True]
+    (folder / CALIBRATION_FILE).write_text(json.dumps({"temperature": 1.0, "threshold": float(probabilities.mean())}))
+    replies = LocalEngine(folder, "v1", 1, 8).answer(texts)
+    assert [reply.answer != "" for reply in replies] == list(probabilities > probabilities.mean())
+
+
+def test_a_classifier_is_compared_with_a_language_model_in_what_both_have() -> None:
+    def score(*metrics: str) -> ScoredAnswers:
+        return ScoredAnswers(["a", "b"], {}, {name: make_mean([1.0, 0.0]) for name in metrics}, {})
+
+    models = {name: score("accuracy", "confidence") for name in ("base", "candidate")} | {"champion": score("accuracy")}
+    found = evaluate.compute_figures(models, ["1", "2"], Evaluate(task="classification"))
+    assert found["differences"].keys() == found["models"]["champion"].keys() == {"accuracy"}
+
+
+def test_the_share_of_a_process_has_the_loss_of_the_model(artifact_folder: Path, tmp_path: Path) -> None:
+    base = get(artifact_folder, "select") / "base"
+    model = AutoModelForSequenceClassification.from_pretrained(base).eval()
+    batch = pad([one for one, _ in tokenize_labelled(read_format(base), make_texts(4, "train", 0)) if one])
+    expected = compute_answer_loss(model, batch)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        assert compute_answer_loss(torch.nn.parallel.DistributedDataParallel(model), batch) == expected
+    finally:
+        torch.distributed.destroy_process_group()

@@ -113,16 +113,17 @@ class Classifier:
         highest = -float(np.log(MIN_PROBABILITY))
         return [(highest if n == UNKNOWN else float(nats[row, n]), 1) for row, n in enumerate(numbers)]
 
-    def give_labels(self, texts: Sequence[tuple[str, str]]) -> list[str]:
-        """Return the likeliest label of each (question, context), empty if it is not sure enough."""
-        probabilities = self.classify(texts)[0]
-        given = zip(probabilities.argmax(axis=1), probabilities.max(axis=1), strict=True)
-        return [self.format.labels[n] if highest >= self.calibration.threshold else "" for n, highest in given]
-
     def find_confidence(self, texts: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """Return the highest probability of each text's labels, and True if it is enough to give the label."""
         highest = self.classify(texts)[0].max(axis=1)
         return [(float(value), float(value) >= self.calibration.threshold) for value in highest]
+
+    def give_labels(self, texts: Sequence[tuple[str, str]]) -> list[str]:
+        """Return the likeliest label of each (question, context); empty if it is not sure enough."""
+        probabilities, _ = self.classify(texts)
+        return [
+            self.format.labels[row.argmax()] if row.max() >= self.calibration.threshold else "" for row in probabilities
+        ]
 
     def close(self) -> None:
         """Free the memory."""

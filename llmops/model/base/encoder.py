@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from llmops.data.features.tokenize import Tokens
 
@@ -17,7 +18,8 @@ CLASSIFIES = "single_label_classification"  #: `problem_type` in the configurati
 
 def is_classifier(model: Any) -> bool:
     """Return True if a loaded model gives scores of labels instead of tokens."""
-    return getattr(model.config, "problem_type", None) == CLASSIFIES
+    unwrapped = model.module if isinstance(model, DistributedDataParallel) else model
+    return getattr(unwrapped.config, "problem_type", None) == CLASSIFIES
 
 
 def pad(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:

@@ -195,7 +195,11 @@ def compute_figures(
     }
     drawn = bootstrap.resample(measures, topics, config.bootstrap, config.seed, rows)
     names = list(dict.fromkeys(metric for _, metric in measures))
-    finite_metrics = [metric for metric in names if all(np.isfinite(drawn[name, metric][0]) for name in models)]
+    finite_metrics = [
+        metric
+        for metric in names
+        if all((name, metric) in drawn and np.isfinite(drawn[name, metric][0]) for name in models)
+    ]
     opponent = "champion" if "champion" in models else "base"
     return {
         "models": {

@@ -139,8 +139,9 @@ def _choose_encoder(
         source, made = weights.find_encoder(name, config.revision, config.offline), out / "candidates" / str(number)
         save_with_head(source, annotate, made)
         size = sum(file.stat().st_size for file in made.glob("*.safetensors")) / 1e6
-        found.append(_EncoderCandidate(name, source, made, size, _score_encoder(made, items)))
-        log.info("%s: %s", name, _format_score(found[-1].score))
+        shown = source.name if Path(name).is_dir() else name  # the model card has it, so no folder of this machine
+        found.append(_EncoderCandidate(shown, source, made, size, _score_encoder(made, items)))
+        log.info("%s: %s", shown, _format_score(found[-1].score))
     found.sort(key=lambda one: one.megabytes)
     best = found[0]
     for one in found[1:]:

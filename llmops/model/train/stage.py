@@ -78,10 +78,12 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     elif result is None:
         result = train_adapter(config, features, base, hyperparameters, out)
     free_memory()  # of the model that was trained, before the merge
-    if config.method == "full":
-        load_tokenizer(base).save_pretrained(out / "servable")
-    else:
+    if config.method != "full":
         save_merged(base, out / "adapter", config.method, out / "servable")
+    if is_encoder(base):
+        tokenizer = load_tokenizer(base)  # it is used and evaluated with texts cut as those of the training
+        tokenizer.model_max_length = min(tokenizer.model_max_length, int(read_record(features).config["max_tokens"]))
+        tokenizer.save_pretrained(out / "servable")
     merged_loss = _check_merged(out / "servable", features, result.validation_loss)
     steps = [row for row in result.history if "loss" in row]
     tokens, seconds = sum(row["tokens"] for row in steps), sum(row["seconds"] for row in steps)

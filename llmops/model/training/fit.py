@@ -191,9 +191,8 @@ class LengthSampler(Sampler[int]):
         rng = random.Random(f"{self.seed} {self.epoch}")
         order = rng.sample(range(len(self.lengths)), len(self.lengths))
         chunk = CHUNK * self.batch
-        alike = [
-            n for i in range(0, len(order), chunk) for n in sorted(order[i : i + chunk], key=self.lengths.__getitem__)
-        ]
+        chunks = (order[i : i + chunk] for i in range(0, len(order), chunk))
+        alike = [n for some in chunks for n in sorted(some, key=self.lengths.__getitem__)]
         batches = [alike[i : i + self.batch] for i in range(0, len(alike), self.batch)]
         last = batches.pop() if len(batches[-1]) < self.batch else []  # else it would shift all others
         yield from chain(*rng.sample(batches, len(batches)), last)
@@ -214,7 +213,8 @@ class PackedTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if is_classifier(self.model):  # its batches are padded
-            return LengthSampler(self.lengths, self.args.train_batch_size, self.args.seed)
+            batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return LengthSampler(self.lengths, batch, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(

@@ -87,6 +87,8 @@ def add_adapter(model: Model, config: Train, hyperparameters: Hyperparameters) -
         use_dora=config.dora,
         target_modules=_choose_target_modules(model, config.target_modules),
         task_type=TaskType.SEQ_CLS if is_classifier(model) else TaskType.CAUSAL_LM,
+        # DistilBERT's head has two layers. peft trains both in full, because of their names, so neither has an adapter.
+        exclude_modules="pre_classifier|classifier" if is_classifier(model) else None,
     )
     adapted = get_peft_model(model, lora_config).train()
     lora: Any = adapted.peft_config["default"]

@@ -19,9 +19,9 @@ from llmops.events.reader import make_reader
 from llmops.events.shipping import drain_spool
 from llmops.model.base.classifier import CALIBRATION_FILE, GRAPH_FILE
 from llmops.model.base.encoder import CLASSIFIES, convert_to_openvino
-from llmops.release.batch.engine import LocalEngine, RowReply
 from llmops.state.database import database_of
 from serving.engines.classifier import ClassifierEngine
+from serving.errors import QueueFull
 from tests.model.samples import LABEL_WORDS, make_encoder
 
 
@@ -82,14 +82,6 @@ def test_a_label_that_is_not_sure_enough_is_not_given(site: Any, folder: Path) -
         assert site.ask(client).json()["response"] == ""
 
 
-def test_a_batch_has_the_same_labels_and_none_for_a_text_that_is_not_sure(site: Any, folder: Path, client: Any) -> None:
-    engine = LocalEngine(folder, "v1", 1, 8)
-    label = ask(client, site, text="my card is stolen").json()["results"][0]["label"]
-    assert engine.answer([("my card is stolen", "")]) == [RowReply(answer=label, version="v1")]
-    (folder / CALIBRATION_FILE).write_text(json.dumps({"temperature": 1.0, "threshold": 0.999}))
-    assert LocalEngine(folder, "v1", 1, 8).answer([("my card is stolen", "")]) == [RowReply(version="v1")]
-
-
 def test_a_question_to_a_classifier_is_answered_with_a_label(site: Any, client: Any) -> None:
     answer = site.ask(client, prompt="my card is stolen").json()
     assert answer["response"] == ask(client, site, text="my card is stolen").json()["results"][0]["label"]
@@ -118,6 +110,24 @@ def test_a_text_longer_than_the_model_reads_is_cut_and_says_so(site: Any, client
 )
 def test_what_cannot_be_classified_is_refused(site: Any, client: Any, body: Any, status: int) -> None:
     assert ask(client, site, **body).status_code == status
+
+
+def test_texts_are_not_computed_for_a_request_that_found_no_room_for_all(
+    site: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, streams, cancelled = client.app.state.parts.models, [], []
+    generate = models.generate
+
+    def fill(*args: Any, **kwargs: Any) -> Any:
+        if len(streams) == 2:
+            raise QueueFull(2, 1)
+        streams.append(generate(*args, **kwargs))
+        monkeypatch.setattr(streams[-1], "cancel", lambda: cancelled.append(True))
+        return streams[-1]
+
+    monkeypatch.setattr(models, "generate", fill)
+    assert ask(client, site, text=["help", "my card", "today"]).status_code == 429
+    assert len(cancelled) == 2
 
 
 def test_a_language_model_refuses(site: Any) -> None:
