@@ -17,11 +17,17 @@ def test_the_list_is_what_is_measured(task: TaskName) -> None:
     assert TASKS[task].primary in columns and TASKS[task].primary not in LOWER_IS_BETTER
 
 
+@pytest.mark.parametrize("task", get_args(TaskName))
+def test_the_gate_decides_on_a_metric_of_the_task_unless_told_otherwise(task: TaskName) -> None:
+    release = load(overrides={"evaluate": {"task": task}}, environ={}).release
+    assert {release.primary, *release.guardrails, *release.floors} <= set(list_item_metrics(task, 2))
+
+
 @pytest.mark.parametrize(
     ("task", "release", "message"),
     [
-        ("classification", {}, "release.primary names 'token_f1'"),
-        ("classification", {"primary": "accuracy"}, "release.guardrails names 'rouge_l'"),
+        ("classification", {"primary": "token_f1"}, "release.primary names 'token_f1'"),
+        ("classification", {"guardrails": {"rouge_l": 0.1}}, "release.guardrails names 'rouge_l'"),
         ("qa", {"primary": "hamming_loss"}, "there are token_f1, exact_match"),
         ("qa", {"guardrails": {"perplexity": 1.0}}, "'perplexity'"),
         ("qa", {"primary": "reading_ease"}, "describes"),

@@ -21,7 +21,7 @@ def test_vectors_are_those_of_the_published_model() -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    folder = minilm._find_files()
+    folder = minilm.find_files()
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     read = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():

@@ -53,7 +53,7 @@ class Shop:
             move(connection, self.config.release.name, {"champion": "v1"}, AliasChange("promote", "", "a test", "set"))
         self.lexicon = read_lexicon(self.train)
 
-    def ask(self, day, counts, keep=False, seed=0, version="v1"):
+    def ask(self, day, counts, keep=False, seed=0, version="v1", labels=(), confidence=0.9):
         """The events that serving emits of these prompts, spread over a day."""
         texts = make_prompts(counts, seed)
         events = []
@@ -65,6 +65,9 @@ class Shop:
             }
             fields |= extract_features(["Look at it."], self.lexicon, "answer")[0].to_event_fields("answer")
             fields |= {"llmops.answer.refusal": False, "@timestamp": format_timestamp(day + timedelta(minutes=n))}
+            if labels:
+                fields["llmops.answer.label"] = labels[n % len(labels)]
+                fields["llmops.answer.confidence"] = confidence - n % 10 / 100
             events.append(fields | ({"llmops.prompt.text": text} if keep else {}))
         emit_all(self.config.events, TEXT, events)
         self.ship()
@@ -95,6 +98,17 @@ OTHER = {"card": 75}
 
 def make_days(count, start=0):
     return [DAY + timedelta(days=start + n) for n in range(count)]
+
+
+def test_a_classifier_drifts_in_its_labels_and_its_confidence_though_the_texts_are_as_before(shop):
+    for n, day in enumerate(make_days(3)):
+        shop.ask(day, USUAL, seed=n, labels=("card", "cash", "login"))
+    assert shop.watch(make_days(3)[2])["drift"] == []
+    for n, day in enumerate(make_days(2, 3)):
+        shop.ask(day, USUAL, seed=5 + n, labels=("card", "card", "none"), confidence=0.5)
+    _, second = (shop.watch(day) for day in make_days(2, 3))
+    drifted = {one["feature"] for one in second["drift"]}
+    assert drifted >= {"label", "confidence"} and not drifted & {"topics", "texts"}
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -25,7 +25,8 @@ from llmops.state.database import database_at
 QUESTION = "How can I contact you?"
 FORMS = ["bf16", "nf4", "q8_0", "bf16 without a chat template"]
 ROOT = Path(__file__).parents[3]
-UNPUBLISHED: Any = SimpleNamespace(name="v1", quantisation="bf16")  #: the part of a version that its card is made of
+#: the part of a version that its card is made of
+UNPUBLISHED: Any = SimpleNamespace(name="v1", quantisation="bf16", classifies=False)
 
 #: Runs each [folder, code] of a list in a namespace of its own and prints what it has as `answer`.
 RUNNER = """
