@@ -87,8 +87,8 @@ def main() -> None:
                 command = [sys.executable, "-m", "serving"]
                 with running(command, port, site.environ(port), folder / f"log {form}") as server:
                     figures = ask(server.url, site.headers, texts, lone, listed, rounds)
-            right = sum(a == b for a, (_, b) in zip(answer(Classifier(made), texts), test, strict=True))
-            arms[f"ours, {form}"] = figures | {"accuracy": right / len(test), "MB": size(made)}
+                right = sum(a == b for a, (_, b) in zip(answer(Classifier(made), texts), test, strict=True))
+                arms[f"ours, {form}"] = figures | {"accuracy": right / len(test), "MB": size(made)}
         with attempted("pipeline behind FastAPI", failed):
             port = free_port()
             command = [sys.executable, "-c", PIPELINE, str(model), str(port)]
