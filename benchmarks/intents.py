@@ -155,7 +155,7 @@ def fit_frozen(rows: Rows, test: Rows) -> Answers:
 
     vectors = encode([text for text, _ in rows])
     scale = np.sqrt(np.mean(vectors**2))
-    model = LogisticRegression(C=10, max_iter=300).fit(vectors / scale, labels(rows))
+    model = LogisticRegression(C=0.3, max_iter=300).fit(vectors / scale, labels(rows))  # the best of .1, .3, 1 and 3
     took = time.monotonic() - begun
     return list(model.predict(encode([text for text, _ in test]) / scale)), took
 

@@ -31,7 +31,7 @@ from llmops.prompts.encoder import read_format
 log = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 20_000  #: examples that a head is fitted on, drawn at random
-STRENGTH = 10.0  #: inverse regularisation, for inputs with a mean square of 1
+STRENGTH = 0.3  #: inverse regularisation, for inputs with a mean square of 1
 BATCH = 64
 
 
