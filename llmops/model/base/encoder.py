@@ -13,13 +13,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llmops.data.features.tokenize import Tokens
 
+FEW = 50  #: texts a label, on average, below which an encoder is prepared and trained in another way
+SMOOTHING = 0.1  #: share of a label's probability that goes to the others in training (Müller et al., arXiv:1906.02629)
 CLASSIFIES = "single_label_classification"  #: `problem_type` in the configuration of a model that classifies
 
 
 def is_classifier(model: Any) -> bool:
     """Return True if a loaded model gives scores of labels instead of tokens."""
-    unwrapped = model.module if isinstance(model, DistributedDataParallel) else model
-    return getattr(unwrapped.config, "problem_type", None) == CLASSIFIES
+    return getattr(_unwrap(model).config, "problem_type", None) == CLASSIFIES
+
+
+def _unwrap(model: Any) -> Any:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def choose_smoothing(model: Any, examples: int) -> float:
+    """Return how much a training smooths labels: not with few texts a label, and not a causal model's.
+
+    MiniLM on banking77, two seeds each: .935 and .943 with smoothing, .934 and .935 without; with 9 texts a label .826
+    and .807 with, .849 and .826 without.
+    """
+    return SMOOTHING if is_classifier(model) and examples >= FEW * _unwrap(model).config.num_labels else 0.0
 
 
 def pad(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:

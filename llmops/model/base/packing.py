@@ -59,12 +59,17 @@ def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
 
 
 def compute_answer_loss(
-    model: Any, batch: dict[str, torch.Tensor], reduction: Literal["sum", "none"] = "sum"
+    model: Any, batch: dict[str, torch.Tensor], reduction: Literal["sum", "none"] = "sum", smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Return the cross-entropy (nats) of the answer tokens of a batch with gradient, summed or as (answer tokens,)."""
+    """Return the cross-entropy (nats) of the answer tokens of a batch with gradient, summed or as (answer tokens,).
+
+    `smoothing` is the share of each label's probability that is spread over all labels.
+    """
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits = model(**inputs).logits if is_classifier(model) else model(**inputs, use_cache=False).logits[0]
-    return torch.nn.functional.cross_entropy(logits.float(), batch["labels"], reduction=reduction)
+    return torch.nn.functional.cross_entropy(
+        logits.float(), batch["labels"], reduction=reduction, label_smoothing=smoothing
+    )
 
 
 def make_batch(model: Any, examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:

@@ -4,26 +4,30 @@ The head is a logistic regression on what the architecture's own head reads. Tra
 the encoder knows (Kumar et al. 2022, arXiv:2202.10054), and it is the baseline that the trained model has to beat.
 
 BERT and RoBERTa have a layer with tanh before the head, which reads the first token. BERT's was trained to predict the
-next sentence, RoBERTa's is random. It begins as one that passes the first token on, which says more about a text: on
-banking77 the head alone has 92.3 % instead of 91.0 % with MiniLM.
+next sentence, RoBERTa's is random. It begins as one that passes the first token on, which says more about a text.
+
+The mean of all tokens says more than the first one. With few texts a label the encoder therefore gets one more layer,
+in which the first token begins as that mean. MiniLM on banking77, trained with 9 texts a label: .849 instead of .827,
+with 30: .910 instead of .905. With 110 it is .933 instead of .935 and a sixth slower.
 """
 
 import logging
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from llmops.data.features.examples import read_examples
 from llmops.data.features.tokenize import Tokens, tokenize_labelled
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import Example
 from llmops.frame.statistics.bootstrap import Floats
-from llmops.model.base.encoder import CLASSIFIES, pad
+from llmops.model.base.encoder import CLASSIFIES, FEW, pad
 from llmops.model.base.load import Model, get_device
 from llmops.model.base.packing import use_evaluation_mode
 from llmops.prompts.encoder import read_format
@@ -33,6 +37,8 @@ log = logging.getLogger(__name__)
 MAX_EXAMPLES = 20_000  #: examples that a head is fitted on, drawn at random
 STRENGTH = 0.3  #: inverse regularisation, for inputs with a mean square of 1
 BATCH = 64
+MEAN_SHARE = 10  #: of the mean of all tokens beside the first token
+KIN = ("bert", "roberta", "xlm-roberta", "camembert")  #: architectures whose layers end with a norm, as BERT's
 
 
 def save_with_head(encoder: Path, annotate: Path, out: Path) -> None:
@@ -48,18 +54,24 @@ def save_with_head(encoder: Path, annotate: Path, out: Path) -> None:
     names = dict(enumerate(labels))
     AutoTokenizer.from_pretrained(str(encoder)).save_pretrained(out)
     torch.manual_seed(0)
-    model: Model = AutoModelForSequenceClassification.from_pretrained(
+    config = AutoConfig.from_pretrained(
         str(encoder),
         num_labels=len(labels),
         id2label=names,
         label2id={label: number for number, label in names.items()},
         problem_type=CLASSIFIES,
-        ignore_mismatched_sizes=True,
-        dtype=torch.float32,
+    )
+    gets_layer = config.model_type in KIN and len(train) < FEW * len(labels)
+    if gets_layer:
+        config.num_hidden_layers += 1
+    model: Model = AutoModelForSequenceClassification.from_pretrained(
+        str(encoder), config=config, ignore_mismatched_sizes=True, dtype=torch.float32
     ).to(get_device())
     model.config.save_pretrained(out)
     examples = [tokens for tokens, _ in tokenize_labelled(read_format(out), _draw(train)) if tokens]
     examples.sort(key=lambda one: len(one.token_ids))  # so that a batch pads little
+    if gets_layer:
+        _average_tokens(model.base_model.encoder.layer)
     _pass_first_token(model, examples)
     _fit_head(model, examples)
     model.save_pretrained(out)
@@ -68,6 +80,22 @@ def save_with_head(encoder: Path, annotate: Path, out: Path) -> None:
 def _draw(examples: Sequence[Example]) -> list[Example]:
     numbers = random.Random(0).sample(range(len(examples)), min(len(examples), MAX_EXAMPLES))
     return [examples[number] for number in sorted(numbers)]
+
+
+@torch.no_grad()
+def _average_tokens(layers: Any) -> None:
+    """Let the last layer begin as one that attends to all tokens alike and passes on what it has read."""
+    last = layers[-1]
+    last.load_state_dict(layers[-2].state_dict())
+    attention, output = last.attention, last.output
+    for linear in (attention.self.query, attention.self.value, attention.output.dense, output.dense):
+        linear.weight.zero_()
+        linear.bias.zero_()
+    attention.self.value.weight.fill_diagonal_(1.0)
+    attention.output.dense.weight.fill_diagonal_(MEAN_SHARE)
+    for norm in (attention.output.LayerNorm, output.LayerNorm):
+        norm.weight.fill_(1.0)
+        norm.bias.zero_()
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from llmops.config import Train
 from llmops.data.features.examples import count_tokens
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.errors import DiskFullError, TrainingError
-from llmops.model.base.encoder import is_classifier
+from llmops.model.base.encoder import choose_smoothing, is_classifier
 from llmops.model.base.load import Model
 from llmops.model.base.memory import estimate_activations
 from llmops.model.base.packing import compute_answer_loss, compute_mean_loss, make_batch
@@ -235,7 +235,7 @@ class PackedTrainer(Trainer):
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Return this micro-batch's part of the mean cross-entropy per answer token."""
-        loss = compute_answer_loss(model, inputs)
+        loss = compute_answer_loss(model, inputs, smoothing=choose_smoothing(model, len(self.lengths)))
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(
                 f"The loss is {float(loss.detach())} at step {self.state.global_step + 1}; "
