@@ -78,6 +78,6 @@ def make_encoder_defaults(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]
         "annotate": {"max_question_chars": 20_000},  # what is too long is cut
         "index": {"enabled": False},  # an encoder answers with a label, not from documents
         "tune": {"space": space, "steps": 0, "halving": 1, "validation_items": 1000, "trials": 3},
-        "train": {"method": "full", "checkpoint_steps": 200},  # one takes a second, as long as ten steps
+        "train": {"method": "full", "checkpoint_steps": 200},  # saving MiniLM takes as long as ten of its steps
         "release": {"min_effect": 0.0},  # the frozen encoder with a head, which it has to beat, is good already
     }

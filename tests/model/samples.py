@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from llmops.config import Train
 from llmops.data.features.tokenize import Tokens
@@ -25,11 +25,12 @@ LABEL_WORDS = {
     "转账": ("send", "transfer", "wire"),
     "refund": ("back", "return", "shop"),
 }
+KINDS_OF_ROBERTA = ("roberta", "xlm-roberta", "camembert")
 FILLERS = ("please", "my", "the", "today", "help", "with", "it", "now")
 
 
-def make_encoder(folder: Path) -> Path:
-    """Write a small BERT with random weights, and a tokenizer of whole words that reads 16 tokens; return `folder`."""
+def make_encoder(folder: Path, kind: str = "bert") -> Path:
+    """Write a small random encoder and a tokenizer of whole words, which reads 16 tokens; return `folder`."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *(word for some in LABEL_WORDS.values() for word in some)]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -39,8 +40,18 @@ def make_encoder(folder: Path) -> Path:
     marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)).save_pretrained(folder)
+    sizes: dict[str, Any] = {"vocab_size": len(words), "max_position_embeddings": 16, "pad_token_id": 0}
+    if kind == "distilbert":
+        sizes |= {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
+    else:
+        sizes |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if kind in KINDS_OF_ROBERTA:
+        sizes["max_position_embeddings"] += 1  # which it counts from behind the padding token's number
+    if kind == "deberta-v2":
+        sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+    if kind == "modernbert":
+        sizes |= {"cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
+    AutoModel.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(folder)
     return folder
 
 

@@ -38,7 +38,7 @@ from llmops.model.training.qlora import Hyperparameters, add_adapter, load_train
 from llmops.model.tune import stage as tune
 from llmops.prompts.encoder import read_format
 from llmops.release.batch.engine import LocalEngine
-from tests.model.samples import FILLERS, LABEL_WORDS, make_encoder, make_example
+from tests.model.samples import FILLERS, KINDS_OF_ROBERTA, LABEL_WORDS, make_encoder, make_example
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,14 @@ def test_the_selected_encoder_has_a_head_for_the_labels_and_long_texts_are_cut(a
     assert metrics["dropped"] == {"new_label": 1}
 
 
-@pytest.mark.parametrize(("count", "layers"), [(90, 3), (150, 2)])
+@pytest.mark.parametrize(
+    ("kind", "count", "layers"), [("bert", 90, 3), ("bert", 150, 2), *((kind, 90, 3) for kind in KINDS_OF_ROBERTA)]
+)
 def test_with_few_texts_a_label_the_first_token_begins_as_the_mean_of_all(
-    count: int, layers: int, encoder: Path, tmp_path: Path
+    kind: str, count: int, layers: int, tmp_path: Path
 ) -> None:
     write_rows(tmp_path / "train.parquet", make_texts(count, "train", 0), Example)
-    save_with_head(encoder, tmp_path, tmp_path / "made")
+    save_with_head(make_encoder(tmp_path / "encoder", kind), tmp_path, tmp_path / "made")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "made").eval()
     examples = [tokens for tokens, _ in tokenize_labelled(read_format(tmp_path / "made"), make_texts(20, "test", 200))]
     batch = pad([e for e in examples if e])
@@ -155,15 +157,26 @@ def test_a_trained_encoder_classifies_and_its_probabilities_are_calibrated(
     assert probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_the_graph_gives_the_scores_of_the_model(artifact_folder: Path) -> None:
-    base = get(artifact_folder, "select") / "base"
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"])
+def test_each_architecture_gets_a_head_trains_and_is_served_with_the_same_scores(kind: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.parquet", texts := make_texts(90, "train", 0), Example)
+    save_with_head(make_encoder(tmp_path / "encoder", kind), tmp_path, base := tmp_path / "base")
+    examples = [tokens for tokens, _ in tokenize_labelled(read_format(base), texts) if tokens]
+    for method in ("lora", "full"):
+        training, found = Train(method=method), Hyperparameters(learning_rate=5e-3, rank=4, batch=15, epochs=12)
+        model = load_trainable_model(str(base), training, found)
+        before = compute_mean_loss(model, examples)
+        fit(model, examples, training, found, tmp_path / method)
+        assert compute_mean_loss(model, examples) < before
+    model.save_pretrained(base)
     model, classifier = AutoModelForSequenceClassification.from_pretrained(base).eval(), open_model(base)
     assert isinstance(classifier, Classifier)
-    tokens = classifier.tokenize(make_texts(5, "test", 300))
-    batch = pad(tokens)
-    with torch.no_grad():
-        expected = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
-    assert classifier.compute_scores([one.token_ids[:-1] for one in tokens]) == pytest.approx(expected, abs=1e-4)
+    for words in (1, 12):
+        tokens = classifier.tokenize([make_example(n, question="my stolen " * n + "card") for n in (1, words)])
+        batch = {name: values for name, values in pad(tokens).items() if name != "labels"}
+        with torch.no_grad():
+            expected = model(**batch).logits.numpy()
+        assert classifier.compute_scores([one.token_ids[:-1] for one in tokens]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_language_model_is_compared_on_the_same_labels(

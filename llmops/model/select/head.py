@@ -7,20 +7,20 @@ BERT and RoBERTa have a layer with tanh before the head, which reads the first t
 next sentence, RoBERTa's is random. It begins as one that passes the first token on, which says more about a text.
 
 The mean of all tokens says more than the first one. With few texts a label the encoder therefore gets one more layer,
-in which the first token begins as that mean. MiniLM on banking77, trained with 9 texts a label: .849 instead of .827,
-with 30: .910 instead of .905. With 110 it is .933 instead of .935 and a sixth slower.
+in which the first token begins as that mean. MiniLM on banking77, trained with 9 texts a label: .840 instead of .821
+(means of three draws), with 30: .906 instead of .901 (two draws). With 110 it is .933 instead of .935.
 """
 
+import copy
 import logging
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmops.data.features.examples import read_examples
 from llmops.data.features.tokenize import Tokens, tokenize_labelled
@@ -35,10 +35,10 @@ from llmops.prompts.encoder import read_format
 log = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 20_000  #: examples that a head is fitted on, drawn at random
-STRENGTH = 0.3  #: inverse regularisation, for inputs with a mean square of 1
+STRENGTH = 0.3  #: inverse regularisation, for inputs with a mean square of 1; good for heads with a random layer, too
 BATCH = 64
 MEAN_SHARE = 10  #: of the mean of all tokens beside the first token
-KIN = ("bert", "roberta", "xlm-roberta", "camembert")  #: architectures whose layers end with a norm, as BERT's
+KIN = ("bert", "roberta", "xlm-roberta", "camembert")  #: architectures with the layers of BERT
 
 
 def save_with_head(encoder: Path, annotate: Path, out: Path) -> None:
@@ -54,24 +54,21 @@ def save_with_head(encoder: Path, annotate: Path, out: Path) -> None:
     names = dict(enumerate(labels))
     AutoTokenizer.from_pretrained(str(encoder)).save_pretrained(out)
     torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(
+    model: Model = AutoModelForSequenceClassification.from_pretrained(
         str(encoder),
         num_labels=len(labels),
         id2label=names,
         label2id={label: number for number, label in names.items()},
         problem_type=CLASSIFIES,
-    )
-    gets_layer = config.model_type in KIN and len(train) < FEW * len(labels)
-    if gets_layer:
-        config.num_hidden_layers += 1
-    model: Model = AutoModelForSequenceClassification.from_pretrained(
-        str(encoder), config=config, ignore_mismatched_sizes=True, dtype=torch.float32
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
     ).to(get_device())
+    if model.config.model_type in KIN and len(train) < FEW * len(labels):
+        _add_mean(model)
+        log.info("few texts a label: the encoder gets a layer that begins as the mean of all tokens")
     model.config.save_pretrained(out)
     examples = [tokens for tokens, _ in tokenize_labelled(read_format(out), _draw(train)) if tokens]
     examples.sort(key=lambda one: len(one.token_ids))  # so that a batch pads little
-    if gets_layer:
-        _average_tokens(model.base_model.encoder.layer)
     _pass_first_token(model, examples)
     _fit_head(model, examples)
     model.save_pretrained(out)
@@ -83,10 +80,11 @@ def _draw(examples: Sequence[Example]) -> list[Example]:
 
 
 @torch.no_grad()
-def _average_tokens(layers: Any) -> None:
-    """Let the last layer begin as one that attends to all tokens alike and passes on what it has read."""
-    last = layers[-1]
-    last.load_state_dict(layers[-2].state_dict())
+def _add_mean(model: Model) -> None:
+    """Add a layer that begins as one that attends to all tokens alike and passes on what it has read."""
+    layers = model.base_model.encoder.layer
+    layers.append(last := copy.deepcopy(layers[-1]))
+    model.config.num_hidden_layers = len(layers)
     attention, output = last.attention, last.output
     for linear in (attention.self.query, attention.self.value, attention.output.dense, output.dense):
         linear.weight.zero_()
@@ -103,7 +101,7 @@ def _pass_first_token(model: Model, examples: Sequence[Tokens]) -> None:
     """Let the layer that reads the first token pass it on, so small that tanh is nearly linear."""
     if model.config.model_type == "bert":
         layer = model.base_model.pooler.dense
-    elif "roberta" in model.config.model_type:
+    elif model.config.model_type in KIN:
         layer = model.classifier.dense
     else:
         return

@@ -29,6 +29,11 @@ def write_report(metrics: Mapping[str, Any], path: Path) -> None:
     """Write the figures as a table, and the plot below them."""
     rows = [f"| {name.replace('_', ' ')} | {'–' if value is None else value} |" for name, value in metrics.items()]
     lines = ["# Training", "", "| | |", "| --- | --- |", *rows, "", "![Loss over optimiser steps](loss.png)", ""]
+    if smoothing := metrics["label_smoothing"]:
+        lines += [
+            f"Training smooths the labels by {smoothing}, validation does not. So the loss of training is higher.",
+            "",
+        ]
     if metrics["truncated"]:
         share = 100 * metrics["truncated_share"]
         lines += [f"**{metrics['truncated']} examples ({share:.1f} %) lost a part of their context: raise "]

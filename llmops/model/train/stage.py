@@ -22,6 +22,7 @@ from llmops.data.features.tokenize import Tokens
 from llmops.frame.artifacts import read_record, write_json
 from llmops.frame.errors import TrainingError
 from llmops.frame.records import get_base_path
+from llmops.model.base.encoder import choose_smoothing
 from llmops.model.base.load import free_memory, load_model, load_tokenizer
 from llmops.model.base.memory import MemorySettings, read_machine_memory, require_memory
 from llmops.model.base.packing import compute_mean_loss
@@ -51,6 +52,7 @@ class TrainingResult:
     validation_loss: float | None
     trained: int
     parameters: int
+    label_smoothing: float = 0.0
 
 
 def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -> dict[str, Any]:
@@ -101,6 +103,7 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
         "trained": result.trained,
         "parameters": result.parameters,
         **asdict(hyperparameters),
+        "label_smoothing": result.label_smoothing,
         "processes": processes,
     }
     write_json(out / "loss.json", result.history)
@@ -136,7 +139,8 @@ def train_adapter(
     if is_first_process:
         model.save_pretrained(out / ("servable" if config.method == "full" else "adapter"))
     loss = compute_mean_loss(model, held_out) if held_out else None
-    result = TrainingResult(history, len(examples), loss, **count_parameters(model))
+    smoothing = choose_smoothing(model, len(examples))
+    result = TrainingResult(history, len(examples), loss, **count_parameters(model), label_smoothing=smoothing)
     if is_first_process:
         (out / RESULT_FILE).parent.mkdir(exist_ok=True)
         write_json(out / RESULT_FILE, asdict(result))
