@@ -1,16 +1,23 @@
-"""The whole pipeline on the example's real data, with a tiny base model so that it takes a minute; no Airflow."""
+"""The whole pipeline on the examples' real data, with a tiny base model so that it takes a minute; no Airflow."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from llmops.frame import artifacts
 from llmops.model.gguf.worker import is_gguf
+from llmops.pipeline import stack
+from tests.conftest import find_free_port
 
 from .conftest import DAY, ROOT, Shell
+
+#: of the example of intents; their texts are alike
+INTENTS = ("card_arrival", "card_delivery_estimate", "lost_or_stolen_card", "compromised_card", "card_linking")
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +110,54 @@ def test_documents_without_questions_are_answered_from_and_a_deleted_one_is_not_
     assert run()["release"] != stages["release"]
     assert ask()["version"] == "v1" and "HACKING.md" not in ask()["pages"]
     assert [path.name for path in (tmp_path / "home/registry/manual/versions").glob("v*")] == ["v1"]
+
+
+def test_labelled_messages_become_a_classifier_that_is_served(
+    shell: Shell, environ: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "examples" / "intents", tmp_path / "intents")
+    for split in ("train", "test"):
+        path = tmp_path / "intents" / "data" / f"{split}.csv"
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        kept = [row for row in rows if row[1] in INTENTS]
+        if split == "train":
+            kept += [["", INTENTS[0]], ["Where is it?", ""], ["Überweisung ging verloren", "转账"]]
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([header, *kept])
+    own = {
+        "LLMOPS_HOME": str(tmp_path / "home"),
+        "LLMOPS_CONFIG": str(tmp_path / "intents" / "config.yaml"),
+        "LLMOPS_SELECT__MODEL": "",
+        "LLMOPS_TRAIN__EPOCHS": "3",
+        "LLMOPS_TRAIN__LEARNING_RATE": "0.0001",
+        "LLMOPS_SERVING__PORT": str(find_free_port()),
+    }
+    done = shell(f"llmops run all --interval {DAY}", **own)
+    assert done.returncode == 0, done.stderr[-4000:]
+    stages = {line.split()[0]: Path(line.split()[1]) for line in done.stdout.splitlines()}
+    metrics = {name: artifacts.read_record(path).metrics for name, path in stages.items()}
+    assert metrics["clean"]["dropped"]["missing"] == 2
+    assert metrics["evaluate"]["candidate_accuracy"] > 0.85 and metrics["compress"]["chosen"] == "int8"
+    report = (stages["evaluate"] / "report.html").read_text(encoding="utf-8")
+    assert all(intent in report for intent in INTENTS)
+    version = tmp_path / "home" / "registry" / "intents" / "versions" / "v1"
+    card = (version / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-classification" in card and "license: apache-2.0" in card
+    if json.loads((stages["release"] / "decision.json").read_text())["outcome"] != "promoted":
+        done = shell("llmops models promote v1 --override 'as good as the frozen encoder'", **own)
+        assert done.returncode == 0, done.stderr
+    key = json.loads(shell("llmops keys create --json", **own).stdout)["key"]
+    try:
+        line, port = ["bash", "-c", "exec llmops serve"], int(own["LLMOPS_SERVING__PORT"])
+        serving = stack._start_service(tmp_path / "home", "serving", line, port, environ | own)
+        stack._wait_until_ready(
+            tmp_path / "home", serving, lambda s: stack._is_answering(f"{s.url}/readyz"), timeout_s=300
+        )
+        texts = {"text": ["My card was stolen!", "When will my new card come?"]}
+        reply = httpx.post(f"{serving.url}/classify", headers={"X-API-Key": key}, json=texts)
+    finally:
+        stack.stop(tmp_path / "home")
+    assert reply.status_code == 200, reply.text
+    stolen, asked = (found["labels"][0]["label"] for found in reply.json()["results"])
+    assert stolen == "lost_or_stolen_card" and asked in ("card_arrival", "card_delivery_estimate")

