@@ -71,7 +71,8 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
         room = compute_room(settings.serving.max_context, options.max_new_tokens, options.question)
         if room < MIN_ROOM:
             raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")
-        found = retrieve_context(opened, options.question, settings.grounding, room)
+        mode = "" if version == "base" else registry_of(settings).get(version).answer
+        found = retrieve_context(opened, options.question, settings.grounding.with_answer(mode), room)
     text = found.quote or REFUSAL
     if found.hits and not found.quote:
         model = open_model(model_folder)
