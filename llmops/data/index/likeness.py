@@ -26,7 +26,7 @@ from llmops.frame.records import Passage
 
 ASKED, MIN_ASKED = 200, 20  #: most questions that are asked, and least ones by which a value is chosen
 QUANTILE = 0.07  #: share of the questions that may match less
-#: Weight of the usual value. With it 5 of 144 questions to five manuals are refused that they answer, and 27 of 59 that
+#: Weight of the usual value. With it 5 of 144 questions to five manuals are refused that they answer, and 26 of 59 that
 #: they do not. With the documents' own value alone it is 10 and 29, with the usual one 4 and 21.
 USUAL_WEIGHT = 0.5
 SENTENCE_WORDS = range(6, 31)  #: words of a sentence that is asked
