@@ -142,12 +142,13 @@ class Grounding(Section):
     )
     passages: int = Field(3, ge=1, le=20, description="Most passages in a prompt, the best first.")
     room: int = Field(1600, ge=200, description="Most bytes of these passages; a token of English has about four.")
-    likeness: float = Field(
-        0.4,
+    likeness: float | None = Field(
+        None,
         ge=0,
         le=1,
-        description="Least cosine of the question and the nearest passage. Below it the documents do not say, and the "
-        "answer is a refusal, without the model.",
+        description="Least match of the question and a passage: their cosine, and 0.12 more for each rare word in "
+        "common. Below it the documents do not say, and the answer is a refusal, without the model. Empty: a value "
+        "that `index` chooses by the documents; `llmops index stats` shows it.",
     )
     elasticsearch: Annotated[str, Unhashed()] = Field(
         "",
