@@ -287,12 +287,7 @@ class Annotate(Section):
     validation: float = Field(0.1, gt=0, lt=1, description="Share of groups (or wordings) for validation.")
     test: float = Field(0.22, gt=0, lt=1, description="Share of groups (or wordings) for the frozen test.")
     test_sources: tuple[str, ...] = Field((), description="Take test items from these sources only; empty: from all.")
-    min_test_items: int = Field(
-        60,
-        ge=1,
-        description="With fewer test items nothing is trained: it is an "
-        "error, or with `grounding.enabled` the base model answers from the documents.",
-    )
+    min_test_items: int = Field(60, ge=1, description="With fewer test items nothing is trained: docs/grounding.md.")
     seed: int = Field(0, description="Seed of the assignment of groups to splits.")
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from llmops.data.index import likeness
 from llmops.data.index.likeness import choose_likeness
 from llmops.data.index.vectors import write_vectors
@@ -27,14 +29,21 @@ def make_passage(number: int, headings: str, text: str) -> Passage:
     return Passage(id=f"p{number}", document=f"d{number}", headings=headings, text=text, **place)
 
 
-def test_own_questions_choose_a_higher_value_where_answers_say_the_same_words(tmp_path: Path) -> None:
-    near, far = (
-        [make_passage(n, f"How heavy is the {thing}?", text.format(thing)) for n, thing in enumerate(THINGS)]
-        for text in ("The {0} is heavy: it weighs as much as a {0} of iron.", "It says so on the box below.")
-    )
-    high, low = (choose_likeness(write_index(tmp_path / name, some)) for name, some in (("near", near), ("far", far)))
+def test_own_questions_lower_the_value_where_answers_use_other_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = list[Path]()
+    for name, text in (
+        ("near", "The {0} is heavy: it weighs as much as a {0} of iron."),
+        ("far", "See the box below."),
+    ):
+        things = [make_passage(n, f"How heavy is the {thing}?", text.format(thing)) for n, thing in enumerate(THINGS)]
+        folders.append(write_index(tmp_path / name, things))
+    assert choose_likeness(folders[0])["chosen"] == USUAL_LIKENESS  # they match better: nothing is raised
+    monkeypatch.setattr(likeness, "USUAL_LIKENESS", 0.99)
+    high, low = map(choose_likeness, folders)
     assert high["questions"] == low["questions"] == len(THINGS)
-    assert high["chosen"] > low["chosen"] and 0 <= high["others_refused"] <= 1
+    assert low["chosen"] < high["chosen"] < 0.99 and 0 <= high["others_refused"] <= 1
 
 
 def test_a_document_that_asks_nothing_is_asked_for_a_sentence_of_its_own(tmp_path: Path) -> None:
