@@ -125,9 +125,11 @@ def publish(
         with contextlib.suppress(LedgerChanged):  # another candidate was decided on meanwhile: judge again
             trees, known = bundle.trees(), registry.find_by_compress(candidate.compress)
 
+            is_decided = judgement.chance is not None or candidate.replaces_nothing
+
             def record(connection: sa.Connection, version: Version) -> None:
                 judgement.record_attempt(connection, version)  # noqa: B023
-                if candidate.index and judgement.chance and known:  # noqa: B023
+                if candidate.index and is_decided and known:  # noqa: B023
                     answers = trees["answers.parquet"].read_bytes()  # noqa: B023
                     write_atomically(version.path / "answers.parquet", answers)  # of the decision's index
 

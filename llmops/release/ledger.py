@@ -97,18 +97,20 @@ def hash_test(items: Iterable[str]) -> str:
     return _hash(sorted(set(items)))
 
 
-def hash_identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
+def hash_identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any], answer: str = "") -> str:
     """Return a hash (16 hex digits) of all inputs of a candidate and its judgement, except seeds.
 
     The inputs are data, base model, settings, code, libraries and the GPU, from the records behind the release and
-    `selection.json`. Of documents it tells which ones are in training prompts, and whether there were some in the test.
+    `selection.json`. Two facts about documents count: which ones are in training prompts, and if there were some in the
+    test, how they were answered from (`answer`, a mode of `grounding.answer`).
     """
     records = [(stage, known[stage]) for stage in _MADE_BY if stage in known]
     made = [(stage, _select_settings(one), one.code, one.environment) for stage, one in records]
     data = {name: known["annotate"].files.get(name, "") for name in _DATA}
     asked = known["evaluate"].inputs.get("index") and known["index"].metrics.get("passages")
     judged = _list_judging_inputs(known, config, selection)
-    return _hash([made, data, *judged, *(["documents"] if asked else []), *_list_prompts(known.get("features"))])
+    documents = [*(["documents"] if asked else []), *(["quote"] if answer == "quote" else [])]
+    return _hash([made, data, *judged, *documents, *_list_prompts(known.get("features"))])
 
 
 def hash_untrained_identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:

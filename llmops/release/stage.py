@@ -75,18 +75,19 @@ def run(
         )
     selection, evaluation = _read_json(select / "selection.json"), _read_json(evaluate / "evaluation.json")
     new_topics, trained_on = (_count_new_topics(champion, annotate) if champion else None) or (0, None)
+    answer = str(evaluation.get("retrieval", {}).get("answer", ""))
     retrained = {**known, "annotate": replace(known["annotate"], files=trained_on.files)} if trained_on else {}
     candidate = GateCandidate(
         scores=candidate_scores,
         opponent_scores=opponent_scores,
         opponent=opponent,
         compress=compress.name,
-        identity=ledger.hash_identity(known, config, selection),
+        identity=ledger.hash_identity(known, config, selection, answer),
         items=read_items(evaluate / "answers.parquet"),
         new_topics=new_topics,
         opponent_erased=bool(champion and read_version(champion).erasures),
         index=evaluation.get("retrieval", {}).get("index", ""),
-        retrained_identity=ledger.hash_identity(retrained, config, selection) if retrained else "",
+        retrained_identity=ledger.hash_identity(retrained, config, selection, answer) if retrained else "",
     )
     registry = Registry(config.registry, config.name, database_at(database))
     serving = registry.champion() if candidate.index else None
@@ -101,7 +102,7 @@ def run(
         "licence": str(selection["licence"]),
         "quantisation": str(known["compress"].metrics["chosen"]),
         "system_prompt": str(known["compress"].config.get("system_prompt", "")),
-        "answer": str(evaluation.get("retrieval", {}).get("answer", "")),
+        "answer": answer,
         "interval": known["train"].interval,
         "run": known["train"].run,
         "dataset": lineage.get_dataset_hash(known),

@@ -156,6 +156,11 @@ def test_seeds_make_no_other_candidate_and_everything_else_does() -> None:
     assert ledger.hash_identity(one, Release(), base) == same != other
     for trained in (two, records(documents=sections[0], prompts="7")):
         assert ledger.hash_identity(trained, Release(), base) != ledger.hash_identity(one, Release(), base)
+    assert (
+        ledger.hash_identity(one, Release(), base, "model")
+        == same
+        != ledger.hash_identity(one, Release(), base, "quote")
+    )
     for of_base in ({"model": "n"}, {"revision": "s"}, {"weights": {"m.safetensors": "9"}}):
         assert ledger.hash_identity(records(), Release(), {**base, **of_base}) != own, of_base
 

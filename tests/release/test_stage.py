@@ -278,8 +278,10 @@ def test_documents_are_served_if_the_first_training_fails(tmp_path: Path, items:
 def test_a_base_that_was_rejected_becomes_the_first_version(tmp_path: Path) -> None:
     assert idle(tmp_path, base_closed_book=0.4)["outcome"] == "rejected"
     shutil.rmtree(tmp_path / "artifacts")
-    told = idle(tmp_path, serve="first", base_closed_book=0.4)
-    assert (told["version"], told["aliases"]["champion"]) == ("v1", "v1")
+    told = idle(tmp_path, "i2", serve="first", base_closed_book=0.3, candidate=0.3)
+    version = registry_in(tmp_path).get("champion")
+    assert (told["version"], version.name, told["index"]) == ("v1", "v1", "index/i2")
+    assert publish.read_scores(version.path / "answers.parquet", "base")[1].values["token_f1"] == [0.3] * ITEMS
 
 
 def test_documents_whose_answers_fail_governance_are_not_served(tmp_path: Path) -> None:

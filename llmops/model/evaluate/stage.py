@@ -8,6 +8,7 @@ threads, writes the same files bit for bit.
     python -m llmops run evaluate
 """
 
+import json
 import logging
 import math
 import shutil
@@ -79,21 +80,23 @@ def run(
                 f"{champion.name}, which this candidate is compared with, has no model at {folders['champion']} any "
                 "more; put it back from a backup, or promote another version."
             )
-    grounded_test, closed_book = None, QuestionSet(items)
+    grounded_test, closed_book, answering = None, QuestionSet(items), grounding
     if index and read_record(index).metrics.get("passages"):
-        grounding = grounding.with_answer(choose_answer_mode(measure_shape(read_stored_config(base)).parameters))
+        answering = grounding.with_answer(choose_answer_mode(measure_shape(read_stored_config(base)).parameters))
         system_prompt = str(read_record(compress).config.get("system_prompt", ""))
         window = serving.max_context - math.ceil(measure_bytes(system_prompt) / TOKEN_BYTES)
-        grounded_test = ground_test(index, annotate, items, grounding, collect, window, config.max_new_tokens)
+        grounded_test = ground_test(index, annotate, items, answering, collect, window, config.max_new_tokens)
     question_sets = {name: {name: grounded_test.system if grounded_test else closed_book} for name in folders}
     if grounded_test:
-        other = "candidate_by_model" if grounding.answer == "quote" else "candidate_quoted"
+        other = "candidate_by_model" if answering.answer == "quote" else "candidate_quoted"
         question_sets["candidate"] |= {
             "candidate_right_passage": grounded_test.right_passages,
             "candidate_closed_book": closed_book,
         }
         question_sets["candidate"] |= {other: grounded_test.other_mode}
         question_sets["base"] |= {} if champion else {CLOSED_BOOK: closed_book}
+        if champion and grounding.with_answer(_read_answer_mode(champion)) != answering:
+            question_sets["champion"] = {"champion": grounded_test.other_mode}
     if untrained:
         question_sets["base"] |= question_sets.pop("candidate")
     scored: dict[str, ScoredAnswers] = {}
@@ -127,7 +130,7 @@ def run(
         counts = {"looked_up": looked_up, "not_indexed": missing}
         document |= {
             "beside": beside,
-            "retrieval": {"index": get_ref(index), "answer": grounding.answer, **counts, "figures": retrieval},
+            "retrieval": {"index": get_ref(index), "answer": answering.answer, **counts, "figures": retrieval},
         }
     write_table(out / "answers.parquet", _make_table(scored, items, config.task))
     write_json(out / "evaluation.json", document)
@@ -137,6 +140,12 @@ def run(
         for name, found in (*test_figures["models"].items(), ("retrieval", retrieval))
         for metric, figure in found.items()
     }
+
+
+def _read_answer_mode(version: Path) -> str:
+    """Return the mode in which a version was judged, see `Grounding.with_answer`."""
+    evaluation = json.loads((version / "evaluation.json").read_text(encoding="utf-8"))
+    return str(evaluation.get("retrieval", {}).get("answer", ""))
 
 
 def _find_refusals(name: str, answers: Sequence[str], grounded_test: GroundedTest) -> Columns:

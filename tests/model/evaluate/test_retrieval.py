@@ -14,7 +14,7 @@ from llmops.config import Collect, Evaluate, Grounding
 from llmops.data.retrieval.file_store import write_passages
 from llmops.data.retrieval.grounding import REFUSAL
 from llmops.frame import artifacts
-from llmops.frame.artifacts import Record
+from llmops.frame.artifacts import Record, write_json
 from llmops.frame.records import Example, Passage, make_content_id, write_rows
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.retrieval import ground_test
@@ -127,6 +127,7 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
         Evaluate(max_new_tokens=4, bootstrap=100, slice_items=4),
         Grounding(enabled=True, answer="model", passages=1),
     )
+    write_json(tmp_path / "v1" / "evaluation.json", {})
     for name, champion in (("first", None), ("second", tmp_path / "v1")):
         (out := tmp_path / name).mkdir()
         found = evaluate.run(
@@ -165,3 +166,29 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
     asked.clear()
     answers.score_answers(tiny_base, [QuestionSet([ITEMS[0], replace(ITEMS[0], id="twice")])], config)
     assert len(asked) == 2  # the same batches as ever where a test is asked in one way
+
+
+@pytest.mark.parametrize(
+    ("answer", "mode", "quotes"), [("auto", "", False), ("auto", "quote", True), ("quote", "", True)]
+)
+def test_a_champion_answers_in_its_own_mode(
+    data_paths: dict[str, Path], tiny_base: Path, tmp_path: Path, answer: str, mode: str, quotes: bool
+) -> None:
+    """The small candidate quotes. A configured mode holds for both."""
+    (tmp_path / "select").mkdir()
+    write_json(tmp_path / "select" / "selection.json", {"path": str(tiny_base)})
+    for name in ("compress", "v1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "servable").symlink_to(tiny_base)
+    write_json(tmp_path / "v1" / "evaluation.json", {"retrieval": {"answer": mode}})
+    artifacts.commit(tmp_path / "compress", Record("compress", "c1", {}, {}, "", "", {}, {}, "", "", ""))
+    folders, out = {name: tmp_path / name for name in ("select", "compress")}, tmp_path / "out"
+    out.mkdir()
+    grounding = Grounding.model_validate({"enabled": True, "answer": answer, "passages": 1})
+    evaluate.run(
+        Evaluate(max_new_tokens=4, bootstrap=100), **data_paths, **folders, champion=tmp_path / "v1",
+        grounding=grounding, collect=COLLECT, out=out,
+    )  # fmt: skip
+    rows = pq.read_table(out / "answers.parquet").to_pylist()
+    given = {row["model"]: row["answer"] for row in rows if row["id"] == ITEMS[0].id}
+    assert given["candidate"] == TEXTS["row 0"] and (given["champion"] == TEXTS["row 0"]) == quotes
