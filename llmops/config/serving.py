@@ -146,9 +146,9 @@ class Grounding(Section):
         None,
         ge=0,
         le=1,
-        description="Least match of the question and a passage: their cosine, and 0.12 more for each rare word in "
-        "common. Below it the documents do not say, and the answer is a refusal, without the model. Empty: a value "
-        "that `index` chooses by the documents; `llmops index stats` shows it.",
+        description="Least match of the question and a passage: their cosine, and 0.12 more for a rare word in "
+        "common, 0.24 at most. Below it the documents do not say, and the answer is a refusal, without the model. "
+        "Empty: a value that `index` chooses by the documents; `llmops index stats` shows it.",
     )
     elasticsearch: Annotated[str, Unhashed()] = Field(
         "",

@@ -9,7 +9,7 @@ questions and answers in Lee et al., "Latent Retrieval for Weakly Supervised Ope
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmops.data.retrieval.file_store import FileStore, count_passages, open_database, open_vectors, read_passages
-from llmops.data.retrieval.grounding import SEARCHED_PASSAGES, measure_match
-from llmops.data.retrieval.search import USUAL_LIKENESS, Hit, Index
+from llmops.data.retrieval.grounding import SEARCHED_PASSAGES, measure_matches
+from llmops.data.retrieval.search import USUAL_LIKENESS, Hit, Index, is_latin
 from llmops.data.text.headings import PATH_SEPARATOR, is_question
 from llmops.data.text.sentences import find_sentence_spans
 from llmops.frame.records import Passage
@@ -67,6 +67,8 @@ def _make_questions(passages: Iterable[Passage]) -> Iterator[_Asked]:
             return
         if passage.document in documents or not (asked := _make_question(passage, rng)):
             continue
+        if not is_latin(asked.question):
+            continue  # such a question is searched by its words alone
         documents.add(passage.document)
         yield asked
 
@@ -98,7 +100,11 @@ def _measure_matches(index: Index, asked: Sequence[_Asked]) -> tuple[list[float]
         weights = index.weigh_words(one.question)
         found = [hit for hit in hits if hit.passage.id != one.passage.id][:SEARCHED_PASSAGES]
         own = Hit(one.rest, 0, None, None, float(rest @ vector))
-        answered.append(measure_match([own, *found], weights) or 0.0)
+        answered.append(_measure_best([own, *found], weights))
         foreign = [hit for hit in hits if hit.passage.document != one.passage.document][:SEARCHED_PASSAGES]
-        others.append(measure_match(foreign, weights) or 0.0)
+        others.append(_measure_best(foreign, weights))
     return answered, others
+
+
+def _measure_best(hits: Sequence[Hit], weights: Mapping[str, float]) -> float:
+    return max((match for _, match in measure_matches(hits, weights)), default=0.0)

@@ -107,7 +107,7 @@ class Index:
         if not words:
             return []
         limit, matches = max(CANDIDATES, 4 * k), _NO_MATCHES
-        use_vectors = self.has_vectors and (method == "dense" or (method == "fused" and _is_latin(question)))
+        use_vectors = self.has_vectors and (method == "dense" or (method == "fused" and is_latin(question)))
         try:
             with self._lock:
                 self._store.start_search()
@@ -172,7 +172,7 @@ def _extract_words(question: str) -> list[str]:
     return list(dict.fromkeys(extract_terms(question)))[:MAX_WORDS]
 
 
-def _is_latin(text: str) -> bool:
+def is_latin(text: str) -> bool:
     """Return whether most letters are Latin: the model has learned English."""
     letters = [letter for letter in text if letter.isalpha()]
     return 2 * sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters) >= len(letters)

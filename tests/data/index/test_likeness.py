@@ -54,6 +54,16 @@ def test_a_document_that_asks_nothing_is_asked_for_a_sentence_of_its_own(tmp_pat
     assert choose_likeness(write_index(tmp_path / "sentences", twice))["questions"] == len(THINGS)
 
 
+def test_questions_in_other_scripts_are_not_asked(tmp_path: Path) -> None:
+    """They are searched by their words alone, so no likeness is compared with the value."""
+    english = [
+        make_passage(n, f"How heavy is the {thing}?", f"The {thing} is heavy.") for n, thing in enumerate(THINGS)
+    ]
+    greek = [make_passage(n, f"Πόσο ζυγίζει το {n};", "Είναι βαρύ.") for n in range(100, 130)]
+    folder = write_index(tmp_path / "mixed", [*english, *greek])
+    assert choose_likeness(folder)["questions"] == len(english)
+
+
 def test_too_few_questions_choose_the_usual_value(tmp_path: Path) -> None:
     few = [make_passage(n, "What is it?", "A kettle.") for n in range(likeness.MIN_ASKED - 1)]
     chosen = choose_likeness(write_index(tmp_path / "few", few))

@@ -9,7 +9,7 @@ import pytest
 
 from llmops.config import Grounding
 from llmops.data.retrieval.file_store import create_vectors, write_passages
-from llmops.data.retrieval.grounding import RARE_WORD, compute_room, describe_source, retrieve_context
+from llmops.data.retrieval.grounding import MAX_RARE_WORDS, RARE_WORD, compute_room, describe_source, retrieve_context
 from llmops.data.retrieval.minilm import DIMENSIONS
 from llmops.frame.records import Passage
 from tests.data.retrieval.test_search import PLACE, make_index, open_test_index
@@ -29,6 +29,21 @@ def test_a_rare_word_in_common_makes_a_passage_match_better(tmp_path: Path) -> N
     index = make_index(tmp_path, "One kettle.", *["Other."] * 30, directions=[191, *[383] * 30])
     match, shared = (retrieve_context(index, asked, Grounding(), 500).match for asked in ("What?", "What kettles?"))
     assert match == pytest.approx(0.5, abs=0.01) and shared and 0.8 * RARE_WORD < shared - match < RARE_WORD
+
+
+def test_many_rare_words_in_common_count_as_two(tmp_path: Path) -> None:
+    """A long message shares words with any page."""
+    words = "kettle lamp boat rope"
+    index = make_index(tmp_path, words, *["Other."] * 30, directions=[191, *[383] * 30])
+    found = retrieve_context(index, f"What {words}?", Grounding(), 500)
+    assert found.match == pytest.approx(0.5 + MAX_RARE_WORDS * RARE_WORD, abs=0.01)
+
+
+def test_the_best_match_is_shown_first_although_others_are_found_before_it(tmp_path: Path) -> None:
+    texts = ["What kettle boat.", *(f"What {n}." for n in range(9))]
+    index = make_index(tmp_path, *texts, directions=[250, *[245] * 9])
+    found = retrieve_context(index, "What kettle boat?", Grounding(passages=1), 500)
+    assert [hit.passage.text for hit in found.hits] == texts[:1]
 
 
 def test_a_quote_names_its_passages_and_the_answering_section_comes_first(tmp_path: Path) -> None:
