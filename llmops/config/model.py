@@ -215,12 +215,20 @@ class Compress(Section):
         "kernels. For encoders: `int8`, weights in 8 bits for OpenVINO. Unset: `q8_0` beside `f16`, `int8` beside "
         "an encoder, `nf4` with a GPU. An empty list: the full form is served.",
     )
-    precision: float = Field(
-        0.95,
+    max_refused: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="Share of right labels among those that a classifier gives, on validation examples: a label that "
-        "is less sure is not given. 0: it always gives one.",
+        description="Most of the validation texts, as a share, to which a classifier gives no label because it is not "
+        "sure enough. Empty: 0.02; with texts of `annotate.out_of_scope` the share at which both kinds are told apart "
+        "best. 0: every text gets a label.",
+    )
+    precision: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Least share of right labels among those that a classifier gives, on validation examples. More "
+        "texts than `max_refused` get no label if it takes that; 0: no such bound.",
     )
     within: float = Field(
         0.01,
