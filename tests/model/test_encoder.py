@@ -26,7 +26,6 @@ from llmops.model.base.hashes import copy_model
 from llmops.model.base.inference import open_model
 from llmops.model.base.packing import compute_answer_loss, compute_mean_loss
 from llmops.model.compress import stage as compress
-from llmops.model.compress.calibrate import choose_threshold
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.scoring.answers import ScoredAnswers
 from llmops.model.scoring.calibration import measure_calibration_error
@@ -249,12 +248,6 @@ def test_what_is_no_encoder_and_a_single_label_are_refused(tiny_base: Path, enco
     for name, error, text in ((tiny_base, ConfigError, "is no encoder"), (encoder, ArtifactError, "two labels")):
         with pytest.raises(error, match=text):
             select.run(Select(encoders=(str(name),)), annotate=annotate, database="sqlite://", out=tmp_path / "out")
-
-
-def test_a_label_is_given_from_the_lowest_confidence_at_which_enough_are_right() -> None:
-    confidence, right = np.array([0.6, 0.9, 0.7, 0.95, 0.8]), np.array([0.0, 1.0, 0.0, 1.0, 1.0])
-    assert [choose_threshold(confidence, right, share) for share in (1.0, 0.75, 0.6, 0.0)] == [0.8, 0.7, 0.0, 0.0]
-    assert choose_threshold(np.array([0.9, 0.8]), np.array([0.0, 1.0]), 0.95) == 1.0
 
 
 def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:
