@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 from textwrap import indent
+from typing import Any
 
 from llmops.cli.command import Add
 from llmops.config import Config
@@ -71,7 +72,8 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
         room = compute_room(settings.serving.max_context, options.max_new_tokens, options.question)
         if room < MIN_ROOM:
             raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")
-        found = retrieve_context(opened, options.question, settings.grounding, room)
+        mode = "" if version == "base" else registry_of(settings).get(version).answer
+        found = retrieve_context(opened, options.question, settings.grounding.with_answer(mode), room)
     text = found.quote or REFUSAL
     if found.hits and not found.quote:
         model = open_model(model_folder)
@@ -97,4 +99,18 @@ def _format_stats(stats: dict[str, object]) -> str:
         assert isinstance(values, dict)
         rows += [(f"{word} {name.replace('_', ' ')}", number) for name, number in values.items()]
     lines += [f"  {name:<28} {number:>12,}" for name, number in [*rows, ("bytes", stats["bytes"])]]
-    return "\n".join([*lines, f"  {'vectors by':<28} {stats['model'] or 'no model':>12}"])
+    lines += [f"  {'vectors by':<28} {stats['model'] or 'no model':>12}"]
+    return "\n".join([*lines, *_format_likeness(stats.get("likeness"))])
+
+
+def _format_likeness(likeness: Any) -> list[str]:
+    """Return lines about the least match of an answer; none for an index without vectors."""
+    if not likeness:
+        return []
+    lines = [
+        f"  {'likeness chosen':<28} {likeness['chosen']:>12}",
+        f"  {'by questions':<28} {likeness['questions']:>12}",
+    ]
+    if "others_refused" in likeness:
+        lines += [f"  {'refused without their page':<28} {likeness['others_refused']:>12.0%}"]
+    return lines

@@ -45,19 +45,26 @@ def run(settings: Config, options: argparse.Namespace) -> None:
     names = list(pipeline.STAGES) if options.stage == "all" else [options.stage]
     # Later stages read the artifacts given or made here, even if a source changes meanwhile.
     paths = _parse_inputs(options.input)
-    for name in names:
-        path = pipeline.run_stage(name, settings, interval, paths, run=options.run_id, attempt=options.attempt)
-        paths[name] = path
-        record = artifacts.read_record(path)
-        if options.json:
-            row = {"stage": name, "artifact": str(path), "interval": record.interval, "metrics": record.metrics}
-            print(json.dumps(row))
-        else:
-            since = f"  {stage_inputs.describe_unchanged(record, interval)}" if record.interval != interval else ""
-            print(f"{name:<10} {path}{since}")
-    if options.stage == "all" and not options.json:
-        metrics = {name: artifacts.read_record(path).metrics for name, path in paths.items()}
-        print("", *_summarize(metrics, settings), sep="\n", file=sys.stderr)  # stdout has a line a stage, for scripts
+    try:
+        for name in names:
+            path = pipeline.run_stage(name, settings, interval, paths, run=options.run_id, attempt=options.attempt)
+            paths[name] = path
+            _print_artifact(name, path, interval, as_json=options.json)
+    finally:  # the gate's reasons are wanted most if nothing could be served
+        if options.stage == "all" and "release" in paths and not options.json:
+            metrics = {name: artifacts.read_record(path).metrics for name, path in paths.items()}
+            lines = _summarize(metrics, settings)
+            print("", *lines, sep="\n", file=sys.stderr)  # stdout has a line a stage, for scripts
+
+
+def _print_artifact(name: str, path: Path, interval: str, *, as_json: bool) -> None:
+    record = artifacts.read_record(path)
+    if as_json:
+        row = {"stage": name, "artifact": str(path), "interval": record.interval, "metrics": record.metrics}
+        print(json.dumps(row))
+    else:
+        since = f"  {stage_inputs.describe_unchanged(record, interval)}" if record.interval != interval else ""
+        print(f"{name:<10} {path}{since}")
 
 
 def _summarize(metrics: Mapping[str, Mapping[str, Any]], settings: Config) -> Iterator[str]:
@@ -72,11 +79,13 @@ def _summarize(metrics: Mapping[str, Mapping[str, Any]], settings: Config) -> It
     if "outcome" in release:
         yield f"{release['version']} {release['outcome']} against {release['opponent']}:"
         yield from (f"  {reason}" for reason in release["reasons"])
+    if "instead" in release:
+        yield f"{release['instead']} is served instead: the base model with your documents."
     if "answer" in deploy:
         yield f"{deploy['version']} was asked: {deploy['question']}"
         yield f"  {deploy.get('answer_from_documents', deploy['answer'])}"
         yield from (f"  source: {source}" for source in deploy.get("sources", ()))
-    yield "`llmops serve` serves the champion; `llmops status` shows the artifacts."
+        yield "`llmops serve` serves the champion; `llmops status` shows the artifacts."
 
 
 def _parse_inputs(pairs: Sequence[str]) -> dict[str, Path]:

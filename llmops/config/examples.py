@@ -47,7 +47,7 @@ class Annotate(Section):
         description="For `evaluate.task: classification`: the label of texts that belong to no label, such as `oos`. "
         "The model does not learn it; such texts choose and measure the threshold below which no label is given.",
     )
-    min_test_items: int = Field(60, ge=1, description="With fewer test items it is an error: the gate cannot decide.")
+    min_test_items: int = Field(60, ge=1, description="With fewer test items nothing is trained: docs/grounding.md.")
     seed: int = Field(0, description="Seed of the assignment of groups to splits.")
 
     @field_validator("out_of_scope")

@@ -51,6 +51,11 @@ class Release(Section):
     )
     min_items: int = Field(30, ge=1, description="With fewer test items the gate is inconclusive.")
     min_groups: int = Field(10, ge=2, description="With fewer topics among the test items the gate is inconclusive.")
+    serve_documents: Literal["first", "gate"] = Field(
+        "first",
+        description="`first`: where nothing is served yet, the base model with documents becomes the first version. It "
+        "replaces nothing, so the gate is not asked. `gate`: it has to pass the gate.",
+    )
     canary: bool = Field(
         False, description="Try a version that passed the gate as a canary first, if there is a champion."
     )

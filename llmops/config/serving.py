@@ -1,7 +1,7 @@
 """The sections `serving` and `grounding`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from llmops.config.section import Section, Unhashed, check_redis_url, check_web_url
 
 PersonalData = Literal["SECRET", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS"]
+AnswerMode = Literal["auto", "model", "quote"]  #: values of `grounding.answer`
 Guarded = PersonalData | Literal["SCRIPT", "EXTERNAL_CONTENT", "COMMAND"]  #: values of `serving.guard`
 
 
@@ -140,19 +141,21 @@ class Grounding(Section):
         description="Answer from the documents if an index is served and a request does not say otherwise; the gate "
         "judges models with them.",
     )
-    answer: Literal["model", "quote"] = Field(
-        "model",
+    answer: AnswerMode = Field(
+        "auto",
         description="`model`: the model answers from the passages. `quote`: the answer is the sentences of the "
-        "passages that are most like the question, without the model.",
+        "passages that are most like the question, without the model. `auto`: `quote` if the base model has fewer than "
+        "a billion parameters, else `model`.",
     )
     passages: int = Field(3, ge=1, le=20, description="Most passages in a prompt, the best first.")
     room: int = Field(1600, ge=200, description="Most bytes of these passages; a token of English has about four.")
-    likeness: float = Field(
-        0.4,
+    likeness: float | None = Field(
+        None,
         ge=0,
         le=1,
-        description="Least cosine of the question and the nearest passage. Below it the documents do not say, and the "
-        "answer is a refusal, without the model.",
+        description="Least match of the question and a passage: their cosine, and 0.12 more for each rare word in "
+        "common. Below it the documents do not say, and the answer is a refusal, without the model. Empty: a value "
+        "that `index` chooses by the documents; `llmops index stats` shows it.",
     )
     elasticsearch: Annotated[str, Unhashed()] = Field(
         "",
@@ -160,3 +163,10 @@ class Grounding(Section):
         description="The server of `monitoring.elasticsearch_url` searches the served index, in an index of its own "
         "whose name begins so, such as `llmops-passages-shop`. Empty: its files are searched.",
     )
+
+    def with_answer(self, of_version: str) -> Self:
+        """Return these settings with the answer mode of a version or a base model in place of `auto`.
+
+        A version without a mode was judged before there was `auto`, with answers of the model.
+        """
+        return self.model_copy(update={"answer": of_version or "model"}) if self.answer == "auto" else self

@@ -94,6 +94,7 @@ class Passage:
     headings: str = ""  #: the path of headings that it stands under, the outermost first
     text: str
     licence: str = ""
+    part: str = "1"  #: its number within its document, from 1
 
 
 def add_date(position: str, interval: str) -> str:

@@ -42,7 +42,7 @@ from llmops.model.base.memory import (
     suggest_remedy,
 )
 from llmops.model.base.objections import BaseModelChoice, find_capacity, predict_base, read_base_config
-from llmops.model.base.shape import ModelShape, measure_shape
+from llmops.model.base.shape import MIN_WRITER_PARAMETERS, ModelShape, choose_answer_mode, measure_shape
 from llmops.model.training.space import build_search_space, count_points
 from llmops.pipeline import pipeline, stage_inputs
 from llmops.pipeline.stage_inputs import StagePlan
@@ -105,6 +105,8 @@ def make_dry_run(config: Config, interval: str, gpu_gib: float | None = None) ->
         result.checks.append(
             Check("base model", not objection, f"{detail}; {objection}" if objection else detail, remedy)
         )
+        if config.grounding.enabled:
+            result.checks.append(_describe_answers(config, shape.parameters))
         hub = list(_check_hub(config, base))
         unreachable = any(check.name == DOWNLOAD and not check.ok for check in hub)
         result.checks.append(_check_tokenizer(base, unreachable))
@@ -203,6 +205,16 @@ def _check_tokenizer(base: BaseModelChoice, unreachable: bool) -> Check:
         return Check(name, False, str(error).splitlines()[0], "get the folder or the Hub's repository whole")
     template = "with a chat template" if found.chat_template else "without a chat template"
     return Check(name, True, f"{len(found):,} tokens, {template}")
+
+
+def _describe_answers(config: Config, parameters: int) -> Check:
+    """Return how questions will be answered from the documents, and why."""
+    mode = config.grounding.with_answer(choose_answer_mode(parameters)).answer
+    words = "quotes of the documents" if mode == "quote" else "written by the model from the documents"
+    size = "fewer than a billion" if parameters < MIN_WRITER_PARAMETERS else "a billion or more"
+    why = f"the base model has {size} parameters" if config.grounding.answer == "auto" else "grounding.answer says so"
+    first = "; the first version is served without the gate" if config.release.serve_documents == "first" else ""
+    return Check("answers", True, f"{words}, because {why}{first}")
 
 
 def _check_disk(config: Config, shape: ModelShape, settings: MemorySettings, base: BaseModelChoice) -> Check:

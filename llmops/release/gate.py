@@ -141,10 +141,10 @@ def decide(
         margins = [(metric, max(margin, config.erased_margin)) for metric, margin in margins]
     comparisons, power = _compare(a - b, topics, means, margins, level) if ids else ((), None)
     floors = [_check_floor(metric, means[metric][0], floor) for metric, floor in config.floors.items() if ids]
-    failed = [_describe_comparison(c, opponent_name, level) for c in comparisons if not c.passed]
+    failed = [describe_comparison(c, opponent_name, level) for c in comparisons if not c.passed]
     failed += [_describe_floor(f) for f in floors if not f.passed]
     outcome: GateOutcome = "inconclusive" if voids else "rejected" if failed else "promoted"
-    reasons = voids or failed or [_describe_comparison(c, opponent_name, level) for c in comparisons]
+    reasons = voids or failed or [describe_comparison(c, opponent_name, level) for c in comparisons]
     if why_lenient:
         reasons.append(f"{why_lenient}: it is enough to be no worse")
     if spent := not (voids or why_lenient):
@@ -274,7 +274,8 @@ def _describe_floor(f: Floor) -> str:
     return f"{f.metric} {f.value:.3f} is {beyond} {f.floor:g}"
 
 
-def _describe_comparison(c: MetricComparison, opponent: str, level: float) -> str:
+def describe_comparison(c: MetricComparison, opponent: str, level: float) -> str:
+    """Return a comparison in words. `level` is the one-sided level of its bounds."""
     role = f"{c.role}, lower is better" if c.lower_is_better else c.role
     end, beyond = ("upper", "below") if c.lower_is_better else ("lower", "above")
     return (

@@ -16,12 +16,11 @@ from llmops.frame.artifacts import Record, write_atomically
 from llmops.frame.errors import ArtifactError
 from llmops.frame.statistics.sign_flip import compute_smallest_level
 from llmops.release import ledger
-from llmops.release.gate import GateDecision, Scores, decide
+from llmops.release.gate import GateDecision, Scores, decide, describe_comparison
 from llmops.release.ledger import Attempt, Chance, LedgerChanged
 from llmops.release.registry import decisions
 from llmops.release.registry.registry import Registry, explain_void
 from llmops.release.registry.version import Version
-from llmops.release.registry.view import BASE
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +39,7 @@ class GateCandidate:
     opponent_erased: bool = False  #: its opponent was trained on rows that were erased
     index: str = ""  #: artifact of the documents that it answered with; empty: none
     closed_book: bool = False  #: its opponent answered without documents
+    replaces_nothing: bool = False  #: nothing is served yet, and `release.serve_documents` asks no gate
     why_held_back: str = ""  #: reason against an index that is held back for its opponent
     retrained_identity: str = ""  #: `identity` with its opponent's training rows; empty if other rows changed, too
 
@@ -79,21 +79,19 @@ class Judgement:
             return replace(self.decision, outcome="inconclusive", reasons=(why,), attempt=0)
         return _decide(self.candidate, self.config, self.chance, why)
 
-    def record_attempt(self, connection: sa.Connection, version: Version | None) -> None:
+    def record_attempt(self, connection: sa.Connection, version: Version) -> None:
         """Write the attempt into the ledger, in the transaction that publishes the version; nothing if none is spent.
-
-        Without a version, it is an attempt of the base model, which is not published.
 
         Raises:
             LedgerChanged: if another attempt was recorded meanwhile, so that the level is another.
         """
-        final = self.finalize(version) if version else self.decision
+        final = self.finalize(version)
         if self.chance is None or not final.attempt:
             return
         attempt = Attempt(
             test=self.candidate.test,
             number=final.attempt,
-            version=version.name if version else BASE,
+            version=version.name,
             identity=self.candidate.identity,
             asked=self.candidate.items,
             level=self.chance.level,
@@ -109,8 +107,8 @@ def publish(
     registry: Registry,
     make_files: Callable[[Bundle, Version, GateDecision], Mapping[str, str]],
     canary: float = 0.0,
-) -> tuple[Version | None, GateDecision]:
-    """Decide on a candidate and publish its version. The base with documents is published only if the gate passes it.
+) -> tuple[Version, GateDecision]:
+    """Decide on a candidate and publish its version.
 
     Args:
         bundle: the candidate.
@@ -125,11 +123,6 @@ def publish(
         decided = judgement.decision
         numbers = {**decided.as_json(), "test": candidate.test, "compress": candidate.compress}
         with contextlib.suppress(LedgerChanged):  # another candidate was decided on meanwhile: judge again
-            if candidate.closed_book and decided.outcome != "promoted":
-                log.info("the base with documents is %s: %s", decided.outcome, "; ".join(decided.reasons))
-                with registry.transaction() as connection:
-                    judgement.record_attempt(connection, None)
-                return None, decided
             trees, known = bundle.trees(), registry.find_by_compress(candidate.compress)
 
             def record(connection: sa.Connection, version: Version) -> None:
@@ -185,6 +178,9 @@ def judge_candidate(candidate: GateCandidate, config: Release, registry: Registr
     with registry.database.read() as connection:
         attempts = ledger.read(connection, config.name)
         earlier = decisions.read(connection, config.name, name, "gate") if name else []
+    if candidate.replaces_nothing:
+        left = ledger.compute_next_chance(attempts, candidate.items)
+        return Judgement(candidate, config, _serve_first(candidate, config, left), None)
     key = (name, test, candidate.identity)
     if version and version.compared_with:
         spent = [a.number for a in attempts if (a.version, a.test, a.identity) == key]
@@ -201,6 +197,17 @@ def judge_candidate(candidate: GateCandidate, config: Release, registry: Registr
     elif (candidate.opponent, candidate.retrained_identity) in {(a.version, a.identity) for a in attempts}:
         why = _explain_too_little(candidate, chance)
     return Judgement(candidate, config, _decide(candidate, config, chance, why), chance)
+
+
+def _serve_first(candidate: GateCandidate, config: Release, chance: Chance) -> GateDecision:
+    """Return the decision on a first version that replaces nothing: its figures, and no attempt is spent."""
+    measured = _decide(candidate, config, chance, "")
+    reasons = (
+        "nothing was served yet, so this version replaces nothing and the gate was not asked (release.serve_documents)",
+        *(describe_comparison(c, candidate.opponent, measured.level) for c in measured.comparisons),
+        measured.reasons[-1],
+    )
+    return replace(measured, outcome="promoted", reasons=reasons, attempt=0, left=chance.budget)
 
 
 def _explain_too_little(candidate: GateCandidate, chance: Chance) -> str:

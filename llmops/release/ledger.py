@@ -114,7 +114,8 @@ def hash_identity(known: Mapping[str, Record], config: Release, selection: Mappi
 def hash_untrained_identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
     """Return a hash (16 hex digits) of all inputs of the base model with documents and its judgement, except seeds."""
     evaluate = known["evaluate"]
-    made = [_select_settings(evaluate), evaluate.code, evaluate.environment, known["index"].content]
+    settings = _remove_seeds({name: value for name, value in evaluate.config.items() if name != "collect"})
+    made = [settings, evaluate.code, evaluate.environment, known["index"].content]
     return _hash([made, *_list_judging_inputs(known, config, selection)])
 
 

@@ -59,7 +59,8 @@ def run(
 
     The decision is also an event in the folder `events`. The opponent is that of the artifact `evaluate`: the champion
     at that time, else the base model. If nothing was trained, the base with documents is the candidate; if it is the
-    champion already, or was judged against it, its decision stands.
+    champion already, or was judged against it, its decision stands. If nothing is served yet, it becomes the first
+    version, unless `serve_documents` asks the gate.
 
     Raises:
         ArtifactError: if the answers are not of the same items, or `champion` is not the evaluated opponent.
@@ -100,6 +101,7 @@ def run(
         "licence": str(selection["licence"]),
         "quantisation": str(known["compress"].metrics["chosen"]),
         "system_prompt": str(known["compress"].config.get("system_prompt", "")),
+        "answer": str(evaluation.get("retrieval", {}).get("answer", "")),
         "interval": known["train"].interval,
         "run": known["train"].run,
         "dataset": lineage.get_dataset_hash(known),
@@ -153,7 +155,9 @@ def run(
     def make_base() -> Bundle:
         scores = read_scores(evaluate / "answers.parquet", CLOSED_BOOK, BASE)
         paths = {"select": select, "compress": compress, "evaluate": evaluate, "out": scratch}
-        return make_untrained(bundle, scores, config, selection, _read_json(govern / "base.json"), **paths)
+        base = make_untrained(bundle, scores, config, selection, _read_json(govern / "base.json"), **paths)
+        first = config.serve_documents == "first" and registry.champion() is None
+        return replace(base, candidate=replace(base.candidate, replaces_nothing=first))
 
     if idle and opponent == BASE:
         bundle = make_base()
@@ -162,33 +166,32 @@ def run(
     share = config.canary_share if config.canary else 0.0
     version = find_decided(registry, candidate, compress) if idle else None
     if version:
-        decision = GateDecision.from_json(_read_json(version.path / "decision.json"))
+        decision = _read_decision(version)
     else:
         version, decision = publish(bundle, config, registry, make_files, share)
     published = [(version, decision)]
     # With later documents the decision stands, and an index that changes daily must not spend the test on the base.
-    rejected = (decision.outcome, opponent, decision.index) == ("rejected", BASE, candidate.index)
-    if candidate.index and rejected and not idle:
+    judged_with_index = (decision.outcome, decision.index) == ("rejected", candidate.index)
+    if candidate.index and opponent == BASE and decision.outcome != "promoted" and not idle:
         base, now = make_base(), registry.champion()
         if base.governance["verdict"] != "passed":
             log.warning("the base with documents is not judged: %s", "; ".join(base.governance["reasons"]))
-        elif now is None or now.compress == base.candidate.compress:
+        elif now and now.compress == base.candidate.compress:
+            published.append((now, _read_decision(now)))
+        elif now is None and (judged_with_index or base.candidate.replaces_nothing):
             published.append(publish(base, config, registry, make_files))
     shutil.rmtree(scratch, ignore_errors=True)
-    promoted_base = published[-1][0] if len(published) > 1 else None
-    instead = {"instead": promoted_base.name} if promoted_base else {}
-    name = version.name if version else BASE
-    document = {"version": name, **decision.as_json(), **instead}
+    instead = {"instead": published[1][0].name} if len(published) > 1 and published[1][1].outcome == "promoted" else {}
+    document = {"version": version.name, **decision.as_json(), **instead}
     if serving and registry.aliases().get("champion") == serving.name and comparison:
         document["documents"] = comparison
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
     for one, final in published:
-        if one:
-            _emit_decision(config, events, one, final)
-            log.info("%s %s against %s: %s", one.name, final.outcome, final.opponent, "; ".join(final.reasons))
+        _emit_decision(config, events, one, final)
+        log.info("%s %s against %s: %s", one.name, final.outcome, final.opponent, "; ".join(final.reasons))
     numbers = {key: getattr(decision, key) for key in _NUMBERS}
-    return {"version": name, "reasons": list(decision.reasons), **numbers, **instead}
+    return {"version": version.name, "reasons": list(decision.reasons), **numbers, **instead}
 
 
 def _compare_documents(
@@ -258,6 +261,10 @@ def _emit_decision(config: Release, events: Path, version: Version, decision: Ga
                 "llmops.gate.high": c.high,
             }
     emit(events, GATE, fields)
+
+
+def _read_decision(version: Version) -> GateDecision:
+    return GateDecision.from_json(_read_json(version.path / "decision.json"))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -177,7 +177,11 @@ def _count_bytes(text: str) -> int:
 
 def _describe_refusal(limits: KeyLimits, use: WindowUse, tokens: int) -> str:
     if limits.requests and use.requests >= limits.requests:
-        limit = f"{limits.requests} requests"
+        limit, setting = f"{limits.requests} requests", "requests_per_minute"
     else:
         limit = f"{limits.tokens} tokens ({use.tokens} are used or reserved and this request may take {tokens})"
-    return f"This key may use {limit} a minute; try again in {math.ceil(use.wait_s)} s."
+        setting = "tokens_per_minute"
+    return (
+        f"This key may use {limit} a minute; try again in {math.ceil(use.wait_s)} s. The key's own limit decides, else "
+        f"the app's setting serving.{setting}."
+    )

@@ -53,7 +53,9 @@ class Grounds(NamedTuple):
         return replace(request, prompt=Chat((*prompt.messages[:-1], last)))
 
 
-async def find_grounds(request: Request, app: AppParts, wanted: bool | None, plain: EngineRequest) -> Grounds | None:
+async def find_grounds(
+    request: Request, app: AppParts, wanted: bool | None, plain: EngineRequest, *, caller: str, side: str
+) -> Grounds | None:
     """Return the passages for an answer; None if it rests on no documents. Note the outcome in the request's event.
 
     Args:
@@ -61,8 +63,11 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, pla
         app: the parts of the app.
         wanted: the request's `ground`; None: ground the answer if an index is served.
         plain: the request to the engine, without passages.
+        caller: the prefix of the caller's key.
+        side: the side that the caller asks for, see `Models.choose`.
 
     Raises:
+        NotReady, VersionNotLoaded: see `Models.choose`.
         PromptRefused: if `wanted` is true for a prompt that has its own context, asks nothing, or leaves no room.
         NoDocuments: if `wanted` is true and `grounding.enabled` is off or no index is served.
         DocumentsDown, QueueFull, TimedOut: if `wanted` is true, see `Documents.look_up`.
@@ -81,9 +86,9 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, pla
         raise PromptTooLong(
             "The prompt leaves no room for passages of the documents: shorten it, or leave `ground` out."
         )
-    event = request.state.event
+    event, version = request.state.event, app.models.choose(caller, side).version
     try:
-        found = await app.documents.look_up(question, room)
+        found = await app.documents.look_up(question, room, version.answer)
     except (DocumentsDown, QueueFull, TimedOut):
         if wanted:
             raise

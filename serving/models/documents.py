@@ -59,12 +59,13 @@ class Documents:
         """Open the index and load its embedding model in the background, so that the first caller need not wait."""
         self._thread.submit(self._warm_up)
 
-    async def look_up(self, question: str, room: int) -> RetrievedContext | None:
+    async def look_up(self, question: str, room: int, answer: str) -> RetrievedContext | None:
         """Return the passages for a question; None if no index is served.
 
         Args:
             question: the caller's question.
             room: bytes that passages may take in the prompt.
+            answer: the answer mode of the version that answers, see `Grounding.with_answer`.
 
         Raises:
             DocumentsDown: if the index cannot be searched.
@@ -73,7 +74,7 @@ class Documents:
         """
         async with self._admit("The documents were not searched"):
             self._check_failure()
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room, answer)
 
     async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """Return the vectors of texts by the model of the served index, and how many of their tokens they are made of.
@@ -121,11 +122,11 @@ class Documents:
             return None
         return index.embedder.embed(texts), index.embedder.count_tokens(texts)
 
-    def _look_up(self, question: str, room: int) -> RetrievedContext | None:
+    def _look_up(self, question: str, room: int, answer: str) -> RetrievedContext | None:
         self._check_failure()  # of the questions before, which have waited, too
         index = self._follow_index()
         try:
-            return retrieve_context(index, question, self._config, room) if index else None
+            return retrieve_context(index, question, self._config.with_answer(answer), room) if index else None
         except TransientError as error:
             self._failure = str(error), self._clock.monotonic() + FAILURE_PAUSE_S
             raise
@@ -157,6 +158,6 @@ class Documents:
 
     def _warm_up(self) -> None:
         try:
-            self._look_up("Hello", 0)
+            self._look_up("Hello", 0, "model")
         except Exception:  # a later question gets the error
             log.warning("The index of documents cannot be searched yet", exc_info=True)

@@ -57,7 +57,7 @@ async def generate(
     engine_prompt = await _read_prompt(body, app, key, side)
     record_prompts(request, [engine_prompt])
     engine_request = make_engine_request(engine_prompt, tokens, body, limits)
-    grounds = await find_grounds(request, app, body.ground, engine_request)
+    grounds = await find_grounds(request, app, body.ground, engine_request, caller=key.prefix, side=side)
     if grounds and grounds.ready_answer:
         stream = stream_ready_answer(app, grounds.ready_answer, engine_prompt, key.prefix, side)
     else:

@@ -74,8 +74,9 @@ async def create_chat_completion(
     plain = replace(make_engine_request(Chat(turns), tokens, body, limits, schema), logprobs=bool(body.logprobs))
     requests = repeat_request(plain, body.n or 1)
     side = await provide_side(app, key, choose_side(app, body.model, side))
-    grounds = None if schema else await find_grounds(request, app, body.ground, requests[0])
-    return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True, grounds=grounds)
+    chosen = {"caller": key.prefix, "side": side}
+    grounds = None if schema else await find_grounds(request, app, body.ground, requests[0], **chosen)
+    return await respond(request, app, body, requests, **chosen, chat=True, grounds=grounds)
 
 
 @router.post("/completions", name="completions", response_model=Completion, responses=_stream)

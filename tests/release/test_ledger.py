@@ -151,14 +151,24 @@ def test_seeds_make_no_other_candidate_and_everything_else_does() -> None:
         {"grounding": {"passages": n}, "serving": {"max_context": n}, "collect": {"sources": [n]}} for n in (1, 2)
     ]
     one, two = (records(documents=documents) for documents in sections)
-    for identity in (ledger.hash_identity, ledger.hash_untrained_identity):
-        later = two | {"features": one["features"]}  # the documents changed after the training
-        same, other = (identity(known, Release(), base) for known in (later, records()))
-        assert identity(one, Release(), base) == same != other
+    later = two | {"features": one["features"]}  # the documents changed after the training
+    same, other = (ledger.hash_identity(known, Release(), base) for known in (later, records()))
+    assert ledger.hash_identity(one, Release(), base) == same != other
     for trained in (two, records(documents=sections[0], prompts="7")):
         assert ledger.hash_identity(trained, Release(), base) != ledger.hash_identity(one, Release(), base)
     for of_base in ({"model": "n"}, {"revision": "s"}, {"weights": {"m.safetensors": "9"}}):
         assert ledger.hash_identity(records(), Release(), {**base, **of_base}) != own, of_base
+
+
+def test_a_base_with_documents_is_another_with_other_settings() -> None:
+    base = {"model": "m", "revision": "r", "path": "/a", "weights": {"m.safetensors": "1"}}
+    writes, quotes, moved = (
+        records(documents={"grounding": {"answer": answer}, "serving": {}, "collect": {"sources": [source]}})
+        for answer, source in (("model", 1), ("quote", 1), ("model", 2))
+    )
+    identity = ledger.hash_untrained_identity(writes, Release(), base)
+    assert ledger.hash_untrained_identity(quotes, Release(), base) != identity
+    assert ledger.hash_untrained_identity(moved, Release(), base) == identity  # the index stands for the sources
 
 
 def test_rows_come_back_as_they_were_and_an_attempt_that_came_between_is_noticed(database_url: str) -> None:

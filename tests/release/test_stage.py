@@ -130,10 +130,13 @@ def chain(
     return {stage: root / ref for stage, ref in inputs.items()}
 
 
-def grounded(home: Path, train: str = "t1", index: str = "i1", verdict: str = "passed", **models: float) -> Any:
+def grounded(
+    home: Path, train: str = "t1", index: str = "i1", verdict: str = "passed", serve: str = "gate", **models: float
+) -> Any:
     """Decide on a first candidate that answered with documents, as the base did, which answers worse without."""
     scores = {"base": 0.4, "base_closed_book": 0.2, "candidate": 0.4}
-    return release(home, chain(home, train, index=index, verdict=verdict, **{**scores, **models}))
+    inputs = chain(home, train, index=index, verdict=verdict, **{**scores, **models})
+    return release(home, inputs, serve_documents=serve)
 
 
 def registry_in(home: Path) -> Registry:
@@ -204,7 +207,7 @@ def test_where_the_first_candidate_is_rejected_the_base_with_documents_is_champi
     assert "instead" not in grounded(tmp_path, "t3") and registry.aliases()["champion"] == "v3"
 
 
-def idle(home: Path, index: str = "i1", train: str = "t1", **models: float) -> Any:
+def idle(home: Path, index: str = "i1", train: str = "t1", serve: str = "gate", **models: float) -> Any:
     """Decide where nothing was trained: the candidate is the base."""
     champion = registry_in(home).find_opponent(f"c-{train}")
     scores = {"base": 0.4, "base_closed_book": 0.2, "candidate": 0.4, **models}
@@ -213,7 +216,7 @@ def idle(home: Path, index: str = "i1", train: str = "t1", **models: float) -> A
         record = artifacts.read_record(inputs[stage])
         artifacts.commit(inputs[stage], replace(record, metrics={**record.metrics, "skipped": "nothing to train on"}))
     shutil.rmtree(inputs["train"] / "adapter")
-    return release(home, inputs, champion)
+    return release(home, inputs, champion, serve_documents=serve)
 
 
 def test_where_nothing_was_trained_the_base_with_documents_is_the_candidate(tmp_path: Path) -> None:
@@ -238,12 +241,50 @@ def test_where_nothing_was_trained_the_base_with_documents_is_the_candidate(tmp_
     assert not registry.get("v4").dataset and not (registry.get("v4").path / "adapter").exists()
 
 
-def test_a_base_that_documents_do_not_help_is_no_version_where_nothing_was_trained(tmp_path: Path) -> None:
-    told = idle(tmp_path, base_closed_book=0.4)
-    assert (told["version"], told["outcome"], told["aliases"]) == ("base", "rejected", {})
+def test_a_rejected_base_is_a_version_with_its_reasons(tmp_path: Path) -> None:
+    told, registry = idle(tmp_path, base_closed_book=0.4), registry_in(tmp_path)
+    assert (told["version"], told["outcome"], told["aliases"]) == ("v1", "rejected", {"candidate": "v1"})
     shutil.rmtree(tmp_path / "artifacts")
     idle(tmp_path, base_closed_book=0.4)
-    assert registry_in(tmp_path).versions() == [] and len(ledger_of(tmp_path)) == 1
+    assert [(v.name, v.status) for v in registry.versions()] == [("v1", "rejected")] and len(ledger_of(tmp_path)) == 1
+    assert "not above" in registry.decisions("v1")[0]["why"]
+
+
+def test_the_first_documents_are_served_without_the_gate(tmp_path: Path) -> None:
+    told, registry = idle(tmp_path, serve="first", base_closed_book=0.4), registry_in(tmp_path)
+    assert (told["version"], told["outcome"], told["aliases"]["champion"]) == ("v1", "promoted", "v1")
+    assert "the gate was not asked" in told["reasons"][0] and "0.400 against 0.400 of base" in told["reasons"][1]
+    assert ledger_of(tmp_path) == [] and registry.get("v1").status == "promoted"
+    assert told["reasons"][0] in (registry.get("v1").path / "README.md").read_text()
+    shutil.rmtree(tmp_path / "artifacts")
+    again = idle(tmp_path, "i2", serve="first", champion=0.4)  # later documents: the decision stands
+    assert (again["version"], again["outcome"], again["index"]) == ("v1", "promoted", "index/i1")
+    candidate = next_release(tmp_path, "t2", candidate=0.4)  # what replaces it has to pass the gate
+    assert (candidate["outcome"], candidate["opponent"]) == ("rejected", "v1")
+
+
+@pytest.mark.parametrize("items", [ITEMS, 4])
+def test_documents_are_served_if_the_first_training_fails(tmp_path: Path, items: int) -> None:
+    scores = {"base": 0.2, "base_closed_book": 0.2, "candidate": 0.2}
+    told = release(tmp_path, chain(tmp_path, index="i1", items=items, **scores))
+    assert (told["outcome"], told["instead"]) == ("rejected" if items == ITEMS else "inconclusive", "v2")
+    assert registry_in(tmp_path).aliases()["champion"] == "v2"
+    before = registry_in(tmp_path).versions()
+    shutil.rmtree(tmp_path / "artifacts")
+    assert release(tmp_path, chain(tmp_path, index="i1", items=items, **scores))["instead"] == "v2"
+    assert registry_in(tmp_path).versions() == before
+
+
+def test_a_base_that_was_rejected_becomes_the_first_version(tmp_path: Path) -> None:
+    assert idle(tmp_path, base_closed_book=0.4)["outcome"] == "rejected"
+    shutil.rmtree(tmp_path / "artifacts")
+    told = idle(tmp_path, serve="first", base_closed_book=0.4)
+    assert (told["version"], told["aliases"]["champion"]) == ("v1", "v1")
+
+
+def test_documents_whose_answers_fail_governance_are_not_served(tmp_path: Path) -> None:
+    assert "instead" not in grounded(tmp_path, verdict="failed", serve="first")
+    assert registry_in(tmp_path).champion() is None
 
 
 @pytest.mark.parametrize(("base", "outcome"), [(0.38, "promoted"), (0.05, "rejected")])
@@ -275,13 +316,13 @@ def test_a_first_index_that_makes_the_champion_worse_is_told(tmp_path: Path) -> 
     assert (told["before"], told["outcome"]) == ("", "rejected") and "v1 with no documents" in told["reasons"][0]
 
 
-def test_a_base_that_documents_do_not_help_is_no_version_and_is_asked_once(tmp_path: Path) -> None:
+def test_a_base_that_documents_do_not_help_is_asked_once(tmp_path: Path) -> None:
     for train, index in (("t1", "i1"), ("t2", "i1"), ("t3", "i2"), ("t3", "i3"), ("t1", "i4")):
         decision = grounded(tmp_path, train, index, base_closed_book=0.4)
         shutil.rmtree(tmp_path / "artifacts")
         assert decision["outcome"] == "rejected" and not {"instead", "champion"} & {*decision, *decision["aliases"]}
     versions = [attempt.version for attempt in ledger_of(tmp_path)]
-    assert versions == ["v1", "base", "v2", "v3", "base"]  # once for a candidate, and of other documents once more
+    assert versions == ["v1", "v2", "v3", "v4", "v5"]  # once for a candidate, and of other documents once more
 
 
 @pytest.mark.parametrize(("champion", "outcome"), [(0.58, "promoted"), (0.3, "rejected")])

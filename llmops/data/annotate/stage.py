@@ -263,12 +263,13 @@ def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
 def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path, *, made_up: int | None) -> None:
     hint = "With grounding.enabled this is no error: the base model answers from the documents. "
     if not sizes[TRAIN] and made_up is not None:
-        if sizes[TEST] < config.min_test_items:
+        if not sizes[TEST]:
             raise LlmopsError(
-                f"The sources give only {sizes[TEST] - made_up} test items and the indexed passages {made_up} more, "
-                f"but annotate.min_test_items is {config.min_test_items}: raise annotate.test ({config.test}), add "
-                f"sources, or lower min_test_items. The dropped examples, with reasons: {out / 'dropped.parquet'}."
+                "The sources give no test item, and no indexed passage has a sentence of 6 to 40 words to ask about: "
+                f"add sources. The dropped examples, with reasons: {out / 'dropped.parquet'}."
             )
+        if sizes[TEST] < config.min_test_items:
+            log.warning("annotate: with only %d test items, the figures of the answers say little", sizes[TEST])
         return
     if not sizes[TRAIN]:
         raise LlmopsError(

@@ -48,7 +48,7 @@ def split_document(document: Document, max_words: int) -> list[Passage]:
         return []
     repetitions = Counter[tuple[str, str]]()
     split = []
-    for above, part in _split_text(text, max_words):
+    for number, (above, part) in enumerate(_split_text(text, max_words), 1):
         headings = join_headings([*outer, *above])
         repetitions[headings, part] += 1
         split.append(
@@ -62,6 +62,7 @@ def split_document(document: Document, max_words: int) -> list[Passage]:
                 headings=headings,
                 text=part,
                 licence=document.licence,
+                part=str(number),
             )
         )
     return split

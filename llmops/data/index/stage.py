@@ -20,6 +20,8 @@ from llmops import prompts
 from llmops.config import Annotate, Collect, Index, Source
 from llmops.data.feedback.documents import LOCATION
 from llmops.data.index import vectors
+from llmops.data.index.contents_lists import is_table_of_contents, read_titles
+from llmops.data.index.likeness import choose_likeness
 from llmops.data.index.passages import count_words, split_document
 from llmops.data.retrieval.file_store import write_passages
 from llmops.frame import artifacts
@@ -66,6 +68,7 @@ def run(
     digest = hashlib.sha256()
     personal = {source.name for source in collect.sources if is_personal(source)}
     excluded = {*config.leave_out, *personal.difference(config.include)}
+    titles = read_titles(clean / "documents") if config.enabled else frozenset[str]()
 
     def make_passages() -> Iterator[Passage]:
         for documents in _read_documents(clean / "documents") if config.enabled else ():
@@ -74,13 +77,9 @@ def run(
             included = [document for document, reason in zip(documents, reasons, strict=True) if not reason]
             for document in _redact_documents(included, annotate.redact, redactions):
                 split = split_document(document, config.words)
-                clean_passages = [
-                    passage
-                    for passage in split
-                    if not any(map(prompts.TURN_MARK.search, (passage.title, passage.headings, passage.text)))
-                ]
-                if len(clean_passages) < len(split):
-                    dropped["prompt_marker"] += len(split) - len(clean_passages)
+                unfit = [find_unfit_reason(passage, titles) for passage in split]
+                dropped.update(filter(None, unfit))
+                clean_passages = [passage for passage, reason in zip(split, unfit, strict=True) if not reason]
                 counts.update(
                     documents=1,
                     passages=len(clean_passages),
@@ -94,6 +93,7 @@ def run(
     write_passages(out, make_passages())
     vector_version = _hash_vector_code(config.model)
     computed = vectors.write_vectors(out, _find_earlier_indexes(out, vector_version)) if config.model else 0
+    likeness = choose_likeness(out) if config.model else {}
     log.info("index: %d passages of %d documents, %d embedded", counts["passages"], counts["documents"], computed)
     return {
         **{name: counts[name] for name in ("documents", "passages", "words")},
@@ -101,6 +101,7 @@ def run(
         "dropped": dict(sorted(dropped.items())),
         "redactions": dict(sorted(redactions.items())),
         "embedded": computed,
+        "likeness": likeness,
         "model": config.model,
         "made_with": vector_version,
         "digest": digest.hexdigest()[:16],
@@ -129,6 +130,18 @@ def find_exclusion_reason(document: Document, leave_out: Collection[str]) -> str
         if row.keys() >= {"event", "kind", "accepted"} and (row["kind"], row["accepted"]) != ("correction", "review"):
             return "said_by_users"
     return "" if document.answer or document.text else "nothing_but_a_question"
+
+
+def find_unfit_reason(passage: Passage, titles: Collection[str]) -> str:
+    """Return why a passage of an indexed document stays out; empty if it is indexed.
+
+    Args:
+        passage: a passage.
+        titles: of all documents, see `read_titles`.
+    """
+    if any(map(prompts.TURN_MARK.search, (passage.title, passage.headings, passage.text))):
+        return "prompt_marker"
+    return "table_of_contents" if is_table_of_contents(passage.headings, passage.text, titles) else ""
 
 
 def _redact_documents(

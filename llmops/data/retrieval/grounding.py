@@ -7,7 +7,7 @@ prompts.encode_question(tokenizer, question, found.context) if found.hits else R
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,16 @@ from llmops.config import Collect, Grounding
 from llmops.data.retrieval.minilm import Vectors
 from llmops.data.retrieval.quote import quote_sentences
 from llmops.data.retrieval.search import Hit, Index
+from llmops.data.retrieval.terms import sum_shared_words
 from llmops.data.text.normalization import normalize_text
 from llmops.data.text.sentences import truncate_text
 
 REFUSAL = "I can't answer that from the documents."  #: the answer if no passage is good enough
 MAX_SNIPPET_CHARS = 200  #: characters of a passage that are shown beside an answer
-SEARCHED_PASSAGES = 10  #: passages that are searched; the nearest one decides if the documents have an answer
+SEARCHED_PASSAGES = 10  #: passages that are searched; the best match decides if the documents have an answer
+#: What a rare word that question and passage share adds to their likeness. By likeness alone, long questions are
+#: refused as often as questions that the documents do not answer.
+RARE_WORD = 0.12
 TOKEN_BYTES = 2  #: least bytes of a token, except that digits and bytes outside of ASCII count as a token each
 TEMPLATE_TOKENS = 128  #: tokens of a chat template and of the prompt's markers
 MIN_ROOM = 80  #: bytes for passages; a prompt with less room is answered without passages
@@ -34,9 +38,11 @@ _DENSE_TEXT = re.compile(r"[^\x00-\x7f]+|[0-9]+")
 class RetrievedContext:
     """The passages that an answer rests on."""
 
-    hits: tuple[Hit, ...]  #: the best first; empty: the documents have no answer
+    #: the passages of the prompt, the best first, or the quoted ones in the quote's order; empty: the documents have no
+    #: answer
+    hits: tuple[Hit, ...]
     context: str  #: the context for the prompt
-    likeness: float | None  #: cosine of the question and the nearest passage; None: they were found by words alone
+    match: float | None  #: match of the best passage, see `measure_match`; None: they were found by words alone
     quote: str = ""  #: the quoted answer, if `grounding.answer` is `quote`
 
 
@@ -45,8 +51,9 @@ def retrieve_context(
 ) -> RetrievedContext:
     """Return the passages that a model should answer from.
 
-    They are good enough if the nearest one has a likeness of at least `grounding.likeness`; it comes first. If no
-    vectors were compared, every passage with words of the question is good enough.
+    They are good enough if the best match (see `measure_match`) is at least `grounding.likeness`. If that is not set,
+    the value counts that was chosen for the index. The nearest passage comes first. If no vectors were compared, every
+    passage with words of the question is good enough.
 
     Args:
         index: the index of the documents.
@@ -59,15 +66,36 @@ def retrieve_context(
         ArtifactError: if the index is damaged, or the package of the vectors' model is not installed.
     """
     hits = index.search(question, max(SEARCHED_PASSAGES, config.passages), vector=vector)
-    nearest = max(hits, key=lambda hit: -1.0 if hit.likeness is None else hit.likeness, default=None)
-    likeness = nearest.likeness if nearest else None
-    if nearest and likeness is not None:
-        if likeness < config.likeness:
-            return RetrievedContext((), "", likeness)
+    weights = index.weigh_words(question) if hits else {}
+    match = measure_match(hits, weights)
+    if match is not None:
+        least = index.likeness if config.likeness is None else config.likeness
+        if match < least:
+            return RetrievedContext((), "", match)
+        nearest = max(hits, key=lambda hit: -1.0 if hit.likeness is None else hit.likeness)
         hits = [nearest, *(hit for hit in hits if hit is not nearest)]
     fitting = select_fitting(hits[: config.passages], min(room, config.room))
-    quoted_answer = quote_sentences(index, question, fitting) if fitting and config.answer == "quote" else ""
-    return RetrievedContext(tuple(fitting), format_context(fitting), likeness, quoted_answer)
+    quote, named = "", fitting
+    if fitting and config.answer == "quote":
+        quote, quoted = quote_sentences(index, question, fitting, weights)
+        named = quoted or fitting
+    return RetrievedContext(tuple(named), format_context(fitting), match, quote)
+
+
+def measure_match(hits: Sequence[Hit], weights: Mapping[str, float]) -> float | None:
+    """Return how well the best of some passages matches a question; None if no vectors were compared.
+
+    It is the cosine of question and passage, plus `RARE_WORD` for each rare word of the question that the passage has.
+    A word that is less rare counts less.
+
+    Args:
+        hits: passages that were found for the question.
+        weights: the words of the question with their rarity, see `Index.weigh_words`.
+    """
+    compared = [hit for hit in hits if hit.likeness is not None]
+    shared = sum_shared_words(weights, [f"{hit.passage.headings} {hit.passage.text}" for hit in compared])
+    matches = [(hit.likeness or 0) + RARE_WORD * words for hit, words in zip(compared, shared, strict=True)]
+    return max(matches, default=None)
 
 
 def compute_room(max_tokens: int, max_new_tokens: int, prompt: str) -> int:

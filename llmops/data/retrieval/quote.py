@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from llmops.data.retrieval.search import Hit, Index
-from llmops.data.retrieval.terms import FTS_TOKENIZER, extract_terms
+from llmops.data.retrieval.terms import sum_shared_words
 from llmops.data.text.sentences import find_sentence_spans
-from llmops.frame.records import Passage
 
 MAX_QUOTED = 4  #: most sentences that are chosen
 MIN_SENTENCES = 2  #: least sentences quoted of a passage: the next one often explains the chosen one
 WORD_WEIGHT = 0.6  #: weight of the shared words of question and sentence; the weight of their likeness is 1
+PASSAGE_WEIGHT = 2.0  #: weight of the likeness of question and passage
 
 _LIST_ITEM = re.compile(r"(?:[-*•–]|\d+[.)])\s")
 # in prints, the number of the first item often stands in the same line
@@ -31,30 +29,62 @@ class _Sentence(NamedTuple):
     text_with_headings: str
 
 
-def quote_sentences(index: Index, question: str, hits: Sequence[Hit]) -> str:
-    """Return the part of each passage that answers a question, from the first chosen sentence to the last.
+def quote_sentences(
+    index: Index, question: str, hits: Sequence[Hit], weights: Mapping[str, float]
+) -> tuple[str, list[Hit]]:
+    """Return the parts of passages that answer a question, and the passages that they are from, in the quote's order.
 
-    The score of a sentence is its likeness to the question, plus the likeness of its passage, plus the weighted share
-    of the question's words that it has; rare words weigh more. A list is quoted whole, with the sentence before it. So
-    is text after a colon. Headings are added to a list without such a sentence, and if several passages are quoted.
+    The score of a sentence is its likeness to the question, plus twice the likeness of its passage, plus the weighted
+    share of the question's words that it has; rare words weigh more. The section with the best sentence comes first.
+    Passages of a section stand in their order. Of each passage the sentences from the first chosen one to the last are
+    quoted. A list is quoted whole, with the sentence before it. So is text after a colon. Headings stand over a list
+    without such a sentence, and over each section if several passages are quoted.
+
+    Args:
+        index: the index of the passages.
+        question: the user's question.
+        hits: the passages.
+        weights: the words of the question with their rarity, see `Index.weigh_words`.
     """
     candidates = [sentence for rank, hit in enumerate(hits) for sentence in _split_sentences(rank, hit)]
-    scores = _compute_word_shares(index.weigh_words(question), candidates)
-    if all(hit.likeness is not None for hit in hits):
-        vectors = index.embedder.embed([question, *(sentence.text_with_headings for sentence in candidates)])
-        for n, likeness in enumerate(vectors[1:] @ vectors[0]):
-            scores[n] = WORD_WEIGHT * scores[n] + float(likeness) + (hits[candidates[n].rank].likeness or 0)
+    scores = _score_sentences(index, question, hits, candidates, weights)
     best = sorted(range(len(candidates)), key=scores.__getitem__, reverse=True)[:MAX_QUOTED]
-    runs = list[tuple[Passage, list[_Sentence]]]()
-    for rank in sorted({candidates[n].rank for n in best}):
-        chosen = [n for n in best if candidates[n].rank == rank]
-        sentences = [sentence for sentence in candidates if sentence.rank == rank]
-        runs.append((hits[rank].passage, _extend_run(sentences, candidates[min(chosen)], candidates[max(chosen)])))
-    parts = []
-    for passage, run in runs:
-        text = passage.text[run[0].start : run[-1].end].strip()
-        headings = passage.headings if run[0].listed or len(runs) > 1 else ""
-        parts.append(f"{headings}:\n{text}" if headings else text)
+    chosen_by_section = dict[str, list[_Sentence]]()
+    for n in best:
+        section = hits[candidates[n].rank].passage.document
+        chosen_by_section.setdefault(section, []).append(candidates[n])
+    runs = list[tuple[Hit, list[_Sentence]]]()
+    for chosen in chosen_by_section.values():
+        for rank in sorted({one.rank for one in chosen}, key=lambda rank: int(hits[rank].passage.part)):
+            of_passage = sorted(one for one in chosen if one.rank == rank)
+            sentences = [sentence for sentence in candidates if sentence.rank == rank]
+            runs.append((hits[rank], _extend_run(sentences, of_passage[0], of_passage[-1])))
+    return _format_runs(runs), [hit for hit, _ in runs]
+
+
+def _score_sentences(
+    index: Index, question: str, hits: Sequence[Hit], sentences: Sequence[_Sentence], weights: Mapping[str, float]
+) -> list[float]:
+    total = sum(weights.values()) or 1.0
+    texts = [sentence.text_with_headings for sentence in sentences]
+    shares = [shared / total for shared in sum_shared_words(weights, texts)]
+    if any(hit.likeness is None for hit in hits):
+        return shares
+    vectors = index.embedder.embed([question, *texts])
+    likeness = (vectors[1:] @ vectors[0]).tolist()
+    return [
+        WORD_WEIGHT * share + own + PASSAGE_WEIGHT * (hits[sentence.rank].likeness or 0)
+        for share, own, sentence in zip(shares, likeness, sentences, strict=True)
+    ]
+
+
+def _format_runs(runs: Sequence[tuple[Hit, Sequence[_Sentence]]]) -> str:
+    parts, above = list[str](), ""
+    for hit, run in runs:
+        text = hit.passage.text[run[0].start : run[-1].end].strip()
+        headings = hit.passage.headings if run[0].listed or len(runs) > 1 else ""
+        parts.append(f"{headings}:\n{text}" if headings and headings != above else text)
+        above = headings
     return "\n\n".join(parts)
 
 
@@ -80,16 +110,3 @@ def _extend_run(sentences: Sequence[_Sentence], first: _Sentence, last: _Sentenc
     while end < len(sentences) and (sentences[end].listed or sentences[end - 1].ends_with_colon):
         end += 1
     return list(sentences[start:end])
-
-
-def _compute_word_shares(weights: dict[str, float], sentences: Sequence[_Sentence]) -> list[float]:
-    """Return for each sentence the weighted share of the question's words that it has, in any English form."""
-    shares, total = [0.0] * len(sentences), sum(weights.values()) or 1.0
-    with closing(sqlite3.connect(":memory:")) as database:
-        database.execute(f'CREATE VIRTUAL TABLE read USING fts5(text, tokenize = "{FTS_TOKENIZER}")')
-        rows = ((n, " ".join(extract_terms(sentence.text_with_headings))) for n, sentence in enumerate(sentences))
-        database.executemany("INSERT INTO read (rowid, text) VALUES (?, ?)", rows)
-        for word, weight in weights.items():
-            for (n,) in database.execute("SELECT rowid FROM read WHERE read MATCH ?", (f'"{word}"',)):
-                shares[n] += weight / total
-    return shares

@@ -45,6 +45,7 @@ MAX_WORDS = 64  #: first words of a question that are searched
 RANK_OFFSET, WORD_WEIGHT, VECTOR_WEIGHT = 10, 0.5, 1.0
 _NO_MATCHES: VectorMatches = (), lambda key: None
 _REMEDY = "Delete its artifact of the stage index, then `llmops run index` and `llmops run deploy` make it again."
+USUAL_LIKENESS = 0.5  #: least match of a passage that answers, if none was chosen for the documents
 MIN_DISTINCT_WORDS = 20  #: words; a shorter passage may mean something else under another heading
 
 
@@ -62,8 +63,11 @@ class Hit:
 class Index:
     """An open index, see `open_index`. Any thread may search it."""
 
-    def __init__(self, store: FileStore | ElasticsearchStore, threads: int = 0) -> None:
+    def __init__(
+        self, store: FileStore | ElasticsearchStore, threads: int = 0, likeness: float = USUAL_LIKENESS
+    ) -> None:
         self._store, self._threads = store, threads
+        self.likeness = likeness  #: least match of a passage that answers, chosen for these documents
         self._lock = threading.Lock()
 
     @property
@@ -117,13 +121,15 @@ class Index:
             raise ArtifactError(f"The index cannot be searched ({error}). {_REMEDY}") from error
 
     def weigh_words(self, question: str) -> dict[str, float]:
-        """Return the words of a question with their rarity (inverse document frequency).
+        """Return the words of a question with their rarity: 0 for a word of all passages, about 1 for a word of one.
 
-        Call it after `search`: Elasticsearch has one time limit for both.
+        It is the inverse document frequency over its greatest value, so that it can be compared between indexes. Call
+        it after `search`: Elasticsearch has one time limit for both.
         """
         with self._lock:
             counts, passages = self._store.count_passages_with(_extract_words(question))
-        return {word: math.log((passages + 1) / (count + 0.5)) for word, count in counts.items()}
+        greatest = math.log(passages + 2)
+        return {word: math.log((passages + 1) / (count + 0.5)) / greatest for word, count in counts.items()}
 
     def close(self) -> None:
         """Close the files, and release the model."""
@@ -183,11 +189,12 @@ def open_index(folder: Path, threads: int = 0, server: SearchServer | None = Non
     Raises:
         ArtifactError: if it is not finished, cannot be read, or has lost its vectors.
     """
-    model = read_record(folder).metrics.get("model")
+    metrics = read_record(folder).metrics
+    model, likeness = metrics.get("model"), metrics.get("likeness", {}).get("chosen", USUAL_LIKENESS)
     if server:
-        return Index(ElasticsearchStore(server, folder, bool(model)), threads)
+        return Index(ElasticsearchStore(server, folder, bool(model)), threads, likeness)
     try:
         count = count_passages(database := open_database(folder))
     except sqlite3.Error as error:
         raise ArtifactError(f"{folder} cannot be read ({error}). {_REMEDY}") from error
-    return Index(FileStore(database, open_vectors(folder, count) if model else None), threads)
+    return Index(FileStore(database, open_vectors(folder, count) if model else None), threads, likeness)

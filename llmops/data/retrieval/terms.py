@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from llmops.data.text.words import UNSPACED, split_words
@@ -47,6 +47,19 @@ def stem_texts(texts: Sequence[str]) -> list[str]:
         for number, stem in database.execute("SELECT doc, term FROM stems ORDER BY doc, offset"):
             stems_by_text[number].append(stem)
     return [" ".join(stems) for stems in stems_by_text]
+
+
+def sum_shared_words(weights: Mapping[str, float], texts: Sequence[str]) -> list[float]:
+    """Return for each text the summed weights of the words that it has, in any English form."""
+    sums = [0.0] * len(texts)
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute(f'CREATE VIRTUAL TABLE read USING fts5(text, tokenize = "{FTS_TOKENIZER}")')
+        rows = ((number, " ".join(extract_terms(text))) for number, text in enumerate(texts))
+        database.executemany("INSERT INTO read (rowid, text) VALUES (?, ?)", rows)
+        for word, weight in weights.items():
+            for (number,) in database.execute("SELECT rowid FROM read WHERE read MATCH ?", (f'"{word}"',)):
+                sums[number] += weight
+    return sums
 
 
 def _is_accent(character: str) -> bool:

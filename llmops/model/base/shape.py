@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -11,6 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from llmops.model.base.encoder import CLASSIFIES
 from llmops.model.base.load import Model
+
+#: Parameters from which on a model writes answers from passages by default. Smaller ones write too few right answers:
+#: of 30 questions about a manual, a model of 135 million parameters answered 1 right, quotes 22.
+MIN_WRITER_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,11 @@ def measure_shape(config: Any) -> ModelShape:
         largest_tensor=max(p.numel() for p in model.parameters()),
         config=config,
     )
+
+
+def choose_answer_mode(parameters: int) -> Literal["model", "quote"]:
+    """Return how `grounding.answer: auto` answers with a base model of this many parameters."""
+    return "model" if parameters >= MIN_WRITER_PARAMETERS else "quote"
 
 
 def read_stored_config(weights: Path) -> Any:

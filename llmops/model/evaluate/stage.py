@@ -27,6 +27,7 @@ from llmops.frame.artifacts import get_ref, is_skipped, read_record, write_json
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import CLOSED_BOOK, Example, get_base_path, write_table
 from llmops.frame.statistics import bootstrap
+from llmops.model.base.shape import choose_answer_mode, measure_shape, read_stored_config
 from llmops.model.evaluate import page
 from llmops.model.evaluate.retrieval import RIGHTLY_REFUSED, WRONGLY_REFUSED, GroundedTest, ground_test
 from llmops.model.evaluate.slices import make_slices
@@ -80,6 +81,7 @@ def run(
             )
     grounded_test, closed_book = None, QuestionSet(items)
     if index and read_record(index).metrics.get("passages"):
+        grounding = grounding.with_answer(choose_answer_mode(measure_shape(read_stored_config(base)).parameters))
         system_prompt = str(read_record(compress).config.get("system_prompt", ""))
         window = serving.max_context - math.ceil(measure_bytes(system_prompt) / TOKEN_BYTES)
         grounded_test = ground_test(index, annotate, items, grounding, collect, window, config.max_new_tokens)
@@ -123,7 +125,10 @@ def run(
         missing = sum(value is not None for value in grounded_test.columns[RIGHTLY_REFUSED])
         looked_up = missing + sum(value is not None for value in grounded_test.columns[WRONGLY_REFUSED])
         counts = {"looked_up": looked_up, "not_indexed": missing}
-        document |= {"beside": beside, "retrieval": {"index": get_ref(index), **counts, "figures": retrieval}}
+        document |= {
+            "beside": beside,
+            "retrieval": {"index": get_ref(index), "answer": grounding.answer, **counts, "figures": retrieval},
+        }
     write_table(out / "answers.parquet", _make_table(scored, items, config.task))
     write_json(out / "evaluation.json", document)
     page.write_page(out, config.worst)

@@ -51,14 +51,15 @@ def run(
     out: Path,
     clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, Any]:
-    """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
+    """Write `deployment.json`: url, version, question, answer and seconds.
 
     The index is served, so that removed documents are not cited any more, unless it only adds passages and the champion
     answers worse from it: then `index` is "held back". If the stage starts an app, the app works in `home`, and its API
     key is in the database at the URL `database`.
 
     Raises:
-        DeployError: if the app refuses or ends, or Elasticsearch refuses the index. The message quotes the app.
+        DeployError: if there is no champion, if the app refuses or ends (the message quotes it), or if Elasticsearch
+            refuses the index.
         NotServedError: if the app does not answer with the champion in time.
         TransientError: if Elasticsearch does not answer.
     """
@@ -78,9 +79,12 @@ def run(
             elasticsearch_store.delete_other_indices(search_server, [owner], served)
     champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
-        log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
-        write_json(out / "deployment.json", {"state": "no champion", **held})
-        return {"state": "no champion", **held}
+        version = decision["version"]
+        raise DeployError(
+            f"Nothing is served: {model} has no champion, because the gate did not pass {version} (it is "
+            f"{decision['outcome']}; `llmops models decisions` has the reasons). To serve it all the same: "
+            f"`llmops models promote {version} --override REASON`, then `llmops serve`."
+        )
     if config.url:
         key = os.environ.get("LLMOPS_API_KEY", "")
         if not key:

@@ -32,6 +32,7 @@ class Version:
     dataset: str  #: SHA-256 of the training split
     created: str  #: ISO time, UTC
     system_prompt: str = ""  #: in its chat template
+    answer: str = ""  #: how it answered from documents in its test, as in `grounding.answer`; empty: without documents
     erasures: tuple[Mapping[str, Any], ...] = ()  #: of its training rows: time, examples, receipt
 
     @property

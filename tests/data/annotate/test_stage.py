@@ -384,8 +384,7 @@ def test_too_few_questions_are_filled_up_from_passages_and_nothing_is_trained(tm
     for row in ours:
         assert row.answer.startswith("Parcels to the island") and row.question.startswith("Delivery: ")
         assert row.answer.split()[5].lower() in row.question and row.location == "a.html"
-    with pytest.raises(LlmopsError, match=rf"give only {len(real)} test items and the indexed passages 12 more"):
-        run_with_index(40)
+    assert len(run_with_index(40)[1]) == len(real) + 12  # few documents are answered from, too
     questions += [
         make_document(row=n, question=f"What is question {n}?", answer=f"Answer {n}.") for n in range(100, 130)
     ]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmops import cli, config
-from llmops.data.retrieval.search import open_index
+from llmops.data.retrieval.search import USUAL_LIKENESS, open_index
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
 from llmops.frame.errors import ArtifactError
@@ -77,6 +77,7 @@ def test_another_wording_finds_the_answer_and_only_changed_documents_are_embedde
     first = indexed(*shop(), **model)
     record = artifacts.read_record(first)
     assert record.metrics["embedded"] == len(SHOP) and list(record.inputs) == ["clean"]
+    assert record.metrics["likeness"] == {"chosen": USUAL_LIKENESS, "questions": 3}
     with open_index(first) as index:
         best = index.search("When will the parcel reach me?", 1)[0]
         assert best.passage.text == SHOP["How long does delivery take?"] and best.dense == 1
@@ -145,6 +146,16 @@ def test_left_out_sources_and_opinions_of_users_are_not_indexed(indexed: Made) -
     for field in ("leave_out", "include"):
         with pytest.raises(ValueError, match=f"index.{field} names 'customer'"):
             config.Config(collect={"sources": SOURCES}, index={field: ["customer"]})
+
+
+def test_a_table_of_contents_is_left_out_and_counted(indexed: Made) -> None:
+    titles = [*filter(None, SHOP), "Guide › Who we are"]
+    lines = [f"- {title.split(' › ')[-1]}" for title in titles]
+    contents = make_page(9, location="index.html", text="\n".join(lines))
+    folder = indexed(*shop(), contents, make_page(10, text="A shop of tents.", context=titles[-1]))
+    assert artifacts.read_record(folder).metrics["dropped"] == {"table_of_contents": 1}
+    with open_index(folder) as index:
+        assert all(hit.passage.location != "index.html" for hit in index.search("delivery guarantee gifts", 10))
 
 
 def test_the_command_searches_the_newest_index_and_counts_it(

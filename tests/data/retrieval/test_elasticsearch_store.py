@@ -21,7 +21,7 @@ from llmops.data.retrieval.search import open_index
 from llmops.events.elasticsearch_client import make_client
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
-from llmops.frame.errors import ConfigError, TransientError
+from llmops.frame.errors import ConfigError, DeployError, TransientError
 from llmops.frame.records import Document, make_content_id, write_rows
 from llmops.privacy.erasure.forget import forget_person
 from llmops.privacy.erasure.plan import find_interrupted
@@ -191,10 +191,15 @@ def test_deploy_serves_it_there_and_fails_if_it_cannot(server: SearchServer, ind
     paths = {"home": tmp_path, "events": tmp_path / "events", "registry": tmp_path / "registry", "database": url}
     given: dict[str, Any] = {"release": release, **paths, "out": tmp_path, "search_server": server}
     first, second = indexed("An old kettle."), indexed("An old kettle.", "A new lamp.")
-    deploy.run(Deploy(), **{**given, "search_server": None}, index=first)
+
+    def serve_index(index: Path, **changed: Any) -> None:
+        with pytest.raises(DeployError, match="Nothing is served"):  # no champion answers from it yet
+            deploy.run(Deploy(), **{**given, **changed}, index=index)
+
+    serve_index(first, search_server=None)
     assert not deploy.is_current(Deploy(), **given, index=first), "it was served by its files"
     (release / "decision.json").write_text(json.dumps({**said, "documents": {"outcome": "rejected"}}))
-    deploy.run(Deploy(), **given, index=second)
+    serve_index(second)
     model = tmp_path / "registry" / "bot"
     assert elasticsearch_store.is_up_to_date(server, owner_of(model), first), "the new one is held back"
     assert deploy.is_current(Deploy(), **given, index=second)
@@ -204,7 +209,7 @@ def test_deploy_serves_it_there_and_fails_if_it_cannot(server: SearchServer, ind
         deploy.run(Deploy(), **{**given, "search_server": gone}, index=second)
     served = find_served_index(model)
     assert served and served.name == first.name
-    deploy.run(Deploy(), **given, index=second)
+    serve_index(second)
     assert deploy.is_current(Deploy(), **given, index=second)
     assert elasticsearch_store.is_up_to_date(server, owner_of(model), second)
 

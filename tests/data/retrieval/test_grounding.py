@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from llmops.config import Grounding
-from llmops.data.retrieval.grounding import compute_room, describe_source, retrieve_context
-from tests.data.retrieval.test_search import make_index
+from llmops.data.retrieval.file_store import create_vectors, write_passages
+from llmops.data.retrieval.grounding import RARE_WORD, compute_room, describe_source, retrieve_context
+from llmops.data.retrieval.minilm import DIMENSIONS
+from llmops.frame.records import Passage
+from tests.data.retrieval.test_search import PLACE, make_index, open_test_index
 
 WORDS = "One word. " * 9 + "Last."
 
@@ -18,6 +21,33 @@ WORDS = "One word. " * 9 + "Last."
 def test_the_nearest_passage_decides_whether_the_documents_say(tmp_path: Path, least: float, found: int) -> None:
     index = make_index(tmp_path, "One.", "Two.", "Three.", directions=[191, 250, 383])
     assert len(retrieve_context(index, "What?", Grounding(likeness=least), 500).hits) == found
+    index.likeness = least
+    assert len(retrieve_context(index, "What?", Grounding(), 500).hits) == found
+
+
+def test_a_rare_word_in_common_makes_a_passage_match_better(tmp_path: Path) -> None:
+    index = make_index(tmp_path, "One kettle.", *["Other."] * 30, directions=[191, *[383] * 30])
+    match, shared = (retrieve_context(index, asked, Grounding(), 500).match for asked in ("What?", "What kettles?"))
+    assert match == pytest.approx(0.5, abs=0.01) and shared and 0.8 * RARE_WORD < shared - match < RARE_WORD
+
+
+def test_a_quote_names_its_passages_and_the_answering_section_comes_first(tmp_path: Path) -> None:
+    """The nearest passage is not the one with the best sentence. The answering section is quoted in its order."""
+    texts = [("a", "2", "It costs nine euros."), ("b", "1", "Kettles."), ("a", "1", "A kettle boils. Prices follow.")]
+    rows = [
+        Passage(id=f"{name}{part}", document=name, headings=name, text=text, part=part, **PLACE)
+        for name, part, text in texts
+    ]
+    create_vectors(tmp_path, write_passages(tmp_path, rows))[:] = np.eye(DIMENSIONS, dtype=np.float32)[[3, 0, 4]]
+    index = open_test_index(tmp_path, 3)
+    index.embedder.__dict__["embed"] = lambda texts: np.eye(2, dtype=np.float32)[
+        [int(text not in ("What?", "a: It costs nine euros.")) for text in texts]
+    ]
+    found = retrieve_context(index, "What?", Grounding(answer="quote"), 500)
+    assert [hit.passage.id for hit in found.hits] == ["a1", "a2", "b1"]
+    assert found.quote == "a:\nA kettle boils. Prices follow.\n\nIt costs nine euros.\n\nb:\nKettles."
+    by_model = retrieve_context(index, "What?", Grounding(), 500)
+    assert by_model.hits[0].passage.id == "b1" and by_model.context == found.context
 
 
 @pytest.mark.parametrize(

@@ -17,19 +17,26 @@ from llmops.frame.errors import ArtifactError, LlmopsError
 from llmops.frame.records import Passage
 
 LONG = "Please note that times of delivery in this mail are not binding for us at all, and may change any day."
+PLACE = {"source": "help", "location": "a.html", "position": "1"}
 
 
 def make_index(folder: Path, *texts: str, directions: Sequence[int] = ()) -> Index:
     """Return an index of texts, as `heading | text`; the vector of each points along the axis of `directions`."""
-    place = {"document": "d", "source": "help", "location": "a.html", "position": "1"}
     parts = [text.rpartition(" | ")[::2] for text in texts]
-    rows = [Passage(id=str(n), headings=above, text=text, **place) for n, (above, text) in enumerate(parts)]
+    rows = [
+        Passage(id=str(n), document="d", headings=above, text=text, **PLACE) for n, (above, text) in enumerate(parts)
+    ]
     number = write_passages(folder, rows)
     if not directions:
         return Index(FileStore(open_database(folder), None))
     create_vectors(folder, number)[:] = np.eye(DIMENSIONS, dtype=np.float32)[list(directions)]
+    return open_test_index(folder, number)
+
+
+def open_test_index(folder: Path, number: int) -> Index:
+    """Return an index of so many passages; a question is nearer to a passage, the lower the axis of its vector is."""
     index, asked = Index(FileStore(open_database(folder), open_vectors(folder, number))), Future[object]()
-    asked.set_result(np.linspace(1, 0, DIMENSIONS, dtype=np.float32)[None])  # the lower the axis, the nearer
+    asked.set_result(np.linspace(1, 0, DIMENSIONS, dtype=np.float32)[None])
     index.__dict__["embedder"] = SimpleNamespace(submit=lambda texts: asked, close=lambda: None)
     return index
 

@@ -123,7 +123,10 @@ def test_the_whole_system_is_judged_and_the_rest_stands_beside_it(
     record = Record("compress", "c1", {"system_prompt": "Be kind, é."}, {}, "", "", {}, {}, "", "", "")
     artifacts.commit(tmp_path / "compress", record)
     folders = {name: tmp_path / name for name in ("select", "compress")}
-    config, grounds = Evaluate(max_new_tokens=4, bootstrap=100, slice_items=4), Grounding(enabled=True, passages=1)
+    config, grounds = (
+        Evaluate(max_new_tokens=4, bootstrap=100, slice_items=4),
+        Grounding(enabled=True, answer="model", passages=1),
+    )
     for name, champion in (("first", None), ("second", tmp_path / "v1")):
         (out := tmp_path / name).mkdir()
         found = evaluate.run(

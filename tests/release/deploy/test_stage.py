@@ -18,7 +18,7 @@ from llmops.frame.clock import SYSTEM_CLOCK, Clock
 from llmops.frame.errors import DeployError, NotServedError
 from llmops.frame.records import Passage
 from llmops.release.deploy import stage as deploy
-from llmops.release.registry.indexes import find_served_index
+from llmops.release.registry.indexes import find_served_index, is_served
 from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
 from tests.clock import FakeClock
@@ -58,7 +58,10 @@ def prove(home: Path, clock: Clock | None = None, status: str = "promoted", **co
     paths = {"home": home, "events": home / "events", "registry": home / "registry", "database": url(home)}
     told = Deploy(question="Where?", **{"timeout_s": 2.0, **config})
     given = {"release": release, "index": index_of(home, 1), **paths, "out": home / "out"}
-    deploy.run(told, **given, clock=clock or FakeClock())
+    try:
+        deploy.run(told, **given, clock=clock or FakeClock())
+    finally:  # the index is served even if no version is: one that is promoted by hand answers from it
+        assert is_served(home / "registry" / "bot", given["index"])
     assert deploy.is_current(told, **given) and not deploy.is_current(told, **{**given, "index": index_of(home, 0)})
     document: dict[str, Any] = json.loads((home / "out" / "deployment.json").read_text())
     return document
@@ -68,9 +71,11 @@ def prove(home: Path, clock: Clock | None = None, status: str = "promoted", **co
     ("outcome", "ids", "served"), [("rejected", "ab", "a"), ("rejected", "bc", "bc"), ("promoted", "ab", "ab")]
 )
 def test_an_index_that_makes_answers_worse_waits_if_it_only_adds_passages(
-    tmp_path: Path, outcome: str, ids: str, served: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str, ids: str, served: str
 ) -> None:
-    release, model = publish(tmp_path, "rejected"), tmp_path / "registry" / "bot"
+    monkeypatch.setenv("LLMOPS_API_KEY", "llmops_key")
+    monkeypatch.setattr(deploy, "prove", lambda *_, **__: {})
+    config, release, model = Deploy(url="http://bot"), publish(tmp_path), tmp_path / "registry" / "bot"
     (release / "decision.json").write_text(json.dumps({"model": "bot", "version": "v1", "outcome": "rejected"}))
     paths = {"home": tmp_path, "events": tmp_path / "events", "registry": model.parent, "database": url(tmp_path)}
     for names in ("a", ids):
@@ -80,15 +85,15 @@ def test_an_index_that_makes_answers_worse_waits_if_it_only_adds_passages(
         metrics = {"passages": len(names)}
         artifacts.commit(index, Record("index", names, {}, {}, "", "", metrics, {}, "", "", ""))
         given = {"release": release, "index": index, **paths, "out": tmp_path / "out"}
-        deploy.run(Deploy(), **given)
+        deploy.run(config, **given)
         told = {"model": "bot", "version": "v1", "outcome": "rejected", "documents": {"outcome": outcome}}
         (release / "decision.json").write_text(json.dumps(told))
     now = find_served_index(model)
-    assert now and now.name == served and deploy.is_current(Deploy(), **given)
+    assert now and now.name == served and deploy.is_current(config, **given)
     written = json.loads((tmp_path / "out" / "deployment.json").read_text())
-    assert written == {"state": "no champion", **({"index": "held back"} if served != ids else {})}
+    assert written == {"state": "served", **({"index": "held back"} if served != ids else {})}
     (release / "decision.json").write_text(json.dumps({**told, "documents": {"outcome": "rejected"}}))
-    assert "index" not in deploy.run(Deploy(), **{**given, "index": tmp_path / "index" / served})  # it is served
+    assert "index" not in deploy.run(config, **{**given, "index": tmp_path / "index" / served})  # it is served
 
 
 class App:
@@ -179,7 +184,8 @@ def test_it_needs_an_app_and_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_champion_nothing_is_deployed(tmp_path: Path) -> None:
-    assert prove(tmp_path, status="rejected") == {"state": "no champion"}
+    with pytest.raises(DeployError, match=r"Nothing is served.* v1 \(it is rejected.*models promote v1 --override"):
+        prove(tmp_path, status="rejected")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_questions_queued_behind_one_that_got_no_answer_do_not_wait_for_their_ow
     served = Documents(tmp_path, Grounding(enabled=True), Serving(), clock=FakeClock())
 
     async def ask_together() -> list[object]:
-        questions = [asyncio.create_task(served.look_up(name, 500)) for name in ("first", "second", "third")]
+        questions = [asyncio.create_task(served.look_up(name, 500, "model")) for name in ("first", "second", "third")]
         while served._waiting < len(questions):
             await asyncio.sleep(0)
         all_are_queued.set()
