@@ -66,8 +66,8 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
     """Make examples of the documents of a clean artifact.
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (the redactions)
-    and `train.txt` (the annotated text); with `config.out_of_scope` also `out_of_scope.parquet`. The same documents, in any order, and the same ledger give the same bytes. The
-    new entries are written to the ledger last.
+    and `train.txt` (the annotated text); with `config.out_of_scope` also `out_of_scope.parquet`. The same documents, in
+    any order, and the same ledger give the same bytes. The new entries are written to the ledger last.
 
     With `index`, the folder of the retrieval index, nothing is trained if there are too few test items or no training
     items. Then only the test has rows: its real questions, and questions made from passages (see `passage_questions`).

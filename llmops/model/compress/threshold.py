@@ -70,7 +70,7 @@ def find_precise_threshold(confidence: Floats, right: Floats, precision: float) 
 
     Texts of the same confidence get a label together. 0: every text gets one, `NEVER`: no confidence is enough.
     """
-    levels, first = np.unique(confidence, return_index=True)
+    levels = np.unique(confidence)
     order = np.argsort(confidence, kind="stable")
     start = np.searchsorted(confidence[order], levels)
     right_from = np.cumsum(right[order][::-1])[::-1][start]
@@ -98,4 +98,4 @@ def _measure(confidence: Confidence, threshold: float) -> CurvePoint:
 
 
 def _count_below(values: Floats, thresholds: Floats) -> Floats:
-    return np.searchsorted(np.sort(values), thresholds, side="left")
+    return np.searchsorted(np.sort(values), thresholds, side="left").astype(np.float64)
