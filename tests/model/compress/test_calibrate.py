@@ -9,8 +9,6 @@ from llmops.config import Compress
 from llmops.model.base.classifier import Calibration
 from llmops.model.compress.threshold import Confidence, choose_threshold, find_precise_threshold, make_curve
 
-RNG = np.random.default_rng(0)
-
 
 def make_confidence(labelled: Sequence[float], **parts: Sequence[float]) -> Confidence:
     """Return confidences; all labels are right and no text is out of scope, unless `parts` says so."""
@@ -21,9 +19,10 @@ def make_confidence(labelled: Sequence[float], **parts: Sequence[float]) -> Conf
 @pytest.mark.parametrize("precision", [0.5, 0.6, 0.75, 0.95, 1.0])
 def test_labels_from_the_threshold_on_have_the_precision(precision: float) -> None:
     """Many texts have the same confidence, and some differ in the seventh digit only."""
+    rng = np.random.default_rng(0)
     for _ in range(200):
-        levels = RNG.choice([0.3, 0.5, 0.5000001, 0.5000002, 0.9, 0.9999999], 40).astype(np.float32)
-        right = RNG.random(40) < levels
+        levels = rng.choice([0.3, 0.5, 0.5000001, 0.5000002, 0.9, 0.9999999], 40).astype(np.float32)
+        right = rng.random(40) < levels
         calibration = Calibration(threshold=find_precise_threshold(levels, right.astype(float), precision))
         given = [bool(is_right) for value, is_right in zip(levels, right, strict=True) if calibration.is_sure(value)]
         assert not given or np.mean(given) >= precision
@@ -50,7 +49,7 @@ def test_a_label_is_given_from_the_lowest_confidence_at_which_enough_are_right()
 @pytest.mark.parametrize("limit", [None, 0.01, 0.29, 0.5])
 def test_at_most_so_many_validation_texts_are_refused(limit: float | None, size: int) -> None:
     """All labels are right, yet the threshold is above 0; one step higher it would refuse too many."""
-    confidence = make_confidence(np.round(RNG.random(size), 2).tolist())
+    confidence = make_confidence(np.round(np.random.default_rng(0).uniform(0.2, 1, size), 2).tolist())
     threshold = choose_threshold(confidence, Compress(max_refused=limit))
     share = 0.02 if limit is None else limit
     assert threshold > 0 and np.mean(confidence.labelled < threshold) <= share
