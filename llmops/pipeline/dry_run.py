@@ -3,10 +3,9 @@
     llmops plan
 
 It shows what would be built. It checks the base model and its tokenizer, the memory of every stage, the disk, the Hub
-(if used), Java, the Spark master, and the port of the app. Of encoders, which are small, it says which one will be
-trained. Weights are neither loaded nor downloaded: their size is
-counted on torch's meta device. Local weights are hashed, like in a run, and the database caches the hashes. An old
-database is migrated; a missing one is not created.
+(if used), Java, the Spark master, and the port of the app. It names the encoders; they are small, so their memory is
+not checked. Weights are neither loaded nor downloaded: their size is counted on torch's meta device. Local weights are
+hashed, like in a run, and the database caches the hashes. An old database is migrated; a missing one is not created.
 """
 
 import shutil

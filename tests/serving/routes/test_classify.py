@@ -82,6 +82,17 @@ def test_a_label_that_is_not_sure_enough_is_not_given(site: Any, folder: Path) -
         assert site.ask(client).json()["response"] == ""
 
 
+def test_the_threshold_is_set_without_a_new_version(site: Any, folder: Path) -> None:
+    """The highest threshold gives no label."""
+    (folder / CALIBRATION_FILE).write_text(json.dumps({"temperature": 1.0, "threshold": 0.0}))
+    for threshold, is_given in ((None, True), (0.0, True), (1.0, False)):
+        with site.client(lambda version, t=threshold: ClassifierEngine(folder, 64, 64, threshold=t)) as client:
+            site.ready(client)
+            found = ask(client, site, text="my card is stolen").json()["results"][0]
+            assert bool(found["label"]) == is_given and found["labels"][0]["probability"] > 0.3
+    (folder / CALIBRATION_FILE).unlink()
+
+
 def test_a_question_to_a_classifier_is_answered_with_a_label(site: Any, client: Any) -> None:
     answer = site.ask(client, prompt="my card is stolen").json()
     assert answer["response"] == ask(client, site, text="my card is stolen").json()["results"][0]["label"]
