@@ -78,7 +78,12 @@ class Tune(Section):
         description="`random`: HyperOpt's random search; `tpe`: model-based from the sixth trial on, for ten trials "
         "or more; `grid`: all combinations, up to `trials`.",
     )
-    trials: int = Field(4, ge=0, description="Most points tried; 0 or 1: take the starting point untried.")
+    trials: int = Field(
+        4,
+        ge=0,
+        description="Most points tried; 0 or 1: take the starting point untried. Whole trials (`steps` is 0) end after "
+        "three in a row that were no better than one before, except in a grid.",
+    )
     steps: int = Field(8, ge=0, description="Optimiser steps of a full trial; 0: full epochs, like `train`.")
     halving: int = Field(
         4, ge=1, description="Successive halving: the best 1/halving of the trials continue; 1: all trials run in full."
