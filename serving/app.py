@@ -200,7 +200,13 @@ def _make_engine_factory(config: Config) -> Callable[[Version], Engine]:
             from serving.engines.classifier import ClassifierEngine
 
             # A text takes a millisecond, so many may wait.
-            return ClassifierEngine(version.servable, MAX_TEXTS * serving.max_queue, MAX_TEXTS, threads=serving.threads)
+            return ClassifierEngine(
+                version.servable,
+                MAX_TEXTS * serving.max_queue,
+                MAX_TEXTS,
+                threads=serving.threads,
+                threshold=serving.classify_threshold,
+            )
         if serving.engine == "vllm":
             from serving.engines.vllm import VllmEngine
 

@@ -19,8 +19,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmops.config.alerts import Alerts
-from llmops.config.data import Annotate, Clean, Collect, Index, Source, Speakers, Template
-from llmops.config.features import Features
+from llmops.config.data import Clean, Collect, Index, Source, Speakers
+from llmops.config.examples import Annotate, Features, Template
 from llmops.config.improve import Improve
 from llmops.config.model import DESCRIPTIVE, PRIMARY_METRICS, Compress, Evaluate, Select, Train, Tune, list_item_metrics
 from llmops.config.monitoring import Monitoring
@@ -117,6 +117,8 @@ class Config(Section):
     def _check_encoders(self) -> Config:
         if self.select.encoders and self.evaluate.task != "classification":
             raise ValueError("select.encoders names encoders, which only classify; set evaluate.task: classification")
+        if self.annotate.out_of_scope and self.evaluate.task != "classification":
+            raise ValueError("annotate.out_of_scope is about labels; set evaluate.task: classification")
         return self
 
     @model_validator(mode="after")

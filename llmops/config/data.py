@@ -1,4 +1,4 @@
-"""The sections about data: collect, clean, index, annotate. A change of an `Unhashed` field makes no result stale."""
+"""The sections about data: collect, clean, index. A change of an `Unhashed` field makes no result stale."""
 
 from __future__ import annotations
 
@@ -254,46 +254,3 @@ class Index(Section):
         "all-MiniLM-L6-v2",
         description="Makes vectors of passages. Empty: none, and passages are found by their words alone.",
     )
-
-
-class Template(Section):
-    """A question and an answer made from the fields of a structured row: `{name}` is replaced by its value."""
-
-    question: str = Field(min_length=1, description="E.g. `What does the {name} cost?`; nested fields as `{a.b}`.")
-    answer: str = Field(min_length=1, description="A row in which a named field is empty makes no example.")
-    context: str = Field("", description="Text that contains the answer.")
-    group: str = Field("", description="Topic key; empty groups by the answer.")
-
-
-class Annotate(Section):
-    """Turn documents into `[Context] [Question] [Answer]` examples and split them."""
-
-    templates: dict[str, tuple[Template, ...]] = Field(
-        default_factory=dict, description="Structured source → templates of the questions that its rows answer."
-    )
-    redact: tuple[str, ...] = Field(
-        ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "SECRET"),
-        description="Personal data and secrets that are replaced by a `<TYPE>` mark before training.",
-    )
-    max_question_chars: int = Field(600, gt=0, description="Drop longer questions: they are several in one.")
-    max_answer_sentences: int = Field(0, ge=0, description="Cut answers to this many sentences; 0 keeps them whole.")
-    max_answer_chars: int = Field(1200, gt=0, description="Drop answers longer than this, before they are cut.")
-    max_context_chars: int = Field(1200, ge=0, description="Cut contexts to this many characters.")
-    split_by: Literal["group", "wording", "source"] = Field(
-        "group",
-        description="`group`: a topic is in one split, and the test has unseen topics. `wording`: the test has other "
-        "wordings of topics that are trained on, too. `source`: the test is all of `test_sources`.",
-    )
-    validation: float = Field(0.1, gt=0, lt=1, description="Share of groups (or wordings) for validation.")
-    test: float = Field(0.22, gt=0, lt=1, description="Share of groups (or wordings) for the frozen test.")
-    test_sources: tuple[str, ...] = Field((), description="Take test items from these sources only; empty: from all.")
-    min_test_items: int = Field(60, ge=1, description="With fewer test items nothing is trained: docs/grounding.md.")
-    seed: int = Field(0, description="Seed of the assignment of groups to splits.")
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> Annotate:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test together must leave a share for training: less than 1")
-        if self.split_by == "source" and not self.test_sources:
-            raise ValueError("split_by: source needs test_sources")
-        return self

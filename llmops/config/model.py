@@ -78,7 +78,12 @@ class Tune(Section):
         description="`random`: HyperOpt's random search; `tpe`: model-based from the sixth trial on, for ten trials "
         "or more; `grid`: all combinations, up to `trials`.",
     )
-    trials: int = Field(4, ge=0, description="Most points tried; 0 or 1: take the starting point untried.")
+    trials: int = Field(
+        4,
+        ge=0,
+        description="Most points tried; 0 or 1: take the starting point untried. Whole trials (`steps` is 0) end after "
+        "three in a row that were no better than one before, except in a grid.",
+    )
     steps: int = Field(8, ge=0, description="Optimiser steps of a full trial; 0: full epochs, like `train`.")
     halving: int = Field(
         4, ge=1, description="Successive halving: the best 1/halving of the trials continue; 1: all trials run in full."
@@ -215,12 +220,20 @@ class Compress(Section):
         "kernels. For encoders: `int8`, weights in 8 bits for OpenVINO. Unset: `q8_0` beside `f16`, `int8` beside "
         "an encoder, `nf4` with a GPU. An empty list: the full form is served.",
     )
-    precision: float = Field(
-        0.95,
+    max_refused: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="Share of right labels among those that a classifier gives, on validation examples: a label that "
-        "is less sure is not given. 0: it always gives one.",
+        description="Most of the validation texts, as a share, to which a classifier gives no label because it is not "
+        "sure enough. Empty: 0.02; with texts of `annotate.out_of_scope` the share at which both kinds are told apart "
+        "best. 0: every text gets a label.",
+    )
+    precision: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Least share of right labels among those that a classifier gives, on validation examples. More "
+        "texts than `max_refused` get no label if it takes that; 0: no such bound.",
     )
     within: float = Field(
         0.01,

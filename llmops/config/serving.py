@@ -93,6 +93,13 @@ class Serving(Section):
         description="Kinds of data that an answer may contain only if its prompt does; other answers are cut with "
         "`content_filter`.",
     )
+    classify_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least probability with which a classifier gives a label, in the app and in batches; 1: it gives "
+        "none. Empty: the version's own threshold (`compress.max_refused`).",
+    )
     requests_per_minute: int = Field(
         60, ge=0, description="Requests that a key may send in any 60 s, unless it has its own limit; 0: any number."
     )

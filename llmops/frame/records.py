@@ -24,6 +24,7 @@ KEY_PREFIX = (
 )
 DATE_LABEL = ", as of "  #: precedes the interval in the position of an example from an earlier run
 CLOSED_BOOK = "base_closed_book"  #: the base without documents beside itself with them, in evaluations and answers
+OUT_OF_SCOPE_FILE = "out_of_scope.parquet"  #: file of annotate with texts of no label; split: `validation` or `test`
 _LICENCE_AND = " AND "  #: SPDX' word between licences
 
 

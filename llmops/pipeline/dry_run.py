@@ -3,12 +3,11 @@
     llmops plan
 
 It shows what would be built. It checks the base model and its tokenizer, the memory of every stage, the disk, the Hub
-(if used), Java, the Spark master, and the port of the app. Weights are neither loaded nor downloaded: their size is
-counted on torch's meta device. Local weights are hashed, like in a run, and the database caches the hashes. An old
-database is migrated; a missing one is not created.
+(if used), Java, the Spark master, and the port of the app. It names the encoders; they are small, so their memory is
+not checked. Weights are neither loaded nor downloaded: their size is counted on torch's meta device. Local weights are
+hashed, like in a run, and the database caches the hashes. An old database is migrated; a missing one is not created.
 """
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its HTTP client's own
 from transformers import AutoTokenizer
 
-from llmops.config import Config
+from llmops.config import Config, Select
 from llmops.config.space import get_largest
 from llmops.data.work_location import check_work_location
 from llmops.frame import artifacts, doctor, intervals
 from llmops.frame.doctor import Check
-from llmops.frame.errors import LlmopsError, RegistryError
+from llmops.frame.errors import LlmopsError
 from llmops.frame.machine import GIB
 from llmops.frame.records import get_base_path, read_selection
 from llmops.model.base.load import load_tokenizer
@@ -43,17 +41,15 @@ from llmops.model.base.memory import (
 )
 from llmops.model.base.objections import BaseModelChoice, find_capacity, predict_base, read_base_config
 from llmops.model.base.shape import MIN_WRITER_PARAMETERS, ModelShape, choose_answer_mode, measure_shape
+from llmops.model.base.weights import find_encoder, list_encoders
 from llmops.model.training.space import build_search_space, count_points
 from llmops.pipeline import pipeline, stage_inputs
+from llmops.pipeline.hub_checks import DOWNLOAD, check_download, check_push
 from llmops.pipeline.stage_inputs import StagePlan
-from llmops.release.push_to_hub.hub import read_token
-from llmops.scans.signed_urls import remove_queries
 
 CHECKPOINTS_GIB = 1.0  #: checkpoints of an adapter, logs, and files of other stages
 
 WAIT_S = 10.0  #: timeout of a Spark master
-
-DOWNLOAD = "hub: download"  #: name of a check
 
 
 @dataclass(slots=True)
@@ -94,34 +90,51 @@ def make_dry_run(config: Config, interval: str, gpu_gib: float | None = None) ->
         result.checks.append(Check("interval", False, str(error), "leave it out, or name an earlier day"))
     try:
         stage_inputs.hash_weights(config)  # raises if they are damaged
-        base, objection = _find_base(config, plans["select"], gpu_gib)
-        shape = measure_shape(read_base_config(base))
+        if encoders := list_encoders(config.select):
+            result.checks += [_describe_encoder(name, config.select, len(encoders)) for name in encoders]
+        else:
+            _check_base(result, config, plans["select"], gpu_gib)
     except LlmopsError as error:
         result.checks.append(Check("base model", False, str(error), "set the section select"))
-    else:
-        where = str(base.weights) if base.weights else "to download"
-        detail = f"{base.model}, {shape.parameters:,} parameters, {where}"
-        remedy = "change what stands in its way in the section select"
-        result.checks.append(
-            Check("base model", not objection, f"{detail}; {objection}" if objection else detail, remedy)
-        )
-        if config.grounding.enabled:
-            result.checks.append(_describe_answers(config, shape.parameters))
-        hub = list(_check_hub(config, base))
-        unreachable = any(check.name == DOWNLOAD and not check.ok for check in hub)
-        result.checks.append(_check_tokenizer(base, unreachable))
-        memory = _get_available_memory(config, gpu_gib)
-        settings = get_memory_settings(config, gpu=memory.gpu > 0)
-        result.memory = list_needs(STAGE_NAMES, shape, settings, memory)
-        result.checks += _check_memory(result.memory, shape, settings, config, gpu_gib)
-        result.checks.append(_check_disk(config, shape, settings, base))
-        result.checks += hub
+    result.checks += check_push(config.push_to_hub)
     result.checks += list(_check_home(config))
     result.checks += list(_check_search_space(config))
     result.checks += doctor.check_machine(config, ("java", "ports"))
     result.checks += list(_check_spark(config))
     result.checks += list(check_work_location(config.clean))
     return result
+
+
+def _check_base(result: DryRun, config: Config, select: StagePlan | LlmopsError | None, gpu_gib: float | None) -> None:
+    base, objection = _find_base(config, select, gpu_gib)
+    shape = measure_shape(read_base_config(base))
+    where = str(base.weights) if base.weights else "to download"
+    detail = f"{base.model}, {shape.parameters:,} parameters, {where}"
+    remedy = "change what stands in its way in the section select"
+    result.checks.append(Check("base model", not objection, f"{detail}; {objection}" if objection else detail, remedy))
+    if config.grounding.enabled:
+        result.checks.append(_describe_answers(config, shape.parameters))
+    download = check_download(config.select, base)
+    result.checks.append(_check_tokenizer(base, unreachable=any(not check.ok for check in download)))
+    memory = _get_available_memory(config, gpu_gib)
+    settings = get_memory_settings(config, gpu=memory.gpu > 0)
+    result.memory = list_needs(STAGE_NAMES, shape, settings, memory)
+    result.checks += _check_memory(result.memory, shape, settings, config, gpu_gib)
+    result.checks.append(_check_disk(config, shape, settings, base))
+    result.checks += download
+
+
+def _describe_encoder(name: str, config: Select, encoders: int) -> Check:
+    """Return where an encoder is, and if it is the one that will be trained."""
+    chosen = "select trains the smallest, or a larger one that needs fewer bits per label"
+    trained = "trained with a head for the labels" if encoders == 1 else f"one of {encoders}: {chosen}"
+    try:
+        where = str(find_encoder(name, config.revision, offline=True))
+    except LlmopsError as error:
+        if config.offline or Path(name).is_dir():
+            return Check("encoder", False, str(error), "set select.encoders")
+        where = "to download"
+    return Check("encoder", True, f"{name}, {trained}, {where}")
 
 
 def get_memory_settings(config: Config, gpu: bool) -> MemorySettings:
@@ -240,38 +253,6 @@ def _check_search_space(config: Config) -> Iterator[Check]:
         count_points(config.tune, build_search_space(config.tune, config.train))
     except LlmopsError as error:
         yield Check("tune", False, str(error), "change the section tune")
-
-
-def _check_hub(config: Config, base: BaseModelChoice) -> Iterator[Check]:
-    """Check that the Hub answers and accepts the token, if a run would use it, with each stage's token."""
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    if base.weights is None:
-        name = DOWNLOAD
-        if config.select.offline:
-            remedy = "set select.offline: false, or name a local folder in select.model"
-            yield Check(name, False, f"{base.model} is not on this machine, and select.offline is on", remedy)
-        else:
-            try:
-                HfApi(endpoint=endpoint).auth_check(base.model)
-                yield Check(name, True, f"{base.model} at {endpoint}")
-            except (HTTPError, OSError, ValueError) as error:
-                remedy = "look at HF_ENDPOINT and HF_HUB_OFFLINE; for a gated model accept its licence, set HF_TOKEN"
-                yield Check(name, False, _format_error(error, get_token()), remedy)
-    if repo := config.push_to_hub.repo:
-        name, token, remedy = "hub: push", "", "look at HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN"
-        try:
-            token = read_token(repo)
-            who = HfApi(endpoint=endpoint, token=token).whoami().get("name", "somebody")
-            yield Check(name, True, f"{repo} at {endpoint} as {who}")
-        except RegistryError as error:
-            yield Check(name, False, str(error), remedy)
-        except (HTTPError, OSError, ValueError) as error:
-            yield Check(name, False, _format_error(error, token), remedy)
-
-
-def _format_error(error: Exception, token: str | None) -> str:
-    text = remove_queries(next(iter(str(error).strip().splitlines()), type(error).__name__))
-    return text.replace(token, "<SECRET>") if token else text
 
 
 def _check_spark(config: Config) -> Iterator[Check]:

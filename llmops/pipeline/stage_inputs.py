@@ -219,8 +219,8 @@ def list_unused_by_tune(tune: Tune) -> tuple[str, ...]:
 
 
 def list_unused_by_clean(clean: Clean) -> tuple[str, ...]:
-    """Return the fields of `annotate` that cleaning does not use: all but `test_sources`."""
-    return tuple(name for name in Annotate.model_fields if name != "test_sources")
+    """Return the fields of `annotate` that cleaning does not use: all but `test_sources` and `split_by`."""
+    return tuple(name for name in Annotate.model_fields if name not in ("test_sources", "split_by"))
 
 
 def list_annotate_unused_by_index(index: Index) -> tuple[str, ...]:

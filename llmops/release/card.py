@@ -39,6 +39,7 @@ def render(
     lineage: Mapping[str, Any],
     sources: list[dict[str, Any]],
     training: Mapping[str, Any],
+    calibration: Mapping[str, Any],
     chat: bool,
     file: str = "",
     language: str = "en",
@@ -47,7 +48,8 @@ def render(
 
     `evaluation`, `governance` and `lineage` are the contents of the version's files. `sources` has rows with `source`,
     `licence`, `owner` and the number of training `examples`, `training` hyperparameters and figures of the training.
-    `file` is the GGUF file that is served, if it is one.
+    `calibration` is that of `compression.json`, empty if it has none. `file` is the GGUF file that is served, if it is
+    one.
     """
     metrics = sorted({metric for model in evaluation["models"].values() for metric in model})
     body = _load_template("card.md").render(
@@ -62,6 +64,7 @@ def render(
         governance=governance,
         sources=[{key: _escape_cell(value) for key, value in row.items()} for row in sources],
         training=training,
+        calibration=calibration,
         language=language,
         how_to_load=render_loading(version, lineage, chat, file=file),
         classifies=version.classifies,

@@ -139,6 +139,7 @@ def run(
             lineage=history,
             sources=_count_sources(annotate, history),
             training={key: trained.metrics[key] for key in _HYPERPARAMETERS if trained and key in trained.metrics},
+            calibration=_read_json(compress / "compression.json").get("calibration", {}) if trained else {},
             chat=card.has_chat_template(compress / "servable"),
             file=card.find_gguf_file(compress / "servable"),
         )

@@ -34,18 +34,29 @@ class TextRow(Row):
 
 
 class ClassifierEngine(SteppingEngine[TextRow]):
-    """An engine with the classifier of one servable folder. Its arguments are those of `OpenvinoEngine`."""
+    """An engine with the classifier of one servable folder. The first arguments are those of `OpenvinoEngine`.
 
-    def __init__(self, servable: Path, max_queue: int, max_batch: int, max_context: int = 0, threads: int = 0) -> None:
+    `threshold` takes the place of the version's own: see `serving.classify_threshold`.
+    """
+
+    def __init__(
+        self,
+        servable: Path,
+        max_queue: int,
+        max_batch: int,
+        max_context: int = 0,
+        threads: int = 0,
+        threshold: float | None = None,
+    ) -> None:
         super().__init__(max_queue, max_batch)
-        self._folder, self._max_context, self._threads = servable, max_context, threads
+        self._folder, self._max_context, self._threads, self._threshold = servable, max_context, threads, threshold
         self._model: Classifier | None = None
 
     def _load(self) -> None:
         from llmops.model.base.classifier import Classifier
 
         start = time.monotonic()
-        self._model = Classifier(self._folder, self._max_context, self._threads)
+        self._model = Classifier(self._folder, self._max_context, self._threads, threshold=self._threshold)
         self._model.compute_scores([self._encode(WARM_UP)[0]])
         log.info("Loaded %s in %.1f s", self._folder, time.monotonic() - start)
 
@@ -57,7 +68,7 @@ class ClassifierEngine(SteppingEngine[TextRow]):
         found = model.calibration.compute_probabilities(model.compute_scores([row.ids for row in rows]))
         for row, probabilities in zip(rows, found, strict=True):
             order = np.argsort(-probabilities, kind="stable")
-            sure = probabilities[order[0]] >= model.calibration.threshold
+            sure = model.calibration.is_sure(probabilities[order[0]])
             scored: tuple[ScoredText, ...] = ()
             if row.job.request.logprobs:
                 logs = np.log(np.maximum(probabilities, np.exp(-700.0)))

@@ -1,6 +1,7 @@
 """An encoder goes the way of every model: it gets a head, is tuned, trained, compressed, calibrated and evaluated."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import openvino
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, DistilBertConfig, DistilBertForSequenceClassification
 
 from llmops.config import Clean, Compress, Config, Evaluate, Features, Select, Train, Tune
@@ -26,14 +28,13 @@ from llmops.model.base.hashes import copy_model
 from llmops.model.base.inference import open_model
 from llmops.model.base.packing import compute_answer_loss, compute_mean_loss
 from llmops.model.compress import stage as compress
-from llmops.model.compress.calibrate import choose_threshold
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.scoring.answers import ScoredAnswers
 from llmops.model.scoring.calibration import measure_calibration_error
 from llmops.model.select import stage as select
 from llmops.model.select.head import save_with_head
 from llmops.model.train import stage as train
-from llmops.model.training.fit import LengthSampler, fit
+from llmops.model.training.fit import LengthSampler, PackedTrainer, fit
 from llmops.model.training.qlora import Hyperparameters, add_adapter, load_trainable_model
 from llmops.model.tune import stage as tune
 from llmops.prompts.encoder import read_format
@@ -91,6 +92,11 @@ def get(home: Path, name: str) -> Path:
     return home / name / ("1" * 16)
 
 
+def make_search(trials: int) -> Tune:
+    """Return a search by whole trials."""
+    return Tune(search="random", trials=trials, steps=0, halving=1, space={"learning_rate": ("choice", 5e-3, 1e-2)})
+
+
 def test_the_selected_encoder_has_a_head_for_the_labels_and_long_texts_are_cut(artifact_folder: Path) -> None:
     chosen = json.loads((get(artifact_folder, "select") / "selection.json").read_text())
     assert not Path(chosen["model"]).is_absolute()
@@ -143,7 +149,7 @@ def test_a_trained_encoder_classifies_and_its_probabilities_are_calibrated(
         annotate=made["annotate"], features=made["features"], select=made["select"], train=trained, out=compressed,
     )  # fmt: skip
     assert figures["chosen"] in ("f32", "int8") and figures["items"] == 30  # the small one, if it is as good
-    assert 0 <= figures["threshold"] <= 1 and figures["temperature"] > 0
+    assert 0 < figures["threshold"] <= 1 and figures["answered"] >= 0.98 and figures["temperature"] > 0
     commit(compressed, figures)
     found = evaluate.run(
         Evaluate(task="classification"),
@@ -155,6 +161,36 @@ def test_a_trained_encoder_classifies_and_its_probabilities_are_calibrated(
     probabilities, cut = model.classify([("my card is stolen", ""), ("please " * 40, "")])
     assert model.format.labels[probabilities[0].argmax()] == "lost card" and cut == [False, True]
     assert probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize(("epochs", "seed", "reused"), [(2.0, 0, True), (1.5, 0, False), (2.0, 1, False)])
+def test_the_chosen_trial_is_not_trained_again(
+    epochs: float, seed: int, reused: bool, artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is the same in any case. With another seed, or a fraction of an epoch, it is trained again."""
+    folders = {name: get(artifact_folder, name) for name in ("features", "select")}
+    training, search = Train(method="full", epochs=epochs, batch=8), make_search(trials=2)
+    (tuned := get(tmp_path, "tune")).mkdir(parents=True)
+    tune.run(search, train=training, out=tuned, **folders)
+    assert {path.name for path in tuned.iterdir()} >= {"best.json", "trained"} and not (tuned / ".trials").exists()
+    commit(tuned, {}, search.model_dump(mode="json"))
+    (alone := tmp_path / "alone").mkdir()
+    (alone / "best.json").write_bytes((tuned / "best.json").read_bytes())
+    chosen = training.model_copy(update={"seed": seed})
+    found = {}
+    for name, folder in (("again", alone), ("reused", tuned)):
+        (tmp_path / name).mkdir()
+        found[name] = train.run(chosen, tune=folder, out=tmp_path / name, **folders)
+    steps = [row["step"] for row in json.loads((tmp_path / "reused/loss.json").read_text())]
+    assert steps == [float(step) for step in range(1, found["again"]["steps"] + 1)]
+    measured = ("final_loss", "validation_loss", "merged_validation_loss", "steps", "tokens")
+    assert {key: found["reused"][key] for key in measured} == {key: found["again"][key] for key in measured}
+    weights = [load_file(tmp_path / name / "servable/model.safetensors") for name in found]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    monkeypatch.setattr(PackedTrainer, "compute_loss", lambda *_, **__: pytest.fail("trained"))
+    (tmp_path / "third").mkdir()
+    with nullcontext() if reused else pytest.raises(pytest.fail.Exception, match="trained"):
+        train.run(chosen, tune=tuned, out=tmp_path / "third", **folders)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"])
@@ -251,12 +287,6 @@ def test_what_is_no_encoder_and_a_single_label_are_refused(tiny_base: Path, enco
             select.run(Select(encoders=(str(name),)), annotate=annotate, database="sqlite://", out=tmp_path / "out")
 
 
-def test_a_label_is_given_from_the_lowest_confidence_at_which_enough_are_right() -> None:
-    confidence, right = np.array([0.6, 0.9, 0.7, 0.95, 0.8]), np.array([0.0, 1.0, 0.0, 1.0, 1.0])
-    assert [choose_threshold(confidence, right, share) for share in (1.0, 0.75, 0.6, 0.0)] == [0.8, 0.7, 0.0, 0.0]
-    assert choose_threshold(np.array([0.9, 0.8]), np.array([0.0, 1.0]), 0.95) == 1.0
-
-
 def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:
     measure = measure_calibration_error(np.array([0.9, 0.9, 0.5, 0.5]), np.array([1.0, 0.0, 1.0, 0.0]))
     assert measure.combine(measure.columns.sum(axis=0, keepdims=True)) == pytest.approx([0.5 * 0.4])
@@ -307,6 +337,10 @@ def test_a_batch_gives_no_label_that_is_not_sure_enough(artifact_folder: Path, t
     (folder / CALIBRATION_FILE).write_text(json.dumps({"temperature": 1.0, "threshold": float(probabilities.mean())}))
     replies = LocalEngine(folder, "v1", 1, 8).answer(texts)
     assert [reply.answer != "" for reply in replies] == list(probabilities > probabilities.mean())
+    for threshold, given in ((0.0, True), (1.0, False)):
+        replies = LocalEngine(folder, "v1", 1, 8, threshold).answer(texts)
+        assert [reply.answer != "" for reply in replies] == [given, given]
+    assert len({LocalEngine(folder, "v1", 1, 8, value).name for value in (None, 0.0, 1.0)}) == 3
 
 
 def test_a_classifier_is_compared_with_a_language_model_in_what_both_have() -> None:

@@ -14,6 +14,7 @@ from llmops import cli
 from llmops.frame import doctor
 from llmops.frame.doctor import Check
 from llmops.model.base.shape import read_known_config
+from tests.model.samples import make_encoder
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 
@@ -52,6 +53,22 @@ def test_a_tiny_model_passes_and_nothing_is_done(settings: dict[str, Any], tmp_p
     assert cli.main(["plan", "--config", str(tmp_path / "config.yaml")]) == 0
     text = capsys.readouterr().out
     assert "to build: collect, clean" in text and "GiB needed, RAM" in text and "ok    tokenizer" in text
+
+
+def test_the_encoder_that_will_be_trained_is_named(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    encoder = make_encoder(tmp_path / "encoder")
+    settings |= {"evaluate": {"task": "classification"}, "select": {"encoders": [str(encoder)]}}
+    status, found = run_plan(settings, tmp_path, capsys)
+    (check,) = [check for check in found["checks"] if check["name"] == "encoder"]
+    assert (status, list_failed(found)) == (0, {}) and check["detail"].startswith(f"{encoder}, trained with a head")
+    assert not [check for check in found["checks"] if check["name"] in ("base model", "tokenizer")]
+    settings["select"]["encoders"].append("org/far-away")
+    _, found = run_plan(settings, tmp_path, capsys)
+    assert "org/far-away is no folder" in list_failed(found)["encoder"]
+    settings["select"]["offline"] = False
+    _, found = run_plan(settings, tmp_path, capsys)
+    details = [check["detail"] for check in found["checks"] if check["name"] == "encoder"]
+    assert all("one of 2: select trains the smallest" in detail for detail in details) and "to download" in details[1]
 
 
 def test_the_shape_of_8_billion_without_weights(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

@@ -24,6 +24,7 @@ from llmops import prompts
 from llmops.config import Annotate
 from llmops.data.annotate import quality
 from llmops.data.annotate.examples import PairStore, make_entries, read_split, split_items
+from llmops.data.annotate.out_of_scope import divide_by_scope
 from llmops.data.annotate.passage_questions import drop_task_headings, make_passage_questions
 from llmops.data.annotate.qa_pairs import (
     TABLES,
@@ -40,7 +41,16 @@ from llmops.data.row_file import RowFile
 from llmops.data.text.sentences import take_sentences, truncate_text
 from llmops.data.work_tables import BATCH_ROWS, WorkTables, make_batches
 from llmops.frame.errors import LlmopsError
-from llmops.frame.records import AnyRow, Document, DroppedRow, Example, Finding, get_schema, write_rows
+from llmops.frame.records import (
+    OUT_OF_SCOPE_FILE,
+    AnyRow,
+    Document,
+    DroppedRow,
+    Example,
+    Finding,
+    get_schema,
+    write_rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +66,8 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
     """Make examples of the documents of a clean artifact.
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (the redactions)
-    and `train.txt` (the annotated text). The same documents, in any order, and the same ledger give the same bytes. The
-    new entries are written to the ledger last.
+    and `train.txt` (the annotated text); with `config.out_of_scope` also `out_of_scope.parquet`. The same documents, in
+    any order, and the same ledger give the same bytes. The new entries are written to the ledger last.
 
     With `index`, the folder of the retrieval index, nothing is trained if there are too few test items or no training
     items. Then only the test has rows: its real questions, and questions made from passages (see `passage_questions`).
@@ -71,7 +81,7 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
         pairs = PairStore(tables, config)
         skipped = _store_pairs(clean / "documents", pairs, tables, config)
         history = SplitHistory.read(ledger, tables)
-        items = split_items(pairs, tables, config, history, ledger)
+        all_items = split_items(pairs, tables, config, history, ledger)
         # Written before the sizes are checked, because the errors point to this file.
         _write_batches(
             out / "dropped.parquet", DroppedRow, tables.read_ranked(SORTED_DROPPED, tables.count_rows("dropped"))
@@ -79,6 +89,7 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
         rows = make_batches(asdict(finding) for finding in read_findings(tables))
         findings = (pa.Table.from_pylist(batch, get_schema(Finding)) for batch in rows)
         _write_batches(out / "findings.parquet", Finding, findings)
+        items, outside = divide_by_scope(all_items, tables, config.out_of_scope, out)
         sizes = Counter(items["split"].to_list())
         rules = {row["rule"]: row["n"] for row in tables.read_rows(_RULE_COUNTS)}
         redactions = count_redactions(tables)
@@ -102,14 +113,19 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
             more = [pa.Table.from_pylist(list(map(asdict, made_up)), get_schema(Example))] if split == TEST else []
             _write_batches(out / f"{split}.parquet", Example, chain(batches, more))
         _write_text(out / "train.txt", read_split(items, tables, TRAIN))
-        new = history.select_new(items)
+        if config.out_of_scope:
+            batches = (frame.to_arrow() for split in (VALIDATION, TEST) for frame in read_split(outside, tables, split))
+            _write_batches(out / OUT_OF_SCOPE_FILE, Example, batches)
+        new = history.select_new(pl.concat([items, all_items.join(outside, "row", "semi")]))
         ledger.write(make_entries(new, tables, config))
-        new_test_items = new.filter(pl.col("split") == TEST).join(history.first_intervals, "id", "anti")
+        new_items = new.join(outside, "id", "anti").join(history.first_intervals, "id", "anti")
+        new_test_items = new_items.filter(pl.col("split") == TEST)
         return {
             **{split: sizes[split] for split in (TRAIN, VALIDATION, TEST)},
             "new_test_items": len(new_test_items),
             "made_up": len(made_up),
             "groups": items["group"].n_unique(),
+            **({"out_of_scope": len(outside)} if config.out_of_scope else {}),
             "dropped": rules,
             "skipped_templates": skipped,
             "redactions": redactions,

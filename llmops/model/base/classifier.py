@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ GRAPH_FILE = "openvino_model.xml"
 CALIBRATION_FILE = "calibration.json"
 UNKNOWN = -1  #: in place of the number of a label that the model does not know
 MIN_PROBABILITY = 1e-9  #: that a likelihood is counted with
+NEVER = 1.0  #: threshold with which no label is given, not even one of probability 1
 BATCH = 32  #: texts that are computed together
 
 Scores = NDArray[np.float32]  #: (texts, labels)
@@ -37,13 +38,17 @@ class Calibration:
     """The calibration of a classifier, measured on validation examples."""
 
     temperature: float = 1.0  #: the scores are divided by it (Guo et al. 2017, arXiv:1706.04599)
-    threshold: float = 0.0  #: least probability with which a label is given
+    threshold: float = 0.0  #: least probability with which a label is given; `NEVER`: none is
 
     def compute_probabilities(self, scores: Scores) -> Scores:
         """Return the probabilities of all labels, (texts, labels)."""
         scaled = scores / self.temperature
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
+
+    def is_sure(self, probability: float) -> bool:
+        """Return True if the likeliest label of a text is given, which has this probability."""
+        return self.threshold < NEVER and bool(probability >= self.threshold)
 
 
 class Classifier:
@@ -54,15 +59,25 @@ class Classifier:
         max_tokens: most tokens of a text; fewer if the model takes fewer.
         threads: threads that compute; 0: one per core.
         graph: what `encoder.convert_to_openvino` makes of the folder.
+        threshold: in place of that of the calibration; see `serving.classify_threshold`.
     """
 
-    def __init__(self, folder: Path, max_tokens: int = 0, threads: int = 0, graph: Any = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_tokens: int = 0,
+        threads: int = 0,
+        graph: Any = None,
+        threshold: float | None = None,
+    ) -> None:
         self.format = read_format(folder, max_tokens)
         self.window, self.process_id = self.format.max_tokens, os.getpid()
         file = folder / CALIBRATION_FILE
         self.calibration = (
             Calibration(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Calibration()
         )
+        if threshold is not None:
+            self.calibration = replace(self.calibration, threshold=threshold)
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO does without it
         import openvino
 
@@ -116,13 +131,13 @@ class Classifier:
     def find_confidence(self, texts: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """Return the highest probability of each text's labels, and True if it is enough to give the label."""
         highest = self.classify(texts)[0].max(axis=1)
-        return [(float(value), float(value) >= self.calibration.threshold) for value in highest]
+        return [(float(value), self.calibration.is_sure(value)) for value in highest]
 
     def give_labels(self, texts: Sequence[tuple[str, str]]) -> list[str]:
         """Return the likeliest label of each (question, context); empty if it is not sure enough."""
         probabilities, _ = self.classify(texts)
         return [
-            self.format.labels[row.argmax()] if row.max() >= self.calibration.threshold else "" for row in probabilities
+            self.format.labels[row.argmax()] if self.calibration.is_sure(row.max()) else "" for row in probabilities
         ]
 
     def close(self) -> None:

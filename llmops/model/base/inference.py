@@ -27,11 +27,12 @@ from llmops.prompts.encoder import is_encoder
 _SCORING_BATCH = 64  #: examples whose answers are scored together
 
 
-def open_model(folder: str | Path) -> InferenceModel:
-    """Load the model of a folder."""
+def open_model(folder: str | Path, threshold: float | None = None) -> InferenceModel:
+    """Load the model of a folder. `threshold` takes the place of a classifier's own."""
     if is_encoder(folder):
         is_servable = (Path(folder) / GRAPH_FILE).is_file()
-        return Classifier(Path(folder), graph=None if is_servable else convert_to_openvino(Path(folder)))
+        graph = None if is_servable else convert_to_openvino(Path(folder))
+        return Classifier(Path(folder), graph=graph, threshold=threshold)
     return GgufModel(Path(folder)) if is_gguf(Path(folder)) else TorchModel(*load.load_servable(folder))
 
 

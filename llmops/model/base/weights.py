@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from llmops.config import Select
 from llmops.data.retrieval import minilm
 from llmops.frame.artifacts import link_or_copy
 from llmops.frame.errors import ConfigError
@@ -38,6 +39,11 @@ def find_cached(entry: CatalogueEntry, revision: str) -> Path | None:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     complete = all((folder / name).is_file() for name in {*names, "config.json", "tokenizer_config.json"})
     return folder if complete else None
+
+
+def list_encoders(config: Select) -> tuple[str, ...]:
+    """Return the encoders that the stage select chooses from; empty if a language model is trained."""
+    return config.encoders or ((config.model,) if is_encoder(config.model) else ())
 
 
 def find_encoder(name: str, revision: str, offline: bool) -> Path:

@@ -1,4 +1,4 @@
-"""The report of `compress`: a table of the variants, and a plot of size against quality."""
+"""The report of `compress`: tables of the variants and of a classifier's thresholds, and a plot of both."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,9 +29,37 @@ def write_report(document: Mapping[str, Any], out: Path) -> None:
             f"{'' if full else _format_interval(row['token_f1_added'])} | "
             f"{'' if full else format(row['same_answers'], '.0%')} | {verdict} |"
         )
-    lines += ["", "![Size and quality](compression.png)", ""]
+    calibration = document.get("calibration", {})
+    lines += [
+        "",
+        "![Size and quality](compression.png)",
+        "",
+        *(_describe_threshold(calibration) if calibration else ()),
+    ]
     (out / "report.md").write_text("\n".join(lines), encoding="utf-8")
     _plot(document, out / "compression.png")
+
+
+def _describe_threshold(calibration: Mapping[str, Any]) -> list[str]:
+    threshold, outside = calibration["threshold"], calibration["out_of_scope_measured"]
+    rule = f"A text whose likeliest label has a probability below **{threshold:.3f}** gets no label."
+    lines = [
+        "## Threshold",
+        "",
+        rule if threshold else "The threshold is 0: every text gets a label, however unlikely it is.",
+        "`serving.classify_threshold` sets another one without a new version. Measured on validation texts"
+        + (f", and on {outside} out-of-scope texts that did not choose the threshold:" if outside else ":"),
+        "",
+        "| threshold | refused | right of the given labels |" + (" out-of-scope texts refused |" if outside else ""),
+        "|---|---|---|" + ("---|" if outside else ""),
+    ]
+    for point in calibration["curve"]:
+        shown = f"{point['threshold']:.3f}"
+        cells = [f"**{shown}**" if point["threshold"] == threshold else shown, f"{point['refused']:.1%}"]
+        cells.append(f"{point['accuracy']:.1%}" if "accuracy" in point else "")
+        cells += [f"{point['out_of_scope_refused']:.1%}"] if outside else []
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _format_interval(interval: Mapping[str, float]) -> str:
@@ -41,8 +69,9 @@ def _format_interval(interval: Mapping[str, float]) -> str:
 def _plot(document: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    calibration = document.get("calibration", {})
+    figure = Figure(figsize=(11 if calibration else 7, 3.5), layout="constrained")
+    axes, *others = figure.subplots(1, 2 if calibration else 1, squeeze=False)[0]
     for row in document["variants"]:
         added, colour = row["loss_added"], "#124" if row["variant"] == document["chosen"] else "#9ab"
         axes.plot([row["size_mib"]] * 2, [added["low"], added["high"]], color=colour, linewidth=2)
@@ -52,4 +81,21 @@ def _plot(document: Mapping[str, Any], path: Path) -> None:
     axes.axhline(document["within"], color="#c66", linewidth=1, linestyle="--")
     axes.set(xlabel="size on disk (MiB)", ylabel="added loss (nats per answer token)", xlim=(0, None))
     axes.margins(x=0.25)
+    if calibration:
+        _plot_thresholds(calibration, others[0])
     figure.savefig(path, dpi=120)
+
+
+def _plot_thresholds(calibration: Mapping[str, Any], axes: Any) -> None:
+    lines = {
+        "accuracy": ("right of the given labels", "#124"),
+        "refused": ("refused", "#c66"),
+        "out_of_scope_refused": ("out-of-scope texts refused", "#2f6f8f"),
+    }
+    for key, (label, colour) in lines.items():
+        points = [(point["threshold"], point[key]) for point in calibration["curve"] if key in point]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label, markersize=3)
+    axes.axvline(calibration["threshold"], color="#999", linewidth=1, linestyle="--", label="chosen")
+    axes.set(xlabel="threshold", ylabel="share of texts", ylim=(-0.03, 1.03))
+    axes.legend(fontsize=8)

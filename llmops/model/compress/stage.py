@@ -54,6 +54,8 @@ class VariantMeasurement:
 def run(config: Compress, *, annotate: Path, features: Path, select: Path, train: Path, out: Path) -> dict[str, Any]:
     """Write `servable/`, the chosen form, and `compression.json`, `report.md` and `compression.png` about all.
 
+    A classifier is also calibrated. The artifact `annotate` may have out-of-scope texts for its threshold.
+
     Raises:
         ArtifactError: if there is no validation item.
         ConfigError: if the configuration names a form that this model or machine does not support.
@@ -89,12 +91,14 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
         "confidence": config.confidence,
         "variants": rows,
     }
-    calibration = calibrate(out / "servable", references, config.precision) if classifies else {}
-    write_json(out / "compression.json", document | ({"calibration": calibration} if calibration else {}))
+    calibration = calibrate(out / "servable", references, annotate, config) if classifies else {}
+    document |= {"calibration": calibration} if calibration else {}
+    write_json(out / "compression.json", document)
     write_report(document, out)
     shutil.rmtree(scratch)
     log.info("%s of %s is served", chosen, ", ".join(measurements))
-    return {"chosen": chosen, "items": len(items), **calibration} | {
+    calibrated = {key: value for key, value in calibration.items() if key != "curve"}
+    return {"chosen": chosen, "items": len(items), **calibrated} | {
         f"{row['variant']}_{key}": row[key] for row in rows for key in ("size_mib", "loss", "tokens_per_second_batch")
     }
 

@@ -36,7 +36,7 @@ from llmops.model.base.objections import find_capacity, find_local_weights, find
 from llmops.model.base.packing import compute_answer_nats
 from llmops.model.scoring.answers import measure_bits_per_byte, tokenize_references
 from llmops.model.select.head import save_with_head
-from llmops.prompts.encoder import is_encoder, read_format
+from llmops.prompts.encoder import read_format
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str
         ConfigError: with each model's objection, if no model passes.
     """
     items = nsmallest(config.score_items, read_examples(annotate / "validation.parquet"), key=lambda item: item.id)
-    if encoders := config.encoders or ((config.model,) if is_encoder(config.model) else ()):
+    if encoders := weights.list_encoders(config):
         chosen, path, rows, source = _choose_encoder(config, encoders, annotate, items, out)
     elif config.model and Path(config.model).is_dir():
         source = Path(config.model).absolute()

@@ -32,6 +32,7 @@ from llmops.model.train.report import plot_loss, write_report
 from llmops.model.training.fit import fit, require_disk
 from llmops.model.training.merge import save_merged
 from llmops.model.training.qlora import Hyperparameters, apply_fixed_values, count_parameters, load_trainable_model
+from llmops.model.training.reuse import reuse_training
 from llmops.prompts.encoder import is_encoder
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     processes = config.processes or max(1, torch.cuda.device_count())
     if not is_encoder(base):
         _require_memory(config, features, base, hyperparameters, processes)
+    reuse_training(tune, config, hyperparameters.epochs, processes, out)
     result = _read_result(out)
     if result is None and processes > 1:
         result = run_parallel(processes, train_adapter, config, features, base, hyperparameters, out)

@@ -28,6 +28,7 @@ from llmops.frame.records import get_base_path
 from llmops.model.base.packing import average_per_token, compute_answer_nats
 from llmops.model.training.fit import fit
 from llmops.model.training.qlora import Hyperparameters, load_trainable_model
+from llmops.model.training.reuse import keep_training
 from llmops.model.training.space import SearchSpace, build_search_space, count_points, make_start_point
 from llmops.model.tune.halving import (
     RunTrialJobs,
@@ -45,6 +46,7 @@ from llmops.model.tune.search import propose_point
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 3  #: whole trials in a row that may be no better than an earlier one
 TRIALS_FILE = "trials.json"  #: rewritten after every measurement; an interrupted search continues from it
 CHECKPOINTS_FOLDER = ".trials"  #: folder of the trials' checkpoints, deleted at the end of the search
 
@@ -54,7 +56,8 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
 
     A trial trains with the settings of the section `train`, for at most `config.steps` optimiser steps. It is judged by
     its loss on validation examples. Hyperparameters that the section fixes are not searched. Nothing is trained if
-    there are fewer than two points to compare.
+    there are fewer than two points to compare. If trials are trained whole, the last checkpoint of the chosen one is
+    kept for the stage train: see `training.reuse`.
 
     Raises:
         ConfigError: if a grid has more points than `config.trials`.
@@ -63,18 +66,22 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
     """
     space, ladder = build_search_space(config, train), list_rungs(config)
     total = count_points(config, space)
-    hyperparameters, trials, gain = make_start_point(space), list[Trial](), None
+    hyperparameters, gain = make_start_point(space), None
+    trials = measured = _read_trials(out)
     if total > 1:
         with _open_job_runner(config, train, features, select, out) as run_jobs:
-            for trials in run_search(config, space, _read_trials(out), run_jobs):
+            for trials in run_search(config, space, measured, run_jobs):
                 write_json(out / TRIALS_FILE, [asdict(trial) for trial in trials])
                 for trial in find_stopped(trials, ladder, config.halving, total):
-                    shutil.rmtree(_get_folder(trial, out), ignore_errors=True)
-        shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
-        if all(trial.error for trial in trials):
-            raise TrainingError(f"All {len(trials)} trials of the search failed; the first: {trials[0].error}")
+                    if config.steps or trial not in (trials[0], find_best_trial(trials)):
+                        shutil.rmtree(_get_folder(trial, out), ignore_errors=True)
         chosen, gain = choose_trial(trials, config, features)
         hyperparameters = chosen.found
+        if not config.steps:
+            keep_training(_get_folder(chosen, out), out)
+        shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
+        if chosen.error:
+            raise TrainingError(f"All {len(trials)} trials of the search failed; the first: {trials[0].error}")
     write_json(out / "best.json", asdict(hyperparameters))
     write_report(trials, space, ladder, gain, out)
     metrics: dict[str, Any] = {"trials": len(trials), "steps": sum(trial.trained for trial in trials)}
@@ -109,7 +116,12 @@ def run_search(
 
 
 def choose_jobs(config: Tune, space: SearchSpace, trials: Sequence[Trial]) -> list[TrialJob]:
-    """Return the next jobs: a promoted trial, otherwise up to `config.parallel` new trials; none at the end."""
+    """Return the next jobs: a promoted trial, otherwise up to `config.parallel` new trials; none at the end.
+
+    A search by whole trials, except a grid, also ends when the last `PATIENCE` trials were no better than one before.
+    """
+    if not config.steps and config.search != "grid" and _is_fruitless(trials):
+        return []
     ladder, total = list_rungs(config), count_points(config, space)
     if promoted := choose_promoted(trials, ladder, config.halving):
         return [TrialJob(promoted, ladder[ladder.index(promoted.steps) + 1])]
@@ -170,6 +182,10 @@ def draw_examples(features: Path, items: int, seed: int) -> tuple[Sequence[Token
     """Return the training examples, and `items` validation examples drawn at random."""
     examples, held_out = read_offline(features, "train"), read_offline(features, "validation")
     return examples, random.Random(seed).sample(held_out, min(items, len(held_out)))
+
+
+def _is_fruitless(trials: Sequence[Trial]) -> bool:
+    return len(trials) > PATIENCE and find_best_trial(trials).number < len(trials) - PATIENCE
 
 
 def _get_folder(trial: Trial, out: Path) -> Path:

@@ -18,7 +18,7 @@ from llmops.data.collect import forgotten_list
 from llmops.data.collect.forgotten_list import HIDDEN_LOCATION
 from llmops.frame import artifacts
 from llmops.frame.errors import ArtifactError, LlmopsError
-from llmops.frame.records import is_row_key, make_content_id
+from llmops.frame.records import OUT_OF_SCOPE_FILE, is_row_key, make_content_id
 from llmops.pipeline import pipeline
 from llmops.pipeline.stage_inputs import check_no_erasure
 from llmops.privacy.erasure import feedback, rows, search, split_entries
@@ -159,7 +159,7 @@ def _find_examples(root: Path, find_ids: Callable[[str], set[str]]) -> set[str]:
 
 
 def _list_splits(root: Path) -> list[Path]:
-    names = ("train.parquet", "validation.parquet", "test.parquet")
+    names = ("train.parquet", "validation.parquet", "test.parquet", OUT_OF_SCOPE_FILE)
     files = [path / name for path in artifacts.list_finished(root / "annotate") for name in names]
     return [path for path in files if path.is_file()]
 

@@ -61,7 +61,8 @@ def run_batch(
     if reserved := [folder for folder in own if output.resolve().is_relative_to(folder.resolve())]:
         raise ConfigError(f"{output} lies in {reserved[0]}, a folder of the platform; name another output.")
     name, folder = find_servable(settings, version)
-    return answer_file(LocalEngine(folder, name, max_new_tokens, size), source, output)
+    engine = LocalEngine(folder, name, max_new_tokens, size, settings.serving.classify_threshold)
+    return answer_file(engine, source, output)
 
 
 def find_servable(settings: Config, version: str) -> tuple[str, Path]:

@@ -25,19 +25,26 @@ class RowReply:
 
 
 class LocalEngine:
-    """A servable folder on this machine, loaded at first use. It decodes greedily, longest prompts first."""
+    """A servable folder on this machine, loaded at first use. It decodes greedily, longest prompts first.
 
-    def __init__(self, folder: Path, version: str, max_new_tokens: int, size: int) -> None:
+    With `threshold`, a classifier gives a label from this probability on, in place of its own threshold.
+    """
+
+    def __init__(
+        self, folder: Path, version: str, max_new_tokens: int, size: int, threshold: float | None = None
+    ) -> None:
         #: name and settings; an interrupted job continues only with an engine of the same name
         self.name = f"{version} at {folder.absolute()}, {max_new_tokens} tokens, {size} at a time"
-        self._folder, self._version = folder, version
+        if threshold is not None:
+            self.name += f", labels from {threshold:g} on"
+        self._folder, self._version, self._threshold = folder, version, threshold
         self._tokens, self._size = max_new_tokens, size
 
     @cached_property
     def _model(self) -> InferenceModel:
         from llmops.model.base.inference import open_model
 
-        return open_model(self._folder)
+        return open_model(self._folder, self._threshold)
 
     def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
         """Answer non-empty (question, context) pairs, in their order; a classifier with labels, empty if not sure."""

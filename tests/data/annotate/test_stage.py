@@ -20,6 +20,7 @@ from llmops.data.annotate.qa_pairs import TABLES
 from llmops.data.retrieval.file_store import read_passages, write_passages
 from llmops.frame.errors import LlmopsError
 from llmops.frame.records import (
+    OUT_OF_SCOPE_FILE,
     Document,
     DroppedRow,
     Example,
@@ -253,6 +254,52 @@ def test_examples_that_give_test_or_validation_away_do_not_train(
     tested = {e.id for e in kept}
     for row in dropped["contaminated"]:
         assert any(item in row.detail for item in tested) and row.detail.startswith("shares ")
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_texts_of_no_label_are_kept_apart(tmp_path: Path, tested: bool) -> None:
+    """Those of the tested source measure the threshold; if it has none, every second one does. The others choose it."""
+    labels, sources = ["refund", "card", "oos"], ["train", "test"]
+    documents = [
+        make_document(source, n, question=f"{source} text {n} {label}?", answer=label)
+        for source in sources
+        for label in labels
+        for n in range(20)
+        if tested or (source, label) != ("test", "oos")
+    ]
+    settings = {"split_by": "source", "test_sources": ["test"], "out_of_scope": " oos "}
+    metrics, examples, _ = run(tmp_path, documents, **settings)
+    assert {e.answer for e in examples} == {"refund", "card"} and metrics["test"] == 40
+    outside = read_rows(tmp_path / "out" / OUT_OF_SCOPE_FILE, Example)
+    assert {e.answer for e in outside} == {"oos"} and metrics["out_of_scope"] == len(outside) == (40 if tested else 20)
+    measured = [e for e in outside if e.split == "test"]
+    assert {e.split for e in outside} == {"validation", "test"}
+    assert "oos" not in (tmp_path / "out" / "train.txt").read_text()
+    if tested:
+        assert {e.source for e in measured} == {"test"} and len(measured) == 20
+
+
+def test_training_rows_near_a_published_test_go(tmp_path: Path) -> None:
+    """The test keeps rows that are near each other and near training rows. A second label of a text is dropped."""
+    text = "I have waited eleven days for the new card that you wanted to send me by post"
+    rows = [("test", text, "card"), ("test", f"{text} and more", "card"), ("test", "Pay me back", "refund")]
+    rows += [("test", "Pay me back", "card"), ("train", f"{text} please", "card"), ("train", f"{text}!", "card")]
+    rows += [("train", "pay me BACK?", "refund"), *(("train", f"Number {n}?", "card") for n in range(20))]
+    documents = [
+        make_document(source, n, question=asked, answer=label) for n, (source, asked, label) in enumerate(rows)
+    ]
+    metrics, examples, dropped = run(tmp_path, documents, split_by="source", test_sources=["test"])
+    assert metrics["test"] == 3 and {e.question for e in examples if e.split == "test"} == {
+        one for _, one, _ in rows[:3]
+    }
+    reasons = {row.position: rule for rule, found in dropped.items() for row in found}
+    assert reasons == {"row 3": "conflict", "row 4": "contaminated", "row 5": "duplicate", "row 6": "duplicate"}
+    assert len(select_source(examples, "train")) == 20 and "test item" in dropped["contaminated"][0].detail
+
+
+def test_a_label_of_no_example_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LlmopsError, match="annotate.out_of_scope is 'none'"):
+        run(tmp_path, make_pairs(30), out_of_scope="none")
 
 
 def test_in_wording_mode_only_the_question_gives_the_test_away(tmp_path: Path) -> None:

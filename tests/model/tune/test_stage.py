@@ -13,6 +13,7 @@ import torch
 from llmops.config import Train, Tune
 from llmops.frame.errors import TrainingError
 from llmops.model.training.qlora import Hyperparameters
+from llmops.model.training.space import build_search_space
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob
 from tests.model.samples import make_tokens
@@ -198,3 +199,26 @@ def test_a_whole_training_goes_on_from_a_checkpoint(tmp_path: Path, base: str, m
     monkeypatch.setattr(tune, "compute_answer_nats", lambda *_: [(math.nan, 1)])
     done = tune.attempt_job(job, tmp_path / "killed", **settings)
     assert "nan" in done.error and done.losses == {}  # a trial that diverges is an error of its own
+
+
+@pytest.mark.parametrize(
+    ("losses", "search", "ended"),
+    [
+        ((0.5, 0.6, 0.7, 0.8), "random", True),
+        ((0.5, 0.6, 0.7), "random", False),
+        ((0.5, 0.6, 0.4, 0.7, 0.8), "random", False),
+        ((0.5, 0.6, 0.4, 0.7, 0.8, 0.4), "random", True),
+        ((0.5, 0.6, 0.7, 0.8), "grid", False),
+    ],
+)
+def test_a_search_ends_after_three_whole_trials_without_gain(
+    losses: tuple[float, ...], search: Any, ended: bool
+) -> None:
+    space = {"learning_rate": ("choice", *(n * 1e-5 for n in range(1, 10)))}
+    config = Tune(search=search, trials=9, steps=0, halving=1, space=space)
+    points = build_search_space(config, Train())
+    trials = [
+        Trial(n, Hyperparameters((n + 1) * 1e-5, rank=8, batch=4), {0: loss}, nats=(loss,))
+        for n, loss in enumerate(losses)
+    ]
+    assert (tune.choose_jobs(config, points, trials) == []) == ended

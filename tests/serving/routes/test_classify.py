@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openvino
@@ -20,6 +21,7 @@ from llmops.events.shipping import drain_spool
 from llmops.model.base.classifier import CALIBRATION_FILE, GRAPH_FILE
 from llmops.model.base.encoder import CLASSIFIES, convert_to_openvino
 from llmops.state.database import database_of
+from serving.app import _make_engine_factory
 from serving.engines.classifier import ClassifierEngine
 from serving.errors import QueueFull
 from tests.model.samples import LABEL_WORDS, make_encoder
@@ -80,6 +82,19 @@ def test_a_label_that_is_not_sure_enough_is_not_given(site: Any, folder: Path) -
         (found,) = ask(client, site, text="help").json()["results"]
         assert found["label"] is None and found["labels"][0]["probability"] == found["probability"] < 0.999
         assert site.ask(client).json()["response"] == ""
+
+
+def test_the_threshold_is_set_without_a_new_version(site: Any, folder: Path) -> None:
+    """The highest threshold gives no label."""
+    (folder / CALIBRATION_FILE).write_text(json.dumps({"temperature": 1.0, "threshold": 0.0}))
+    for threshold, is_given in ((None, True), (0.0, True), (1.0, False)):
+        serving = site.config.serving.model_copy(update={"classify_threshold": threshold})
+        make = _make_engine_factory(site.config.model_copy(update={"serving": serving}))
+        with site.client(lambda _, make=make: make(SimpleNamespace(servable=folder))) as client:
+            site.ready(client)
+            found = ask(client, site, text="my card is stolen").json()["results"][0]
+            assert bool(found["label"]) == is_given and found["labels"][0]["probability"] > 0.3
+    (folder / CALIBRATION_FILE).unlink()
 
 
 def test_a_question_to_a_classifier_is_answered_with_a_label(site: Any, client: Any) -> None:
