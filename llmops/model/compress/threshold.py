@@ -19,6 +19,7 @@ from llmops.config import Compress
 from llmops.frame.statistics.bootstrap import Floats
 from llmops.model.base.classifier import NEVER
 
+SURE = float(np.nextafter(np.float32(1), np.float32(0)))  #: threshold that only probabilities of 1 reach
 MAX_REFUSED = 0.02  #: share of validation texts, if neither a share is set nor out-of-scope texts are given
 CURVE = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3)  #: shares of refused validation texts
 CurvePoint = Mapping[str, float]  #: `threshold`, `refused`, `accuracy`, and `out_of_scope_refused` if it is measured
@@ -38,7 +39,7 @@ def choose_threshold(confidence: Confidence, config: Compress) -> float:
     """Return the threshold by the rules above; 0: every text gets a label."""
     found, limit = confidence, config.max_refused
     if len(found.examples):
-        highest = math.inf if limit is None else find_highest_threshold(found.labelled, limit)
+        highest = SURE if limit is None else find_highest_threshold(found.labelled, limit)
         threshold = separate(found.labelled, found.examples, highest)
     else:
         threshold = find_highest_threshold(found.labelled, MAX_REFUSED if limit is None else limit)
@@ -50,7 +51,7 @@ def find_highest_threshold(confidence: Floats, share: float) -> float:
     if not share:
         return 0.0
     refused = math.floor(share * len(confidence) + 1e-9)  # else 0.29 · 100 would be 28
-    return float(np.sort(confidence)[refused])
+    return min(float(np.sort(confidence)[refused]), SURE)
 
 
 def separate(labelled: Floats, out_of_scope: Floats, highest: float) -> float:
@@ -77,7 +78,7 @@ def find_precise_threshold(confidence: Floats, right: Floats, precision: float) 
     precise = np.flatnonzero(right_from / (len(confidence) - start) >= precision)
     if not len(precise):
         return NEVER
-    return 0.0 if precise[0] == 0 else float(levels[precise[0]])
+    return 0.0 if precise[0] == 0 else min(float(levels[precise[0]]), SURE)
 
 
 def make_curve(confidence: Confidence, threshold: float) -> list[CurvePoint]:

@@ -56,6 +56,14 @@ def test_at_most_so_many_validation_texts_are_refused(limit: float | None, size:
     assert np.mean(confidence.labelled <= threshold) > share
 
 
+def test_labels_that_are_all_certain_are_given() -> None:
+    """A small validation can have the probability 1 throughout, in float32."""
+    certain = np.ones(9, np.float32)
+    threshold = choose_threshold(make_confidence(certain.tolist(), right=[1.0] * 8 + [0.0]), Compress())
+    assert Calibration(threshold=threshold).is_sure(certain[0])
+    assert not Calibration(threshold=threshold).is_sure(0.9999)
+
+
 def test_with_no_refusals_every_text_gets_a_label() -> None:
     assert choose_threshold(make_confidence([0.3, 0.9]), Compress(max_refused=0)) == 0.0
 
