@@ -19,7 +19,7 @@ from llmops.config import Compress
 from llmops.frame.statistics.bootstrap import Floats
 from llmops.model.base.classifier import NEVER
 
-SURE = float(np.nextafter(np.float32(1), np.float32(0)))  #: threshold that only a probability of 1 reaches
+SURE = float(np.nextafter(np.float32(1), np.float32(0)))  #: threshold that only probabilities of 1 reach
 MAX_REFUSED = 0.02  #: share of validation texts, if neither a share is set nor out-of-scope texts are given
 CURVE = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3)  #: shares of refused validation texts
 CurvePoint = Mapping[str, float]  #: `threshold`, `refused`, `accuracy`, and `out_of_scope_refused` if it is measured
