@@ -115,11 +115,12 @@ def select_firsts(documents: pl.DataFrame) -> pl.DataFrame:
     return documents.sort(pl.col("key_2") & 1, "row").filter(pl.struct("key_1", second_key).is_first_distinct())
 
 
-def find_candidates(bands: pl.DataFrame) -> pl.DataFrame:
+def find_candidates(bands: pl.DataFrame, keep_test_sources: bool) -> pl.DataFrame:
     """Return the pairs (row, first) to compare: for each band of a document, the document and the first one in it.
 
     Exact duplicates of a document share its bands and come after it, so none of them is the first. `bands` has the
-    columns `row` and `band`, with all documents of each band.
+    columns `row` and `band`, with all documents of each band. With `keep_test_sources`, a document of a source that gives
+    test items is no `row`, so none of them is dropped.
     """
     values = np.sort(bands["band"].to_numpy() >> 1)  # nearly every band has only one document
     shared_bands = pl.Series(np.unique(values[1:][values[1:] == values[:-1]]))
@@ -129,7 +130,10 @@ def find_candidates(bands: pl.DataFrame) -> pl.DataFrame:
     shared = shared.filter(pl.col("band").is_in(shared_bands.implode()))
     first_of_test_source = pl.when(~pl.col("from_other_source")).then("row").min().over("band")
     first = pl.coalesce(first_of_test_source, pl.col("row").min().over("band"))
-    return shared.select("row", first.alias("first")).filter(pl.col("row") != pl.col("first")).unique()
+    pairs = shared.with_columns(first.alias("first")).filter(pl.col("row") != pl.col("first"))
+    if keep_test_sources:
+        pairs = pairs.filter(pl.col("from_other_source"))
+    return pairs.select("row", "first").unique()
 
 
 def find_near_duplicates(pairs: DataFrame, read_texts: Callable[[int], pl.DataFrame], threshold: float) -> DataFrame:

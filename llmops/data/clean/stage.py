@@ -9,7 +9,7 @@ files of kept and dropped documents.
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from itertools import chain, pairwise
@@ -89,8 +89,9 @@ def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _NO_TES
         set_shuffle_partitions(spark, config, documents.num_rows)
         work_files.add_file(source, DOCUMENTS_FILE)
         buckets = max(partitioning.files, spark.sparkContext.defaultParallelism)
-        parts = _write_parts(spark, partitioning, buckets, work_files, config, annotate)
-        duplicates = _find_duplicates(spark, parts, partitioning, buckets, work_files, config, stack)
+        parts = _write_parts(spark, partitioning, buckets, work_files, config, annotate.test_sources)
+        keep_test = annotate.split_by == "source"
+        duplicates = _find_duplicates(spark, parts, partitioning, buckets, work_files, config, keep_test, stack)
         counts = merge_parts(duplicates, parts, partitioning, work_files, out)
     _check_complete(source, counts)
     funnel = write_funnel(((*key, number) for key, number in counts.items()), out)
@@ -109,7 +110,7 @@ def _write_parts(
     buckets: int,
     work_files: WorkFiles,
     config: Clean,
-    annotate: Annotate,
+    test_sources: Sequence[str],
 ) -> dict[int, TableFile]:
     """Write the parts, each with the tidied documents and their hashes.
 
@@ -119,7 +120,7 @@ def _write_parts(
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for part in (number for batch in batches for number in batch.column("id").to_pylist()):
             group = work_files.read_row_group(DOCUMENTS_FILE, part, _COLUMNS)
-            documents, hashes = tidy_documents(pl.DataFrame(pl.from_arrow(group)), config, annotate)
+            documents, hashes = tidy_documents(pl.DataFrame(pl.from_arrow(group)), config, test_sources)
             tables = chain(partitioning.split_by_file(documents), _split_hashes(hashes, buckets))
             yield TableFile.write(work_files, f"parts/{part}.arrow", tables).make_report(part)
 
@@ -150,16 +151,15 @@ def _split_by_bucket(rows: pl.DataFrame, hash_column: str, buckets: int) -> Iter
     yield from (rows[start:end] for start, end in pairwise(edges))
 
 
-def tidy_documents(documents: pl.DataFrame, config: Clean, annotate: Annotate) -> tuple[pl.DataFrame, pa.Table]:
+def tidy_documents(
+    documents: pl.DataFrame, config: Clean, test_sources: Sequence[str]
+) -> tuple[pl.DataFrame, pa.Table]:
     """Return the tidied documents, and the hashes for finding duplicates among them.
 
     The documents are sorted by `row`, the id as a number, and have `rule` and `detail` if a rule drops them. The hashes
     are `key_1`, `key_2` and `bands`, besides `row`, of the other documents. `bands` is null for documents that are
     never near duplicates: structured rows (one number may be the whole difference), other wordings (`same_as`), which
     are wanted, and short texts. The hashes have a bit by which documents of `test_sources` win among duplicates.
-
-    With `split_by: source`, test documents are never near duplicates either, so that a published test stays whole. The
-    stage annotate drops the training rows that are near them.
     """
     tidied = [
         rules.tidy_texts(documents[name], name in rules.LINE_COLUMNS)
@@ -170,7 +170,7 @@ def tidy_documents(documents: pl.DataFrame, config: Clean, annotate: Annotate) -
     frame = documents.with_columns(*tidied, tidied_fields, *columns, pl.Series(rules.HAS_FIELDS, has_value)).sort("row")
     frame = rules.apply_rules(frame, config)
     kept = frame.filter(pl.col("rule").is_null())
-    from_other_source = ~kept["source"].is_in(annotate.test_sources).to_numpy()
+    from_other_source = ~kept["source"].is_in(test_sources).to_numpy()
     texts, contexts = (
         normalize_column(kept.select(pl.concat_str(names, separator="\x00")).to_series())
         for names in (TEXT_COLUMNS, ("context", "same_as"))
@@ -183,8 +183,6 @@ def tidy_documents(documents: pl.DataFrame, config: Clean, annotate: Annotate) -
     }
     if config.near_duplicates < 1:
         can_be_near = (kept["same_as"] == "") & ~kept[rules.HAS_FIELDS]
-        if annotate.split_by == "source":
-            can_be_near &= pl.Series(from_other_source)
         hashes["bands"] = dedup.hash_bands(texts.zip_with(can_be_near, pl.Series([""])), contexts, from_other_source)
     return frame.drop("fields_hash", rules.HAS_FIELDS), pa.table(hashes)
 
@@ -220,11 +218,13 @@ def _find_duplicates(
     buckets: int,
     work_files: WorkFiles,
     config: Clean,
+    keep_test: bool,
     stack: ExitStack,
 ) -> DataFrame:
     """Return all duplicates as (row, first, similarity). The similarity of an exact duplicate is null.
 
-    Near duplicates are searched only among documents that are not exact duplicates. Spark keeps results that are used
+    Near duplicates are searched only among documents that are not exact duplicates. With `keep_test` no document of a
+    test source is dropped as one, so that a published test stays whole. Spark keeps results that are used
     twice on its workers' disks until `stack` is closed, and recomputes lost ones.
     """
     first_key_table, first_band_table = partitioning.files, partitioning.files + buckets
@@ -240,7 +240,7 @@ def _find_duplicates(
         return dedup.find_exact_duplicates(lambda: read_tables(first_key_table + bucket))
 
     def find_candidates(bucket: int) -> Iterator[pl.DataFrame]:
-        yield dedup.find_candidates(pl.concat(read_tables(first_band_table + bucket)))
+        yield dedup.find_candidates(pl.concat(read_tables(first_band_table + bucket)), keep_test)
 
     exact_duplicates = _search_buckets(spark, find_exact, buckets)
     exact_duplicates = exact_duplicates.selectExpr("row", "first", "CAST(NULL AS DOUBLE) AS similarity")
