@@ -47,7 +47,7 @@ def test_places_start_from_the_file_and_from_the_home(tmp_path: Path) -> None:
         ("schedule: {timeouts: {train: .nan}}", "schedule.timeouts"),
         ("release: {guardrails: {rouge_l: -0.1}}", "guardrails"),
         ("train: {max_grad_norm: .inf}", "train.max_grad_norm"),
-        ("annotate: {out_of_scope: oos}", "annotate.out_of_scope is about labels"),
+        ("annotate: {out_of_scope: oos}", "annotate.out_of_scope chooses the threshold"),
         ("compress: {max_refused: 1}", "compress.max_refused"),
         ("serving: {classify_threshold: 2}", "serving.classify_threshold"),
     ],

@@ -103,7 +103,7 @@ def generate(settings: Config, options: argparse.Namespace) -> None:
     from llmops.model.base.inference import answer_questions, open_model
     from llmops.release.batch.batch import find_servable
 
-    model = open_model(find_servable(settings, options.version)[1])
+    model = open_model(find_servable(settings, options.version)[1], settings.serving.classify_threshold)
     text = answer_questions(model, [(options.prompt, options.context)], options.max_new_tokens)[0]
     print(json.dumps({"response": text, "version": options.version}) if options.json else text)
 

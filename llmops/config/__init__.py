@@ -117,8 +117,8 @@ class Config(Section):
     def _check_encoders(self) -> Config:
         if self.select.encoders and self.evaluate.task != "classification":
             raise ValueError("select.encoders names encoders, which only classify; set evaluate.task: classification")
-        if self.annotate.out_of_scope and self.evaluate.task != "classification":
-            raise ValueError("annotate.out_of_scope is about labels; set evaluate.task: classification")
+        if self.annotate.out_of_scope and not self.select.encoders:
+            raise ValueError("annotate.out_of_scope chooses the threshold of an encoder; set select.encoders")
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ hashed, like in a run, and the database caches the hashes. An old database is mi
 
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def make_dry_run(config: Config, interval: str, gpu_gib: float | None = None) ->
     try:
         stage_inputs.hash_weights(config)  # raises if they are damaged
         if encoders := list_encoders(config.select):
-            result.checks += [_describe_encoder(name, config.select, len(encoders)) for name in encoders]
+            result.checks += _check_encoders(encoders, config.select, _read_chosen_base(plans["select"]))
         else:
             _check_base(result, config, plans["select"], gpu_gib)
     except LlmopsError as error:
@@ -124,17 +124,22 @@ def _check_base(result: DryRun, config: Config, select: StagePlan | LlmopsError 
     result.checks += download
 
 
-def _describe_encoder(name: str, config: Select, encoders: int) -> Check:
-    """Return where an encoder is, and if it is the one that will be trained."""
-    chosen = "select trains the smallest, or a larger one that needs fewer bits per label"
-    trained = "trained with a head for the labels" if encoders == 1 else f"one of {encoders}: {chosen}"
-    try:
-        where = str(find_encoder(name, config.revision, offline=True))
-    except LlmopsError as error:
-        if config.offline or Path(name).is_dir():
-            return Check("encoder", False, str(error), "set select.encoders")
-        where = "to download"
-    return Check("encoder", True, f"{name}, {trained}, {where}")
+def _check_encoders(names: Sequence[str], config: Select, chosen: BaseModelChoice | None) -> Iterator[Check]:
+    """Yield a check of each encoder, or the one that will be trained if the stage select has `chosen` it already."""
+    trained = "trained with a head for the labels"
+    if chosen:
+        yield Check("encoder", True, f"{chosen.model}, chosen by select, {trained}")
+        return
+    if len(names) > 1:
+        trained = f"one of {len(names)}: select trains the smallest, or a larger one that needs fewer bits per label"
+    for name in names:
+        try:
+            yield Check("encoder", True, f"{name}, {trained}, {find_encoder(name, config.revision, offline=True)}")
+        except LlmopsError as error:
+            if config.offline or Path(name).is_dir():
+                yield Check("encoder", False, str(error), "set select.encoders")
+            else:
+                yield from check_download(config, BaseModelChoice(name, config.revision, None))
 
 
 def get_memory_settings(config: Config, gpu: bool) -> MemorySettings:

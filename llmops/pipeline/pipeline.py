@@ -56,7 +56,7 @@ STAGES: dict[str, Stage] = {
             "collect": stage_inputs.list_collect_unused_by_index,
         },
         unread_files=("index.db", "vectors.npy"),  # vectors differ between machines; `digest` stands for the passages
-        read_metrics=("digest", "model", "likeness"),
+        read_metrics=("digest", "model"),
     ),
     "annotate": Stage(
         "llmops.data.annotate.stage", ("clean", "index"), grounded={}, ledger=True, unread_files=("dropped.parquet",)

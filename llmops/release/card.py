@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
 
+from llmops.model.base.classifier import format_threshold
 from llmops.release.gate import GateDecision
 from llmops.release.registry.version import Version
 
@@ -128,7 +129,7 @@ def render_for_hub(version: Version, repo: str, override: str = "") -> str:
 @cache
 def _load_template(name: str) -> Template:
     environment = Environment(undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True)
-    environment.filters["figure"] = _format_estimate
+    environment.filters |= {"figure": _format_estimate, "share": "{:.1%}".format, "threshold": format_threshold}
     return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 

@@ -67,8 +67,9 @@ def test_the_encoder_that_will_be_trained_is_named(settings: dict[str, Any], tmp
     assert "org/far-away is no folder" in list_failed(found)["encoder"]
     settings["select"]["offline"] = False
     _, found = run_plan(settings, tmp_path, capsys)
-    details = [check["detail"] for check in found["checks"] if check["name"] == "encoder"]
-    assert all("one of 2: select trains the smallest" in detail for detail in details) and "to download" in details[1]
+    details = {check["name"]: check["detail"] for check in found["checks"]}
+    assert "one of 2: select trains the smallest" in details["encoder"] and not details.get("base model")
+    assert "hub: download" in list_failed(found)  # nobody is asked about it offline, and nothing is downloaded
 
 
 def test_the_shape_of_8_billion_without_weights(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

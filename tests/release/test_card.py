@@ -38,9 +38,9 @@ def render(calibration: dict[str, Any]) -> str:
 def test_the_curve_has_a_row_per_threshold(held_out: int) -> None:
     curve = [{**point, **({"out_of_scope_refused": 0.4} if held_out else {})} for point in CURVE]
     text = render({"threshold": 0.25, "out_of_scope_measured": held_out, "curve": curve})
-    outside = " 0.400 |" if held_out else ""
-    assert f"\n| 0.250 | 0.021 | 0.950 |{outside}\n| 1.000 | 1.000 |  |{outside}\n" in text
-    assert "probability below 0.250 gets no label" in text and ("7 out-of-scope texts" in text) == bool(held_out)
+    outside = " 40.0% |" if held_out else ""
+    assert f"\n| 0.25 | 2.1% | 95.0% |{outside}\n| 1 | 100.0% |  |{outside}\n" in text
+    assert "probability below 0.25 gets no label" in text and ("7 out-of-scope texts" in text) == bool(held_out)
 
 
 def test_a_threshold_of_zero_is_said() -> None:

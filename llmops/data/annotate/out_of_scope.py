@@ -15,8 +15,8 @@ def divide_by_scope(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the items of `split_items` without those of the out-of-scope label, and these by themselves.
 
-    Of the latter, the test measures the threshold; all others choose it and get the split `validation`. If the test has
-    none, every second of the others measures it, by ids.
+    Of the latter, those of the test measure the threshold, and all others choose it and get the split `validation`. If
+    all are in the test, or none is, every second one measures it, by ids.
 
     Raises:
         LlmopsError: if no item has the label, because its name is wrong then.
@@ -33,7 +33,7 @@ def divide_by_scope(
             f"the setting out. The dropped examples, with reasons: {out / 'dropped.parquet'}."
         )
     measures = pl.col("split") == TEST
-    if not outside.select(measures.any()).item():
+    if outside.select(measures.n_unique()).item() == 1:
         measures = pl.col("id") % 2 == 0
     split = pl.when(measures).then(pl.lit(TEST)).otherwise(pl.lit(VALIDATION)).cast(SPLIT_ENUM)
     return items.filter(~is_outside), outside.with_columns(split=split)

@@ -116,10 +116,9 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger, index: Path
         if config.out_of_scope:
             batches = (frame.to_arrow() for split in (VALIDATION, TEST) for frame in read_split(outside, tables, split))
             _write_batches(out / OUT_OF_SCOPE_FILE, Example, batches)
-        new = history.select_new(pl.concat([items, all_items.join(outside, "row", "semi")]))
+        new = history.select_new(items)
         ledger.write(make_entries(new, tables, config))
-        new_items = new.join(outside, "id", "anti").join(history.first_intervals, "id", "anti")
-        new_test_items = new_items.filter(pl.col("split") == TEST)
+        new_test_items = new.filter(pl.col("split") == TEST).join(history.first_intervals, "id", "anti")
         return {
             **{split: sizes[split] for split in (TRAIN, VALIDATION, TEST)},
             "new_test_items": len(new_test_items),

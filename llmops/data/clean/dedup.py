@@ -119,8 +119,8 @@ def find_candidates(bands: pl.DataFrame, keep_test_sources: bool) -> pl.DataFram
     """Return the pairs (row, first) to compare: for each band of a document, the document and the first one in it.
 
     Exact duplicates of a document share its bands and come after it, so none of them is the first. `bands` has the
-    columns `row` and `band`, with all documents of each band. With `keep_test_sources`, a document of a source that gives
-    test items is no `row`, so none of them is dropped.
+    columns `row` and `band`, with all documents of each band. With `keep_test_sources`, no `row` is a document of a
+    source that gives test items, so none of these is dropped.
     """
     values = np.sort(bands["band"].to_numpy() >> 1)  # nearly every band has only one document
     shared_bands = pl.Series(np.unique(values[1:][values[1:] == values[:-1]]))

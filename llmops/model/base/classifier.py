@@ -7,6 +7,7 @@ that is not sure enough is not given.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,11 @@ class Calibration:
     def is_sure(self, probability: float) -> bool:
         """Return True if the likeliest label of a text is given, which has this probability."""
         return self.threshold < NEVER and bool(probability >= self.threshold)
+
+
+def format_threshold(threshold: float) -> str:
+    """Return a threshold in six digits. It is rounded down, so that the text which it comes from reaches it."""
+    return "1" if threshold >= NEVER else f"{math.floor(threshold * 1e6) / 1e6:g}"
 
 
 class Classifier:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmops.model.base.classifier import format_threshold
+
 
 def write_report(document: Mapping[str, Any], out: Path) -> None:
     """Write `report.md` and `compression.png` into `out` from the content of `compression.json`."""
@@ -42,7 +44,8 @@ def write_report(document: Mapping[str, Any], out: Path) -> None:
 
 def _describe_threshold(calibration: Mapping[str, Any]) -> list[str]:
     threshold, outside = calibration["threshold"], calibration["out_of_scope_measured"]
-    rule = f"A text whose likeliest label has a probability below **{threshold:.3f}** gets no label."
+    shown = format_threshold(threshold)
+    rule = f"A text whose likeliest label has a probability below **{shown}** gets no label."
     lines = [
         "## Threshold",
         "",
@@ -54,8 +57,8 @@ def _describe_threshold(calibration: Mapping[str, Any]) -> list[str]:
         "|---|---|---|" + ("---|" if outside else ""),
     ]
     for point in calibration["curve"]:
-        shown = f"{point['threshold']:.3f}"
-        cells = [f"**{shown}**" if point["threshold"] == threshold else shown, f"{point['refused']:.1%}"]
+        cell = format_threshold(point["threshold"])
+        cells = [f"**{cell}**" if point["threshold"] == threshold else cell, f"{point['refused']:.1%}"]
         cells.append(f"{point['accuracy']:.1%}" if "accuracy" in point else "")
         cells += [f"{point['out_of_scope_refused']:.1%}"] if outside else []
         lines.append(f"| {' | '.join(cells)} |")

@@ -16,6 +16,8 @@ _UNUSED_FILES = ("optimizer.pt", "rng_state.pth")  # a finished training takes n
 
 def keep_training(trial: Path, out: Path) -> None:
     """Move the last checkpoint of a trial that was trained whole to the artifact `out`; Spark's trials have none."""
+    if find_newest_checkpoint(out / TRAINED_FOLDER):
+        return  # by a run that was killed after it
     if checkpoint := find_newest_checkpoint(trial / "checkpoints"):
         for name in _UNUSED_FILES:
             (checkpoint / name).unlink(missing_ok=True)
@@ -35,7 +37,8 @@ def reuse_training(tune: Path, config: Train, epochs: float, processes: int, out
         return
     copy, target = out / f".{checkpoint.name}", out / "checkpoints" / checkpoint.name
     if not target.exists():
-        shutil.copytree(checkpoint, copy, copy_function=link_or_copy, dirs_exist_ok=True)
+        shutil.rmtree(copy, ignore_errors=True)  # a killed run left it
+        shutil.copytree(checkpoint, copy, copy_function=link_or_copy)
         target.parent.mkdir(exist_ok=True)
         copy.rename(target)
         log.info("the chosen trial of tune has trained this already")

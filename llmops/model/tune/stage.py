@@ -185,7 +185,8 @@ def draw_examples(features: Path, items: int, seed: int) -> tuple[Sequence[Token
 
 
 def _is_fruitless(trials: Sequence[Trial]) -> bool:
-    return len(trials) > PATIENCE and find_best_trial(trials).number < len(trials) - PATIENCE
+    best = find_best_trial(trials) if trials else None
+    return best is not None and not best.error and best.number < len(trials) - PATIENCE
 
 
 def _get_folder(trial: Trial, out: Path) -> Path:

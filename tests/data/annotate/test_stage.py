@@ -256,26 +256,28 @@ def test_examples_that_give_test_or_validation_away_do_not_train(
         assert any(item in row.detail for item in tested) and row.detail.startswith("shares ")
 
 
-@pytest.mark.parametrize("tested", [True, False])
-def test_texts_of_no_label_are_kept_apart(tmp_path: Path, tested: bool) -> None:
-    """Those of the tested source measure the threshold; if it has none, every second one does. The others choose it."""
+@pytest.mark.parametrize("place", ["both", "train", "test"])
+def test_texts_of_no_label_are_kept_apart(tmp_path: Path, place: str) -> None:
+    """Those of the tested source measure the threshold, the others choose it; if one side has none, every second."""
     labels, sources = ["refund", "card", "oos"], ["train", "test"]
     documents = [
         make_document(source, n, question=f"{source} text {n} {label}?", answer=label)
         for source in sources
         for label in labels
         for n in range(20)
-        if tested or (source, label) != ("test", "oos")
+        if label != "oos" or place in ("both", source)
     ]
     settings = {"split_by": "source", "test_sources": ["test"], "out_of_scope": " oos "}
     metrics, examples, _ = run(tmp_path, documents, **settings)
     assert {e.answer for e in examples} == {"refund", "card"} and metrics["test"] == 40
     outside = read_rows(tmp_path / "out" / OUT_OF_SCOPE_FILE, Example)
-    assert {e.answer for e in outside} == {"oos"} and metrics["out_of_scope"] == len(outside) == (40 if tested else 20)
+    assert {e.answer for e in outside} == {"oos"} and metrics["out_of_scope"] == len(outside) == (
+        40 if place == "both" else 20
+    )
     measured = [e for e in outside if e.split == "test"]
     assert {e.split for e in outside} == {"validation", "test"}
     assert "oos" not in (tmp_path / "out" / "train.txt").read_text()
-    if tested:
+    if place == "both":
         assert {e.source for e in measured} == {"test"} and len(measured) == 20
 
 

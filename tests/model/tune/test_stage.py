@@ -209,6 +209,7 @@ def test_a_whole_training_goes_on_from_a_checkpoint(tmp_path: Path, base: str, m
         ((0.5, 0.6, 0.4, 0.7, 0.8), "random", False),
         ((0.5, 0.6, 0.4, 0.7, 0.8, 0.4), "random", True),
         ((0.5, 0.6, 0.7, 0.8), "grid", False),
+        ((math.nan, math.nan, math.nan, math.nan), "random", False),
     ],
 )
 def test_a_search_ends_after_three_whole_trials_without_gain(
@@ -218,7 +219,7 @@ def test_a_search_ends_after_three_whole_trials_without_gain(
     config = Tune(search=search, trials=9, steps=0, halving=1, space=space)
     points = build_search_space(config, Train())
     trials = [
-        Trial(n, Hyperparameters((n + 1) * 1e-5, rank=8, batch=4), {0: loss}, nats=(loss,))
+        Trial(n, Hyperparameters((n + 1) * 1e-5, rank=8, batch=4), {0: loss}, error="nan" * math.isnan(loss))
         for n, loss in enumerate(losses)
     ]
     assert (tune.choose_jobs(config, points, trials) == []) == ended
