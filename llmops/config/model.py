@@ -225,8 +225,8 @@ class Compress(Section):
         ge=0,
         lt=1,
         description="Most of the validation texts, as a share, to which a classifier gives no label because it is not "
-        "sure enough. Empty: 0.02; with texts of `annotate.out_of_scope` the share at which both kinds are told apart "
-        "best. 0: every text gets a label.",
+        "sure enough. Empty: 0.02; with texts of `annotate.out_of_scope` 0.1, or less if both kinds are told apart "
+        "better by less. 0: every text gets a label.",
     )
     precision: float = Field(
         0.0,

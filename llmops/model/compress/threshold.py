@@ -1,11 +1,12 @@
 """The threshold of a classifier: a text whose likeliest label has a lower probability gets no label.
 
-Three rules choose it, on validation texts and on examples of texts that are out of scope, if there are any:
+These rules choose it, on validation texts and on examples of texts that are out of scope, if there are any:
 
 - By default at most 2 % of the validation texts are refused, so it is their second percentile. Without out-of-scope
   texts nothing tells how many of those it refuses, and a precision that all labels together have refuses none.
 - With out-of-scope texts it is where the share of these that is refused exceeds that of the validation texts most
-  (Youden's index, 1950). It does not depend on how many of each kind are given. `compress.max_refused` limits it.
+  (Youden's index, 1950), up to 10 % of the validation texts. It does not depend on how many of each kind are given.
+- `compress.max_refused` sets another share in place of both.
 - `compress.precision` raises it until so many of the given labels are right.
 """
 
