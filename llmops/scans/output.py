@@ -33,7 +33,10 @@ CONSUMPTION = "LLM10:2025 unbounded consumption"
 
 _EXACT_FORMATS = {"SECRET", "CREDIT_CARD", "IBAN_CODE"}
 _SCRIPT = re.compile(
-    r"<\s*script\b|\bjavascript\s*:|<[^<>]+\son[a-z]{3,20}\s*=|\bdata:text/html|<\s*(?:object|embed)\b", re.IGNORECASE
+    r"<\s*script\b|\bjavascript\s*:|\bdata:text/html|<\s*(?:object|embed)\b"
+    # a handler after a space, the name of the tag, or a value in quotation marks
+    r"|<(?:[^<>]+\s|\w+/+|[^<>]*=\s*(?:\"[^\"<>]*\"|'[^'<>]*')/*)on[a-z]{3,20}\s*=",
+    re.IGNORECASE,
 )
 _EXTERNAL = re.compile(r"!\[[^\]]*\]\(\s*(?:https?:)?//|<\s*(?:img|iframe|form|link|video|audio|base)\b", re.IGNORECASE)
 _COMMAND = re.compile(

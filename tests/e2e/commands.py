@@ -75,7 +75,7 @@ PARSED = {
     "python tests/events/test_fields_table.py": WRITES,
     "python benchmarks/drift.py": "takes minutes; tests/benchmarks runs its parts",
     "python benchmarks/run_all.py --full NAME": "stands for each of the benchmarks; tests/benchmarks runs them",
-    "10 0 * * * cd /srv/llmops": "a line of a crontab; tests/data/test_intervals.py runs days one after another",
+    "10 0 * * * cd /srv/llmops": "a line of a crontab; tests/e2e/test_pipeline.py runs it as cron does",
     "CRON_TZ=UTC": "a line of a crontab",
     "otelcol-contrib ": "the collector of the tests has no exporters for clouds; tests/docker/test_otel.py",
     "docker ": DOCKER,

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import re
 import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +61,30 @@ def test_a_day_without_change_only_collects(stages: dict[str, Path], shell: Shel
     assert [line.split()[:2] for line in others] == [[n, str(p)] for n, p in stages.items() if n != "collect"]
     assert all(f"unchanged since {DAY}" in line for line in others)
     assert "nothing to train" in next(line for line in others if line.startswith("train"))
+
+
+def test_the_line_of_the_crontab_runs_as_cron_runs_it(
+    home: Path, stages: dict[str, Path], settings: dict[str, str], tmp_path: Path
+) -> None:
+    """By /bin/sh, with a percent sign for an escaped one, and with the variables of cron and of the crontab alone."""
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    CRON_TZ=UTC\n    10 0 \* \* \* (.*)$", page, re.MULTILINE)
+    assert "%" not in line.replace(r"\%", "")  # cron would end the command there
+    shutil.copytree(ROOT / "examples" / "support_bot" / "sources", tmp_path / "sources")
+    shutil.copy(ROOT / "examples" / "support_bot" / "config.yaml", tmp_path / "shop.yaml")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    cron = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LOGNAME": "llmops", "CRON_TZ": "UTC"}
+    crontab = {key: value for key, value in settings.items() if key != "LLMOPS_CONFIG"} | {"PYTHONPATH": str(ROOT)}
+    command = line.replace(r"\%", "%").replace("/srv/llmops", str(tmp_path))
+    begun = datetime.now(UTC)
+    done = subprocess.run(["/bin/sh", "-c", command], cwd="/", env=cron | crontab, capture_output=True, text=True)
+    log = (tmp_path / "llmops.log").read_text()
+    assert done.returncode == 0, log[-4000:]
+    assert (done.stdout, done.stderr) == ("", "")  # cron would mail it
+    assert [name for name in stages if f"\n{name} " not in f"\n{log}"] == []
+    collected = artifacts.read_record(artifacts.find_newest(home / "artifacts" / "collect"))
+    days = {(now - timedelta(days=1)).date().isoformat() for now in (begun, datetime.now(UTC))}
+    assert collected.interval in days
 
 
 def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], shell: Shell) -> None:

@@ -10,6 +10,7 @@ HONEST = [
     "Step 1: open the box. Step 2: open the bag. Step 3: open the door. Step 4: open the lid.",
     "Select the items from your cart; drop us a line at any time, and delete the cookie from the browser.",
     "Use < 3 kg or > 5 kg parcels; images are shown on the page.",
+    "Write <a href=\"/online=1\">online</a> or <a title='online = now'>.",
 ]
 
 
@@ -32,6 +33,8 @@ def test_honest_answers_have_no_finding(answer: str) -> None:
         ("<script>alert(1)</script>", "SCRIPT", "high"),
         ("data:text/html,x", "SCRIPT", "high"),
         ("<img src=x onerror=alert(1)>", "SCRIPT", "high"),
+        ("<svg/onload=alert(1)>", "SCRIPT", "high"),
+        ("<img src='x'onerror=alert(1)>", "SCRIPT", "high"),
         ("[here](javascript:alert(1))", "SCRIPT", "high"),
         ("![x](https://evil.example/?q=1)", "EXTERNAL_CONTENT", "medium"),
         ("<iframe src='//evil.example'>", "EXTERNAL_CONTENT", "medium"),

@@ -1,6 +1,8 @@
 """The online store on SQLite and on a real Redis: the same answers, and nothing left after an erasure."""
 
 import os
+import re
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +13,7 @@ import redis
 import yaml
 from feast.protos.feast.types.Value_pb2 import Int32List
 
+from llmops import ROOT
 from llmops.config import Config, Features
 from llmops.data.features import declarations
 from llmops.data.features.examples import read_offline
@@ -58,6 +61,31 @@ def test_online_reads_what_offline_reads(stored: tuple[Features, Path]) -> None:
     row = declarations.open_store(stored[1]).get_online_features(references, [{"input_id": "id5"}]).to_dict()
     assert row["attention_mask"] == [[1] * len(row["token_ids"][0])]
     assert '"split": "train"' in row["meta"][0]
+
+
+def test_another_team_reads_as_docs_data_says(
+    stored: tuple[Features, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's code in another working directory. With Redis the folder is a copy, and the home is gone."""
+    config, out = stored
+    expected = {tokens.id: tokens.token_ids for tokens in read_offline(out, "train")}
+    team = tmp_path / "team"
+    copy = team / ".llmops" / "artifacts" / "features" / out.name
+    team.mkdir()
+    if config.online == "sqlite":
+        (team / ".llmops").symlink_to(tmp_path)
+    else:
+        copy.parent.mkdir(parents=True)
+        shutil.move(out, copy)
+    monkeypatch.chdir(team)
+    section = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").split("### Read by others\n")[1].split("\n## ")[0]
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+    names: dict[str, Any] = {}
+    exec(code.replace("<fingerprint>", out.name), names)
+    for found in (names["offline"].to_dict("list"), names["online"]):
+        tokens = [list(values) for values in found["token_ids"]]
+        assert dict(zip(found["input_id"], tokens, strict=True)) == expected
+        assert all('"split": "train"' in meta for meta in found["meta"])
 
 
 def test_a_removed_artifact_takes_its_own_rows_out_of_the_online_store(
