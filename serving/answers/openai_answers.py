@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Request
 
 from serving.admission.dependencies import AppParts, reserve
-from serving.answers.delivery import deliver, deliver_all, deliver_whole
+from serving.answers.delivery import deliver, deliver_all, deliver_whole, unite
 from serving.answers.grounded import Grounds, describe_grounds, stream_ready_answer
 from serving.answers.openai_bodies import (
     AssistantMessage,
@@ -45,8 +45,9 @@ async def respond(
 ) -> Completion | EventStream:
     """Return the response to one HTTP request, with an answer to each engine request, complete or as a stream.
 
-    `caller` is the prefix of the caller's key. All answers come from the same side, see `Models.choose`; the champion
-    takes over if a canary fails. The answers rest on the passages of `grounds`, if there are any.
+    `caller` is the prefix of the caller's key. All answers come from one version, see `Models.choose`; the champion
+    gives them all if a canary fails before each of its answers has begun. The answers rest on the passages of
+    `grounds`, if there are any.
 
     Raises:
         PromptRefused: if there are `stream_options` without a stream.
@@ -69,6 +70,7 @@ async def respond(
             else:
                 stream = app.models.generate(engine_request, caller=caller, side=side, caller_prompt=plain.prompt)
                 streams.append(stream)
+        streams = await unite(request, streams, timeout_s)
         event["llmops.model.version"] = streams[0].version.name
         reply = OpenAIReply(request, name, streams, chat, body.n or 1, describe_grounds(app, grounds))
         reply.function = body.function.name if body.function else ""
