@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from llmops.config.section import Section, check_web_url
+
+#: routes that ask a model; each has its own figures and alerts
+Operation = Literal["/generate", "/classify", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 
 
 class Monitoring(Section):
@@ -47,7 +50,11 @@ class Monitoring(Section):
     history_days: float = Field(
         400, gt=0, description="Days that the local store keeps hourly figures of requests and all other events."
     )
-    latency_p95_ms: float = Field(1_000, gt=0, description="Objective for the 95th percentile of /generate.")
+    latency_p95_ms: float = Field(1_000, gt=0, description="Objective for the 95th percentile of each operation.")
+    latency_p95_ms_of: dict[Operation, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Objective of single operations in its place, by their routes: `{/v1/chat/completions: 10000}`.",
+    )
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")
     drift_hours: int = Field(24, ge=1, description="Length of the windows of requests that are checked for drift.")

@@ -25,7 +25,7 @@ from llmops.frame.errors import EventsUnavailable
 
 PAGE_SIZE = 5000  #: events per request; a server returns at most 10,000
 IDS_PER_QUERY = 1000  #: ids per query
-MAX_VERSIONS, MAX_STATUSES, MAX_ERRORS = 200, 60, 50  #: buckets of each
+MAX_VERSIONS, MAX_STATUSES, MAX_ERRORS, MAX_PATHS = 200, 60, 50, 20  #: buckets of each
 STATUS_FIELD = "http.response.status_code"
 TIME_FIELDS = {"latency": "event.duration", "first_token": "llmops.time_to_first_token", "queue": "llmops.queue_time"}
 SUM_FIELDS = {
@@ -88,6 +88,22 @@ class ElasticsearchReader:
         versions = {str(bucket["key"]): _read_stats(bucket) for bucket in aggregations["versions"]["buckets"]}
         named = {name: versions[name] for name in sorted(versions, key=make_version_sort_key) if name}
         return Summary(_read_stats(aggregations), named, series)
+
+    def count_by_path(self, since: datetime, until: datetime) -> dict[str, tuple[int, int]]:
+        """See `Reader`."""
+        failed = {"failed": {"filter": {"range": {STATUS_FIELD: {"gte": 500}}}}}
+        window = _make_window_query(format_timestamp(since), format_timestamp(until))
+        refused = {"range": {STATUS_FIELD: {"gte": 400, "lt": 500}}}
+        with _convert_errors():
+            answer = self._client.search(
+                index=get_stream_name(SERVING),
+                ignore_unavailable=True,
+                size=0,
+                query={"bool": {"filter": [window, {"range": {STATUS_FIELD: {"gt": 0}}}], "must_not": [refused]}},
+                aggs={"paths": _make_terms_aggregation("url.path", MAX_PATHS, failed, missing="")},
+            )
+        buckets = answer.get("aggregations", {"paths": {"buckets": []}})["paths"]["buckets"]
+        return {str(one["key"]): (int(one["doc_count"]), int(one["failed"]["doc_count"])) for one in buckets}
 
     def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """See `Reader`."""

@@ -36,6 +36,9 @@ class Reader(Hashable, Protocol):
         Percentiles are exact, or accurate to 1 % if there are many requests.
         """
 
+    def count_by_path(self, since: datetime, until: datetime) -> dict[str, tuple[int, int]]:
+        """Return path → number of its answered and failed requests in this window, and of the failed ones alone."""
+
     def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """Return version → rating → count, for requests of this window, rated at any time.
 

@@ -20,7 +20,7 @@ from serving.admission.signing import NO_DIGEST, AnswerId, sign_answer
 from serving.answers.requests import unwrap_single
 from serving.engines.base import Answer, Chunk, ScoredText
 from serving.errors import ClientLeft, TimedOut
-from serving.models.stream import GuardedStream
+from serving.models.stream import GuardedStream, unite_streams
 from serving.observe.exchange import ServedAnswer, get_question
 
 
@@ -50,8 +50,7 @@ async def deliver(
         stream.push(error)  # wakes a waiting reader
         stream.cancel()
 
-    left_s = timeout_s - (time.perf_counter_ns() - request.state.start_ns) / 1e9
-    timer = loop.call_later(left_s, give_up, TimedOut(f"The answer was not complete after {timeout_s:g} s."))
+    timer = loop.call_later(_compute_left_s(request, timeout_s), give_up, _make_timed_out(timeout_s))
     watcher = loop.create_task(_watch_connection(request, give_up))
     try:
         async for chunk in stream:
@@ -91,10 +90,28 @@ async def deliver(
             _record_usage(event, last)
 
 
+async def unite(request: Request, streams: Sequence[GuardedStream], timeout_s: float) -> list[GuardedStream]:
+    """Return the streams of a request's answers, all of one version; see `unite_streams`.
+
+    Raises:
+        TimedOut: if not all of a canary's answers begin in time.
+    """
+    if len(streams) == 1:
+        return list(streams)  # it falls back when it is read
+    try:
+        async with asyncio.timeout(_compute_left_s(request, timeout_s)):
+            return await unite_streams(streams)
+    except TimeoutError:
+        error = _make_timed_out(timeout_s)
+        for stream in streams:
+            stream.push(error)
+        raise error from None
+
+
 async def deliver_all(request: Request, streams: Sequence[GuardedStream], timeout_s: float) -> AsyncGenerator[Chunk]:
     """Yield the chunks of several answers, which are computed together, one answer after the other; see `deliver`.
 
-    The request's id has no mark, because it would change in the stream if both sides of a trial answered.
+    The request's id has no mark, because a champion that takes over in the stream would change it.
     """
     request.state.signed = [("", get_question(stream.prompt), "") for stream in streams]
     try:
@@ -116,6 +133,15 @@ async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: floa
         logprobs += chunk.logprobs
     reason = chunk.finish_reason or "stop"
     return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, reason, tuple(logprobs))
+
+
+def _compute_left_s(request: Request, timeout_s: float) -> float:
+    """Return the seconds that a request still has."""
+    return timeout_s - (time.perf_counter_ns() - float(request.state.start_ns)) / 1e9
+
+
+def _make_timed_out(timeout_s: float) -> TimedOut:
+    return TimedOut(f"The answer was not complete after {timeout_s:g} s.")
 
 
 def _sign_id(request: Request, stream: GuardedStream, answer: str = "") -> None:

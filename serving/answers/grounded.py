@@ -1,16 +1,15 @@
 """Answers from the documents: the passages found for a question go into its prompt, and are listed beside its answer.
 
-If no passage is good enough, the answer is a refusal, and no model is used. Neither is it where answers are quotes
-(`grounding.answer`). In a later turn of a conversation the model
-answers without documents instead, unless the caller insists on them, because thanks and follow-ups are not about
-documents. Passages are not the caller's words: the guard lets an answer repeat only text that the caller wrote, and
-kept texts hold no passages.
+If no passage is good enough, the answer is a refusal, in every turn of a conversation, and no model is used. Neither is
+it where answers are quotes (`grounding.answer`). Where the model answers without documents all the same, the response
+says so (`describe_grounds`). Passages are not the caller's words: the guard lets an answer repeat only text that the
+caller wrote, and kept texts hold no passages.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import Request
 
@@ -58,6 +57,9 @@ async def find_grounds(
 ) -> Grounds | None:
     """Return the passages for an answer; None if it rests on no documents. Note the outcome in the request's event.
 
+    Without `wanted`, an answer rests on no documents only if the prompt has its own context or asks nothing, if no
+    index is served, or if it cannot be searched. If no passage is good enough, the grounds are those of a refusal.
+
     Args:
         request: the HTTP request.
         app: the parts of the app.
@@ -68,27 +70,25 @@ async def find_grounds(
 
     Raises:
         NotReady, VersionNotLoaded: see `Models.choose`.
-        PromptRefused: if `wanted` is true for a prompt that has its own context, asks nothing, or leaves no room.
+        PromptRefused: if `wanted` is true for a prompt that has its own context or asks nothing.
+        PromptTooLong: if documents are served, and the prompt leaves no room for passages.
         NoDocuments: if `wanted` is true and `grounding.enabled` is off or no index is served.
         DocumentsDown, QueueFull, TimedOut: if `wanted` is true, see `Documents.look_up`.
     """
-    question = _extract_question(plain.prompt)
+    question, event, config = _extract_question(plain.prompt), request.state.event, app.config.grounding
     if wanted and not question:
         raise PromptRefused("With `ground: true`, ask a question without a context, or end with the user's turn.")
-    if wanted and not app.config.grounding.enabled:
+    if wanted and not config.enabled:
         raise NoDocuments
-    if not question or wanted is False or not app.config.grounding.enabled:
+    if not config.enabled:
         return None
-    turns = [m.content for m in plain.prompt.messages] if isinstance(plain.prompt, Chat) else [question]
-    taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns)
-    room = compute_room(app.config.serving.max_context, taken, app.models.system_prompt + "\n".join(turns))
-    if wanted and room < MIN_ROOM:
-        raise PromptTooLong(
-            "The prompt leaves no room for passages of the documents: shorten it, or leave `ground` out."
-        )
-    event, version = request.state.event, app.models.choose(caller, side).version
+    event["llmops.retrieval.outcome"] = "none"
+    if not question or wanted is False:
+        return None
+    mode = config.with_answer(app.models.choose(caller, side).version.answer).answer
+    room = config.room if mode == "quote" else _compute_room(app, plain)  # a quote is in no prompt
     try:
-        found = await app.documents.look_up(question, room, version.answer)
+        found = await app.documents.look_up(question, room, mode)
     except (DocumentsDown, QueueFull, TimedOut):
         if wanted:
             raise
@@ -98,14 +98,31 @@ async def find_grounds(
         if wanted:
             raise NoDocuments
         return None
+    if room < MIN_ROOM:
+        raise PromptTooLong(
+            "The prompt leaves no room for passages of the documents: shorten it, or send `ground: false`."
+        )
     hits = found.hits
-    if not wanted and (room < MIN_ROOM or not (hits or len(turns) == 1)):
-        event["llmops.retrieval.outcome"] = "none"
-        return None
     event["llmops.retrieval.passages"] = [hit.passage.id for hit in hits]
     event["llmops.retrieval.documents"] = list(dict.fromkeys(hit.passage.document for hit in hits))
     event["llmops.retrieval.outcome"] = "found" if hits else "refused"
     return Grounds(found, [_make_source(app.guard, plain.prompt, hit) for hit in hits])
+
+
+def describe_grounds(app: AppParts, grounds: Grounds | None) -> dict[str, Any]:
+    """Return the fields of a response that say if it is from the documents; empty if `grounding.enabled` is off."""
+    if not app.config.grounding.enabled:
+        return {}
+    return {"sources": grounds.sources if grounds else [], "from_documents": grounds is not None}
+
+
+def _compute_room(app: AppParts, plain: EngineRequest) -> int:
+    """Return the bytes that a prompt leaves for passages."""
+    turns = [_extract_question(plain.prompt)]
+    if isinstance(plain.prompt, Chat):
+        turns = [message.content for message in plain.prompt.messages]
+    taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns)
+    return compute_room(app.config.serving.max_context, taken, app.models.system_prompt + "\n".join(turns))
 
 
 def _make_source(guard: Guard, prompt: Prompt, hit: Hit) -> Source:

@@ -12,8 +12,8 @@ from typing import Any
 from fastapi import Request
 
 from serving.admission.dependencies import AppParts, reserve
-from serving.answers.delivery import deliver, deliver_all, deliver_whole
-from serving.answers.grounded import Grounds, stream_ready_answer
+from serving.answers.delivery import deliver, deliver_all, deliver_whole, unite
+from serving.answers.grounded import Grounds, describe_grounds, stream_ready_answer
 from serving.answers.openai_bodies import (
     AssistantMessage,
     ChatChoice,
@@ -45,8 +45,9 @@ async def respond(
 ) -> Completion | EventStream:
     """Return the response to one HTTP request, with an answer to each engine request, complete or as a stream.
 
-    `caller` is the prefix of the caller's key. All answers come from the same side, see `Models.choose`; the champion
-    takes over if a canary fails. The answers rest on the passages of `grounds`, if there are any.
+    `caller` is the prefix of the caller's key. All answers come from one version, see `Models.choose`; the champion
+    gives them all if a canary fails before each of its answers has begun. The answers rest on the passages of
+    `grounds`, if there are any.
 
     Raises:
         PromptRefused: if there are `stream_options` without a stream.
@@ -69,8 +70,9 @@ async def respond(
             else:
                 stream = app.models.generate(engine_request, caller=caller, side=side, caller_prompt=plain.prompt)
                 streams.append(stream)
+        streams = await unite(request, streams, timeout_s)
         event["llmops.model.version"] = streams[0].version.name
-        reply = OpenAIReply(request, name, streams, chat, body.n or 1, grounds)
+        reply = OpenAIReply(request, name, streams, chat, body.n or 1, describe_grounds(app, grounds))
         reply.function = body.function.name if body.function else ""
         reply.with_logprobs = requests[0].logprobs
         if body.stream:
@@ -97,7 +99,7 @@ class OpenAIReply:
     streams: list[GuardedStream]  #: the streams of the answers, for the version
     chat: bool
     n: int = 1  #: answers to each prompt
-    grounds: Grounds | None = None
+    described: dict[str, Any] = field(default_factory=dict)  #: see `describe_grounds`
     function: str = ""  #: name of the function whose arguments the answers are; empty: they are text
     with_logprobs: bool = False
     with_usage: bool = False  #: True if a stream ends with its usage
@@ -112,8 +114,7 @@ class OpenAIReply:
         choices = [self._make_choice(n, answer) for n, answer in enumerate(answers)]
         usage = _count_usage(answers, self.n)
         kind = "chat.completion" if self.chat else "text_completion"
-        sources = self.grounds.sources if self.grounds else None
-        return Completion(object=kind, choices=choices, usage=usage, sources=sources, **self._list_common_fields())
+        return Completion(object=kind, choices=choices, usage=usage, **self.described, **self._list_common_fields())
 
     def render(self, chunk: Chunk) -> str:
         """Return a chunk as server-sent events.
@@ -125,24 +126,27 @@ class OpenAIReply:
         logprobs = self._release_logprobs(chunk)
         choice = {"logprobs": logprobs and logprobs.model_dump(), "finish_reason": self._get_reason(chunk)}
         choices = [{"index": len(self._last), **delta, **choice}]
-        grounds = self.grounds if chunk.finish_reason else None
-        sources = [source.model_dump() for source in grounds.sources] if grounds else None
-        events = [self._format_chunk(choices, None, sources)]
+        events = [self._format_chunk(choices, None, self._dump_grounds() if chunk.finish_reason else {})]
         if chunk.finish_reason:
             self._last.append(chunk)
             if len(self._last) == len(self.streams):
                 if self.with_usage:
-                    events.append(self._format_chunk([], _count_usage(self._last, self.n).model_dump()))
+                    events.append(self._format_chunk([], _count_usage(self._last, self.n).model_dump(), {}))
                 events.append("data: [DONE]\n\n")
         return "".join(events)
 
     def _format_chunk(
-        self, choices: list[dict[str, Any]], usage: dict[str, Any] | None, sources: list[dict[str, Any]] | None = None
+        self, choices: list[dict[str, Any]], usage: dict[str, Any] | None, described: dict[str, Any]
     ) -> str:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         more: dict[str, Any] = {"usage": usage} if self.with_usage else {}
-        more |= {"sources": sources} if sources is not None else {}
-        return format_event({**self._list_common_fields(), "object": kind, "choices": choices, **more})
+        return format_event({**self._list_common_fields(), "object": kind, "choices": choices, **more, **described})
+
+    def _dump_grounds(self) -> dict[str, Any]:
+        described = dict(self.described)
+        if "sources" in described:
+            described["sources"] = [source.model_dump() for source in described["sources"]]
+        return described
 
     def _list_common_fields(self) -> dict[str, Any]:
         version = self.streams[0].version.name  # final after the first chunk

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from serving.answers.schemas import Sources
+from serving.answers.schemas import FromDocuments, Sources
 from serving.engines.base import FinishReason
 
 
@@ -87,6 +87,7 @@ class Completion(BaseModel):
     choices: list[ChatChoice] | list[CompletionChoice]
     usage: OpenAIUsage
     sources: Sources = None
+    from_documents: FromDocuments = None
 
 
 class Embedding(BaseModel):

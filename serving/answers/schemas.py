@@ -74,11 +74,18 @@ class Source(BaseModel):
     score: float | None = Field(description="Cosine of question and passage; none if it was found by words alone.")
 
 
-#: the sources of an answer; left out if it rests on no documents
+#: the sources of an answer; left out if `grounding.enabled` is off
 Sources = Annotated[
     list[Source] | None,
     Field(
-        description="The passages that it rests on; an empty list with a refusal.",
+        description="The passages that it rests on; empty with a refusal, or if it is not from the documents.",
+        exclude_if=lambda value: value is None,
+    ),
+]
+FromDocuments = Annotated[
+    bool | None,
+    Field(
+        description="False: the model answered without the documents. True: from the sources, or by a refusal.",
         exclude_if=lambda value: value is None,
     ),
 ]
@@ -103,6 +110,7 @@ class GenerateResponse(BaseModel):
         description="`length`: cut at the longest answer asked for; `content_filter`: cut by the guard."
     )
     sources: Sources = None
+    from_documents: FromDocuments = None
 
 
 class ClassifyRequest(BaseModel):

@@ -123,6 +123,7 @@ class Stream:
     def __init__(self, on_cancel: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+        self._peeked: Chunk | Exception | None = None
         self._on_cancel = on_cancel
         self._ended = False
         self._begun_at = 0
@@ -149,10 +150,16 @@ class Stream:
             self._ended = True
             self._on_cancel()
 
+    async def peek(self) -> Chunk | Exception:
+        """Wait for the next chunk, or the error that ends the stream, and return it. It stays for the reader."""
+        if self._peeked is None:
+            self._peeked = await self._items.get()
+        return self._peeked
+
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         try:
             while not self._ended:
-                item = await self._items.get()
+                item, self._peeked = await self.peek(), None
                 if isinstance(item, Exception):
                     self._ended = True
                     raise item

@@ -1,9 +1,12 @@
-"""An engine's stream, guarded and counted. If a canary fails or refuses at once, the champion's stream takes over."""
+"""An engine's stream, guarded and counted. If a canary fails or refuses at once, the champion's stream takes over.
+
+It takes over all answers of a request (`unite_streams`), so that they come from one version.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from llmops.frame.errors import LlmopsError
 from llmops.release.registry.version import Version
@@ -66,6 +69,25 @@ class GuardedStream(Stream):
         """Return the guard's rules that the answer broke."""
         return self._stream.broken_rules if isinstance(self._stream, GuardedStream) else self._filter.rules
 
+    async def peek(self) -> Chunk | Exception:
+        """See `Stream`. The chunk is unguarded."""
+        return await self._stream.peek()
+
+    async def needs_fallback(self) -> bool:
+        """Wait until the answer begins. Return True if another engine has to give it."""
+        if self._fallback is None:
+            return False
+        item = await self.peek()
+        return isinstance(item, Exception) and _is_reason_to_fall_back(item)
+
+    def hand_over(self) -> GuardedStream:
+        """Return the stream of the other engine, if there is one, and give this answer up without counting it."""
+        if self._fallback is None:
+            return self
+        other = self._fallback()
+        self.cancel()
+        return other
+
     def push(self, item: Chunk | Exception) -> None:
         """See `Stream`. An error is the reason why the answer is given up."""
         self._cause = item if isinstance(item, Exception) else None
@@ -93,7 +115,7 @@ class GuardedStream(Stream):
             except Exception as error:
                 self._count_end(error)
                 refused, seconds = isinstance(error, PromptRefused), time.monotonic() - self._started_at
-                if not (refused or is_server_fault(error)) or self._fallback is None or self._cancelled:
+                if not _is_reason_to_fall_back(error) or self._fallback is None or self._cancelled:
                     raise
                 wrong_refusal = RuntimeError(f"Only {self._version.name} refuses this prompt: {error}")
                 other = self._fallback()
@@ -110,6 +132,29 @@ class GuardedStream(Stream):
         if not self._counted:
             self._counted = True
             self._count(time.monotonic() - self._started_at, end)
+
+
+async def unite_streams(streams: Sequence[GuardedStream]) -> list[GuardedStream]:
+    """Return the streams of one request's answers, all of one version.
+
+    Wait until each answer of a canary has begun. If one of them needs the champion, the champion gives them all.
+    """
+    needs = [await stream.needs_fallback() for stream in streams]
+    if not any(needs) and len({stream.version.name for stream in streams}) == 1:
+        return list(streams)
+    united: list[GuardedStream] = []
+    try:
+        for stream, needed in zip(streams, needs, strict=True):
+            united.append(stream if needed else stream.hand_over())  # it falls back by itself, and counts the failure
+    except BaseException:
+        for stream in united:
+            stream.cancel()
+        raise
+    return united
+
+
+def _is_reason_to_fall_back(error: Exception) -> bool:
+    return isinstance(error, PromptRefused) or is_server_fault(error)
 
 
 def is_server_fault(error: Exception) -> bool:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 
 from llmops.access.roles import Key
-from serving.admission.dependencies import AppPartsDep, provide_side, require_within_limits, reserve
-from serving.answers.delivery import deliver_whole
+from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require_within_limits, reserve
+from serving.answers.delivery import deliver_whole, unite
 from serving.answers.requests import make_engine_request, record_prompts, record_settings
 from serving.answers.schemas import (
     ClassifiedText,
@@ -48,19 +48,16 @@ async def classify(
     record_settings(request, Sampling(), model=name, max_tokens=1, n=len(texts))
     record_prompts(request, questions)
     side = await provide_side(app, key, side)
-    chosen = app.models.choose(key.prefix, side)
-    if not isinstance(chosen.engine, ClassifierEngine):
-        raise NotClassifier(chosen.version.name)
     requests = [replace(make_engine_request(question, 1, Sampling(), limits), logprobs=True) for question in questions]
     await reserve(request, requests)
+    side = _find_classifying_side(app, key.prefix, side)
     streams = list[GuardedStream]()
     try:
         for one in requests:
             streams.append(app.models.generate(one, caller=key.prefix, side=side))
+        streams = await unite(request, streams, limits.timeout_s)
         request.state.event["llmops.model.version"] = streams[0].version.name
         answers = [await deliver_whole(request, stream, limits.timeout_s) for stream in streams]
-        if not all(answer.logprobs for answer in answers):  # a language model has become the champion meanwhile
-            raise NotClassifier(streams[0].version.name)
     finally:
         for stream in streams:  # so that the others are not computed after an error
             stream.cancel()
@@ -74,6 +71,31 @@ async def classify(
             output_tokens=sum(answer.output_tokens for answer in answers),
         ),
     )
+
+
+def _find_classifying_side(app: AppParts, caller: str, side: str) -> str:
+    """Return the side of a classifier that answers the caller, see `Models.choose`.
+
+    In place of a canary that is a language model the champion answers, and the trial counts a failure. A canary that is
+    the only classifier counts in no trial here, because no champion could answer in its place.
+
+    Raises:
+        NotClassifier: if a language model has to answer.
+    """
+    chosen, champion = app.models.choose(caller, side), app.models.champion
+    classifies = isinstance(chosen.engine, ClassifierEngine)
+    if side or champion is None or chosen is champion:
+        if not classifies:
+            raise NotClassifier(chosen.version.name)
+        return side
+    if isinstance(champion.engine, ClassifierEngine):
+        if classifies:
+            return ""
+        app.models.count_failure(chosen, caller, RuntimeError(f"{chosen.version.name} gives no labels."))
+        return "champion"
+    if classifies:
+        return "canary"
+    raise NotClassifier(chosen.version.name)
 
 
 def _make_result(answer: Answer, top_k: int) -> ClassifiedText:

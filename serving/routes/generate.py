@@ -10,7 +10,7 @@ from llmops.access.roles import Key
 from llmops.release.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require_within_limits, reserve
 from serving.answers.delivery import deliver, deliver_whole
-from serving.answers.grounded import Grounds, find_grounds, stream_ready_answer
+from serving.answers.grounded import describe_grounds, find_grounds, stream_ready_answer
 from serving.answers.requests import make_engine_request, record_prompts, record_settings
 from serving.answers.schemas import (
     MAX_TOKENS,
@@ -65,17 +65,18 @@ async def generate(
         await reserve(request, [engine_request])
         stream = app.models.generate(engine_request, caller=key.prefix, side=side, caller_prompt=engine_prompt)
     request.state.event["llmops.model.version"] = stream.version.name
+    described = describe_grounds(app, grounds)
 
     def render(chunk: Chunk) -> str:
         if not chunk.finish_reason:
             return format_event({"text": chunk.text})
-        facts = _make_response(request, name, stream.version, chunk, grounds).model_dump(exclude={"response"})
+        facts = _make_response(request, name, stream.version, chunk, described).model_dump(exclude={"response"})
         return format_event({"text": chunk.text, **facts})
 
     if body.stream:
         return await start_event_stream(request, deliver(request, stream, timeout_s), render)
     answer = await deliver_whole(request, stream, timeout_s)
-    return _make_response(request, name, stream.version, answer, grounds)
+    return _make_response(request, name, stream.version, answer, described)
 
 
 def _merge_parameters(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
@@ -110,7 +111,7 @@ async def _read_prompt(body: GenerateRequest, app: AppParts, key: Key, side: str
 
 
 def _make_response(
-    request: Request, name: str, version: Version, answer: Chunk | Answer, grounds: Grounds | None
+    request: Request, name: str, version: Version, answer: Chunk | Answer, described: dict[str, Any]
 ) -> GenerateResponse:
     return GenerateResponse(
         response=answer.text,
@@ -119,5 +120,5 @@ def _make_response(
         model_version=version.name,
         usage=Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens),
         finish_reason=answer.finish_reason or "stop",
-        sources=grounds.sources if grounds else None,
+        **described,
     )

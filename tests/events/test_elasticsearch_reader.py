@@ -27,6 +27,7 @@ def make_request(n, chance):
     fields = {"@timestamp": format_timestamp(START + HOURS * n / 2000), "http.request.id": f"r{n}"}
     fields |= {"http.response.status_code": status, "event.duration": int(chance.lognormvariate(5, 1) * 1e6)}
     version = {"llmops.model.version": f"v{8 + n % 3}" if status != 429 else None}
+    version |= {"url.path": path} if (path := ("", "/generate", "/v1/embeddings")[n % 3]) else {}
     return build_event(SERVING, {**fields, **version, **(answered if status == 200 else failed)})
 
 
@@ -83,6 +84,8 @@ def test_figures_are_those_of_the_local_store(remote, local):
             assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
             assert one.seconds == pytest.approx(other.seconds)
         assert ours.total.first_token_ms == theirs.total.first_token_ms == {"p50": None, "p95": None, "p99": None}
+    window = START + timedelta(minutes=7), START + HOURS / 2
+    assert local.count_by_path(*window) == remote.count_by_path(*window) and len(local.count_by_path(*window)) == 3
     for times in ("latency_ms", "queue_ms"):  # t-digest, which puts values between those that occurred
         assert getattr(ours.total, times) == pytest.approx(getattr(theirs.total, times), rel=0.1)
 

@@ -85,6 +85,12 @@ class Site:
         with database_of(self.config).change() as connection:
             move(connection, self.config.release.name, aliases, AliasChange("promote", "", "a test", "set"))
 
+    def start_canary(self, client: Any, version: str = "v2", share: float = 0.5) -> None:
+        """Let a version answer a share of the callers, and wait until it does."""
+        body = {"version": version, "share": share}
+        assert client.post("/admin/canary", json=body, headers=self.headers("admin")).status_code == 200
+        self.until(lambda: client.app.state.parts.models.canary)
+
     def engine(self, version: Any) -> EchoEngine:
         serving = self.config.serving
         self.engines[version.name] = EchoEngine(serving.max_queue, serving.max_batch)

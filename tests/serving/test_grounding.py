@@ -61,13 +61,16 @@ class Shop:
     def words(self, prompt: Any) -> list[str]:
         self.asked.append(prompt)
         last = prompt.messages[-1] if isinstance(prompt, Chat) else prompt
-        return (last.context or getattr(last, "content", "") or last.text).split()
+        return (getattr(last, "context", "") or getattr(last, "content", "") or last.text).split()
 
-    def post(self, way: str, question: str, *, earlier: bool = True, **more: Any) -> tuple[str, Any]:
-        """Return the answer and its sources; `way` is generate or chat, perhaps with ` stream`."""
+    def post(self, way: str, question: str, **more: Any) -> tuple[str, Any]:
+        """Return the answer and its sources; `way` is generate or chat, perhaps with ` stream`.
+
+        The sources are None if the response says that it is not from the documents, or says nothing about them.
+        """
         path, body = "/generate", dict[str, Any](prompt=question)
         if way.startswith("chat"):
-            before = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}] if earlier else []
+            before = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
             body = {"model": self.model.name, "messages": [*before, {"role": "user", "content": question}]}
             path = "/v1/chat/completions"
         body |= {"stream": way.endswith("stream"), **more}
@@ -75,11 +78,14 @@ class Shop:
         assert answer.status_code == 200, answer.text
         parts = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
         *others, last = parts or [answer.json()]
-        assert not any("sources" in part for part in others)
+        assert not any({"sources", "from_documents"} & part.keys() for part in others)
         choices = [part.get("choices", [part])[0] for part in (*others, last)]
         texts = [choice.get("message") or choice.get("delta") or choice for choice in choices]
         pieces = [next(text[name] for name in ("content", "text", "response") if name in text) for text in texts]
-        return "".join(pieces), last.get("sources")
+        assert ("sources" in last) == ("from_documents" in last) == self.site.config.grounding.enabled
+        sources = last.get("sources") if last.get("from_documents") else None
+        assert sources is not None or not last.get("sources")
+        return "".join(pieces), sources
 
     def refused(self, **body: Any) -> tuple[int, str]:
         answer = self.site.ask(self.client, **body)
@@ -104,7 +110,7 @@ def test_an_answer_rests_on_passages_which_it_names_and_else_no_model_is_asked(s
     assert answer == f"Shipping: {DELIVERY}"
     wanted = {"title": "Shipping", "location": "a.html", "position": "1", "snippet": DELIVERY, "score": None}
     assert [source | wanted for source in sources] == sources and sources[0]["id"] == "p0"
-    assert shop.post(way, CHESS, earlier=False) == (REFUSAL, []) == shop.post(way, CHESS, ground=True)
+    assert shop.post(way, CHESS) == (REFUSAL, []) == shop.post(way, CHESS, ground=True)
     assert len(shop.asked) == 1
     found, refused, _ = shop.site.events()
     assert (found["llmops.retrieval.passages"], found["llmops.retrieval.documents"]) == (["p0"], ["d0"])
@@ -122,7 +128,7 @@ def test_a_quote_is_the_answer_without_the_model_and_the_guard_reads_it(shop: Sh
         quoting = Shop(shop.site, client)
         answer, sources = quoting.post(way, HOW_LONG)
         assert (answer, sources[0]["id"]) == (DELIVERY, "p0")
-        assert quoting.post(way, CHESS, earlier=False) == (REFUSAL, [])
+        assert quoting.post(way, CHESS) == (REFUSAL, [])
         answer, sources = quoting.post(way, "Where do refunds of vouchers go?")
         assert IBAN not in answer and IBAN not in str(sources)
     assert not shop.asked and shop.site.events()[-1]["gen_ai.usage.output_tokens"] == 0
@@ -137,12 +143,32 @@ def test_the_guard_takes_a_passage_for_nobodys_words(shop: Shop, way: str) -> No
     assert IBAN in answer and IBAN in str(sources)
 
 
-def test_who_says_so_brings_a_context_or_goes_on_gets_an_answer_without_documents(shop: Shop) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_each_turn_without_a_passage_is_refused(shop: Shop, stream: bool) -> None:
+    """The rule is the same for a first turn, a later one, and one after a system message."""
+    first = [{"role": "user", "content": CHESS}]
+    later = [{"role": "user", "content": HOW_LONG}, {"role": "assistant", "content": DELIVERY}, *first]
+    for messages in (first, later, [*later[:2], *later], [{"role": "system", "content": "Be kind."}, *first]):
+        body = {"model": shop.model.name, "messages": messages, "stream": stream}
+        reply = shop.client.post("/v1/chat/completions", json=body, headers=shop.site.headers()).text
+        assert REFUSAL in reply and '"from_documents":true' in reply.replace(" ", "")
+    assert not shop.asked and {one["llmops.retrieval.outcome"] for one in shop.site.events()} == {"refused"}
+
+
+def test_other_answers_say_that_no_document_backs_them(shop: Shop) -> None:
+    """A text to continue is no question, so it is not looked up."""
+    body = {"model": shop.model.name, "prompt": [HOW_LONG, CHESS]}
+    reply = shop.client.post("/v1/completions", json=body, headers=shop.site.headers()).json()
+    assert (reply["sources"], reply["from_documents"]) == ([], False)
+    text = shop.client.post("/v1/completions", json=body | {"stream": True}, headers=shop.site.headers()).text
+    assert text.count('"from_documents":false') == text.count('"sources":[]') == 2
+
+
+def test_who_says_so_or_brings_a_context_gets_an_answer_without_documents(shop: Shop) -> None:
     assert shop.post("generate", CHESS, ground=False) == (CHESS, None) == shop.post("chat", CHESS, ground=False)
     assert shop.post("generate", CHESS, context="Ana won.") == ("Ana won.", None)
     assert shop.refused(context="Ana won.", ground=True) == (422, "prompt_refused")
-    assert shop.post("chat", CHESS) == (CHESS, None)
-    assert shop.site.events()[-1]["llmops.retrieval.outcome"] == "none"
+    assert {one.get("llmops.retrieval.outcome") for one in shop.site.events()[:3]} == {"none"}
 
 
 def test_where_it_is_off_documents_are_never_given_out(shop: Shop) -> None:
@@ -155,17 +181,32 @@ def test_where_it_is_off_documents_are_never_given_out(shop: Shop) -> None:
         assert "llmops.retrieval.outcome" not in shop.site.events()[-2]
 
 
-def test_without_room_for_passages_there_are_none(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.answers.grounded.compute_room", lambda *_: 79)
-    assert shop.post("generate", HOW_LONG) == (HOW_LONG, None)
-    assert shop.refused(ground=True) == (422, "prompt_too_long")
+@pytest.mark.parametrize("wanted", [None, True])
+def test_a_question_that_leaves_no_room_is_refused(shop: Shop, wanted: bool | None) -> None:
+    long = f"{HOW_LONG} {'x' * 6_971}"
+    shop.site.config = shop.site.config.model_copy(update={"serving": Serving(requests_per_minute=0)})
+    with shop.site.client() as client:
+        shop.site.ready(client)
+        wide = Shop(shop.site, client)
+        assert wide.refused(prompt=long, ground=wanted) == (422, "prompt_too_long")
+        assert wide.post("generate", long, ground=False)[1] is None
+        serve_index(shop.model, make_index(shop.site.config.home, *()))
+        assert wide.post("generate", long)[1] is None, "nothing is served that needs room"
+
+
+def test_a_quote_needs_no_room_in_the_prompt(shop: Shop) -> None:
+    update = {"serving": Serving(requests_per_minute=0), "grounding": Grounding(enabled=True, answer="quote")}
+    shop.site.config = shop.site.config.model_copy(update=update)
+    with shop.site.client() as client:
+        shop.site.ready(client)
+        assert Shop(shop.site, client).post("generate", f"{HOW_LONG} {'x' * 6_971}")[0] == DELIVERY
 
 
 def test_a_system_prompt_takes_as_much_room_as_in_the_evaluation(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(Models, "system_prompt", "Be kind. ")
     monkeypatch.setattr("serving.answers.grounded.compute_room", lambda *given: asked.append(given[2]) or 79)
-    assert shop.post("generate", HOW_LONG) == (HOW_LONG, None)
+    assert shop.refused(prompt=HOW_LONG) == (422, "prompt_too_long")
     assert asked == [f"Be kind. {HOW_LONG}"]
 
 
@@ -227,7 +268,7 @@ def test_elasticsearch_answers_by_configuration_and_without_it_the_model_does(
         there = Shop(shop.site, client)
         answer, sources = there.post("generate", HOW_LONG)
         assert (answer, sources[0]["id"]) == (f"Shipping: {DELIVERY}", "p0")
-        assert there.post("chat", CHESS, earlier=False) == (REFUSAL, [])
+        assert there.post("chat", CHESS) == (REFUSAL, [])
         elasticsearch_store.delete_other_indices(server, ["ours"], None)
         assert there.post("generate", HOW_LONG) == (HOW_LONG, None)
         assert there.refused(ground=True) == (503, "documents_down")

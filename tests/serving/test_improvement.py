@@ -249,6 +249,15 @@ def test_an_answer_that_two_found_good_is_collected_until_one_takes_that_back(pe
     assert people.accepted() == expected
 
 
+def test_a_rating_of_several_answers_trains_none_of_them(people: People) -> None:
+    """Nobody can say which answer is good, unless all are the same."""
+    for name in ("ana", "bo"):
+        several, same = (people.say(name, rating="up") for _ in range(2))
+        people.keep(several, TOPICS[0]), people.keep(several, TOPICS[1])
+        people.keep(same, TOPICS[2]), people.keep(same, TOPICS[2])
+    assert list(people.accepted()) == [TOPICS[2]]
+
+
 def test_a_person_who_is_forgotten_takes_what_they_said_along(people: People) -> None:
     people.key("ana", owner="Ana Petrova")
     for name, topics in {"ana": TOPICS[:3], "bo": TOPICS[:2], "cy": TOPICS[1:2]}.items():

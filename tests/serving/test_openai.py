@@ -130,6 +130,31 @@ def test_if_one_of_several_prompts_fails_the_others_are_given_up(site, ours):
     site.until(lambda: site.engines["v1"].get_stats().running == 0)
 
 
+class Shouting(EchoEngine):
+    """Answers in capitals, and fails on a word."""
+
+    def _begin(self, job):
+        row = super()._begin(job)
+        row.words = [word.upper() for word in row.words]
+        return row
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("second", "texts", "version"), [("bad", "good bad", "v1"), ("fine", "GOOD FINE", "v2")])
+def test_all_answers_of_a_response_are_of_its_version(new_site, tmp_path, stream, second, texts, version):
+    """The canary's answers are in capitals; it fails on one word."""
+    site = new_site(tmp_path).release()
+    with site.client(lambda one: Shouting(fail_on="BAD") if one.name == "v2" else EchoEngine()) as client:
+        site.ready(client)
+        site.start_canary(client, share=0.999)
+        body = {"model": "support-bot", "prompt": ["good", second], "stream": stream}
+        reply = client.post("/v1/completions", json=body, headers=site.headers())
+    lines = [line[6:] for line in reply.text.splitlines() if line.startswith("data: {")] or [reply.text]
+    parts = [json.loads(line) for line in lines]
+    assert " ".join(choice["text"] for part in parts for choice in part["choices"]) == texts
+    assert {part["model"] for part in parts} == {f"support-bot:{version}"}
+
+
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 

@@ -7,6 +7,7 @@ changes a person's decision.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -92,12 +93,14 @@ def _read_corrections(reader: Reader, since: str, until: str) -> Iterable[Review
 
 
 _TEXTS = ("question", "context", "answer", "correction", "comment")
+_ANSWER_FIELDS = ("llmops.prompt.text", "llmops.context.text", "llmops.answer.text", "llmops.model.version")
 
 
 def _read_good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review], set[str]]:
     """Return answers with a good rating (if their texts are stored), and ids of ratings that were withdrawn.
 
-    The last rating of a key for a request counts.
+    The last rating of a key for a request counts. If a request has several answers, nobody can say which one is good,
+    so its rating gives no answer unless question and answer are the same in all.
     """
     last: dict[tuple[str, str], Mapping[str, object]] = {}
     withdrawn: set[str] = set()
@@ -112,26 +115,16 @@ def _read_good_answers(reader: Reader, since: str, until: str) -> tuple[list[Rev
     if not good:
         return [], withdrawn
     requests = {request for request, _ in good}
-    stored = {
-        str(request): (str(question), str(context or ""), str(answer), str(version or ""))
-        for request, question, context, answer, version in reader.select(
-            TEXT,
-            (
-                "http.request.id",
-                "llmops.prompt.text",
-                "llmops.context.text",
-                "llmops.answer.text",
-                "llmops.model.version",
-            ),
-            since,
-            until,
-        )
-        if request in requests and question and answer
-    }
+    stored = defaultdict[str, set[tuple[str, ...]]](set)
+    for request, *kept in reader.select(TEXT, ("http.request.id", *_ANSWER_FIELDS), since, until):
+        if request in requests:
+            stored[request].add(tuple(str(text or "") for text in kept))
     found = []
     for (request, _), rating in good.items():
-        if request in stored:
-            question, context, answer, version = stored[request]
+        if len(stored[request]) != 1:
+            continue
+        ((question, context, answer, version),) = stored[request]
+        if question and answer:
             texts = {"question": question, "context": context, "answer": answer, "correction": answer}
             found.append(_make_review({"llmops.model.version": version, **rating}, "answer", **texts))
     return found, withdrawn

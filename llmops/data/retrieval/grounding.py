@@ -6,8 +6,9 @@ prompts.encode_question(tokenizer, question, found.context) if found.hits else R
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
@@ -19,6 +20,7 @@ from llmops.data.retrieval.search import Hit, Index
 from llmops.data.retrieval.terms import sum_shared_words
 from llmops.data.text.normalization import normalize_text
 from llmops.data.text.sentences import truncate_text
+from llmops.frame.records import Example
 
 REFUSAL = "I can't answer that from the documents."  #: the answer if no passage is good enough
 MAX_SNIPPET_CHARS = 200  #: characters of a passage that are shown beside an answer
@@ -83,6 +85,30 @@ def retrieve_context(
         quote, quoted = quote_sentences(index, question, fitting, weights)
         named = quoted or fitting
     return RetrievedContext(tuple(named), format_context(fitting), match, quote)
+
+
+def retrieve_for_item(
+    index: Index, item: Example, config: Grounding, context_sources: Collection[str], window: int, max_new_tokens: int
+) -> RetrievedContext | None:
+    """Return the passages that the app would find for an item of a test; None if it is asked without documents.
+
+    Args:
+        index: the index of the documents.
+        item: the item. Its context stays if a caller would send it.
+        config: see `retrieve_context`.
+        context_sources: see `find_sources_with_contexts`.
+        window: tokens of a prompt and its answer in serving, without the system prompt.
+        max_new_tokens: of an answer.
+    """
+    room = compute_room(window, max_new_tokens, item.question)
+    if (item.context and item.source in context_sources) or room < MIN_ROOM:
+        return None
+    return retrieve_context(index, item.question, config, room)
+
+
+def compute_window(max_context: int, system_prompt: str) -> int:
+    """Return the tokens of a prompt and its answer in serving, without the system prompt."""
+    return max_context - math.ceil(measure_bytes(system_prompt) / TOKEN_BYTES)
 
 
 def measure_matches(hits: Sequence[Hit], weights: Mapping[str, float]) -> list[tuple[Hit, float]]:

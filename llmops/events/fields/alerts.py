@@ -71,7 +71,11 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.decay.low", "double", "lower bound of its interval"),
             ("llmops.decay.high", "double", "upper bound of its interval"),
             ("llmops.decay.items", "long", "number of items or requests"),
-            ("llmops.decay.content", "keyword", "digest of the items; only equal ones are comparable"),
+            (
+                "llmops.decay.content",
+                "keyword",
+                "digest of the items, and if documents were used; only equal ones compare",
+            ),
             ("llmops.decay.days", "long", "measured days of the last 90"),
             ("llmops.decay.slope", "double", "change per day"),
             ("llmops.decay.slope_low", "double", "lower bound of its interval"),

@@ -21,6 +21,7 @@ from llmops.events.times import format_timestamp, parse_epoch
 from llmops.frame.errors import EventsUnavailable
 
 MAX_EXACT = 2000  #: up to this number requests are read one by one, for exact percentiles; that takes 25 ms
+_PATH, _STATUS = (f"""json_extract(document, '$."{name}"')""" for name in ("url.path", "http.response.status_code"))
 MIN_PRUNED = 1000  #: least number of expired events of a kind that one delivery removes
 
 
@@ -91,6 +92,16 @@ class LocalStore:
             length, size = length or HOUR, int(step.total_seconds()) if step else 0
             start, end = (int(moment.timestamp()) // length * length for moment in (since, until))
             return sum_tallies(rollups.read_tallies(db, length, start, end, int(since.timestamp()), size), count)
+
+    def count_by_path(self, since: datetime, until: datetime) -> dict[str, tuple[int, int]]:
+        """See `Reader`. A million requests take 3 s."""
+        with self._open_for_reading() as db:
+            rows = db.execute(
+                f"SELECT {_PATH}, count(*), sum({_STATUS} >= 500) FROM events WHERE dataset = ? AND time >= ? "
+                f"AND time < ? AND {_STATUS} > 0 AND NOT {_STATUS} BETWEEN 400 AND 499 GROUP BY 1",
+                (SERVING, format_timestamp(since), format_timestamp(until)),
+            )
+            return {path or "": (total, failed) for path, total, failed in rows}
 
     def count_ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """See `Reader`."""

@@ -13,13 +13,11 @@ from pathlib import Path
 from llmops.config import Collect, Grounding
 from llmops.data.retrieval.example_passages import ExamplePassages, find_answering_passages
 from llmops.data.retrieval.grounding import (
-    MIN_ROOM,
     REFUSAL,
     SEARCHED_PASSAGES,
-    compute_room,
     find_sources_with_contexts,
     format_hit,
-    retrieve_context,
+    retrieve_for_item,
 )
 from llmops.data.retrieval.search import Hit, open_index
 from llmops.frame.records import Example, Passage
@@ -70,10 +68,10 @@ def ground_test(
     quotes: dict[int, str] = {}
     with open_index(index) as opened, closing(ExamplePassages(index, annotate)) as own:
         for n, item in enumerate(items):
-            room = compute_room(window, max_new_tokens, item.question)
-            if (item.context and item.source in context_sources) or room < MIN_ROOM:
+            retrieved = retrieve_for_item(opened, item, quoting, context_sources, window, max_new_tokens)
+            if retrieved is None:
                 continue
-            retrieved, own_passages = retrieve_context(opened, item.question, quoting, room), own.find_passages(item)
+            own_passages = own.find_passages(item)
             system_items[n] = right_passages[n] = replace(item, context=retrieved.context or item.context)
             quotes[n] = retrieved.quote
             columns[WRONGLY_REFUSED if own_passages else RIGHTLY_REFUSED][n] = float(not retrieved.hits)

@@ -10,7 +10,6 @@ threads, writes the same files bit for bit.
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ import pyarrow as pa
 from llmops.config import Collect, Evaluate, Grounding, Serving
 from llmops.config.model import TaskName
 from llmops.data.features.examples import read_examples
-from llmops.data.retrieval.grounding import TOKEN_BYTES, is_fixed_refusal, measure_bytes
+from llmops.data.retrieval.grounding import compute_window, is_fixed_refusal
 from llmops.frame.artifacts import get_ref, is_skipped, read_record, write_json
 from llmops.frame.errors import ArtifactError
 from llmops.frame.records import CLOSED_BOOK, Example, get_base_path, write_table
@@ -84,7 +83,7 @@ def run(
     if index and read_record(index).metrics.get("passages"):
         answering = grounding.with_answer(choose_answer_mode(measure_shape(read_stored_config(base)).parameters))
         system_prompt = str(read_record(compress).config.get("system_prompt", ""))
-        window = serving.max_context - math.ceil(measure_bytes(system_prompt) / TOKEN_BYTES)
+        window = compute_window(serving.max_context, system_prompt)
         grounded_test = ground_test(index, annotate, items, answering, collect, window, config.max_new_tokens)
     question_sets = {name: {name: grounded_test.system if grounded_test else closed_book} for name in folders}
     if grounded_test:

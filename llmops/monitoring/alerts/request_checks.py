@@ -1,14 +1,15 @@
 """Checks of requests: duration, waiting time, failures, and answers cut by the guard.
 
-Latency is that of answers of `/generate`. The error rate is the share of 5xx among answered and failed requests; a
-caller's own mistakes (4xx) do not count. Each burn rate uses two windows (Google, The Site Reliability Workbook,
-chapter 5): the long one shows that it matters, the short one that it continues.
+Each operation, which is a route, has its own figures and its own alerts: many vectors must not hide failed answers. The
+time in the queue is judged for all together, because they share the engines. The error rate is the share of 5xx among
+answered and failed requests; a caller's own mistakes (4xx) do not count. Each burn rate uses two windows (Google, The
+Site Reliability Workbook, chapter 5): the long one shows that it matters, the short one that it continues.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -30,6 +31,7 @@ _REQUEST_FIELDS = (
 )
 #: rule → short and long window that must both burn too fast, in multiples of `alerts.window_minutes`
 BURN_WINDOWS: dict[Rule, tuple[int, int]] = {"burn_rate_fast": (1, 12), "burn_rate_slow": (6, 72)}
+_UNNAMED_PATH = "/generate"  #: of an event without a path
 QUEUE_CHECKS = 3  #: checks in a row at which a queue must be long
 
 
@@ -83,7 +85,7 @@ def read_requests(reader: Reader, since: datetime, until: datetime) -> list[Requ
     rows = reader.select(SERVING, _REQUEST_FIELDS, format_timestamp(since), format_timestamp(until))
     return [
         Request(
-            path=path or "/generate",
+            path=path or _UNNAMED_PATH,
             failed=status >= 500,
             ms=(duration or 0) / 1e6,
             waited_ms=None if waited is None else waited / 1e6,
@@ -94,74 +96,80 @@ def read_requests(reader: Reader, since: datetime, until: datetime) -> list[Requ
     ]
 
 
-def count_requests(reader: Reader, since: datetime, until: datetime) -> tuple[int, int]:
-    """Return the number of answered and failed requests, and of failed ones.
-
-    The reader counts them, which needs no memory here. The window is extended to whole minutes, which the local store
-    has already counted.
-    """
-    minutes = (math.floor(since.timestamp() / 60), math.ceil(until.timestamp() / 60))
-    first, last = (datetime.fromtimestamp(60 * minute, UTC) for minute in minutes)
-    figures = reader.summarize(first, last).total
-    return figures.answered + figures.failed, figures.failed
-
-
 def check_window(config: Config, requests: Sequence[Request], now: datetime) -> list[Breach]:
-    """Check `latency_p95`, `error_rate`, `queue_time` and `guard_rejections` on the requests of one window."""
+    """Check `queue_time`, and for each operation `latency_p95`, `error_rate` and `guard_rejections`, in one window."""
     min_requests, min_bad = config.monitoring.min_requests, config.alerts.min_bad
     since, until = format_timestamp(now - timedelta(minutes=config.alerts.window_minutes)), format_timestamp(now)
     last = f"in the last {format_minutes(config.alerts.window_minutes)}"
     breaches: list[Breach] = []
 
-    def check_percentile(rule: Rule, subject: str, values: Sequence[float], bound: float) -> None:
+    def check_percentile(rule: Rule, path: str, what: str, values: Sequence[float], bound: float) -> None:
         p95, slow = compute_percentile(values, 0.95), sum(value > bound for value in values)
         if p95 is not None and len(values) >= min_requests and slow >= min_bad and p95 > bound:
             message = (
-                f"The 95th percentile of {subject} is {p95:,.0f} ms {last}, above the {bound:,.0f} ms that are "
+                f"The 95th percentile of {what} is {p95:,.0f} ms {last}, above the {bound:,.0f} ms that are "
                 f"promised: {slow} of {len(values)} took longer."
             )
-            breaches.append(Breach(rule, message, value=p95, bound=bound, since=since, until=until))
+            breaches.append(Breach(rule, message, path, value=p95, bound=bound, since=since, until=until))
 
-    def check_share(rule: Rule, subject: str, bad: int, total: int, bound: float) -> None:
+    def check_share(rule: Rule, path: str, what: str, bad: int, total: int, bound: float) -> None:
         if total >= min_requests and bad >= min_bad and bad / total > bound:
-            message = f"{bad} of {total} {subject} {last}, {bad / total:.1%}, more than {bound:.1%}."
-            breaches.append(Breach(rule, message, value=bad / total, bound=bound, since=since, until=until))
+            message = f"{bad} of {total} {what} {last}, {bad / total:.1%}, more than {bound:.1%}."
+            breaches.append(Breach(rule, message, path, value=bad / total, bound=bound, since=since, until=until))
 
-    answered = [request for request in requests if not request.failed]
-    latencies = [request.ms for request in answered if request.path == "/generate"]
-    waits = [request.waited_ms for request in answered if request.waited_ms is not None]
-    check_percentile("latency_p95", "answers of /generate", latencies, config.monitoring.latency_p95_ms)
-    check_percentile("queue_time", "waiting for an engine", waits, config.alerts.queue_time_ms)
-    failed = len(requests) - len(answered)
-    check_share("error_rate", "requests failed", failed, len(requests), config.monitoring.error_rate)
-    cut_answers = sum(request.cut_by_guard for request in answered)
-    check_share(
-        "guard_rejections", "answers were cut by the guard", cut_answers, len(answered), config.alerts.guard_share
-    )
+    promised_ms = {str(path): ms for path, ms in config.monitoring.latency_p95_ms_of.items()}
+    by_path = defaultdict[str, list[Request]](list)
+    for request in requests:
+        by_path[request.path].append(request)
+    for path, some in sorted(by_path.items()):
+        answered = [request for request in some if not request.failed]
+        bound_ms = promised_ms.get(path, config.monitoring.latency_p95_ms)
+        check_percentile("latency_p95", path, f"answers of {path}", [one.ms for one in answered], bound_ms)
+        failed, cut = len(some) - len(answered), sum(one.cut_by_guard for one in answered)
+        check_share("error_rate", path, f"requests of {path} failed", failed, len(some), config.monitoring.error_rate)
+        what = f"answers of {path} were cut by the guard"
+        check_share("guard_rejections", path, what, cut, len(answered), config.alerts.guard_share)
+    waits = [one.waited_ms for one in requests if one.waited_ms is not None and not one.failed]
+    check_percentile("queue_time", "", "waiting for an engine", waits, config.alerts.queue_time_ms)
     return breaches
 
 
 def check_burn_rates(config: Config, reader: Reader, now: datetime) -> list[Breach]:
-    """Check the burn rates. The long window is only counted if the short one burns too fast."""
+    """Check the burn rates of each operation. The long window is only counted if the short one burns too fast."""
     budget, minutes = config.monitoring.error_rate, config.alerts.window_minutes
     breaches: list[Breach] = []
     for rule, (short, long) in BURN_WINDOWS.items() if budget else ():
         bound = config.alerts.burn_fast if rule == "burn_rate_fast" else config.alerts.burn_slow
-        total, failed = count_requests(reader, now - timedelta(minutes=short * minutes), now)
-        if failed < config.alerts.min_bad or (burn := failed / total / budget) <= bound:
-            continue
+        recent = count_failing(reader, now - timedelta(minutes=short * minutes), now, config.alerts.min_bad)
+        burning = {path: failed / total / budget for path, (total, failed) in recent.items()}
+        burning = {path: burn for path, burn in burning.items() if burn > bound}
         start = now - timedelta(minutes=long * minutes)
-        total_before, failed_before = count_requests(reader, start, now)
-        burn_before = failed_before / total_before / budget
-        if total_before >= config.monitoring.min_requests and burn_before > bound:
-            message = (
-                f"Requests fail {burn:.1f} times as fast as the promised {budget:.1%} allow in the last "
-                f"{format_minutes(short * minutes)} and {burn_before:.1f} times in the last "
-                f"{format_minutes(long * minutes)} ({failed_before} of {total_before}); {bound:g} times raise this."
-            )
-            since, until = format_timestamp(start), format_timestamp(now)
-            breaches.append(Breach(rule, message, value=burn, bound=bound, since=since, until=until))
+        before = count_failing(reader, start, now, config.alerts.min_bad) if burning else {}
+        for path, burn in sorted(burning.items()):
+            total, failed = before.get(path, (0, 0))
+            if total >= config.monitoring.min_requests and (burn_before := failed / total / budget) > bound:
+                message = (
+                    f"Requests of {path} fail {burn:.1f} times as fast as the promised {budget:.1%} allow in the last "
+                    f"{format_minutes(short * minutes)} and {burn_before:.1f} times in the last "
+                    f"{format_minutes(long * minutes)} ({failed} of {total}); {bound:g} times raise this."
+                )
+                since, until = format_timestamp(start), format_timestamp(now)
+                breaches.append(Breach(rule, message, path, value=burn, bound=bound, since=since, until=until))
     return breaches
+
+
+def count_failing(reader: Reader, since: datetime, until: datetime, min_bad: int) -> dict[str, tuple[int, int]]:
+    """Return the operations with at least `min_bad` failures: their answered and failed requests, and failed ones.
+
+    The reader counts them, which needs no memory here. The window is extended to whole minutes, whose failures the
+    local store has already counted: it reads the single requests only if there are enough failures.
+    """
+    minutes = (math.floor(since.timestamp() / 60), math.ceil(until.timestamp() / 60))
+    first, last = (datetime.fromtimestamp(60 * minute, UTC) for minute in minutes)
+    if reader.summarize(first, last).total.failed < min_bad:
+        return {}
+    counts = reader.count_by_path(first, last).items()
+    return {path or _UNNAMED_PATH: (total, failed) for path, (total, failed) in counts if failed >= min_bad}
 
 
 def format_minutes(minutes: float) -> str:

@@ -29,24 +29,24 @@ class RuleSpec(NamedTuple):
 RULES: dict[Rule, RuleSpec] = {
     "latency_p95": RuleSpec(
         "critical",
-        "the 95th percentile of answers of `/generate` is above "
-        "`monitoring.latency_p95_ms` ({monitoring.latency_p95_ms:g})",
+        "the 95th percentile of the answers of an operation is above "
+        "`monitoring.latency_p95_ms` ({monitoring.latency_p95_ms:g}), or its own of `monitoring.latency_p95_ms_of`",
         request_checks.check_requests,
     ),
     "error_rate": RuleSpec(
         "critical",
-        "the share of 5xx is above `monitoring.error_rate` ({monitoring.error_rate:g})",
+        "the share of 5xx among an operation's requests is above `monitoring.error_rate` ({monitoring.error_rate:g})",
         request_checks.check_requests,
     ),
     "burn_rate_fast": RuleSpec(
         "critical",
-        "errors are `alerts.burn_fast` ({alerts.burn_fast:g}) times as many as that allows, in the last window and in "
-        "twelve",
+        "its errors are `alerts.burn_fast` ({alerts.burn_fast:g}) times as many as that allows, in the last window and "
+        "in twelve",
         request_checks.check_requests,
     ),
     "burn_rate_slow": RuleSpec(
         "warning",
-        "errors are `alerts.burn_slow` ({alerts.burn_slow:g}) times as many, in the last 6 windows and in 72",
+        "its errors are `alerts.burn_slow` ({alerts.burn_slow:g}) times as many, in the last 6 windows and in 72",
         request_checks.check_requests,
     ),
     "queue_length": RuleSpec(
@@ -62,7 +62,7 @@ RULES: dict[Rule, RuleSpec] = {
     ),
     "guard_rejections": RuleSpec(
         "warning",
-        "the guard has cut more than `alerts.guard_share` ({alerts.guard_share:g}) of the answers",
+        "the guard has cut more than `alerts.guard_share` ({alerts.guard_share:g}) of an operation's answers",
         request_checks.check_requests,
     ),
     "drift": RuleSpec(

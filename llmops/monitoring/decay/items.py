@@ -15,16 +15,17 @@ from llmops.release.registry.registry import registry_of
 from llmops.release.registry.version import Version
 from llmops.state.database import database_of
 
+FRESH = "fresh"  #: source of the corrections; callers have sent their contexts
 MAX_FRESH_ITEMS = 500  #: most corrections measured, the latest ones
 
 
 def read_fixed_items(version: Version) -> list[Example]:
     """Return the test items that the version answered before its release, except those erased since."""
     answers = pq.read_table(
-        version.path / "answers.parquet", columns=["id", "question", "context", "reference", "group", "model"]
+        version.path / "answers.parquet", columns=["id", "question", "context", "reference", "source", "group", "model"]
     )
     return [
-        _make_item(row["id"], row["question"], row["reference"], row["context"], "fixed", row["group"])
+        _make_item(row["id"], row["question"], row["reference"], row["context"], row["source"], row["group"])
         for row in answers.to_pylist()
         if row["model"] == "candidate"
     ]
@@ -44,7 +45,7 @@ def read_fresh_items(config: Config) -> list[Example]:
         if row.kind == "correction" and row.decided >= format_timestamp(datetime.fromisoformat(champion.created)):
             key = row.question, row.context
             corrections.pop(key, None)
-            corrections[key] = _make_item(make_content_id(*key), row.question, row.text, row.context, "fresh")
+            corrections[key] = _make_item(make_content_id(*key), row.question, row.text, row.context, FRESH)
     return list(corrections.values())[-MAX_FRESH_ITEMS:]
 
 

@@ -20,7 +20,7 @@ from llmops.events.reader import Reader, make_reader
 from llmops.frame.errors import ConfigError
 from llmops.monitoring.decay.items import read_fixed_items, read_fresh_items
 from llmops.monitoring.decay.live_rates import measure_live_rates
-from llmops.monitoring.decay.measurement import digest_items, measure_version
+from llmops.monitoring.decay.measurement import digest_items, find_documents, measure_version
 from llmops.monitoring.decay.slope import estimate_slope
 from llmops.release.registry.registry import registry_of
 from llmops.release.registry.version import Version
@@ -40,7 +40,7 @@ class DailyFigure:
     low: float
     high: float
     items: int
-    content: str = ""  #: digest of the items; other items make another series
+    content: str = ""  #: digest of the items, and if documents were read; another content makes another series
 
 
 def watch_decay(config: Config, now: datetime | None = None) -> dict[str, Any]:
@@ -82,6 +82,8 @@ def _measure_figures(config: Config, reader: Reader, version: Version, day: date
         if len(items) >= (MIN_FRESH_ITEMS if name == "fresh" else 1):
             # no digest for corrections: they change every day, and their series must continue
             content = digest_items(items) if name == "fixed" else ""
+            if find_documents(config):  # answers without documents are another series
+                content = f"{content} with documents".lstrip()
             for metric, measurement in measure_version(config, version, items).items():
                 yield DailyFigure(name, metric, *measurement, items=len(items), content=content)
     for metric, rate in measure_live_rates(reader, version.name, day - timedelta(days=1), day).items():

@@ -52,7 +52,7 @@ function request(question) {
 const CUT = { length: "cut at the longest answer", content_filter: "cut by the guard" };
 
 async function read(response, text) {
-  const found = { text: "", usage: null, version: "", cut: "", sources: null, id: response.headers.get("X-Request-ID") };
+  const found = { text: "", usage: null, version: "", cut: "", sources: null, fromDocuments: true, id: response.headers.get("X-Request-ID") };
   for await (const data of events(response)) {
     if (data === "[DONE]") break;
     const event = JSON.parse(data);
@@ -61,6 +61,7 @@ async function read(response, text) {
     found.version = event.system_fingerprint;
     found.usage = event.usage || found.usage;
     found.sources = event.sources || found.sources;
+    found.fromDocuments = event.from_documents ?? found.fromDocuments;
     if (!choice) continue;
     found.text += choice.delta.content || "";
     found.cut = CUT[choice.finish_reason] || "";
@@ -102,7 +103,7 @@ async function ask(event) {
     if (!found.text) text.textContent = "(an empty answer)";
     turns.push({ role: "user", content: question }, { role: "assistant", content: found.text });
     follow(() => {
-      if (found.sources) box.append(footnotes(found.sources));
+      if (found.sources) box.append(footnotes(found.sources, found.fromDocuments));
       showFacts(box, found, ((performance.now() - begun) / 1000).toFixed(1));
       box.append(feedback(found.id, question, found.text));
     });

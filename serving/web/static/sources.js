@@ -15,7 +15,8 @@ function describePlace(source) {
 }
 
 /** The list of them; without any, a line that says why. */
-export function footnotes(sources) {
+export function footnotes(sources, fromDocuments) {
+  if (fromDocuments === false) return element("p", "facts hint", "The model answered without the documents.");
   if (!sources.length) return element("p", "facts hint", "Nothing in the documents answers this; the model was not asked.");
   const list = element("ol", "sources");
   list.setAttribute("aria-label", "Sources");

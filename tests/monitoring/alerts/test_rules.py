@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from llmops.access.keys import KeyStore
 from llmops.config import Config
+from llmops.config.monitoring import Operation
 from llmops.events.datasets import DECAY, DRIFT, PIPELINE, SERVING
 from llmops.events.events import build_event, emit, format_timestamp
 from llmops.events.sinks.local import LocalStore
@@ -17,6 +18,7 @@ from llmops.monitoring.alerts.request_checks import CheckInputs
 from llmops.monitoring.alerts.rule_checker import RuleChecker
 from llmops.release import rollout
 from llmops.state.database import database_of
+from serving.http.middleware import RECORDED_PATHS
 from tests.clock import FakeClock
 from tests.release.conftest import two_versions
 
@@ -49,7 +51,6 @@ def find_raised(config: Config, *events: Sequence[dict[str, Any]], **judging: An
         ([make_requests(4, 5000), make_requests(40)], set()),  # 9 %, but four
         ([make_requests(5, 5000), make_requests(40)], {"latency_p95"}),
         ([make_requests(60, 1500, ago=6)], set()),  # before the window
-        ([make_requests(60, 5000, **{"url.path": "/v1/chat/completions"})], set()),  # the promise is of /generate
         ([make_requests(60, 5000, status=429)], set()),  # a caller's mistakes
         ([make_requests(4, status=500), make_requests(100)], set()),
         ([make_requests(5, status=500), make_requests(100)], {"error_rate"}),
@@ -59,6 +60,36 @@ def find_raised(config: Config, *events: Sequence[dict[str, Any]], **judging: An
 )
 def test_requests(config: Config, events: Any, rules: set[str]) -> None:
     assert find_raised(config, *events) == rules
+
+
+CHAT, VECTORS = {"url.path": "/v1/chat/completions"}, {"url.path": "/v1/embeddings"}
+
+
+def find_subjects(config: Config, *events: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    LocalStore(config.events).send([event for several in events for event in several])
+    return sorted((change["rule"], change["subject"]) for change in RuleChecker(config).check(NOW))
+
+
+def test_slow_chats_raise_an_alert_of_their_own(config: Config) -> None:
+    slow, quick = make_requests(200, 30_000, **CHAT), make_requests(200)
+    assert find_subjects(config, slow, quick) == [("latency_p95", CHAT["url.path"])]
+
+
+def test_an_operation_may_promise_another_latency(tmp_path: Path) -> None:
+    promised = {CHAT["url.path"]: 40_000}
+    config = Config(home=tmp_path, alerts={"disk_free": 0}, monitoring={"latency_p95_ms_of": promised})
+    slow = make_requests(60, 30_000, **CHAT), make_requests(60, 30_000, **VECTORS)
+    assert find_subjects(config, *slow) == [("latency_p95", VECTORS["url.path"])]
+
+
+def test_healthy_vectors_hide_no_failed_answers(config: Config) -> None:
+    healthy, failed = make_requests(20_000, every_s=0.005, **VECTORS), make_requests(100, status=500, **CHAT)
+    rules = ("burn_rate_fast", "burn_rate_slow", "error_rate")
+    assert find_subjects(config, healthy, failed) == [(rule, CHAT["url.path"]) for rule in rules]
+
+
+def test_an_objective_can_be_named_for_each_recorded_route() -> None:
+    assert set(get_args(Operation)) == RECORDED_PATHS.keys()
 
 
 def test_burn_rates_need_both_of_their_windows(tmp_path: Path) -> None:
@@ -72,7 +103,7 @@ def test_burn_rates_need_both_of_their_windows(tmp_path: Path) -> None:
 
 
 def test_hours_of_requests_are_counted_by_the_reader_in_whole_minutes(config: Config) -> None:
-    read, counted = list[Any](), list[Any]()
+    read, summed, counted = list[Any](), list[Any](), list[Any]()
 
     class Watched(LocalStore):
         def select(self, dataset: str, fields: Any, since: str = "", until: str = "~") -> Any:
@@ -80,14 +111,19 @@ def test_hours_of_requests_are_counted_by_the_reader_in_whole_minutes(config: Co
             return super().select(dataset, fields, since, until)
 
         def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Any:
-            counted.append((since, until))
+            summed.append((since, until))
             return super().summarize(since, until, step)
+
+        def count_by_path(self, since: datetime, until: datetime) -> Any:
+            counted.append((since, until))
+            return super().count_by_path(since, until)
 
     LocalStore(config.events).send(make_requests(300, status=500, ago=20, every_s=3))
     now = NOW + timedelta(seconds=17)
     assert [found["rule"] for found in RuleChecker(config, Watched(config.events)).check(now)] == ["burn_rate_slow"]
     assert read == [(format_timestamp(now - 5 * MINUTE), format_timestamp(now))]
-    assert counted == [(NOW - minutes * MINUTE, NOW + MINUTE) for minutes in (5, 30, 360)]
+    assert summed == [(NOW - minutes * MINUTE, NOW + MINUTE) for minutes in (5, 30, 360)]
+    assert counted == summed[1:], "without failures nothing is counted by operation"
 
 
 def test_a_queue_has_to_be_long_for_three_looks(config: Config) -> None:

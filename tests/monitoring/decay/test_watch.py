@@ -2,24 +2,31 @@
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
 from llmops.cli import main
-from llmops.config import Config
+from llmops.config import Config, Grounding
 from llmops.data.feedback import rows
 from llmops.data.feedback.rows import Review
+from llmops.data.retrieval.file_store import write_passages
+from llmops.data.retrieval.grounding import REFUSAL
 from llmops.events.datasets import DECAY, FEEDBACK, SERVING, TEXT
 from llmops.events.events import emit_all, format_timestamp
 from llmops.events.reader import make_reader
 from llmops.events.shipping import drain_spool
-from llmops.frame.records import write_table
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
+from llmops.frame.records import Passage, make_content_id, write_table
 from llmops.monitoring.decay.items import read_fixed_items, read_fresh_items
 from llmops.monitoring.decay.measurement import Measurement, measure_version
 from llmops.monitoring.decay.watch import MIN_FRESH_ITEMS, watch_decay
 from llmops.release.registry.aliases import AliasChange, move
+from llmops.release.registry.indexes import serve_index
 from llmops.release.registry.registry import registry_of
 from llmops.state.database import database_of
 from tests.release.conftest import put_version
@@ -38,6 +45,7 @@ def config(tmp_path):
             "question": f"Where is it {n}?",
             "context": "",
             "reference": "On page 3.",
+            "source": "book",
             "group": group,
             "model": model,
         }
@@ -92,7 +100,9 @@ def test_perplexity_that_rises_decays_and_other_items_are_another_series(config,
         _, found = watch(config, DAY + timedelta(days=n))
     assert found["decayed"] == ["perplexity (fixed)"]
     path = registry_of(config).champion().path / "answers.parquet"
-    rows = [{"id": "1", "question": "q", "context": "", "reference": "a", "group": "g", "model": "candidate"}]
+    rows = [
+        {"id": "1", "question": "q", "context": "", "reference": "a", "source": "s", "group": "g", "model": "candidate"}
+    ]
     write_table(path, pa.Table.from_pylist(rows))  # an erasure took two of the items
     measured, found = watch(config, DAY + timedelta(days=10))
     assert found["decayed"] == [] and measured["fixed", "perplexity"]["days"] == 1
@@ -161,6 +171,69 @@ def test_the_model_is_asked_once_for_the_same(config, tiny_base, monkeypatch):
     assert measure_version(config, version, items) == found and len(asked) == 2
     monkeypatch.setattr("llmops.monitoring.decay.measurement.library_version", lambda name: "99")
     assert measure_version(config, version, items) == found and len(asked) == 3
+
+
+def serve(config, *texts):
+    """Serve an index of passages that are found by their words."""
+    folder = config.home / "artifacts" / "index" / make_content_id(*texts)
+    folder.mkdir(parents=True)
+    place = {"source": "help", "location": "a.html", "position": "1", "title": "Help", "headings": ""}
+    rows = [Passage(id=f"p{n}", document=f"d{n}", text=text, **place) for n, text in enumerate(texts)]
+    metrics = {"passages": write_passages(folder, rows), "model": ""}
+    artifacts.commit(folder, Record("index", folder.name, {}, {}, "", "", metrics, {}, "", "", ""))
+    serve_index(registry_of(config).folder, folder)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Return the sets of questions that models are asked, which get no real answers."""
+    from llmops.frame.statistics.bootstrap import make_mean
+    from llmops.model.scoring import answers  # not above: it loads torch
+
+    sets = []
+
+    def score(folder, question_sets, settings):
+        sets.extend(question_sets)
+        figures = dict.fromkeys(("token_f1", "perplexity"), make_mean([0.5] * len(question_sets[0].items)))
+        return [SimpleNamespace(item_metrics=figures)]
+
+    monkeypatch.setattr(answers, "score_answers", score)
+    return sets
+
+
+def test_an_app_with_documents_is_measured_with_them(config, asked):
+    grounded = config.model_copy(update={"grounding": Grounding(enabled=True, answer="model")})
+    item = read_fixed_items(version := registry_of(config).champion())[0]
+    items = [
+        replace(item, question="How long does delivery take?", context="Shop > Orders"),
+        replace(item, question="Who won at chess?"),
+        replace(item, question="Who delivers?", context="Ana does.", source="fresh"),
+    ]
+    measure_version(grounded, version, items)
+    assert asked.pop().items == items, "no documents are served yet"
+    serve(config, "Delivery takes three days.")
+    measure_version(grounded, version, items)
+    (found,) = asked
+    assert [one.context for one in found.items] == ["Delivery takes three days.", "", "Ana does."]
+    assert found.known_answers == {1: REFUSAL}
+    measure_version(grounded, version, items)
+    assert len(asked) == 1, "it is measured once for the same documents"
+    serve(config, "Delivery takes a week.")
+    measure_version(grounded, version, items)
+    assert asked[1].items[0].context == "Delivery takes a week."
+    quoting = grounded.model_copy(update={"grounding": Grounding(enabled=True, answer="quote")})
+    measure_version(quoting, version, items)
+    assert asked[2].known_answers == {0: "Delivery takes a week.", 1: REFUSAL}
+    measure_version(config, version, items)
+    assert len(asked) == 3, "with grounding off it is the first measurement"
+
+
+def test_figures_with_documents_are_a_series_of_their_own(config, figures):
+    grounded = config.model_copy(update={"grounding": Grounding(enabled=True)})
+    assert watch(grounded, DAY)[0]["fixed", "token_f1"]["days"] == 1
+    serve(config, "Delivery takes three days.")
+    assert watch(grounded, DAY + timedelta(days=1))[0]["fixed", "token_f1"]["days"] == 1
+    assert watch(grounded, DAY + timedelta(days=2))[0]["fixed", "token_f1"]["days"] == 2
 
 
 def test_the_command(config, figures, capsys, monkeypatch, tmp_path_factory):

@@ -253,6 +253,41 @@ async def test_a_request_that_is_given_up_counts_and_one_begun_before_the_trial_
         assert own.canary.total("left") + own.champion.total("left") == count_requests(own) == 8
 
 
+@pytest.mark.parametrize(
+    ("canary", "prompts", "failed"),
+    [
+        (partial(EchoEngine, fail_on="bad"), ["one", "bad two", "three"], 1),
+        (partial(EchoEngine, max_context=2), ["one", "two", "three four five"], 1),
+        (partial(EchoEngine), ["one", "two", "three"], 0),
+    ],
+)
+async def test_all_answers_of_a_request_are_of_one_version(
+    world: Any, still: FakeClock, canary: Any, prompts: list[str], failed: int
+) -> None:
+    """If the canary fails or refuses one of them, the champion gives all, and the trial counts that one."""
+    world.make["v2"] = canary
+    async with world.models() as models:
+        await world.canary(models, share=0.999)
+        begun = [models.generate(EngineRequest(Question(one), 5), caller="a") for one in prompts]
+        streams = await stream.unite_streams(begun)
+        answers = [await one.collect() for one in streams]
+        assert [answer.text for answer in answers] == prompts
+        assert {one.version.name for one in streams} == ({"v1"} if failed else {"v2"})
+        own = models._trial.own_counts
+        assert own.canary.total("failed") == failed and own.champion.requests == 0
+
+
+async def test_a_full_canary_gives_all_answers_of_a_request_away(world: Any, still: FakeClock) -> None:
+    world.make["v2"] = partial(EchoEngine, max_queue=0, max_batch=1)
+    async with world.models() as models:
+        await world.canary(models, share=0.999)
+        begun = [models.generate(EngineRequest(Question("one"), 5), caller="a") for _ in range(3)]
+        assert {one.version.name for one in begun} == {"v1", "v2"}
+        streams = await stream.unite_streams(begun)
+        assert [(await one.collect()).text for one in streams] == ["one"] * 3
+        assert {one.version.name for one in streams} == {"v1"}
+
+
 async def test_another_trial_of_the_same_version_begins_at_nothing(world: Any, still: FakeClock) -> None:
     async with world.models() as models:
         await world.canary(models)

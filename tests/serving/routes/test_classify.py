@@ -25,6 +25,7 @@ from serving.app import _make_engine_factory
 from serving.engines.classifier import ClassifierEngine
 from serving.errors import QueueFull
 from tests.model.samples import LABEL_WORDS, make_encoder
+from tests.serving.echo import EchoEngine
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,42 @@ def test_a_canary_is_promoted_and_rolled_back(site: Any, folder: Path, tmp_path:
         assert decide("rollback") == 200
         site.ready(client, "v1")
         assert classify() == ("v1", True)
+
+
+def test_the_champion_classifies_in_place_of_a_language_model(site: Any, folder: Path) -> None:
+    with site.client(lambda one: EchoEngine() if one.name == "v2" else ClassifierEngine(folder, 64, 64)) as client:
+        site.ready(client)
+        site.start_canary(client, share=0.999)
+        replies = [ask(client, site, text=["help", "my card"]) for _ in range(4)]
+        own = client.app.state.parts.models._trial.own_counts
+        assert [reply.status_code for reply in replies] == [200] * 4
+        assert {reply.json()["model_version"] for reply in replies} == {"v1"}
+        assert (own.canary.total("failed"), own.champion.requests) == (4, 0)
+
+
+def test_a_canary_that_alone_gives_labels_counts_in_no_trial(site: Any, folder: Path) -> None:
+    """Its champion, a language model, could not stand in."""
+    with site.client(lambda one: EchoEngine() if one.name == "v1" else ClassifierEngine(folder, 64, 64)) as client:
+        site.ready(client)
+        site.start_canary(client, share=0.999)
+        reply = ask(client, site, text=["help", "my card"])
+        own = client.app.state.parts.models._trial.own_counts
+        assert (reply.status_code, reply.json()["model_version"]) == (200, "v2")
+        assert own.canary.requests == own.champion.requests == 0
+
+
+def test_all_texts_of_a_request_are_classified_by_one_version(site: Any, folder: Path, tmp_path: Path) -> None:
+    """The canary has no room for the second text, so the champion, whose labels are others, gives both."""
+    other = make_classifier(tmp_path, ["one", "two", "three"])
+
+    def make(version: Any) -> ClassifierEngine:
+        return ClassifierEngine(other, 0, 1) if version.name == "v2" else ClassifierEngine(folder, 64, 64)
+
+    with site.client(make) as client:
+        site.ready(client)
+        site.start_canary(client, share=0.999)
+        reply = ask(client, site, text=["help", "my card"]).json()
+    assert reply["model_version"] == "v1" and {one["label"] for one in reply["results"]} <= {*LABEL_WORDS}
 
 
 def test_two_apps_of_one_home_serve_a_language_model_and_a_classifier(site: Any, folder: Path) -> None:

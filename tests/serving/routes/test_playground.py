@@ -173,6 +173,15 @@ def test_sources_are_footnotes_that_open_and_no_markup(chat):
     assert chat.locator("ol.sources .snippet").inner_text() == source["snippet"]
 
 
+def test_an_answer_without_documents_says_so(chat):
+    choice = {"delta": {"content": "Yes."}, "finish_reason": "stop"}
+    event = json.dumps({"choices": [choice], "system_fingerprint": "v1", "sources": [], "from_documents": False})
+    response = {"body": f"data: {event}\n\ndata: [DONE]\n\n", "content_type": "text/event-stream"}
+    chat.route("**/v1/**", lambda route: route.fulfill(**response))
+    ask(chat, "Is it so?")
+    chat.wait_for_selector("text=The model answered without the documents.")
+
+
 def test_a_server_that_is_gone_or_full_is_told_and_the_question_kept(chat):
     chat.route("**/v1/**", lambda route: route.abort())
     ask(chat, "hello")
