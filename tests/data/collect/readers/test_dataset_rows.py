@@ -1,5 +1,7 @@
 """dataset: data sets saved by the library `datasets`, folders with a card, and repositories of a Hub."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from llmops.frame.errors import SourceError, SourceUnavailableError
 from llmops.frame.records import Document, DroppedRow, read_rows
 from llmops.pipeline.pipeline import plan_stage, run_stage
 from tests.hub import FakeHub, Repo
+from tests.served import Answer, served
 
 DAY = "2026-01-31"
 FIELDS = {"question": "q", "answer": "a.text", "group": "topic"}
@@ -96,6 +99,55 @@ def test_subsets_of_its_card(tmp_path: Path) -> None:
     for wrong in ({"subset": "fr"}, {}):
         with pytest.raises(SourceError, match="en, de"):
             collect_rows(tmp_path, "set", **wrong)
+
+
+OUTSIDE = [
+    "/{root}/out/x.csv",
+    "../out/x.csv",
+    "sub/../../out/*.csv",
+    "file:/{root}/out/x.csv",
+    "zip://*::/{root}/x.zip",
+    "http://{server}/x.csv",
+    "hf://datasets/org/other/x.csv",
+]
+
+
+@pytest.mark.parametrize("entry", OUTSIDE)
+def test_a_card_names_no_file_outside_its_folder(tmp_path: Path, entry: str) -> None:
+    requests: list[str] = []
+
+    def answer(_: str, path: str, *__: object) -> Answer:
+        requests.append(path)
+        return 200, {"Content-Type": "text/csv"}, b"q\nhidden\n"
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "set" / "sub").mkdir(parents=True)
+    for file in (tmp_path / "out" / "x.csv", tmp_path / "set" / "a.csv"):
+        file.write_text("q\nhidden\n")
+    with served(answer) as url:
+        entry = entry.format(root=str(tmp_path)[1:], server=url.removeprefix("http://"))
+        splits = f"data_files: [{{split: train, path: [a.csv, {entry!r}]}}]"
+        for part in (f"data_files: {entry!r}", splits, f"data_dir: {entry!r}"):
+            subsets = f"- config_name: default\n  data_files: a.csv\n- config_name: other\n  {part}\n"
+            (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{subsets}---\n")
+            with pytest.raises(SourceError, match="README.md") as caught:
+                collect_rows(tmp_path, "set", subset="other", fields={"question": "q"})
+            assert repr(entry) in str(caught.value)
+    assert requests == []
+
+
+@pytest.mark.parametrize("part", ["splits", "file"])
+def test_a_saved_data_set_names_no_file_outside(tmp_path: Path, part: str) -> None:
+    datasets.DatasetDict({"train": make_dataset("hidden")}).save_to_disk(tmp_path / "out")
+    datasets.DatasetDict({"train": make_dataset("open")}).save_to_disk(tmp_path / "set")
+    if part == "splits":
+        (tmp_path / "set" / "dataset_dict.json").write_text(json.dumps({"splits": [str(tmp_path / "out" / "train")]}))
+    else:
+        (file,) = (tmp_path / "out" / "train").glob("*.arrow")
+        state = tmp_path / "set" / "train" / "state.json"
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"_data_files": [{"filename": str(file)}]}))
+    with pytest.raises(SourceError, match="outside"):
+        collect_rows(tmp_path, "set")
 
 
 def test_values_of_csv_are_those_that_kind_csv_reads(tmp_path: Path) -> None:
@@ -197,6 +249,18 @@ def test_a_repository_is_read_at_its_commit(hub: FakeHub, tmp_path: Path, monkey
         collect_rows(tmp_path, "org/other", revision="main")
     snapshots = next((tmp_path / "hub-cache").glob("*/snapshots"))
     assert {path.name for path in snapshots.iterdir()} == {first, second}  # nothing of ours beside them
+
+
+def test_no_file_of_a_repository_stands_for_a_card(hub: FakeHub, tmp_path: Path) -> None:
+    """The library reads `.huggingface.yaml` beside the card, and takes its entries first."""
+    entry = str(tmp_path / "out.csv")
+    Path(entry).write_text("q\nhidden\n")
+    files = {"a.csv": b"q\nopen\n", "README.md": b"---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n"}
+    configs = f"configs:\n- config_name: default\n  data_files: {entry}\n"
+    commit_files(hub, files | {".huggingface.yaml": configs.encode()})
+    with pytest.raises(SourceError, match=re.escape(entry)) as caught:
+        collect_rows(tmp_path, "org/name", revision="main", fields={"question": "q"})
+    assert ".huggingface.yaml" in str(caught.value)
 
 
 def test_what_the_hub_does_not_have_and_a_hub_that_is_down(hub: FakeHub, tmp_path: Path) -> None:
