@@ -40,13 +40,11 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str
     """Return the token ids of a conversation, up to the start of the next assistant turn.
 
     User turns have the format of questions: a conversation of one question has the ids of `encode_question`. The key
-    `context` of a message is the context of its question.
+    `context` of a message is the context of its question. A message of the role `tools`, which tells the functions, is
+    put before the first user turn. Results of functions, of the role `tool`, are a user turn, together with a user's
+    message after them. So every chat template takes them, and a template's own system prompt stays.
     """
-    contents = [(m["role"], m["content"], m.get("context", "")) for m in messages]
-    turns = [
-        {"role": r, "content": _format_request(text, context) if r == "user" else text} for r, text, context in contents
-    ]
-    return get_encoder(tokenizer).encode_conversations(tokenizer, [turns])[0]
+    return get_encoder(tokenizer).encode_conversations(tokenizer, [_make_turns(messages)])[0]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -102,6 +100,24 @@ def render_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _format_request(question: str, context: str) -> str:
     return (f"[Context] {context}\n" if context else "") + f"[Question] {question}"
+
+
+def _make_turns(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    turns: list[dict[str, str]] = []
+    functions, after_result = "", False
+    for message in messages:
+        role, text = message["role"], message["content"]
+        if role == "tools":
+            functions = f"{text}\n\n"
+            continue
+        if role == "user":
+            text, functions = functions + _format_request(text, message.get("context", "")), ""
+        if after_result and role in ("user", "tool"):
+            turns[-1]["content"] += f"\n{text}"
+        else:
+            turns.append({"role": "user" if role == "tool" else role, "content": text})
+            after_result = role == "tool"
+    return [*turns, {"role": "user", "content": functions.rstrip()}] if functions else turns
 
 
 def _encode_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[str]) -> list[list[int]]:

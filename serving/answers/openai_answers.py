@@ -26,6 +26,7 @@ from serving.answers.openai_bodies import (
     ToolCall,
 )
 from serving.answers.openai_schemas import OpenAIRequest
+from serving.answers.openai_tools import CallReader
 from serving.engines.base import Answer, Chunk, EngineRequest, ScoredText
 from serving.errors import PromptRefused
 from serving.http.server_sent_events import EventStream, format_event, start_event_stream
@@ -73,7 +74,7 @@ async def respond(
         streams = await unite(request, streams, timeout_s)
         event["llmops.model.version"] = streams[0].version.name
         reply = OpenAIReply(request, name, streams, chat, body.n or 1, describe_grounds(app, grounds))
-        reply.function = body.function.name if body.function else ""
+        reply.calls = bool(body.functions)
         reply.with_logprobs = requests[0].logprobs
         if body.stream:
             reply.with_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -100,11 +101,12 @@ class OpenAIReply:
     chat: bool
     n: int = 1  #: answers to each prompt
     described: dict[str, Any] = field(default_factory=dict)  #: see `describe_grounds`
-    function: str = ""  #: name of the function whose arguments the answers are; empty: they are text
+    calls: bool = False  #: True if the answers may call functions
     with_logprobs: bool = False
     with_usage: bool = False  #: True if a stream ends with its usage
     created: int = field(default_factory=lambda: int(time.time()))
     _started: bool = False  #: True if the present answer of a stream has begun
+    _reader: CallReader = field(default_factory=CallReader)  #: of the present answer
     _last: list[Chunk] = field(default_factory=list)  #: the last chunks of a stream's complete answers
     _held: deque[ScoredText] = field(default_factory=deque)  #: tokens whose text the guard holds back
     _room: int = 0  #: characters that have left, and belong to tokens that have not
@@ -121,13 +123,14 @@ class OpenAIReply:
 
         The last chunk of an answer has the sources. After all answers come the usage, if requested, and `[DONE]`.
         """
-        delta = {"delta": self._make_delta(chunk.text)} if self.chat else {"text": chunk.text}
+        delta = {"delta": self._make_delta(chunk)} if self.chat else {"text": chunk.text}
         self._started = not chunk.finish_reason
         logprobs = self._release_logprobs(chunk)
         choice = {"logprobs": logprobs and logprobs.model_dump(), "finish_reason": self._get_reason(chunk)}
         choices = [{"index": len(self._last), **delta, **choice}]
         events = [self._format_chunk(choices, None, self._dump_grounds() if chunk.finish_reason else {})]
         if chunk.finish_reason:
+            self._reader = CallReader()
             self._last.append(chunk)
             if len(self._last) == len(self.streams):
                 if self.with_usage:
@@ -155,24 +158,37 @@ class OpenAIReply:
 
     def _make_choice(self, n: int, answer: Answer) -> ChatChoice | CompletionChoice:
         if self.chat:
-            message = AssistantMessage(content=answer.text)
-            if self.function:
-                call = FunctionCall(name=self.function, arguments=answer.text)
-                message = AssistantMessage(content=None, tool_calls=[ToolCall(id=_make_call_id(), function=call)])
+            self._reader = CallReader()
+            message = self._make_message(answer)
             logprobs, reason = self._release_logprobs(answer), self._get_reason(answer)
             return ChatChoice(index=n, message=message, logprobs=logprobs, finish_reason=reason)
         return CompletionChoice(index=n, text=answer.text, finish_reason=answer.finish_reason)
 
-    def _make_delta(self, text: str) -> dict[str, Any]:
-        delta: dict[str, Any] = {"content": text}
-        if self.function:
-            call = {} if self._started else {"id": _make_call_id(), "type": "function"}
-            name = {} if self._started else {"name": self.function}
-            delta = {"tool_calls": [{"index": 0, **call, "function": {**name, "arguments": text}}]}
-        return delta if self._started else {"role": "assistant", **delta}
+    def _make_message(self, answer: Answer) -> AssistantMessage:
+        if not self.calls:
+            return AssistantMessage(content=answer.text)
+        text, name, arguments = self._reader.read(answer.text, True)
+        if not name:
+            return AssistantMessage(content=text)
+        call = ToolCall(id=_make_call_id(), function=FunctionCall(name=name, arguments=arguments))
+        return AssistantMessage(content=text or None, tool_calls=[call])
+
+    def _make_delta(self, chunk: Chunk) -> dict[str, Any]:
+        delta: dict[str, Any] = {} if self._started else {"role": "assistant"}
+        if not self.calls:
+            return {**delta, "content": chunk.text}
+        text, name, arguments = self._reader.read(chunk.text, chunk.finish_reason is not None)
+        if text:
+            delta["content"] = text
+        if name:
+            function = {"name": name, "arguments": arguments}
+            delta["tool_calls"] = [{"index": 0, "id": _make_call_id(), "type": "function", "function": function}]
+        elif arguments:
+            delta["tool_calls"] = [{"index": 0, "function": {"arguments": arguments}}]
+        return delta
 
     def _get_reason(self, answer: Answer | Chunk) -> Any:
-        return "tool_calls" if self.function and answer.finish_reason == "stop" else answer.finish_reason
+        return "tool_calls" if self._reader.complete and answer.finish_reason == "stop" else answer.finish_reason
 
     def _release_logprobs(self, answer: Answer | Chunk) -> Logprobs | None:
         """Return the tokens whose text has left. The guard may hold text back, or cut it; then so are its tokens."""

@@ -9,10 +9,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from llmops.data.retrieval import minilm
+from serving.answers.openai_tools import (
+    MAX_TOOLS,
+    EarlierCall,
+    Function,
+    Tool,
+    ToolChoice,
+    describe_functions,
+    format_call,
+    format_result,
+    make_structural_tag,
+)
 from serving.answers.schemas import (
     CONVERSATION_ID,
     GROUND_DESCRIPTION,
@@ -21,10 +32,10 @@ from serving.answers.schemas import (
     Sampling,
     ValidStr,
 )
-from serving.answers.structured import ResponseFormat, clean_schema
+from serving.answers.structured import ResponseFormat, check_together
+from serving.engines.base import Message
 
 MAX_ANSWERS = 20  #: most answers to one request; LangChain sends so many prompts at a time
-MAX_TOOLS = 20  #: most functions of one request
 MAX_TEXTS = 128  #: most texts of one request for vectors; with 256 tokens each they take about 4 s on two cores
 
 
@@ -37,7 +48,6 @@ class Unsupported(NamedTuple):
 
 _ODDS = "the engines do not change the odds of tokens; leave it out"
 _TEXT_ONLY = "the models read and write text only; leave it out"
-_NO_RESULTS = "the models read no results of functions; send them as a user's text"
 _CHAT_ONLY = "a text is continued as it is; use /v1/chat/completions"
 
 #: A test sends every parameter, and compares the answers with the table of docs/clients.md.
@@ -99,9 +109,9 @@ class OpenAIRequest(Sampling):
         return str(self.metadata.get("session_id") or "") if isinstance(self.metadata, dict) else ""
 
     @property
-    def function(self) -> Function | None:
-        """Return the function whose arguments are asked for; None: the answer is text."""
-        return None
+    def functions(self) -> list[Function]:
+        """Return the functions of which the answer may call one."""
+        return []
 
     @field_validator("metadata")
     @classmethod
@@ -126,52 +136,6 @@ class OpenAIRequest(Sampling):
         return {name: value for name, value in body.items() if name not in unsupported}
 
 
-def _clean_parameters(schema: dict[str, Any]) -> str:
-    if schema.get("type", "object") != "object":
-        raise ValueError("the arguments of a function are an object; say type: object")
-    return clean_schema(schema if "$ref" in schema else {"type": "object", **schema})
-
-
-class Function(BaseModel):
-    """A function of the caller's program. Its description is ignored, because the model does not see it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
-    parameters: Annotated[dict[str, Any], AfterValidator(_clean_parameters)] = Field(
-        {}, validate_default=True, description="A JSON schema of the type object."
-    )
-    description: Any = None
-    strict: Any = None
-
-    @property
-    def schema_text(self) -> str:
-        """Return the schema of the arguments, as JSON."""
-        return str(self.parameters)  # a string since its validation
-
-
-class Tool(BaseModel):
-    """A tool; only functions are known."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["function"]
-    function: Function
-
-
-class FunctionName(BaseModel):
-    """The name of a function."""
-
-    name: str
-
-
-class ToolChoice(BaseModel):
-    """The function whose arguments are asked for."""
-
-    type: Literal["function"]
-    function: FunctionName
-
-
 class TextPart(BaseModel):
     """A text part of a message. Other parts are not supported."""
 
@@ -186,30 +150,35 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: ValidStr | list[TextPart] | None = None
+    tool_calls: list[EarlierCall] | None = Field(None, description="Calls of functions in an assistant's message.")
+    tool_call_id: str | None = Field(None, description="The call whose result a message of the role `tool` has.")
     name: Any = Field(None, description="Accepted and ignored.")
     refusal: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    parsed: Any = Field(None, description="Of OpenAI's client; accepted and ignored.")
     provider_specific_fields: Any = Field(None, description="LiteLLM's; accepted and ignored.")
 
     @property
-    def text(self) -> str:
-        """Return the text of all parts."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+    def turn(self) -> Message:
+        """Return the message as an engine takes it."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        if self.role == "tool":
+            return Message("tool", format_result(text))
+        calls = [format_call(call) for call in self.tool_calls or ()]
+        text = "\n".join([text, *calls] if text else calls)
+        return Message("system" if self.role == "developer" else self.role, text)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unread(cls, message: Any) -> Any:
         if isinstance(message, dict):
             parts = message.get("content")
-            if message.get("role") in ("tool", "function"):
-                raise _refuse("role", _NO_RESULTS)
-            if message.get("tool_calls"):
-                raise _refuse("tool_calls", _NO_RESULTS)
+            if message.get("role") == "function":
+                raise _refuse("role", "it is an older form of tool; use that")
             if isinstance(parts, list) and any(isinstance(one, dict) and one.get("type") != "text" for one in parts):
                 raise _refuse("content", _TEXT_ONLY)
         return message
@@ -218,6 +187,10 @@ class ChatMessage(BaseModel):
     def _check_content(self) -> Self:
         if self.content is None and self.role != "assistant":
             raise ValueError("content is missing; only an assistant's may be null")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls belong to the role assistant")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a message of the role tool, and no other, has a tool_call_id")
         return self
 
 
@@ -229,27 +202,52 @@ class ChatRequest(OpenAIRequest):
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "required"] | ToolChoice | None = Field(
-        None, description="Names the function whose arguments the answer is; `required`: the only one of `tools`."
+        None, description="`auto`, the default: the model may call one of `tools`; `required`: it must; or a name."
     )
     logprobs: bool | None = Field(None, description="Return the log-probability of each token of the answer.")
     ground: bool | None = Field(None, description=GROUND_DESCRIPTION)
 
     @property
-    def function(self) -> Function | None:
+    def functions(self) -> list[Function]:
         """See `OpenAIRequest`."""
-        known, choice = {one.function.name: one.function for one in self.tools or ()}, self.tool_choice
-        if isinstance(choice, ToolChoice):
-            return known.get(choice.function.name)
-        return next(iter(known.values())) if choice == "required" and len(known) == 1 else None
+        known, choice = [tool.function for tool in self.tools or ()], self.tool_choice
+        return [one for one in known if one.name == choice.function.name] if isinstance(choice, ToolChoice) else known
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """Return the conversation as an engine takes it, with the functions before all messages."""
+        known = [tool.function for tool in self.tools or ()]
+        functions = (Message("tools", describe_functions(known)),) if known else ()
+        return *functions, *(message.turn for message in self.messages)
+
+    @property
+    def schema_text(self) -> str:
+        """Return the grammar of the answer: a JSON schema or a structural tag; empty if there is none."""
+        if self.functions:
+            return make_structural_tag(self.functions, self.tool_choice not in (None, "auto"))
+        return self.response_format.schema_text if self.response_format else ""
 
     @model_validator(mode="after")
     def _check_tools(self) -> Self:
-        if self.function and self.response_format and self.response_format.schema_text:
-            raise _refuse("response_format", "the answer is a function's arguments; leave it out, or tools")
-        if self.tools and self.tool_choice in (None, "auto"):
-            raise _refuse("tools", "the models do not choose a function; name one in tool_choice, or send none")
-        if self.tool_choice not in (None, "auto") and not self.function:
+        if self.functions and self.response_format and self.response_format.schema_text:
+            raise _refuse("response_format", "with tools the answer is a text or a call; leave it out, or tools")
+        if self.tool_choice not in (None, "auto") and not self.functions:
             raise _refuse("tool_choice", "it must name one of tools, and with required there must be one")
+        if len({one.name for one in self.functions}) < len(self.functions):
+            raise ValueError("tools: two functions have the same name")
+        try:
+            check_together([one.object_schema for one in self.functions])
+        except ValueError as error:
+            raise ValueError(f"tools: the parameters of all functions together are too large: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _check_results(self) -> Self:
+        ids: set[str] = set()
+        for message in self.messages:
+            ids.update(call.id for call in message.tool_calls or ())
+            if message.tool_call_id is not None and message.tool_call_id not in ids:
+                raise ValueError("messages: a tool_call_id must be the id of a call in an earlier message")
         return self
 
 
@@ -276,7 +274,10 @@ class EmbeddingRequest(BaseModel):
     @classmethod
     def _is_no_tokens(cls, value: Any) -> Any:
         if isinstance(value, list) and any(isinstance(one, int | list) for one in value):
-            raise ValueError("send texts, not token ids, which another model's tokenizer made")
+            raise ValueError(
+                "send texts, not token ids, which another model's tokenizer made; for LangChain's OpenAIEmbeddings set "
+                "check_embedding_ctx_length=False"
+            )
         return value
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal, Self
 
@@ -41,7 +41,7 @@ def clean_schema(schema: dict[str, Any]) -> str:
     Raises:
         ValueError: if engines do not enforce it, or it takes too long to compile; with the place and the reason.
     """
-    definitions = schema["$defs"] if isinstance(schema.get("$defs"), dict) else {}
+    definitions = _get_definitions(schema)
     cleaned = _clean_node(schema, "", 0, Counter(), {f"#/$defs/{name}" for name in definitions})
     try:
         TopologicalSorter({f"#/$defs/{name}": _list_direct_refs(one) for name, one in definitions.items()}).prepare()
@@ -51,6 +51,23 @@ def clean_schema(schema: dict[str, Any]) -> str:
     text.encode()  # raises ValueError for half of a surrogate pair
     _check_limit("characters without descriptions", len(text), MAX_CHARS)
     return text
+
+
+def check_together(schemas: Sequence[dict[str, Any]]) -> None:
+    """Check that several schemas have no more of anything than a single one may have.
+
+    Raises:
+        ValueError: if they have, or `clean_schema` refuses one of them.
+    """
+    counts: Counter[str] = Counter()
+    for schema in schemas:
+        _clean_node(schema, "", 0, counts, {f"#/$defs/{name}" for name in _get_definitions(schema)})
+    _check_limit("characters without descriptions", sum(len(clean_schema(schema)) for schema in schemas), MAX_CHARS)
+
+
+def _get_definitions(schema: dict[str, Any]) -> dict[str, Any]:
+    definitions = schema.get("$defs")
+    return definitions if isinstance(definitions, dict) else {}
 
 
 def _clean_node(schema: Any, path: str, depth: int, counts: Counter[str], refs: Set[str]) -> Any:

@@ -25,9 +25,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
 
-    role: Literal["system", "user", "assistant"]
+    A message of the role `tools` tells the model its functions, one of the role `tool` has a function's result.
+    """
+
+    role: Literal["system", "user", "assistant", "tools", "tool"]
     content: str
     context: str = ""  #: text that the answer to a user's turn should rest on
 
@@ -67,7 +70,7 @@ class EngineRequest:
     top_p: float = 1.0  #: sample from the likeliest tokens that together have this probability
     seed: int | None = None  #: makes sampling repeatable
     stop: tuple[str, ...] = ()  #: the answer ends before the first of these
-    schema: str = ""  #: the JSON schema that the answer follows, as JSON; empty: the answer is free text
+    schema: str = ""  #: the JSON schema, or the structural tag of XGrammar, that the answer follows; empty: free text
     caller: str = ""  #: the prefix of the caller's key; in the queue, callers take turns
     logprobs: bool = False  #: the answer comes with the log-probabilities of its tokens
 

@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from llmops.frame.errors import ArtifactError
+from llmops.model.gguf.grammars import is_structural_tag
 from llmops.model.gguf.worker import is_gguf
 from serving.engines.answer_row import WARM_UP, AnswerRow
 from serving.engines.base import EngineStats
@@ -178,6 +179,7 @@ def _make_parameters(row: AnswerRow) -> Any:
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     request = row.job.request
+    kind = "structural_tag" if is_structural_tag(request.schema) else "json"
     return SamplingParams(
         max_tokens=request.max_new_tokens,
         temperature=request.temperature,
@@ -188,5 +190,5 @@ def _make_parameters(row: AnswerRow) -> Any:
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
         logprobs=0 if request.logprobs else None,  # 0: of the drawn token alone
-        structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema else None,
+        structured_outputs=StructuredOutputsParams(**{kind: request.schema}) if request.schema else None,
     )

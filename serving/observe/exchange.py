@@ -36,23 +36,36 @@ Exchange = list[ServedAnswer]  #: the answers of one request, in their order
 
 
 def get_question(prompt: Prompt) -> str:
-    """Return the question, the last message of a conversation, or the text of a prompt; empty for token ids."""
+    """Return the question, or the text of a prompt; empty for token ids. In a conversation it is the last message.
+
+    After a result of a function it is the user's last message.
+    """
     match prompt:
         case Question() | Text():
             return prompt.text
         case Chat():
-            return prompt.messages[-1].content
+            return prompt.messages[_find_question(prompt)].content
     return ""
 
 
 def get_context(prompt: Prompt) -> str:
-    """Return the context of a question, or the earlier messages of a conversation."""
+    """Return the context of a question, or the other messages of a conversation."""
     match prompt:
         case Question():
             return prompt.context
         case Chat():
-            return "\n".join(f"{message.role}: {message.content}" for message in prompt.messages[:-1])
+            asked = _find_question(prompt)
+            others = [*prompt.messages[:asked], *prompt.messages[asked + 1 :]]
+            return "\n".join(f"{message.role}: {message.content}" for message in others)
     return ""
+
+
+def _find_question(chat: Chat) -> int:
+    """Return the position of the message that the answer is for."""
+    last = len(chat.messages) - 1
+    if chat.messages[last].role != "tool":
+        return last
+    return max((n for n, message in enumerate(chat.messages) if message.role == "user"), default=last)
 
 
 class Digests:

@@ -32,7 +32,7 @@ from serving.answers.openai_schemas import (
 )
 from serving.answers.requests import make_engine_request, record_prompts, record_settings, repeat_request
 from serving.answers.schemas import ConversationDep, Sampling, SideDep
-from serving.engines.base import Chat, Message, Prompt, Text, TokenIds
+from serving.engines.base import Chat, Prompt, Text, TokenIds
 from serving.errors import PromptRefused, VersionNotLoaded
 
 COMPLETION_TOKENS = 16  #: OpenAI's default length of a completion
@@ -62,16 +62,15 @@ async def create_chat_completion(
     if body.max_tokens and body.max_completion_tokens:
         raise PromptRefused("Give max_completion_tokens or max_tokens, not both: they mean the same.")
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
-    turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
-    record_request(request, body, tokens, [Chat(turns)], conversation)
-    form = body.function or body.response_format
-    schema = form.schema_text if form else ""
+    chat, schema = Chat(body.turns), body.schema_text
+    record_request(request, body, tokens, [chat], conversation)
     if schema:
-        digest = app.digests.digest_text(schema)
-        request.state.event.update({"gen_ai.output.type": "json", "llmops.schema.digest": digest})
+        request.state.event["llmops.schema.digest"] = app.digests.digest_text(schema)
+        if not body.functions:
+            request.state.event["gen_ai.output.type"] = "json"
     if schema and body.ground:
         raise PromptRefused("An answer from the documents is text: leave ground out, or response_format and tools.")
-    plain = replace(make_engine_request(Chat(turns), tokens, body, limits, schema), logprobs=bool(body.logprobs))
+    plain = replace(make_engine_request(chat, tokens, body, limits, schema), logprobs=bool(body.logprobs))
     requests = repeat_request(plain, body.n or 1)
     side = await provide_side(app, key, choose_side(app, body.model, side))
     chosen = {"caller": key.prefix, "side": side}

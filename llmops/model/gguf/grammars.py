@@ -1,4 +1,6 @@
-"""JSON schemas of answers: each new one is compiled before a request with it joins the batch.
+"""JSON schemas and structural tags of answers: each new one is compiled before a request with it joins the batch.
+
+A structural tag is XGrammar's form of an answer that is text with JSON in some places, such as calls of functions.
 
 OpenVINO compiles a schema in the step that computes its request's first token. If that fails, the pipeline answers
 nobody any more. So a second pipeline, whose model is a constant, compiles it first. Both pipelines have one tokenizer,
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 MAX_SCHEMA_CHARACTERS = 100_000
 
 _SOURCE = re.compile(r"\A.*\.(?:cc|cpp|hpp):\d+:\s*", re.DOTALL)  #: place in OpenVINO's source, before its message
+
+
+def is_structural_tag(schema: str) -> bool:
+    """Return True if the form of an answer is a structural tag, not a JSON schema."""
+    return schema.startswith('{"type":"structural_tag",')
 
 
 class GrammarError(Exception):
@@ -46,7 +53,8 @@ class Grammars:
         import openvino
         from openvino_genai import GenerationConfig, StructuredOutputConfig
 
-        config = StructuredOutputConfig(json_schema=schema)
+        kind = "structural_tags_config" if is_structural_tag(schema) else "json_schema"
+        config = StructuredOutputConfig(**{kind: schema})
         if schema not in self._compiled:
             self._compiler = self._compiler or _open_constant(self._tokenizer)
             try:
