@@ -1,6 +1,6 @@
 """The rows of an extract (of one source and interval) in one Parquet file: documents, quarantined and left-out rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.data.collect.forgotten_list import ForgottenList
-from llmops.data.collect.readers.origin import Item
+from llmops.data.collect.readers.origin import Item, Items, Origin
 from llmops.data.row_file import RowFile
 from llmops.frame.records import Document, DroppedRow
 
@@ -34,6 +34,21 @@ def write_extract(path: Path, items: Iterable[Item]) -> None:
         while batch := list(islice(rows, BATCH)):
             columns = zip(*(_list_values(item) for item in batch), strict=True)
             out.add(pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA))
+
+
+def write_items(path: Path, read_items: Callable[[], Items], origin: Origin, forgotten: ForgottenList) -> bool:
+    """Write a reader's rows to `path`. Return True if the reader reached the end."""
+    errors: list[OSError] = []
+
+    def yield_items() -> Items:
+        try:
+            yield from read_items()
+        except OSError as error:
+            errors.append(error)
+            yield origin.make_dropped("file", "unreadable", error.strerror or str(error))
+
+    write_extract(path, forgotten.quarantine_rows(yield_items()))
+    return not errors
 
 
 def read_extract(path: Path) -> Iterator[pa.RecordBatch]:
