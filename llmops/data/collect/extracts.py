@@ -101,9 +101,13 @@ class Extractor:
         seconds = sum(file.size or 0 for file, _ in unread) / BYTES_PER_S.get(source.kind, BYTES_PER_S[""])
         threads = max(1, min(processes, len(unread))) if seconds > MIN_PARALLEL_S else 1
         extracts: list[Extract] = []
+
+        def read_one(file: tuple[SourceFile, str]) -> Extract:
+            return self.extract_file(*file, source)
+
         with ThreadPoolExecutor(threads) as pool:
             try:
-                for extract in pool.map(lambda file: self.extract_file(file[0], file[1], source), files):
+                for extract in pool.map(read_one, files) if threads > 1 else map(read_one, files):
                     replay(extract.records)
                     extracts.append(extract)
             except Exception:
