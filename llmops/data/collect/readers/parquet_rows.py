@@ -1,5 +1,6 @@
 """Rows of Parquet files, read in batches."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def read(path: Path, origin: Origin) -> Items:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if duplicate := next((name for name in names if names.count(name) > 1), None):
+            if duplicate := next((name for name, times in Counter(names).items() if times > 1), None):
                 raise SourceError(
                     f"Source {origin.source.name}: {origin.location} has two columns named {duplicate!r}."
                 )
