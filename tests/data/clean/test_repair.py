@@ -182,3 +182,8 @@ def test_the_funnel_counts_every_rule_in_its_place() -> None:
 @pytest.mark.parametrize("unit", ["`&amp;` ", "``&amp; ", "```&amp; ", "&lt;", "`", "= &sum; "])
 def test_entities_in_code_cost_no_more_than_linear_time(unit: str) -> None:
     assert_linear(unescape, unit, 200_000)
+
+
+@pytest.mark.parametrize("unit", ["\u0300\u0323", "Ì€Ì£"])
+def test_a_run_of_accents_costs_no_more_than_linear_time(unit: str) -> None:
+    assert_linear(lambda text: repair_characters(pl.Series([text])), unit)
