@@ -195,7 +195,7 @@ class Collect(Section):
         description="Longest time for reading one file, in seconds for each MB of it; then the file is quarantined.",
     )
     file_memory_mb: int = Field(
-        1024, gt=0, description="Largest memory for reading one file, in MiB; beyond it the file is quarantined."
+        2048, ge=256, description="Largest memory for reading one file, in MiB; beyond it the file is quarantined."
     )
 
     @field_validator("sources")
