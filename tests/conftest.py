@@ -151,6 +151,16 @@ def no_time_limit() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_worker() -> Iterator[None]:
+    """Read files in this process instead of starting one for each collect; test_workers.py has the real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "llmops.data.collect.workers.Workers.call", lambda self, name, function, s: (function(self.shared), ())
+        )
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def no_fsync() -> Iterator[None]:
     """Wait for no disk: a killed process loses nothing that it has written, only a machine without power does."""
     with pytest.MonkeyPatch.context() as patch:

@@ -189,6 +189,15 @@ class Collect(Section):
         "", description="Airflow connection with the repository's credentials; empty: from the environment."
     )
 
+    file_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="Longest time for reading one file, in seconds for each MB of it; then the file is quarantined.",
+    )
+    file_memory_mb: int = Field(
+        2048, ge=256, description="Largest memory for reading one file, in MiB; beyond it the file is quarantined."
+    )
+
     @field_validator("sources")
     @classmethod
     def _check_names(cls, value: tuple[Source, ...]) -> tuple[Source, ...]:

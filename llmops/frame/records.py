@@ -59,7 +59,7 @@ class DroppedRow:
     source: str
     location: str
     position: str
-    rule: str  #: name of the rule, or "malformed", "encoding", "unreadable"
+    rule: str  #: name of the rule, or "malformed", "encoding", "unreadable", "limit"
     detail: str  #: the exact problem
     content: str  #: the readable part of the row
 

@@ -231,6 +231,8 @@ CASES = [
          [("empty", "file")], "no text besides headings, front matter and comments"),
     Case("html", "a small gzip file that holds more than fits into memory", BOMB, [("unreadable", "file")],
          "it holds more than 16,777,216 bytes, unzipped"),
+    Case("html", "thousands of elements inside each other", b"<div>a" * 4000, [("unreadable", "file")],
+         "it nests more than 1,000 elements"),
     Case("html", "a heading that asks nothing", b"<h2>Overview</h2>All.<h2>Why?</h2>So.", [],
          "a document with text, of which annotate makes no example", 2, first="All."),
     Case("chat", "speakers' names instead of roles, lines with a colon",

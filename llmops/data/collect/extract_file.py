@@ -1,6 +1,6 @@
 """The rows of an extract (of one source and interval) in one Parquet file: documents, quarantined and left-out rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.data.collect.forgotten_list import ForgottenList
-from llmops.data.collect.readers.origin import Item
+from llmops.data.collect.readers.origin import Item, Items, Origin
 from llmops.data.row_file import RowFile
 from llmops.frame.records import Document, DroppedRow
 
 LEFT_OUT = "left_out"  #: rule of a row excluded by the source's `where`
-BATCH = 1000  #: rows held as Python objects at a time
+BATCH = 1000  #: rows held as Python objects at a time,
+BATCH_CHARS = 4_000_000  #: or fewer, with so many characters
 ARROW_BATCH = 10_000  #: rows held as Arrow columns at a time
 
 _DOCUMENT_FIELDS = [f.name for f in fields(Document)]
@@ -31,9 +32,24 @@ def write_extract(path: Path, items: Iterable[Item]) -> None:
     """Write rows to `path`, atomically."""
     rows = iter(items)
     with RowFile(path, SCHEMA) as out:
-        while batch := list(islice(rows, BATCH)):
-            columns = zip(*(_list_values(item) for item in batch), strict=True)
+        while batch := list(_take_batch(rows)):
+            columns = zip(*batch, strict=True)
             out.add(pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA))
+
+
+def write_items(path: Path, read_items: Callable[[], Items], origin: Origin, forgotten: ForgottenList) -> bool:
+    """Write a reader's rows to `path`. Return True if the reader reached the end."""
+    errors: list[OSError] = []
+
+    def yield_items() -> Items:
+        try:
+            yield from read_items()
+        except OSError as error:
+            errors.append(error)
+            yield origin.make_dropped("file", "unreadable", error.strerror or str(error))
+
+    write_extract(path, forgotten.quarantine_rows(yield_items()))
+    return not errors
 
 
 def read_extract(path: Path) -> Iterator[pa.RecordBatch]:
@@ -56,6 +72,15 @@ def erase_persons(path: Path, forgotten: ForgottenList) -> None:
     # Reading while writing is safe: the old file is replaced at the end.
     items = (parse_row(values) for batch in read_extract(path) for values in batch.to_pylist())
     write_extract(path, forgotten.quarantine_rows(items))
+
+
+def _take_batch(rows: Iterator[Item]) -> Iterator[tuple[str, ...]]:
+    chars = 0
+    for item in islice(rows, BATCH):
+        yield (values := _list_values(item))
+        chars += sum(map(len, values))
+        if chars > BATCH_CHARS:
+            return
 
 
 def _list_values(item: Item) -> tuple[str, ...]:

@@ -14,23 +14,26 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
+from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from llmops.config import Source
-from llmops.data.collect.extract_file import ARROW_BATCH, LEFT_OUT, write_extract
+from llmops.data.collect.extract_file import ARROW_BATCH, LEFT_OUT, write_extract, write_items
 from llmops.data.collect.files import SourceFile
 from llmops.data.collect.forgotten_list import ForgottenList
 from llmops.data.collect.libraries import list_versions
 from llmops.data.collect.readers import feedback_rows, sql_rows
-from llmops.data.collect.readers.kinds import READERS
-from llmops.data.collect.readers.origin import Item, Items, Origin
-from llmops.data.collect.workers import run_in_processes
+from llmops.data.collect.readers.kinds import READERS, read_file
+from llmops.data.collect.readers.origin import Item, Origin
+from llmops.data.collect.workers import LimitExceededError, Records, Workers, replay
 from llmops.data.feedback.rows import Review
 from llmops.data.remote import RemoteFile, expand_variables
 from llmops.frame import intervals
@@ -44,6 +47,9 @@ from llmops.state import file_hashes
 #: kind → bytes that one process reads per second, to decide if several processes are worth their start
 BYTES_PER_S = {"pdf": 50_000, "html": 1_500_000, "markdown": 3_000_000, "": 12_000_000}
 MIN_PARALLEL_S = 6.0  #: least seconds of reading for several processes
+
+LIMIT = "limit"  #: rule of a file that takes too much time or memory
+TIMED_BYTES = 10**6  #: bytes of a file for which it gets the time of `file_timeout_s` once
 
 #: Time after the end of a period in which its rows may still arrive: by late commits, or from a database with a clock
 #: in another zone. Until then every run queries the period again.
@@ -63,6 +69,14 @@ class KeyedOrigin(Origin):
         return super().convert_row(position, values) or self.make_dropped(position, LEFT_OUT, "")
 
 
+class Extract(NamedTuple):
+    """The extract of a file."""
+
+    path: Path
+    is_new: bool  #: True if the file had to be read
+    records: Records = ()  #: log records of the reading
+
+
 @dataclass(frozen=True, slots=True)
 class Extractor:
     """A maker of extracts. It reuses those that earlier runs left in a cache."""
@@ -73,22 +87,35 @@ class Extractor:
     )
     database: str  #: URL of the database that caches the hashes of local files
     forgotten: ForgottenList
+    workers: Workers  #: processes that read files; they share the list of forgotten persons
+    file_timeout_s: float  #: longest time for a file of up to `TIMED_BYTES`, in seconds; a larger one has more
 
     def extract_files(
         self, files: Sequence[tuple[SourceFile, str]], source: Source, processes: int = 1
-    ) -> list[tuple[Path, bool]]:
-        """Return the extracts of files, each with True if it had to be read. See `extract_file`.
+    ) -> list[Extract]:
+        """Return the extracts of files, in order. See `extract_file`.
 
         Files that take long to read are read in several processes if allowed. The result is the same.
         """
         unread = [(file, version) for file, version in files if not self._get_path(file, version, source).is_file()]
         seconds = sum(file.size or 0 for file, _ in unread) / BYTES_PER_S.get(source.kind, BYTES_PER_S[""])
-        results: dict[str, tuple[Path, bool]] = {}
-        if processes > 1 and len(unread) > 1 and seconds > MIN_PARALLEL_S:
-            calls = [(file.location, partial(self.extract_file, file, version, source)) for file, version in unread]
-            extracts = run_in_processes(calls, min(processes, len(unread)))
-            results = {file.location: extract for (file, _), extract in zip(unread, extracts, strict=True)}
-        return [results.get(file.location) or self.extract_file(file, version, source) for file, version in files]
+        threads = max(1, min(processes, len(unread))) if seconds > MIN_PARALLEL_S else 1
+        extracts: list[Extract] = []
+
+        def read_one(file: tuple[SourceFile, str]) -> Extract:
+            return self.extract_file(*file, source)
+
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for extract in pool.map(read_one, files) if threads > 1 else map(read_one, files):
+                    replay(extract.records)
+                    extracts.append(extract)
+            except Exception:
+                raise
+            except BaseException:  # an interruption or the stage's time limit: the threads wait for the workers
+                self.workers.stop()
+                raise
+        return extracts
 
     def _get_path(self, file: SourceFile, version: str, source: Source) -> Path:
         """Return the path of a file's extract; in `scratch` if the file has no version."""
@@ -99,28 +126,29 @@ class Extractor:
             self.cache / f"{_compute_key(source, reader, file.location, version, list_versions(source.kind))}.parquet"
         )
 
-    def extract_file(self, file: SourceFile, version: str, source: Source) -> tuple[Path, bool]:
-        """Return the extract of one file in one version, and True if the file had to be read.
+    def extract_file(self, file: SourceFile, version: str, source: Source) -> Extract:
+        """Return the extract of one file in one version.
 
         Raises:
             SourceError: if the configuration does not fit the file, or its version has changed.
         """
         path = self._get_path(file, version, source)
         if not version:
-            self._write_file(file, version, source, path)
-            return path, True
+            _, records = self._write_file(file, version, source, path)
+            return Extract(path, True, records)
         with hold_lock(path):
             if path.is_file():
                 os.utime(path)  # unused extracts are removed after a while
-                return path, False
+                return Extract(path, False)
             unfinished = path.with_name(f".{path.name}.new")
-            if not self._write_file(file, version, source, unfinished):
-                return Path(shutil.move(unfinished, self.scratch / path.name)), True
+            is_complete, records = self._write_file(file, version, source, unfinished)
+            if not is_complete:
+                return Extract(Path(shutil.move(unfinished, self.scratch / path.name)), True, records)
             unfinished.replace(path)
-            return path, True
+            return Extract(path, True, records)
 
-    def _write_file(self, file: SourceFile, version: str, source: Source, path: Path) -> bool:
-        """Write the extract of a file to `path`. Return True if the file was read to the end."""
+    def _write_file(self, file: SourceFile, version: str, source: Source, path: Path) -> tuple[bool, Records]:
+        """Write the extract of a file to `path`. Return True if the file was read to the end, and its log records."""
         origin = Origin(source, file.location)
         copy_folder = self.cache / "downloads" if isinstance(file, RemoteFile) else self.scratch / "copies"
 
@@ -134,17 +162,24 @@ class Extractor:
                     f"Source {source.name}: {file.location} cannot be read any more: {error.strerror}; run again."
                 ) from error
             unreadable = origin.make_dropped("file", "unreadable", error.strerror or str(error))
-            self._write_items(path, lambda: iter([unreadable]), origin)
-            return False
+            write_extract(path, self.forgotten.quarantine_rows([unreadable]))
+            return False, ()
         if copied_version != version:
             file_hashes.clear_cache(self.database)
             raise SourceUnavailableError(
                 f"Source {source.name}: {file.location} changed while it was being read; run again."
             )
-        is_complete = self._write_items(path, partial(READERS[source.kind], copy, origin), origin)
+        write = partial(write_items, path, partial(read_file, copy, origin), origin)
+        seconds = self.file_timeout_s * max(1, ceil(_measure_size(copy) / TIMED_BYTES))
+        try:
+            is_complete, records = self.workers.call(file.location, write, seconds)
+        except LimitExceededError as error:
+            dropped = origin.make_dropped("file", LIMIT, str(error))
+            write_extract(path, self.forgotten.quarantine_rows([dropped]))
+            is_complete, records = False, ()
         if copy.is_relative_to(copy_folder):  # no longer needed
             shutil.rmtree(copy.parent)
-        return is_complete
+        return is_complete, records
 
     def extract_query(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> Path:
         """Return the extract of a query without a cursor, which runs each time.
@@ -153,13 +188,13 @@ class Extractor:
             SourceError: if the database cannot be reached or refuses the query.
         """
         path = self.scratch / "query.parquet"
-        self._write_items(path, partial(sql_rows.read, root, origin, environ), origin)
+        write_items(path, partial(sql_rows.read, root, origin, environ), origin, self.forgotten)
         return path
 
     def extract_feedback(self, reviews: Sequence[Review], origin: Origin, hash_text: Callable[[str], str]) -> Path:
         """Return the extract of feedback that may train."""
         path = self.scratch / "feedback.parquet"
-        self._write_items(path, partial(feedback_rows.read, reviews, origin, hash_text), origin)
+        write_items(path, partial(feedback_rows.read, reviews, origin, hash_text), origin, self.forgotten)
         return path
 
     def extract_table(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> tuple[list[Path], int]:
@@ -184,23 +219,10 @@ class Extractor:
                     period = KeyedOrigin(origin.source, origin.location, (last - timedelta(days=1)).isoformat())
                     after = covered if covered > date.min else None
                     paths.append(target / f"{covered}_{last}.parquet")
-                    self._write_items(paths[-1], partial(sql_rows.read, root, period, environ, after), period)
+                    read_rows = partial(sql_rows.read, root, period, environ, after)
+                    write_items(paths[-1], read_rows, period, self.forgotten)
                     covered = last
         return paths, len(paths) - len(periods)
-
-    def _write_items(self, path: Path, read_items: Callable[[], Items], origin: Origin) -> bool:
-        """Write a reader's rows to `path`. Return True if the reader reached the end."""
-        errors: list[OSError] = []
-
-        def yield_items() -> Items:
-            try:
-                yield from read_items()
-            except OSError as error:
-                errors.append(error)
-                yield origin.make_dropped("file", "unreadable", error.strerror or str(error))
-
-        write_extract(path, self.forgotten.quarantine_rows(yield_items()))
-        return not errors
 
 
 def merge_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
@@ -226,6 +248,11 @@ def merge_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.RecordB
         result = database.execute(query, {"files": files, "patterns": list(map(glob.escape, files))})
         batches: pa.RecordBatchReader = result.to_arrow_reader(ARROW_BATCH)
         yield from batches
+
+
+def _measure_size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _parse_period(path: Path) -> Period:

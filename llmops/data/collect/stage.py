@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from llmops.data.collect.files import find_source_files, hash_versions
 from llmops.data.collect.forgotten_list import ForgottenList
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.pages import repeated_lines
+from llmops.data.collect.workers import Workers
 from llmops.data.credentials import read_environment
 from llmops.data.feedback import documents as feedback
 from llmops.data.feedback.rows import Review
@@ -79,12 +80,14 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
     load_list = forgotten_list.load_list_with_key if reviews else forgotten_list.load_list
     forgotten = load_list(database_at(database)) if database else ForgottenList()
     with RowFile(out / "documents.parquet", get_schema(Document)) as documents:
-        with RowFile(out / "quarantine.parquet", get_schema(DroppedRow)) as quarantine:
+        with (
+            RowFile(out / "quarantine.parquet", get_schema(DroppedRow)) as quarantine,
+            Workers(config.file_memory_mb << 20, forgotten) as workers,
+        ):
+            extractor = Extractor(config.cache, out, database, forgotten, workers, config.file_timeout_s)
             for number, source in enumerate(config.sources, start=1):
                 try:
-                    result = _collect_source(
-                        source, config, interval, documents, quarantine, out, database, reviews, forgotten
-                    )
+                    result = _collect_source(source, config, interval, documents, quarantine, out, reviews, extractor)
                 except SourceError as error:
                     problems.append(error)
                     continue
@@ -124,35 +127,35 @@ def _collect_source(
     documents: RowFile,
     quarantine: RowFile,
     out: Path,
-    database: str,
     reviews: Sequence[Review],
-    forgotten: ForgottenList,
+    extractor: Extractor,
 ) -> SourceCounts:
     counts, location = SourceCounts(), source.location.replace("{date}", interval)
     corrected = feedback.map_corrections(reviews) if source.kind != "feedback" else {}
     copy_rows = partial(_copy_rows, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
-        extractor = Extractor(config.cache, scratch, database, forgotten)
+        extractor = replace(extractor, scratch=scratch)
         if source.kind == "feedback":
             counts.read, counts.versions = 1, [(feedback.LOCATION, feedback.hash_reviews(reviews))]
             origin = Origin(source, feedback.LOCATION, interval)
-            path = extractor.extract_feedback(reviews, origin, forgotten.hash_texts)
+            path = extractor.extract_feedback(reviews, origin, extractor.forgotten.hash_texts)
             copy_rows(read_extract(path))
             _write_pairs(source, reviews, path, out / "pairs.parquet")
             return counts
         if source.kind != "sql":
-            with cached_hashing(database) as sha256:
+            with cached_hashing(extractor.database) as sha256:
                 versioned_files = [(f, f.get_version(sha256)) for f in find_source_files(source, config.root, interval)]
             counts.versions = [(file.location, version) for file, version in versioned_files]
-            processes = min(machine.count_cores(), machine.get_total_memory() // machine.GIB)
+            processes = min(machine.count_cores(), machine.get_total_memory() // extractor.workers.memory)
             extracts = extractor.extract_files(versioned_files, source, processes)
-            counts.read = sum(new for _, new in extracts)
+            counts.read = sum(extract.is_new for extract in extracts)
             counts.unchanged = len(extracts) - counts.read
             html_pages = extracts if source.kind == "html" else []
-            repeated = repeated_lines.find_repeated_lines(read_extract(path) for path, _ in html_pages)
-            for path, _ in extracts:
-                copy_rows(repeated_lines.remove_lines(read_extract(path), repeated) if repeated else read_extract(path))
+            repeated = repeated_lines.find_repeated_lines(read_extract(page.path) for page in html_pages)
+            for extract in extracts:
+                batches = read_extract(extract.path)
+                copy_rows(repeated_lines.remove_lines(batches, repeated) if repeated else batches)
             return counts
         origin, environ = Origin(source, location, interval), read_environment(source.connection)
         if source.cursor:

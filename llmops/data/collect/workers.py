@@ -1,4 +1,8 @@
-"""Worker processes that read files. The result is the same as that of one process.
+"""Worker processes that read files, each file within limits of time and memory.
+
+A file may be made so that its reader, or a library behind it, takes hours or gigabytes. In native code only the end of
+the process stops that. So every file is read in a worker; one that exceeds a limit is killed, and only its file is
+lost. A worker starts when it is needed, and reads file after file.
 
 A worker is `python -m llmops.data.collect.workers`, which gets pickled calls on its standard input and answers on its
 standard output. So no process with threads is forked, and the caller's main module is not run again, as the standard
@@ -14,93 +18,148 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from multiprocessing.connection import wait
+from typing import Any, Self, TypeVar
+
+import psutil
 
 from llmops.frame.errors import SourceUnavailableError
 
+T = TypeVar("T")
+Records = Sequence[logging.LogRecord]
+
+WATCH_S = 0.05  #: seconds between two looks at a worker's memory; an allocation may go beyond the limit for so long
+
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Call = tuple[str, Callable[[], T]]  #: name of the file, and a picklable function
+
+class LimitExceededError(Exception):
+    """A call has exceeded its time or memory. The message says which."""
 
 
-def run_in_processes(calls: Sequence[Call[T]], processes: int) -> list[T]:
-    """Return the results of the calls, in order. Their log records are logged here, in the same order.
+class _MemoryExceededError(Exception):
+    """A worker, which may have kept memory of earlier calls, has exceeded the limit of memory."""
 
-    Raises:
-        Exception: the first one, in the order of the calls.
-        SourceUnavailableError: if a process was killed, naming its file.
-    """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in range(len(calls)):
-        waiting.put(number)
-    answers: dict[int, tuple[bool, Any, list[logging.LogRecord]]] = {}
-    workers = [_start_worker() for _ in range(min(processes, len(calls)))]
 
-    def drive_worker(worker: subprocess.Popen[bytes]) -> None:
-        while not any(not succeeded for succeeded, *_ in list(answers.values())):
+class Workers:
+    """Worker processes, as a context (`with`) that ends them. Threads may share it: each call has its own process."""
+
+    def __init__(self, memory: int, shared: object = None) -> None:
+        """Start nothing yet.
+
+        Args:
+            memory: most bytes of one process.
+            shared: picklable argument of every call, which each process gets once.
+        """
+        self.memory = memory
+        self.shared = shared
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._is_stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def call(self, name: str, function: Callable[[Any], T], seconds: float) -> tuple[T, Records]:
+        """Return the result of the picklable `function` on the shared object, and its log records.
+
+        Raises:
+            LimitExceededError: if it takes more than `seconds`, or more memory than allowed in a fresh process.
+            SourceUnavailableError: if the process was killed, naming the call.
+            Exception: the function's own.
+        """
+        while True:
             try:
-                number = waiting.get_nowait()
-            except queue.Empty:
-                return
-            answers[number] = _run_call(worker, calls[number])
-
-    try:
-        with ThreadPoolExecutor(len(workers)) as pool:
+                worker, is_fresh = self._idle.pop(), False
+            except IndexError:
+                worker, is_fresh = self._start_worker(), True
             try:
-                list(pool.map(drive_worker, workers))
-            except BaseException:  # including interruptions and time limits: the threads wait for the killed workers
-                _stop_workers(workers)
-                raise
-    finally:
-        _stop_workers(workers)
-    results: list[T] = []
-    for number in sorted(answers):
-        succeeded, value, records = answers[number]
-        for record in records:
-            logging.getLogger(record.name).handle(record)
-        if not succeeded:
-            raise value
-        results.append(value)
-    return results
+                succeeded, value, records = self._exchange(worker, function, seconds)
+            except _MemoryExceededError:
+                if is_fresh:
+                    raise LimitExceededError(
+                        f"reading it takes more than {self.memory >> 20:,} MiB of memory; if it is sound, raise "
+                        "`collect.file_memory_mb`, or split it"
+                    ) from None
+            except (EOFError, OSError, pickle.UnpicklingError):
+                raise _explain_end(name, worker.wait(), seconds) from None
+            else:
+                self._idle.append(worker)
+                if succeeded:
+                    return value, records
+                replay(records)
+                raise value
 
+    def stop(self) -> None:
+        """End all workers, at once and for ever. Calls that are under way in other threads fail."""
+        self._is_stopped = True
+        for worker in self._started:
+            worker.kill()
+        for worker in self._started:
+            worker.wait()
+            for pipe in filter(None, (worker.stdin, worker.stdout)):
+                try:
+                    pipe.close()
+                except OSError:  # a broken pipe with unwritten data
+                    log.debug("a worker left something unread")
 
-def _start_worker() -> subprocess.Popen[bytes]:
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen(
-        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
-    )
+    def _start_worker(self) -> subprocess.Popen[bytes]:
+        if self._is_stopped:
+            raise SourceUnavailableError("Reading was interrupted; run again.")
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
+        )
+        self._started.append(worker)
+        assert worker.stdin
+        pickle.dump(self.shared, worker.stdin)
+        return worker
 
-
-def _run_call(worker: subprocess.Popen[bytes], call: Call[Any]) -> tuple[bool, Any, list[logging.LogRecord]]:
-    assert worker.stdin and worker.stdout
-    file_name, function = call
-    try:
-        pickle.dump(function, worker.stdin)
+    def _exchange(self, worker: subprocess.Popen[bytes], function: object, seconds: float) -> tuple[bool, Any, Records]:
+        assert worker.stdin and worker.stdout
+        pickle.dump((function, seconds), worker.stdin)
         worker.stdin.flush()
-        answer: tuple[bool, Any, list[logging.LogRecord]] = pickle.load(worker.stdout)
+        while not wait([worker.stdout.fileno()], WATCH_S):
+            if measure_memory(worker.pid) > self.memory:
+                worker.kill()
+                worker.wait()
+                raise _MemoryExceededError
+        answer: tuple[bool, Any, Records] = pickle.load(worker.stdout)
         return answer
-    except (EOFError, OSError, pickle.UnpicklingError):
-        status = worker.wait()
-        cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        cause += ", as when memory runs out" if -status == signal.SIGKILL else ""
-        return False, SourceUnavailableError(
-            f"The process that was reading {file_name} ended with {cause}. Give this machine or container "
-            "more memory, or split the file, and run again; what was read is kept."
-        ), []  # fmt: skip
 
 
-def _stop_workers(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    for worker in workers:
-        worker.kill()
-    for worker in workers:
-        worker.wait()
-        for pipe in filter(None, (worker.stdin, worker.stdout)):
-            try:
-                pipe.close()
-            except OSError:  # a broken pipe with unwritten data
-                log.debug("a worker left something unread")
+def measure_memory(process: int) -> int:
+    """Return the bytes of memory that a process has filled itself; 0 if it has ended.
+
+    Reserved addresses do not count, as Arrow's allocator has many. Mapped files do not count either, on Linux.
+    """
+    try:
+        info = psutil.Process(process).memory_info()
+    except psutil.Error:
+        return 0
+    return int(info.rss - getattr(info, "shared", 0))
+
+
+def replay(records: Records) -> None:
+    """Log records of a worker in this process."""
+    for record in records:
+        logging.getLogger(record.name).handle(record)
+
+
+def _explain_end(name: str, status: int, seconds: float) -> Exception:
+    if status == -signal.SIGALRM:
+        return LimitExceededError(
+            f"reading it takes more than {seconds:g} s; if it is sound, raise `collect.file_timeout_s`, or split it"
+        )
+    cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    cause += ", as when memory runs out" if -status == signal.SIGKILL else ""
+    return SourceUnavailableError(
+        f"The process that was reading {name} ended with {cause}. Give this machine or container "
+        "more memory, or split the file, and run again; what was read is kept."
+    )
 
 
 def _serve_calls() -> None:
@@ -108,16 +167,22 @@ def _serve_calls() -> None:
     os.dup2(2, 1)  # output of libraries must not mix with answers
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logging.getLogger().addHandler(logging.handlers.QueueHandler(records))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends its workers itself
+    shared = pickle.load(calls)
     while True:
         try:
-            function = pickle.load(calls)
+            function, seconds = pickle.load(calls)
         except EOFError:
             return
+        # The alarm ends the process even in native code, and when nobody is left who could.
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         succeeded, value = True, None
         try:
-            value = function()
+            value = function(shared)
         except Exception as error:
             succeeded, value = False, error
+        signal.setitimer(signal.ITIMER_REAL, 0)
         logged = []
         while not records.empty():
             logged.append(records.get())

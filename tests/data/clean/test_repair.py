@@ -23,6 +23,7 @@ from llmops.data.clean import rules
 from llmops.data.clean.funnel import RULE_ORDER
 from llmops.data.clean.repair import repair_characters, unescape
 from llmops.data.clean.rules import tidy_texts
+from tests.growth import assert_linear
 
 CORPUS: dict[str, list[str]] = json.loads((Path(__file__).parent / "corpus" / "interface.json").read_text("utf-8"))
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -176,3 +177,13 @@ def test_repetition_is_found_wherever_the_words_repeat(few: int, length: int, la
 
 def test_the_funnel_counts_every_rule_in_its_place() -> None:
     assert (*(rule.__name__ for rule in rules.RULES), "duplicate", "near_duplicate") == RULE_ORDER
+
+
+@pytest.mark.parametrize("unit", ["`&amp;` ", "``&amp; ", "```&amp; ", "&lt;", "`", "= &sum; "])
+def test_entities_in_code_cost_no_more_than_linear_time(unit: str) -> None:
+    assert_linear(unescape, unit, 200_000)
+
+
+@pytest.mark.parametrize("unit", ["\u0300\u0323", "Ì€Ì£"])
+def test_a_run_of_accents_costs_no_more_than_linear_time(unit: str) -> None:
+    assert_linear(lambda text: repair_characters(pl.Series([text])), unit)

@@ -167,8 +167,11 @@ def test_documents_go_to_the_repository_once(root: Path) -> None:
     assert len(list((root / "shelf").rglob("*.parquet"))) == 1
 
 
-def test_all_rows_of_many_batches_arrive_in_order(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract_file, "BATCH", 3)
+@pytest.mark.parametrize(("limit", "value"), [("BATCH", 3), ("BATCH_CHARS", 200)])
+def test_all_rows_of_many_batches_arrive_in_order(
+    root: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(extract_file, limit, value)
     monkeypatch.setattr(extract_file, "ARROW_BATCH", 4)
     monkeypatch.setattr(row_file, "GROUP_ROWS", 5)
     numbers = [str(n) for n in range(23)]

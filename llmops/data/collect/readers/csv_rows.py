@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def detect_delimiter(head: Sequence[str]) -> str:
 
 def _read_header(values: list[str], origin: Origin) -> list[str]:
     names = [value.strip() or f"column_{i}" for i, value in enumerate(values, start=1)]
-    if duplicate := next((name for name in names if names.count(name) > 1), None):
+    if duplicate := next((name for name, times in Counter(names).items() if times > 1), None):
         raise SourceError(
             f"Source {origin.source.name}: {origin.location} has two columns named {duplicate!r}; rename one."
         )

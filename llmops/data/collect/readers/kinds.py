@@ -55,3 +55,8 @@ _READERS: dict[str, Reader] = {
     "text": plain_text.read,
 }
 READERS = {kind: catch_errors(reader) for kind, reader in _READERS.items()}
+
+
+def read_file(path: Path, origin: Origin) -> Items:
+    """Yield the rows of a file of any kind."""
+    return READERS[origin.source.kind](path, origin)

@@ -1,5 +1,6 @@
 """Rows of Parquet files, read in batches."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from llmops.data.collect.readers.origin import Items, Origin, flatten_record
 from llmops.frame.errors import SourceError
 
 _TEXT_TYPES = (pa.string(), pa.large_string())
-BATCH = 1000  #: rows in memory as Python objects at a time
+BATCH = 1000  #: rows in memory as Python objects at a time,
+BATCH_BYTES = 16 << 20  #: or fewer, with about so many bytes
 
 
 def read(path: Path, origin: Origin) -> Items:
@@ -26,11 +28,11 @@ def read(path: Path, origin: Origin) -> Items:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if duplicate := next((name for name in names if names.count(name) > 1), None):
+            if duplicate := next((name for name, times in Counter(names).items() if times > 1), None):
                 raise SourceError(
                     f"Source {origin.source.name}: {origin.location} has two columns named {duplicate!r}."
                 )
-            for batch in file.iter_batches(BATCH, columns=_choose_columns(names, origin)):
+            for batch in file.iter_batches(_count_batch_rows(file.metadata), columns=_choose_columns(names, origin)):
                 for record in _read_records(batch):
                     number += 1
                     values = flatten_record(record)
@@ -41,6 +43,11 @@ def read(path: Path, origin: Origin) -> Items:
         raise UnreadableError(f"no readable Parquet{after}: {' '.join(str(error).split())}") from error
     if seen:
         origin.check_columns(seen)
+
+
+def _count_batch_rows(metadata: pq.FileMetaData) -> int:
+    size = sum(int(metadata.row_group(number).total_byte_size) for number in range(metadata.num_row_groups))
+    return max(1, min(BATCH, BATCH_BYTES * int(metadata.num_rows) // max(1, size)))
 
 
 def _read_records(batch: pa.RecordBatch) -> list[dict[str, Any]]:

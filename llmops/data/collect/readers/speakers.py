@@ -62,6 +62,8 @@ _PARTICLES = frozenset(["al", "à", "aux", "de", "del", "du", "do", "da", "di", 
 IGNORED_ROLES = frozenset(["system", "tool", "function", "developer"])
 
 LABEL_CHARS, LABEL_WORDS = 40, 4
+#: Characters of a line in which its stamps and its label end. The pattern tries many divisions of a longer one.
+HEAD_CHARS = 300
 # The half of the day, or a word for "o'clock", before or after a time.
 _DAY_HALF = (
     r"(?:(?:[APap]\.?\s?[Mm]|[πμ]\.?\s?μ|ص|م|klo|Uhr)\b\.?|Z|UTC|[上下]午|凌晨|清晨|早上|中午|晚上|午[前後]|오[전후])"
@@ -80,13 +82,13 @@ _STAMP = (
 )
 _PHONE = r"\+\d[\d\s()/.\u2011-]{5,20}\d"
 _INVISIBLE = r"\s\u200e\u200f\u202a-\u202c\u2066-\u2069"  # space, and messengers' marks of the writing direction
+_LABEL_CHAR = r"[^:：<>\[\](){}\n]"
 _LINE = re.compile(
     rf"[{_INVISIBLE}*_]*(?:(?P<before>{_STAMP})[{_INVISIBLE}–—-]+(?:~[{_INVISIBLE}]*)?)?[*_<]*"
-    rf"(?P<label>[^\W\d_][^:：<>\[\](){{}}\n]{{0,{LABEL_CHARS - 1}}}?|(?(before){_PHONE}|(?!)))[{_INVISIBLE}]*"
-    rf"(?:(?P<after>{_STAMP})|\([^)\n]{{0,40}}\))?[*_]*\s*[:：>](?!//)[*_]*[{_INVISIBLE}]*(?P<message>.*)",
-    re.DOTALL,
+    rf"(?P<label>[^\W\d_](?:{_LABEL_CHAR}{{0,{LABEL_CHARS - 2}}}?(?!\s){_LABEL_CHAR})??|(?(before){_PHONE}|(?!)))"
+    rf"[{_INVISIBLE}]*(?:(?P<after>{_STAMP})|\([^)\n]{{0,40}}\))?[*_]*+\s*+[:：>](?!//)[*_]*[{_INVISIBLE}]*"
 )
-_NOTICE = re.compile(rf"[{_INVISIBLE}]*(?P<before>{_STAMP})[{_INVISIBLE}–—-]+\S.*", re.DOTALL)
+_NOTICE = re.compile(rf"[{_INVISIBLE}]*(?P<before>{_STAMP})[{_INVISIBLE}–—-]+\S")
 # First messages of an answerer, in lower case: an offer of help in the first person, never a request for it.
 _HELP_OFFERS = re.compile(
     "|".join(
@@ -115,7 +117,7 @@ _HELP_OFFERS = re.compile(
         ]
     )
 )
-_SENTENCE = re.compile(r"[.!?…。！？؟।][\"'”’»)]*$|(?:\S+\s+){3}\S")
+_SENTENCE = re.compile(r"[.!?…。！？؟।][\"'”’»)]*$|(?<!\S)(?:\S++\s++){3}\S")
 _NUMBER = re.compile(r"[\s#]*\d+$")
 _CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?\s?(?:([AaPp])\.?[Mm]\.?)?")
 _RANGE = re.compile(r"0[:.]0\s?[-–]\s?0[:.]0")
@@ -137,17 +139,17 @@ class TranscriptLine:
 
 def parse_transcript_line(number: int, text: str) -> TranscriptLine:
     """Parse a line. It has a label if the text before its first colon may be a speaker."""
-    match = _LINE.fullmatch(text)
+    match = _LINE.match(text, 0, HEAD_CHARS)
     if match and match["label"][0] != "+" and len(match["label"].split()) > LABEL_WORDS:
         match = None
     if not match or not match["before"]:  # `Dec 31, 10:32 - Anna joined` has no label
-        if notice := _NOTICE.fullmatch(text):
+        if notice := _NOTICE.match(text, 0, HEAD_CHARS):
             return TranscriptLine(number, text, "", "", _get_form(notice["before"]), _parse_time(notice["before"]))
         if not match:
             return TranscriptLine(number, text)
     before, label = match["before"] or "", match["label"].strip().casefold()
     stamp_form = _get_form(before or match["after"] or "")
-    return TranscriptLine(number, text, label, match["message"].strip(), stamp_form, _parse_time(before))
+    return TranscriptLine(number, text, label, text[match.end() :].strip(), stamp_form, _parse_time(before))
 
 
 def discard_impossible_times(lines: Sequence[TranscriptLine], speakers: Speakers) -> list[TranscriptLine]:

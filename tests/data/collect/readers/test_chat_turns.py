@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from llmops.config import Source, Speakers
 from llmops.data.collect.readers import chat_turns
 from llmops.data.collect.readers.origin import Origin
-from llmops.data.collect.readers.speakers import find_known_side
+from llmops.data.collect.readers.speakers import HEAD_CHARS, find_known_side, is_sentence, parse_transcript_line
 from llmops.frame.records import Document, DroppedRow
 from tests.data.collect.readers.reading import get_documents, list_dropped, list_pairs, read_file
+from tests.growth import assert_linear
 
 read_transcript = partial(read_file, "chat", name="x.txt")
 read_messages = partial(read_file, "chat", name="x.jsonl")
@@ -301,3 +302,16 @@ def test_rules_and_comments_within_an_answer_are_text(tmp_path: Path, more: str)
     chat = f"Anna: How do I install it?\nMaria: Run this:\n{more}\nAnna: Is it free?\nMaria: Yes."
     expected = [("How do I install it?", f"Run this:\n{more}"), ("Is it free?", "Yes.")]
     assert list_pairs(read_transcript(tmp_path, chat)) == expected
+
+
+@pytest.mark.parametrize("unit", ["* ", "_", " ", "a ", "[10:32 ", "#", "(", "1:"])
+@pytest.mark.parametrize("start", ["", "a", "[10:32] "])
+def test_a_long_hostile_line_costs_linear_time(start: str, unit: str) -> None:
+    assert_linear(lambda text: parse_transcript_line(1, start + text), unit)
+    assert_linear(is_sentence, unit)
+
+
+def test_a_label_ends_in_the_first_characters_of_a_line() -> None:
+    line = parse_transcript_line(1, " " * (HEAD_CHARS - 5) + "Anna: " + "long " * 999)
+    assert (line.label, line.message) == ("anna", ("long " * 999).strip())
+    assert not parse_transcript_line(1, " " * HEAD_CHARS + "Anna: a message").label

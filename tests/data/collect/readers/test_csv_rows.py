@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmops.data.collect.readers import csv_rows
 from llmops.frame.records import Document, DroppedRow
 from tests.data.collect.readers.reading import get_document, get_documents, list_pairs, read_file
+from tests.growth import assert_linear
 
 QA = {"question": "q", "answer": "a"}
 
@@ -73,3 +74,10 @@ def test_what_the_csv_module_writes_is_read_back(rows: list[tuple[str, str]]) ->
     with TemporaryDirectory() as folder:
         found = list_pairs(read_file("csv", Path(folder), written.getvalue(), fields=QA))
     assert found == [(q.strip(), a.strip()) for q, a in rows if (q + a).strip()]
+
+
+def test_many_columns_cost_no_more_than_linear_time(tmp_path: Path) -> None:
+    def read_columns(text: str) -> None:
+        assert not read_file("csv", tmp_path, ",".join(f"column {number}" for number in range(len(text))))
+
+    assert_linear(read_columns, "x", 20_000)

@@ -8,7 +8,8 @@ import pytest
 
 from llmops.data.collect.readers.origin import flatten_record
 from llmops.frame.records import DroppedRow
-from tests.data.collect.readers.reading import get_document, read_file
+from tests.data.collect.readers.reading import get_document, list_dropped, read_file
+from tests.growth import assert_linear
 
 read_json = partial(read_file, "json")
 read_jsonl = partial(read_file, "jsonl")
@@ -57,3 +58,12 @@ def test_numbers_read_as_they_are_written_and_missing_values_are_empty(tmp_path:
     assert json.loads(item.fields) == {**written, "none": "", "b": "0", "c": "false", "d": ""}
     (bad,) = read_file(kind, tmp_path, "1.50")
     assert isinstance(bad, DroppedRow) and bad.detail.startswith("a float where")
+
+
+def test_a_name_twice_among_many_costs_linear_time(tmp_path: Path) -> None:
+    def read_names(text: str) -> None:
+        names = [*range(len(text)), len(text) - 1]
+        data = "{" + ", ".join(f'"{name}": 1' for name in names) + "}\n"
+        assert list_dropped(read_file("jsonl", tmp_path, data)) == [("malformed", "line 1")]
+
+    assert_linear(read_names, "x", 20_000)

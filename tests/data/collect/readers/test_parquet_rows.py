@@ -59,3 +59,15 @@ def test_the_rows_before_the_damage_are_read(tmp_path: Path) -> None:
         for _ in items:
             got += 1
     assert got == 2000
+
+
+@pytest.mark.parametrize(("chars", "largest"), [(1, 1000), (1 << 20, 16)])
+def test_long_texts_are_read_a_few_at_a_time(
+    chars: int, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, original = [], parquet_rows._read_records
+    monkeypatch.setattr(parquet_rows, "_read_records", lambda batch: sizes.append(len(batch)) or original(batch))
+    texts = [str(number) + "x" * chars for number in range(2 * largest)]
+    pq.write_table(pa.table({"q": texts}), tmp_path / "x")
+    assert len(read_file("parquet", tmp_path, None)) == 2 * largest
+    assert largest - 2 < max(sizes) <= largest

@@ -8,7 +8,7 @@ from pathlib import Path
 from bs4 import BeautifulSoup, XMLParsedAsHTMLWarning
 from bs4.element import Comment, Doctype, NavigableString, PageElement, PreformattedString, Tag
 
-from llmops.data.collect.readers.decoding import LARGEST_PAGE, make_size_error, open_bytes
+from llmops.data.collect.readers.decoding import LARGEST_PAGE, UnreadableError, make_size_error, open_bytes
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages.html_formatting import (
     INDENT,
@@ -57,6 +57,8 @@ NOTE_WORDS = {"admonition", "callout", "caution", "danger", "hint", "important",
 CONTROL_SELECTOR = "[aria-expanded][aria-controls], [role=tab][aria-controls]"
 LINK_SHARE = 0.6  #: share of links in a box's text from which it is navigation
 LARGEST_TAGS = 1 << 20  #: most tags of a page; each takes some hundred bytes of memory
+#: Most elements inside each other. The time of a search grows with the depth; browsers go to 512.
+LARGEST_DEPTH = 1000
 LINK_MARKS = "¶#§🔗"  #: texts of a heading's link to itself
 LARGEST_BOX_SHARE = 0.5  #: a box with a larger share of the page's text is the page, whatever its name
 
@@ -90,14 +92,25 @@ def parse_html(data: bytes, encoding: str = "") -> BeautifulSoup:
     """Return the tree of a page. An empty encoding is detected.
 
     Raises:
-        UnreadableError: if the page is too large for memory.
+        UnreadableError: if the page is too large for memory, or nested too deeply.
     """
     if len(data) > LARGEST_PAGE:
         raise make_size_error(LARGEST_PAGE, "bytes", "split the page")
     if data.count(b"<") > LARGEST_TAGS:
         raise make_size_error(LARGEST_TAGS, "tags", "split the page")
     warnings.filterwarnings("ignore", category=XMLParsedAsHTMLWarning)  # XHTML is read as browsers do
-    return BeautifulSoup(data, "lxml", from_encoding=encoding or None)
+    soup = BeautifulSoup(data, "lxml", from_encoding=encoding or None)
+    if _measure_depth(soup) > LARGEST_DEPTH:
+        raise UnreadableError(f"it nests more than {LARGEST_DEPTH:,} elements; close its tags")
+    return soup
+
+
+def _measure_depth(soup: BeautifulSoup) -> int:
+    depths = {id(soup): 0}
+    for element in soup.descendants:
+        if isinstance(element, Tag):
+            depths[id(element)] = depths[id(element.parent)] + 1
+    return max(depths.values())
 
 
 def extract_text(soup: BeautifulSoup) -> str:
