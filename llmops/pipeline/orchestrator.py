@@ -13,6 +13,7 @@ from llmops.frame.errors import LlmopsError, TransientError, is_busy
 
 END_STATES = ("success", "failed")  #: final states of a run
 
+ANSWER_S = 90.0  #: time for an answer: longer than Airflow waits for SQLite, so that it can tell what is wrong
 TIMEOUT_S = 600.0  #: time that `follow` waits for an Airflow that restarts
 
 
@@ -43,7 +44,7 @@ class Airflow:
         Raises:
             OrchestratorError: if Airflow refuses the password; OrchestratorUnavailable if it does not answer.
         """
-        self._http = httpx.Client(base_url=url, timeout=60)
+        self._http = httpx.Client(base_url=url, timeout=ANSWER_S)
         self._user = {"username": user, "password": password}
         self._sign_in()
 

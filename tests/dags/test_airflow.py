@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import unquote, urlsplit
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ import pytest
 from llmops.config import Config, load
 from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
+from llmops.frame.artifacts import read_record
 from llmops.pipeline import stack
 from llmops.pipeline.orchestrator import END_STATES, Airflow, OrchestratorError
 from llmops.pipeline.pool import POOL
@@ -140,6 +142,33 @@ def test_new_datasets_and_versions_are_assets_and_the_review_follows(airflow: St
     airflow.until(lambda: airflow.api.read_state("llm_governance_review", review) == "success", "the review")
 
 
+@pytest.mark.journey  # a browser alone would make it a test with services
+def test_the_trigger_form_starts_a_run_with_its_values(airflow: Stand, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1300, "height": 1600})
+    page.set_default_timeout(120_000)
+    page.goto(f"{airflow.service.url}/auth/login")
+    page.locator("input[name=username]").fill("developer")
+    page.locator("input[name=password]").fill(stack.ensure_passwords(airflow.config.home)[0]["developer"])
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: "/auth/login" not in url)
+
+    page.goto(f"{airflow.service.url}/dags/{DAG}")
+    page.get_by_role("button", name="Trigger Dag").click()
+    form = page.get_by_role("dialog")
+    form.locator("[name=element_interval]").fill("2026-01-08")
+    form.locator("[name=element_epochs]").fill("0.25")
+    page.keyboard.press("Tab")
+    form.get_by_role("button", name="Trigger", exact=True).click()
+    page.wait_for_url("**/runs/*")  # the form leads to the run's page
+
+    run = unquote(urlsplit(page.url).path.split("/")[-1])
+    assert airflow.ended(run) == "success"
+    train = Path(airflow.api.read_result(DAG, run, "train"))
+    assert read_record(train).config["epochs"] == 0.25 and airflow.said("train", "2026-01-08") == ["started", "built"]
+    page.get_by_text("Success", exact=True).nth(5).wait_for()  # of the run and its five tasks
+    page.close()
+
+
 def test_a_stage_that_hangs_in_native_code_ends_with_its_processes_and_the_next_day_runs(airflow: Stand) -> None:
     days = ("2026-02-03", "2026-02-04")
     hung, following = airflow.trigger(days[0], collect="hang in native code"), airflow.trigger(days[1])
@@ -183,7 +212,7 @@ def test_triggered_and_backfilled_runs_never_train_at_once(airflow: Stand) -> No
 def test_a_scheduler_that_is_killed_in_mid_run_goes_on_and_builds_nothing_twice(airflow: Stand) -> None:
     wider = {"pool": POOL, "slots": 2, "include_deferred": False}
     airflow.api._call("PATCH", f"/api/v2/pools/{POOL}", params={"update_mask": "slots"}, json=wider)
-    run = airflow.trigger("2026-04-01", train="take 20")
+    run = airflow.trigger("2026-04-01", train="wait")
     airflow.until(lambda: airflow.said("train", "2026-04-01") == ["started"], "the training")
     parts = psutil.Process(airflow.service.pid).children()  # of `standalone`; their own children have other parents
     [scheduler] = [part for part in parts if "scheduler" in part.cmdline()]
@@ -194,8 +223,10 @@ def test_a_scheduler_that_is_killed_in_mid_run_goes_on_and_builds_nothing_twice(
     with open(output, "ab") as log:
         second = subprocess.Popen(command, env=airflow.environ, stdout=log, stderr=log, start_new_session=True)
     try:
-        assert airflow.ended(run) == "success", airflow.tries(run)
         # Airflow starts the task anew before the one that the dead scheduler left has ended: it waits for that
+        airflow.until(lambda: airflow.tries(run)["train"][1] == 2, "the second try")
+        (airflow.control / "2026-04-01.go").touch()  # at once: Airflow will kill the first try
+        assert airflow.ended(run) == "success", airflow.tries(run)
         finished = [
             e["event.action"] for e in airflow.events("llmops.pipeline", run) if e["event.outcome"] == "success"
         ]

@@ -12,10 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from llmops.access.roles import AIRFLOW_ROLES
 from llmops.config import load
 from llmops.pipeline import stack
+from llmops.pipeline.orchestrator import ANSWER_S
 from tests.clock import wait_until
 
 # starts a child in a process group of its own that ignores SIGTERM, and an orphan; then waits
@@ -100,7 +102,8 @@ def test_airflow_listens_on_loopback_with_the_roles_of_the_table_and_no_password
     assert environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "developer:user,admin:admin"
     assert environ["LLMOPS_CONFIG"] == "x.yaml" and environ["PATH"].endswith("/bin")
     assert not set(made.values()) & set(environ.values())
-    assert "?timeout=60" in environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]  # a command waits for the scheduler's write
+    _, _, waits_s = environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].partition("?timeout=")
+    assert 60 <= float(waits_s) < ANSWER_S  # a command waits for the scheduler's write; a client gets the reason
     assert environ[stack.PAUSED_VARIABLE] == "False"
     assert (
         stack.build_airflow_environment(config, 8123, {stack.PAUSED_VARIABLE: "True"})[stack.PAUSED_VARIABLE] == "True"
@@ -110,7 +113,7 @@ def test_airflow_listens_on_loopback_with_the_roles_of_the_table_and_no_password
 def test_a_backfill_that_has_read_takes_the_right_to_write_and_waits_for_the_schedulers_write(tmp_path: Path) -> None:
     environ = stack.build_airflow_environment(load(environ={"LLMOPS_HOME": str(tmp_path)}), 8123, {})
     plugin = f"{environ['AIRFLOW__CORE__PLUGINS_FOLDER']}/airflow_local_settings.py"
-    begin = runpy.run_path(plugin)["begin_to_write"]
+    listeners = runpy.run_path(plugin)
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'airflow.db'}")
     try:
         with engine.connect() as backfill, backfill.begin_nested():
@@ -119,7 +122,8 @@ def test_a_backfill_that_has_read_takes_the_right_to_write_and_waits_for_the_sch
             with closing(scheduler), pytest.raises(sqlite3.OperationalError, match="locked"):
                 scheduler.execute("CREATE TABLE runs (id TEXT)")
     finally:
-        sa.event.remove(sa.Engine, "savepoint", begin)
+        sa.event.remove(sa.Engine, "savepoint", listeners["begin_to_write"])
+        sa.event.remove(Session, "before_flush", listeners["hand_over_audit_log"])
         engine.dispose()
 
 

@@ -58,6 +58,9 @@ def behave(stage: str, interval: str) -> None:
         raise SourceError("source faq yields nothing")
     if how == "fail once" and len(said(stage, interval)) == 1:
         raise SourceUnavailableError("the shop's server is away")
+    if how == "wait":
+        while not (CONTROL / f"{interval}.go").exists():
+            time.sleep(0.1)
     if how.startswith("take"):
         time.sleep(float(how.split()[1]))
 

@@ -1,25 +1,11 @@
 """The playground in a real browser, as somebody without a mouse uses it."""
 
 import json
-import shutil
 
 import pytest
 
 from llmops.events.datasets import FEEDBACK
 from tests.serving.provider import ENVIRON
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the PATH; on Debian, apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
