@@ -172,6 +172,7 @@ def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None
         server_header=False,
         timeout_graceful_shutdown=math.ceil(config.serving.timeout_s) + 1,  # until then all answers are complete
         access_log=False,  # it would hold prompts; events hold none
+        log_config=None,  # uvicorn's lines are formatted as ours are
     )
     DrainingServer(settings, app, config.serving.drain_s).run()
 
