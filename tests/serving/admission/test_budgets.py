@@ -12,6 +12,7 @@ from llmops.access.roles import Key
 from llmops.access.usage import read_usage
 from llmops.config import Config
 from llmops.frame.errors import StateUnavailable
+from llmops.privacy.erasure.feedback import forget_reviews
 from llmops.state.database import Database, database_of
 from serving.admission import budgets as module
 from serving.admission.budgets import Budgets
@@ -154,6 +155,16 @@ async def test_nothing_is_lost_while_the_database_is_away(
     assert (used.requests, used.input_tokens + used.output_tokens) == (9, 100)
     with pytest.raises(BudgetUsed, match="used 100"):
         budgets.check(key)
+
+
+async def test_the_usage_of_an_erased_key_is_not_written_back(database: Database, key: Key, clock: FakeClock) -> None:
+    budgets = Budgets(database, "bot", clock)
+    budgets.count(make_event(key, 10))
+    await budgets.synchronize()
+    budgets.count(make_event(key, 10))
+    forget_reviews(database, [], [key.prefix])
+    await budgets.synchronize()
+    assert read_usage(database, "2026-01").keys == []
 
 
 async def test_a_stop_adds_the_last_counts(database: Database, key: Key, clock: FakeClock) -> None:
