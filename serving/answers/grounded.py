@@ -97,6 +97,7 @@ async def find_grounds(
     if found is None:
         if wanted:
             raise NoDocuments
+        event["llmops.retrieval.outcome"] = "no_index"
         return None
     hits = found.hits
     if not wanted and (room < MIN_ROOM or not (hits or len(turns) == 1)):
