@@ -5,11 +5,9 @@ import sys
 
 from llmops.config import load
 from llmops.frame.errors import ConfigError
-from llmops.frame.printable import configure_logging
 from serving.app import serve
 
 if __name__ == "__main__":
-    configure_logging("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("elastic_transport").setLevel(logging.WARNING)  # else a line for each request
     try:
         serve(load())
