@@ -10,7 +10,8 @@ Waits, without holding a worker, until the canary has answered `requests` reques
 (`release.canary_callers`), or `minutes` are over. Then the verdict decides: `no_regression` promotes it, `regression`
 and `insufficient_data` withdraw it, and after an `error` it stays and an alert is raised. The serving app withdraws a
 canary by itself at a regression; the run then ends with the outcome `over`. A version that the gate did not pass is
-refused: only an admin can override that, by `--override` on the command line or by the API.
+refused: only an admin can override that, by `--override` on the command line or by the API. So is a run that would
+replace a running trial, or change the `requests` or `minutes` of one that it did not start.
 """
 
 from __future__ import annotations

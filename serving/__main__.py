@@ -8,7 +8,6 @@ from llmops.frame.errors import ConfigError
 from serving.app import serve
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("elastic_transport").setLevel(logging.WARNING)  # else a line for each request
     try:
         serve(load())

@@ -26,6 +26,7 @@ from llmops.events.reader import Reader, make_reader
 from llmops.events.shipping import make_shipper
 from llmops.frame.errors import ConfigError, LlmopsError
 from llmops.frame.machine import shorten_thread_spin
+from llmops.frame.printable import configure_logging
 from llmops.model.base.classifier import GRAPH_FILE
 from llmops.model.gguf.worker import is_gguf
 from llmops.monitoring.alerts.threads import AlertThreads
@@ -162,6 +163,7 @@ def create_app(
 def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None) -> None:
     """Run the app until SIGTERM or Ctrl-C. Answer all accepted requests before it ends."""
     shorten_thread_spin(os.environ)
+    configure_logging("%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(config, make_engine)
     settings = uvicorn.Config(
         app,
@@ -172,6 +174,7 @@ def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None
         server_header=False,
         timeout_graceful_shutdown=math.ceil(config.serving.timeout_s) + 1,  # until then all answers are complete
         access_log=False,  # it would hold prompts; events hold none
+        log_config=None,  # by ours, so that no foreign text forges a line
     )
     DrainingServer(settings, app, config.serving.drain_s).run()
 

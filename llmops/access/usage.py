@@ -95,13 +95,23 @@ def find_month_end(month: str) -> datetime:
 
 
 def add_usage(database: Database, counts: Mapping[UsageCell, Counter[str]]) -> None:
-    """Add counts of `FIGURES` to the table."""
+    """Add counts of `FIGURES` to the table. Counts of a key that an erasure has deleted meanwhile are dropped."""
     with database.change() as connection:
+        # Locked, so that an erasure waits: it deletes the key first and its usage then.
+        known = (
+            sa.select(keys.c.prefix).where(keys.c.prefix.in_({cell.key for cell in counts})).with_for_update(read=True)
+        )
+        prefixes = set(connection.scalars(known))
         insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(usage)
         sums = {name: usage.c[name] + insert.excluded[name] for name in FIGURES}
         statement = insert.on_conflict_do_update(index_elements=list(usage.primary_key), set_=sums)
-        rows = [{**cell._asdict(), **{name: count[name] for name in FIGURES}} for cell, count in counts.items()]
-        connection.execute(statement, rows)
+        rows = [
+            {**cell._asdict(), **{name: count[name] for name in FIGURES}}
+            for cell, count in counts.items()
+            if cell.key in prefixes
+        ]
+        if rows:
+            connection.execute(statement, rows)
 
 
 def sum_budgeted_tokens(database: Database, month: str) -> Counter[str]:

@@ -15,8 +15,10 @@ from llmops import config
 from llmops.cli import airflow, data, doctor, index, keys, models, plan, retention, stages
 from llmops.cli.command import Command
 from llmops.cli.monitoring import alerts, elk, events, improve, watch
+from llmops.cli.output import print_line, print_text
 from llmops.frame.errors import ConfigError, LlmopsError, TransientError
 from llmops.frame.machine import shorten_thread_spin
+from llmops.frame.printable import configure_logging
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _make_parser().parse_args(arguments)
     shorten_thread_spin(os.environ)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    configure_logging("%(asctime)s %(message)s", datefmt="%H:%M:%S")
     noisy = "httpx httpx2 elastic_transport py4j hyperopt presidio-analyzer bitsandbytes matplotlib feast"
     for name in noisy.split():
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -41,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.info("configuration: %s; home: %s", source, settings.home)
         return command(settings, options) or 0
     except LlmopsError as error:
-        print(f"llmops: {error}", file=sys.stderr)
+        print_text("llmops: " + str(error).replace("\n", "\n  "), to=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, TransientError) else 1
     except KeyboardInterrupt:
-        print("llmops: interrupted; run the same command again to go on.", file=sys.stderr)
+        print_line("llmops: interrupted; run the same command again to go on.", to=sys.stderr)
         return 130
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmops.cli.command import Add
+from llmops.cli.output import print_line
 from llmops.config import Config, parse_value
 from llmops.config.run_parameters import RunParameters, refuse_unknown
 from llmops.frame import doctor
@@ -45,16 +46,16 @@ def trigger(settings: Config, options: argparse.Namespace) -> int | None:
     with _connect(settings, options.url) as orchestrator:
         refuse_unknown(parameters, orchestrator.list_parameters(options.dag))
         run = orchestrator.trigger(options.dag, parameters)
-        print(f"{options.dag}: run {run} is queued", file=sys.stderr if options.json else sys.stdout)
+        print_line(f"{options.dag}: run {run} is queued", to=sys.stderr if options.json else sys.stdout)
         state = "queued"
         try:
             if options.wait:
                 state = _follow(orchestrator, options.dag, run, quiet=options.json)
         except KeyboardInterrupt:
-            print(f"llmops: no longer followed; the run {run} goes on in Airflow.", file=sys.stderr)
+            print_line(f"llmops: no longer followed; the run {run} goes on in Airflow.", to=sys.stderr)
             return 130
     if options.json:
-        print(json.dumps({"dag": options.dag, "run": run, "state": state}))
+        print_line(json.dumps({"dag": options.dag, "run": run, "state": state}))
     return None
 
 
@@ -77,7 +78,7 @@ def _follow(orchestrator: Airflow, dag: str, run: str, quiet: bool) -> str:
     for state, tasks in orchestrator.follow(dag, run):
         for task in tasks:
             if task.state != shown.get(task.name, "none") and not quiet:
-                print(f"{task.name:<14} {task.state:<16} {task.seconds:6.0f} s", flush=True)
+                print_line(f"{task.name:<14} {task.state:<16} {task.seconds:6.0f} s")
             shown[task.name] = task.state
         if state == "failed":
             raise OrchestratorError(f"The run {run} of {dag} failed. {orchestrator.explain_failure(dag, run, tasks)}")

@@ -8,6 +8,7 @@ import argparse
 import json
 
 from llmops.cli.command import Add, get_user
+from llmops.cli.output import print_line, print_text
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -29,29 +30,29 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     from llmops.privacy.erasure.forget import forget_person
 
     if options.action == "receipt":
-        print(json.dumps(plan.read_receipt(settings, _parse_number(options.subject)), indent=1))
+        print_text(json.dumps(plan.read_receipt(settings, _parse_number(options.subject)), indent=1))
         return 0
     erasure = forget_person(settings, options.subject, by=get_user(), dry_run=options.dry_run)
     receipt = erasure.receipt
     if options.json:
-        print(json.dumps(asdict(erasure)))
+        print_line(json.dumps(asdict(erasure)))
         return 1 if receipt.remaining else 0
     forgot, deleted = ("would forget", "would be") if options.dry_run else ("forgot", "were")
-    print(f"{forgot} a person in {receipt.documents} source rows; {deleted} deleted or rewritten here:")
+    print_line(f"{forgot} a person in {receipt.documents} source rows; {deleted} deleted or rewritten here:")
     for name, number in [("artifacts", len(receipt.artifacts)), *receipt.deleted.items()]:
-        print(f"  {name:<12} {number}")
+        print_line(f"  {name:<12} {number}")
     for v in receipt.versions:
         names = f" ({', '.join(v['aliases'])})" if v["aliases"] else ""
-        print(f"learned from {v['examples']} examples: {v['model']} {v['version']}{names}")
+        print_line(f"learned from {v['examples']} examples: {v['model']} {v['version']}{names}")
     for p in erasure.documents:
-        print(f"delete it in the source {p['source']}: {p['location']}, {p['position']}")
+        print_line(f"delete it in the source {p['source']}: {p['location']}, {p['position']}")
     for place in receipt.unreached:
-        print(f"not reached: {place}")
+        print_line(f"not reached: {place}")
     for path in receipt.remaining:
-        print(f"STILL NAMED IN: {path}")
+        print_line(f"STILL NAMED IN: {path}")
     if receipt.number:
         count = len(receipt.remaining) or "no"
-        print(f"receipt {receipt.number}; searched again: {count} places still name the person")
+        print_line(f"receipt {receipt.number}; searched again: {count} places still name the person")
     return 1 if receipt.remaining else 0
 
 

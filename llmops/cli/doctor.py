@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from llmops.cli.command import Add
+from llmops.cli.output import print_line
 from llmops.config import Config
 from llmops.frame.errors import LlmopsError
 
@@ -25,9 +26,9 @@ def doctor(settings: Config, options: argparse.Namespace) -> int:
 
     checks = [*check_machine(settings), _check_database(settings)]
     if options.json:
-        print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]))
+        print_line(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]))
     for c in [] if options.json else checks:
-        print(f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.detail}" + ("" if c.ok else f"  → {c.remedy}"))
+        print_line(f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.detail}" + ("" if c.ok else f"  → {c.remedy}"))
     return 0 if all(c.ok for c in checks) else 1
 
 

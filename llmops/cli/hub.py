@@ -4,6 +4,7 @@ import json
 import sys
 
 from llmops.cli.command import get_user
+from llmops.cli.output import print_line
 from llmops.config import Config
 from llmops.release.registry.registry import Registry
 
@@ -15,19 +16,19 @@ def push(settings: Config, registry: Registry, *, check: bool, as_json: bool) ->
     hub = settings.push_to_hub
     state = sync.read_state(registry, hub) if check else sync.push(registry, hub, settings.events, by=get_user())
     if as_json:
-        print(json.dumps(state))
+        print_line(json.dumps(state))
     else:
-        print(f"main of {state['repo']}: {state['main'] or 'no model'}; champion: {state['champion'] or 'none'}")
+        print_line(f"main of {state['repo']}: {state['main'] or 'no model'}; champion: {state['champion'] or 'none'}")
         for word in ("pushed", "behind"):
             if state.get(word):
-                print(f"{word}: {', '.join(state[word])}")
+                print_line(f"{word}: {', '.join(state[word])}")
     return 0 if state["equal"] else 1
 
 
 def remind(settings: Config) -> None:
     """Print a reminder that the Hub does not follow an alias moved by hand."""
     if repo := settings.push_to_hub.repo:
-        print(
+        print_line(
             f"{repo} on the Hub is not updated: `llmops models push` updates it, or the pipeline's next run.",
-            file=sys.stderr,
+            to=sys.stderr,
         )

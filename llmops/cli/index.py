@@ -10,6 +10,7 @@ from textwrap import indent
 from typing import Any
 
 from llmops.cli.command import Add
+from llmops.cli.output import print_line, print_text
 from llmops.config import Config
 from llmops.frame import artifacts
 from llmops.frame.errors import LlmopsError
@@ -41,20 +42,20 @@ def index(settings: Config, options: argparse.Namespace) -> None:
             record = artifacts.read_record(folder)
             stats = {"artifact": str(folder), "interval": record.interval, **record.metrics}
             stats["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
-            print(json.dumps(stats) if options.json else _format_stats(stats))
+            print_text(json.dumps(stats) if options.json else _format_stats(stats))
             return
         hits = opened.search(options.question, options.k, options.way)
     if options.json:
-        print(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
+        print_line(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
         return
     for number, hit in enumerate(hits, 1):
         passage = hit.passage
         ranks = ", ".join(f"{way} {rank}" for way, rank in (("bm25", hit.bm25), ("dense", hit.dense)) if rank)
-        print(f"{number}. {passage.headings or passage.title or passage.source}  ({ranks})")
-        print(f"   {passage.source}: {passage.location}, {passage.position}")
-        print(indent(passage.text, "   ") + "\n")
+        print_line(f"{number}. {passage.headings or passage.title or passage.source}  ({ranks})")
+        print_line(f"   {passage.source}: {passage.location}, {passage.position}")
+        print_text(indent(passage.text, "   ") + "\n")
     if not hits:
-        print("Nothing was found.")
+        print_line("Nothing was found.")
 
 
 def ask(settings: Config, options: argparse.Namespace) -> None:
@@ -84,12 +85,14 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
             model.close()
     sources = [describe_source(hit) | ({"text": hit.passage.text} if options.show else {}) for hit in found.hits]
     if options.json:
-        print(json.dumps({"response": text, "version": version, "sources": sources}, ensure_ascii=False))
+        print_line(json.dumps({"response": text, "version": version, "sources": sources}, ensure_ascii=False))
         return
-    print(text)
+    print_text(text)
     for number, source in enumerate(sources, 1):
-        print(f"\n[{number}] {source['title']}\n    {source['source']}: {source['location']}, {source['position']}")
-        print(indent(source.get("text") or source["snippet"], "    "))
+        print_line()
+        print_line(f"[{number}] {source['title']}")
+        print_line(f"    {source['source']}: {source['location']}, {source['position']}")
+        print_text(indent(source.get("text") or source["snippet"], "    "))
 
 
 def _find_answer_mode(settings: Config, version: str, model_folder: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from llmops.cli.command import Add, get_user
+from llmops.cli.output import print_line, print_text
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -45,17 +46,17 @@ def keys(settings: Config, options: argparse.Namespace) -> None:
             secret, key = store.create(options.role, options.owner, options.days, **limits, by=get_user())
         else:
             secret, key = store.rotate(options.prefix, options.hours, by=get_user())
-        print(json.dumps({"key": secret, **key.without_hashes()}) if options.json else secret)
-        print("Shown this once; only its hash is kept.", file=sys.stderr)
+        print_line(json.dumps({"key": secret, **key.without_hashes()}) if options.json else secret)
+        print_line("Shown this once; only its hash is kept.", to=sys.stderr)
     elif options.action == "revoke":
         store.revoke(options.prefix, by=get_user())
     else:
         rows = [key.without_hashes() for key in store.list()]
         if options.json:
-            print(json.dumps(rows))
+            print_line(json.dumps(rows))
         for row in [] if options.json else rows:
             shown = [row[name] for name in ("prefix", "role", "owner", "created", "expires", "revoked")]
-            print("  ".join(f"{value or '-'}" for value in shown))
+            print_line("  ".join(f"{value or '-'}" for value in shown))
 
 
 def _print_usage(settings: Config, options: argparse.Namespace) -> None:
@@ -65,11 +66,11 @@ def _print_usage(settings: Config, options: argparse.Namespace) -> None:
     month = parse_month(options.month) if options.month else format_month(datetime.now(UTC))
     found = read_usage(database_of(settings), month, options.prefix)
     if options.json:
-        print(json.dumps(asdict(found)))
+        print_line(json.dumps(asdict(found)))
     elif options.csv:
-        print(format_csv(found.days), end="")
+        print_text(format_csv(found.days).rstrip("\n"))
     else:
         for key in found.keys:
             tokens = key.input_tokens + key.output_tokens
             budget = f" of {key.tokens_per_month} ({tokens / key.tokens_per_month:.0%})" if key.tokens_per_month else ""
-            print(f"{key.key}  {key.owner or '-'}  {key.requests} requests  {tokens} tokens{budget}")
+            print_line(f"{key.key}  {key.owner or '-'}  {key.requests} requests  {tokens} tokens{budget}")

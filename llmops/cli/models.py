@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.cli.command import Add, get_user
+from llmops.cli.output import print_line, print_text
 from llmops.config import Config
 from llmops.frame.errors import ConfigError, RegistryError, StateError
 
@@ -65,14 +66,14 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
         from llmops.release.export import export
 
         export(registry.get(options.version), options.to, options.out, settings.artifacts)
-        print(options.out)
+        print_line(str(options.out))
         return None
     elif options.action in ("canary", "ab"):
         _change_trial(settings, options, by)
         return None
     elif options.action == "show":
         shown = registry.get(options.version or "champion")
-        print(json.dumps({**_describe_version(shown), "decisions": registry.decisions(shown.name)}, indent=1))
+        print_text(json.dumps({**_describe_version(shown), "decisions": registry.decisions(shown.name)}, indent=1))
         return None
     elif options.action == "decisions":
         _print_decisions(registry.decisions(registry.get(options.version).name if options.version else ""), options)
@@ -86,15 +87,15 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
         for v in registry.versions()
     ]
     if options.json:
-        print(json.dumps(rows))
+        print_line(json.dumps(rows))
         return None
     for row in rows:
         override = f"  override: {row['override']}" if row["override"] else ""
         removed = f"  model removed on {row['removed'][:10]}" if row["removed"] else ""
         aliases = ", ".join(row["aliases"])
-        print(f"{row['name']:<5} {row['status']:<13} {row['created'][:19]}  {aliases}{override}{removed}")
+        print_line(f"{row['name']:<5} {row['status']:<13} {row['created'][:19]}  {aliases}{override}{removed}")
     if not rows:
-        print("There is no model version yet; `llmops run all` makes one.")
+        print_line("There is no model version yet; `llmops run all` makes one.")
     return None
 
 
@@ -105,7 +106,7 @@ def generate(settings: Config, options: argparse.Namespace) -> None:
 
     model = open_model(find_servable(settings, options.version)[1], settings.serving.classify_threshold)
     text = answer_questions(model, [(options.prompt, options.context)], options.max_new_tokens)[0]
-    print(json.dumps({"response": text, "version": options.version}) if options.json else text)
+    print_text(json.dumps({"response": text, "version": options.version}) if options.json else text)
 
 
 def batch(settings: Config, options: argparse.Namespace) -> None:
@@ -123,9 +124,9 @@ def batch(settings: Config, options: argparse.Namespace) -> None:
         size=options.batch,
     )
     if options.json:
-        print(json.dumps(asdict(summary)))
+        print_line(json.dumps(asdict(summary)))
         return
-    print(f"{summary.rows} rows, {summary.errors} with an error  {summary.output}")
+    print_line(f"{summary.rows} rows, {summary.errors} with an error  {summary.output}")
 
 
 def serve(settings: Config, options: argparse.Namespace) -> None:
@@ -141,7 +142,7 @@ def serve(settings: Config, options: argparse.Namespace) -> None:
         )
     with suppress(StateError, RegistryError):  # the app starts without its database, waits for it, and says so
         if not registry_of(settings).champion():
-            print("There is no champion yet: questions get 503 until a version is released.", file=sys.stderr)
+            print_line("There is no champion yet: questions get 503 until a version is released.", to=sys.stderr)
     start(settings)
 
 
@@ -159,14 +160,14 @@ def _change_trial(settings: Config, options: argparse.Namespace, by: dict[str, A
         rules = rollout.read_rules(settings, registry, trial)
         promote = canary or options.promote
         result = rollout.conclude(registry, settings.events, trial, rules, by=by["by"], promote=promote)
-        print(json.dumps(result, indent=1))
+        print_text(json.dumps(result, indent=1))
         if result["promoted"]:
             hub.remind(settings)
         return
     elif options.version:
         share = options.share if options.share is not None else 0.1 if canary else 0.5
         rollout.start(registry, settings.events, options.version, share, kind=kind, override=options.override, **by)
-    print(json.dumps(rollout.describe_trial(registry), indent=1))
+    print_text(json.dumps(rollout.describe_trial(registry), indent=1))
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -196,12 +197,12 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _print_decisions(decisions: list[dict[str, Any]], options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps(decisions))
+        print_line(json.dumps(decisions))
         return
     for d in decisions:
-        print(f"{d['time'][:19]}  {d['version']:<5} {d['kind']:<9} {d['outcome']:<17} {d['by']}: {d['why']}")
+        print_line(f"{d['time'][:19]}  {d['version']:<5} {d['kind']:<9} {d['outcome']:<17} {d['by']}: {d['why']}")
     if not decisions:
-        print("Nothing has been decided yet.")
+        print_line("Nothing has been decided yet.")
 
 
 def _describe_version(version: Any) -> dict[str, Any]:

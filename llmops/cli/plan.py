@@ -5,6 +5,7 @@ import json
 import sys
 
 from llmops.cli.command import Add
+from llmops.cli.output import print_line, print_text
 from llmops.config import Config
 from llmops.frame.intervals import parse_interval
 
@@ -25,7 +26,7 @@ def plan(settings: Config, options: argparse.Namespace) -> int:
 
     found = make_dry_run(settings, parse_interval(options.interval), options.gpu)
     if options.json:
-        print(json.dumps(found.as_json()))
+        print_line(json.dumps(found.as_json()))
         return 0 if found.ok else 1
     from rich.box import SIMPLE
     from rich.console import Console
@@ -34,7 +35,7 @@ def plan(settings: Config, options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for state in ("done", "to build", "not known yet"):
         if names := [name for name, known in found.stages if known == state]:
-            print(f"{state}: {', '.join(names)}")
+            print_line(f"{state}: {', '.join(names)}")
     kinds = list(dict.fromkeys(row.kind for row in found.memory))
     memory = Table("stage", box=SIMPLE, pad_edge=False)
     for kind in kinds:
@@ -48,5 +49,5 @@ def plan(settings: Config, options: argparse.Namespace) -> int:
     console.print(memory)
     # The table has the others.
     beside = [check for check in found.checks if not (check.ok and check.name.startswith("memory:"))]
-    print(format_checks(beside), end="")
+    print_text(format_checks(beside).rstrip("\n"))
     return 0 if found.ok else 1

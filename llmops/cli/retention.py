@@ -5,7 +5,9 @@ import json
 import sys
 
 from llmops.cli.command import Add, get_user
+from llmops.cli.output import print_line
 from llmops.config import Config
+from llmops.frame.printable import escape_controls
 
 
 def add_to(add: Add) -> None:
@@ -27,7 +29,7 @@ def gc(settings: Config, options: argparse.Namespace) -> None:
             "free": get_free_bytes(settings),
             "items": items,
         }
-        print(json.dumps(document))
+        print_line(json.dumps(document))
         return
     from rich.box import SIMPLE
     from rich.console import Console
@@ -39,10 +41,11 @@ def gc(settings: Config, options: argparse.Namespace) -> None:
     for item in sorted(plan.items, key=lambda item: not item.goes):
         word = ("goes" if options.dry_run else "gone") if item.goes else "stays"
         name = f"{item.model} {item.name}".strip()
-        table.add_row(word, item.kind, name, item.interval, f"{item.size / 1e6:,.1f}", item.why)
+        cells = (word, item.kind, name, item.interval, f"{item.size / 1e6:,.1f}", item.why)
+        table.add_row(*map(escape_controls, cells))
     if plan.items:
-        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
-    print(
+        Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
+    print_line(
         f"{len(plan.removals)} of {len(plan.items)} {'would go' if options.dry_run else 'are gone'}, which "
         f"{'would free' if options.dry_run else 'freed'} {plan.freed_bytes / 1e6:,.1f} MB; "
         f"{get_free_bytes(settings) / 1e9:,.1f} GB of the disk are free."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.cli.command import Add
+from llmops.cli.output import print_line, print_text
 from llmops.config import Config
 from llmops.frame import artifacts
 from llmops.frame.artifacts import Record
@@ -53,18 +54,18 @@ def run(settings: Config, options: argparse.Namespace) -> None:
     finally:  # the gate's reasons are wanted most if nothing could be served
         if options.stage == "all" and "release" in paths and not options.json:
             metrics = {name: artifacts.read_record(path).metrics for name, path in paths.items()}
-            lines = _summarize(metrics, settings)
-            print("", *lines, sep="\n", file=sys.stderr)  # stdout has a line a stage, for scripts
+            for line in ["", *_summarize(metrics, settings)]:
+                print_line(line, to=sys.stderr)  # stdout has a line a stage, for scripts
 
 
 def _print_artifact(name: str, path: Path, interval: str, *, as_json: bool) -> None:
     record = artifacts.read_record(path)
     if as_json:
         row = {"stage": name, "artifact": str(path), "interval": record.interval, "metrics": record.metrics}
-        print(json.dumps(row))
+        print_line(json.dumps(row))
     else:
         since = f"  {stage_inputs.describe_unchanged(record, interval)}" if record.interval != interval else ""
-        print(f"{name:<10} {path}{since}")
+        print_line(f"{name:<10} {path}{since}")
 
 
 def _summarize(metrics: Mapping[str, Mapping[str, Any]], settings: Config) -> Iterator[str]:
@@ -118,27 +119,27 @@ def status(settings: Config, options: argparse.Namespace) -> int:
         ]
         rows = [{"artifact": str(path)} | {key: getattr(r, key) for key in _SHOWN} for path, r, _ in found]
         upcoming = {"interval": interval, "stages": todo, "problem": problem}
-        print(json.dumps({"next": upcoming, "artifacts": rows, "damaged": damaged, "disk": disk}))
+        print_line(json.dumps({"next": upcoming, "artifacts": rows, "damaged": damaged, "disk": disk}))
         return 1 if damaged else 0
     outlook = f"cannot be planned: {problem}" if problem else _describe(plans, settings)
-    print(f"The next run, of the interval {interval}, {outlook}.")
+    print_line(f"The next run, of the interval {interval}, {outlook}.")
     if there:
-        print("\nArtifacts, newest first:")
+        print_text("\nArtifacts, newest first:")
     elif not found:
-        print("There is no artifact yet; `llmops run all` makes them.")
+        print_line("There is no artifact yet; `llmops run all` makes them.")
     for path, record, seconds in there:
         ended = record.finished[:19].replace("T", " ")
-        print(f"{record.interval}  {record.stage:<10} {ended} {seconds:8.1f} s  {path}")
+        print_line(f"{record.interval}  {record.stage:<10} {ended} {seconds:8.1f} s  {path}")
     if removed := sorted(record.removed for _, record, _ in found if record.removed):
         last = f"the last on {removed[-1][:10]}; --json lists them"
         erased = sum(bool(record.receipt) for _, record, _ in found)
         erasures = f" {erased} of them were removed by erasures." if erased else ""
-        print(f"Artifacts whose data was removed: {len(removed)}, {last}.{erasures}")
+        print_line(f"Artifacts whose data was removed: {len(removed)}, {last}.{erasures}")
     for name, why in damaged.items():
-        print(f"damaged     {Path(name).parent.name:<10} {why}")
-    print("\nOn the disk:")
+        print_line(f"damaged     {Path(name).parent.name:<10} {why}")
+    print_text("\nOn the disk:")
     for name, size in [*disk["artifacts"].items(), *((n, s) for n, s in disk.items() if n != "artifacts")]:
-        print(f"{name.replace('_', ' '):<12} {size / 1e6:14,.1f} MB")
+        print_line(f"{name.replace('_', ' '):<12} {size / 1e6:14,.1f} MB")
     return 1 if damaged else 0
 
 
@@ -216,7 +217,7 @@ def lineage(settings: Config, options: argparse.Namespace) -> None:
     from llmops.release.registry.registry import registry_of
 
     version, root = registry_of(settings).get(options.version), settings.artifacts
-    print(json.dumps(read_lineage(version, root), indent=1) if options.json else format_lineage(version, root))
+    print_text(json.dumps(read_lineage(version, root), indent=1) if options.json else format_lineage(version, root))
 
 
 _SHOWN = ("stage", "interval", "started", "finished", "run", "removed", "receipt")  #: shown fields of a record

@@ -28,6 +28,7 @@ from llmops.config import Config, load
 from llmops.frame.artifacts import write_json
 from llmops.frame.errors import LlmopsError
 from llmops.frame.machine import shorten_thread_spin
+from llmops.frame.printable import configure_logging
 
 log = logging.getLogger(__name__)
 
@@ -252,7 +253,7 @@ def _read_tail(file: Path, lines: int = 15) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Stop (`stop`) or list (`status`) the services of the configured home, and return the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    configure_logging("%(message)s")
     if list(arguments) not in (["stop"], ["status"]):
         sys.stderr.write("usage: python -m llmops.pipeline.stack stop|status\n")
         return 2

@@ -21,22 +21,26 @@ log = logging.getLogger(__name__)
 
 @task
 def start(kind: Any) -> str:
-    """Start the trial of the run's `version`; without one, go on with the trial there is, or skip."""
+    """Start the trial of the run's `version`; without one, go on with the trial there is, or skip.
+
+    A developer may start runs, but only an admin may end a trial. So a run neither replaces a running trial nor changes
+    the conditions of one that it did not start.
+    """
     context = get_current_context()
     params = context["params"]
     refuse_unknown(params, context["dag"].params)
     settings = load()
-    registry = registry_of(settings)
+    registry, by = registry_of(settings), describe_trigger(context["dag_run"])
     if params["version"]:
         why = f"asked for by the DAG {context['dag'].dag_id}"
-        options: dict[str, Any] = {"kind": kind, "by": describe_trigger(context["dag_run"]), "why": why}
+        options: dict[str, Any] = {"kind": kind, "by": by, "why": why, "replace": False}
         trial = rollout.start(registry, settings.events, params["version"], params["share"], **options).started
     else:
         try:
             trial = rollout.get_running(registry, kind).started
         except RegistryError as error:
             raise AirflowSkipException(str(error)) from error
-    trials.set_conditions(registry, trial, requests=params["requests"], minutes=params["minutes"])
+    trials.set_conditions(registry, trial, by, requests=params["requests"], minutes=params["minutes"])
     return trial
 
 

@@ -62,14 +62,15 @@ def rollback(registry: Registry, events: Path, *, by: str, why: str, fields: Fie
 
 def start(
     registry: Registry, events: Path, version: str, share: float, *, by: str, why: str, override: str = "",
-    kind: TrialKind = "canary", fields: Fields = None
+    kind: TrialKind = "canary", fields: Fields = None, replace: bool = True
 ) -> Canary:  # fmt: skip
     """Let a version answer a share of the callers, as a canary or in an A/B test.
 
+    Without `replace`, a running trial of another version or share is an error (`RegistryError`).
     A second call for the running trial only stores the override that the trial needs.
     """
     before = registry.canary(), registry.trial_override()
-    canary = registry.start_canary(version, share, by=by, why=why, override=override, kind=kind)
+    canary = registry.start_canary(version, share, by=by, why=why, override=override, kind=kind, replace=replace)
     needed = registry.trial_override()
     if (canary, needed) != before:
         reason = {"llmops.override": needed} if needed else {}

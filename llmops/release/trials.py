@@ -113,9 +113,17 @@ def rate(registry: Registry, mark: str, request: str, by: str, rating: tuple[int
     return running.version if side == "canary" else registry.aliases()["champion"]
 
 
-def set_conditions(registry: Registry, started: str, **conditions: float | None) -> None:
-    """Write a run's conditions of a trial: `minutes` to its deadline, number of `requests`; None: as configured."""
+def set_conditions(registry: Registry, started: str, by: str, **conditions: float | None) -> None:
+    """Write a run's conditions of a trial: `minutes` to its deadline, number of `requests`; None: as configured.
+
+    Raises:
+        RegistryError: if `by` did not start the trial: a near deadline would end the trial of somebody else.
+    """
     settings = {name: value for name, value in conditions.items() if value}
+    if settings and (starter := registry.find_starter(started)) != by:
+        raise RegistryError(
+            f"The trial that began at {started} was started by {starter}; leave {' and '.join(settings)} out."
+        )
     with registry.database.change() as connection:
         if settings and (known := _select_trial(connection, registry, started)):
             update = sa.update(trials).where(_match_trial(trials, registry, started))

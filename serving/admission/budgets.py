@@ -2,7 +2,9 @@
 
 Requests are counted in memory. A task adds the counts to the database and reads what all processes together have
 counted, so that no request waits for the database. In between, a budget may be passed by what other processes answer
-in `SYNC_S`, and by the requests that run when it is used up.
+in `SYNC_S`.
+
+Before a request reaches the model, the most tokens that it could use are reserved, as for the limits per minute.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from llmops.access.usage import UsageCell, add_usage, find_month_end, format_mon
 from llmops.events.figures.requests import classify_status
 from llmops.frame.clock import SYSTEM_CLOCK, Clock
 from llmops.state.database import Database
-from serving.errors import BudgetUsed
+from serving.errors import BudgetUsed, LimitExceeded
 
 log = logging.getLogger(__name__)
 
 SYNC_S = 5.0  #: how often counts are added to the database, and the sums of all processes are read
+RETRY_S = 1.0  #: when a caller may try again whose running requests have reserved the rest of a budget
 
 
 class Budgets:
@@ -40,12 +43,14 @@ class Budgets:
         self._counts: dict[UsageCell, Counter[str]] = {}  #: not in the database yet
         #: tokens of the month by key, in the database and in `_counts`
         self._month, self._used = format_month(clock.now()), Counter[str]()
+        self._reserved: dict[str, tuple[str, int]] = {}  #: running request → its key's prefix, tokens
         self._syncing = asyncio.Lock()
         self._failing = False
         self._task: asyncio.Task[None] | None = None
 
     def count(self, event: Mapping[str, Any]) -> None:
-        """Count a request by the fields of its event: its tokens, even if its caller left before the end."""
+        """Replace a request's reservation by the tokens in its event, even if its caller left before the end."""
+        self.release(event.get("event.id", ""))
         requests = int(classify_status(event["http.response.status_code"]) == "answered")
         read, written = event.get("gen_ai.usage.input_tokens", 0), event.get("gen_ai.usage.output_tokens", 0)
         key, day, version = event.get("llmops.key.prefix"), event["@timestamp"][:10], event.get("llmops.model.version")
@@ -72,6 +77,33 @@ class Budgets:
         if (used := self._used[key.prefix]) >= key.tokens_per_month:
             end = find_month_end(month)
             raise BudgetUsed(key.tokens_per_month, used, end, (end - now).total_seconds())
+
+    def reserve(self, key: Key, request: str, tokens: int) -> None:
+        """Reserve the most tokens that a request could use, until it is counted or released.
+
+        A request that could use more than the rest of the budget is admitted if the key has no other reservation. Only
+        then can a key pass its budget, and by no more than this one answer.
+
+        Raises:
+            BudgetUsed: if the key has used its tokens of this month.
+            LimitExceeded: if its running requests have reserved too many of the rest.
+        """
+        self.check(key)
+        if not key.tokens_per_month:
+            return
+        reserved = sum(tokens for prefix, tokens in self._reserved.values() if prefix == key.prefix)
+        left = key.tokens_per_month - self._used[key.prefix]
+        if reserved and reserved + tokens > left:
+            raise LimitExceeded(
+                f"This key has {left} tokens of this month left, its running requests have reserved {reserved}, and "
+                f"this request may take {tokens}; try again when one of them has ended.",
+                RETRY_S,
+            )
+        self._reserved[request] = key.prefix, tokens
+
+    def release(self, request: str) -> None:
+        """Remove the reservation of a request, if it has one."""
+        self._reserved.pop(request, None)
 
     async def synchronize(self) -> None:
         """Add the counts to the database, and read the sums of all processes. If that fails, keep the counts."""

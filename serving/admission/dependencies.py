@@ -120,8 +120,10 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
     return admit
 
 
-def require_within_limits(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
+def require_within_limits(permission: Permission, budgeted: bool = True) -> Callable[..., AsyncIterator[Key]]:
     """Return a dependency like that of `require` that also counts the request against its key's limits.
+
+    A request that is not `budgeted` is admitted after the key's budget of the month is used up, and uses none of it.
 
     A route that uses an engine calls `await reserve(request, requests)` first. After the answer, the used tokens in its
     event replace the reserved ones. The middleware adds the headers about limits.
@@ -131,9 +133,11 @@ def require_within_limits(permission: Permission) -> Callable[..., AsyncIterator
         app = get_parts(request)
         key = await _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
         request.state.event.update(format_client_fields(get_client_address(request.scope)))
-        allowance = RequestAllowance(app.limiter, key, request.state.id, request.state.event)
+        allowance = RequestAllowance(
+            app.limiter, app.budgets if budgeted else None, key, request.state.id, request.state.event
+        )
         request.state.allowance = allowance
-        await _record_if_limited(request, _enter(app, allowance, permission))
+        await _record_if_limited(request, allowance.enter())
         failed: Exception | None = None
         try:
             yield key
@@ -163,12 +167,6 @@ async def provide_side(app: AppParts, key: Key, side: str) -> str:
     if side in known or not key.allows("test_versions"):
         return side
     return await app.models.tested.provide(key.prefix, side, app.config.serving.timeout_s)
-
-
-async def _enter(app: AppParts, allowance: RequestAllowance, permission: Permission) -> None:
-    if permission == "generate":
-        app.budgets.check(allowance.key)
-    await allowance.enter()
 
 
 async def _record_if_limited(request: Request, take: Coroutine[Any, Any, None]) -> None:

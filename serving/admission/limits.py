@@ -20,6 +20,7 @@ from typing import Any
 
 from llmops.access.roles import Key
 from llmops.config import Serving
+from serving.admission.budgets import Budgets
 from serving.admission.windows import KeyLimits, LocalWindows, RedisWindows, SharedWindows, Windows, WindowUse
 from serving.engines.base import Chat, EngineRequest, Question, Text, TokenIds
 from serving.errors import ClientLeft, LimitExceeded, TimedOut
@@ -80,11 +81,14 @@ class Limiter:
 class RequestAllowance:
     """One request's share of its key's limits; see `dependencies.require_within_limits` and `dependencies.reserve`.
 
-    The used tokens come from the request's event.
+    The used tokens come from the request's event. With `budgets`, the request also counts for its key's month.
     """
 
-    def __init__(self, limiter: Limiter, key: Key, request: str, event: Mapping[str, Any]) -> None:
+    def __init__(
+        self, limiter: Limiter, budgets: Budgets | None, key: Key, request: str, event: Mapping[str, Any]
+    ) -> None:
         self.key = key
+        self._budgets = budgets
         self._limiter, self._request, self._event = limiter, request, event
         self._limits = limiter.get_limits(key)
         self._use = WindowUse(False, 0, 0, 0.0, 0.0)
@@ -94,8 +98,10 @@ class RequestAllowance:
         """Count the request.
 
         Raises:
-            LimitExceeded: if the key has used its requests or its tokens of this minute.
+            LimitExceeded: if the key has used its requests or its tokens of this minute, or its tokens of this month.
         """
+        if self._budgets:
+            self._budgets.check(self.key)
         await self._take(0)
 
     async def reserve(self, requests: Sequence[EngineRequest], system_tokens: int = 0) -> None:
@@ -104,11 +110,13 @@ class RequestAllowance:
         Raises:
             LimitExceeded: if the key may not use so many now.
         """
+        tokens = sum(
+            compute_token_bound(request) + system_tokens * (request.max_new_tokens > 0) for request in requests
+        )
+        if self._budgets:
+            self._budgets.reserve(self.key, self._request, tokens)
         if self._limits.tokens:
             self._answers = sum(request.max_new_tokens > 0 for request in requests)  # embeddings have none
-            tokens = sum(
-                compute_token_bound(request) + system_tokens * (request.max_new_tokens > 0) for request in requests
-            )
             self._reserved = min(tokens, self._limits.tokens)
             await self._take(self._reserved)
 
@@ -117,8 +125,10 @@ class RequestAllowance:
 
         If the event has none, a request that failed with an `error` of the app used none. If the caller left or the
         time ran out, the number is unknown, and the reservation stays; so it is for several answers of which the event
-        has not all, because they are computed together.
+        has not all, because they are computed together. The reservation of the month ends in any case.
         """
+        if self._budgets:
+            self._budgets.release(self._request)
         used = self._sum_used_tokens()
         known = used and (self._answers <= 1 or self._have_all_ended())
         if self._use.taken and self._reserved and (known or not (error is None or isinstance(error, _CALLER_LEFT))):

@@ -97,6 +97,7 @@ async def find_grounds(
     if found is None:
         if wanted:
             raise NoDocuments
+        event["llmops.retrieval.outcome"] = "no_index"
         return None
     if room < MIN_ROOM:
         raise PromptTooLong(

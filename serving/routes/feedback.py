@@ -33,7 +33,7 @@ async def store_feedback(
     request: Request,
     body: FeedbackRequest,
     app: AppPartsDep,
-    key: Annotated[Key, Depends(require_within_limits("feedback"))],
+    key: Annotated[Key, Depends(require_within_limits("feedback", budgeted=False))],
     conversation: ConversationDep = None,
 ) -> FeedbackResponse:
     """Store a rating, a comment or a correction. Personal data in its texts is replaced by marks first.

@@ -11,19 +11,19 @@ from fastapi import APIRouter, Depends, Query, Response
 from llmops.access.roles import Key
 from llmops.access.usage import MonthUsage, format_csv, format_month, parse_month, read_usage
 from llmops.state.database import database_of
-from serving.admission.dependencies import AppPartsDep, require
+from serving.admission.dependencies import AppPartsDep, require_within_limits
 from serving.answers.schemas import Problem
 
 _csv: dict[int | str, dict[str, Any]] = {
     200: {"description": "The usage; with `format=csv`, its days as CSV.", "content": {"text/csv": {}}}
 }
-router = APIRouter(tags=["usage"], responses={n: {"model": Problem} for n in (400, 401, 403, 422, 503)})
+router = APIRouter(tags=["usage"], responses={n: {"model": Problem} for n in (400, 401, 403, 422, 429, 503)})
 
 
 @router.get("/usage", response_model=MonthUsage, responses=_csv)
 async def get_usage(
     app: AppPartsDep,
-    key: Annotated[Key, Depends(require("generate"))],
+    key: Annotated[Key, Depends(require_within_limits("generate", budgeted=False))],
     month: Annotated[
         str | None, Query(description="YYYY-MM, in UTC; default: this month.", examples=["2026-01"])
     ] = None,
@@ -31,10 +31,9 @@ async def get_usage(
 ) -> MonthUsage | Response:
     """Return requests and tokens of a month by key, day and model.
 
-    Whoever may see the dashboard sees all keys, others their own.
+    Whoever may see the dashboard sees all keys, others their own. The requests of the last seconds may be missing.
     """
     chosen = format_month(datetime.now(UTC)) if month is None else parse_month(month)
-    await app.budgets.synchronize()
     prefix = "" if key.allows("view_dashboard") else key.prefix
     found = await asyncio.to_thread(read_usage, database_of(app.config), chosen, prefix)
     if format == "csv":

@@ -13,6 +13,7 @@ from llmops import cli
 from llmops.config import Config, Monitoring
 from llmops.events.shipping import drain_spool
 from llmops.events.sinks.local import LocalStore
+from llmops.frame.errors import RegistryError
 from llmops.monitoring.alerts import checks
 from llmops.monitoring.alerts.request_checks import CheckInputs
 from llmops.release import rollout, trials
@@ -21,7 +22,7 @@ from llmops.release.registry.registry import registry_of
 from llmops.release.trials import TrialCounts
 from llmops.release.verdict import Rules, TrialVerdict
 
-from .conftest import two_versions
+from .conftest import put_version, two_versions
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -127,14 +128,31 @@ def test_a_trial_that_has_seen_too_little_stays_until_its_deadline_and_is_never_
 def test_a_trial_goes_by_what_its_run_has_asked_for_whoever_concludes_it(settings: Config, capsys: Capture) -> None:
     registry, trial = registry_of(settings), start(settings)
     trials.write_counts(registry, trial, "one", counted(1000))
-    trials.set_conditions(registry, trial.started, requests=2000, minutes=None)
-    trials.set_conditions(registry, trial.started, requests=None, minutes=99.0)
+    trials.set_conditions(registry, trial.started, "ana", requests=2000, minutes=None)
+    trials.set_conditions(registry, trial.started, "ana", requests=None, minutes=99.0)
     rules = rollout.read_rules(settings, registry, trial.started)
     assert (rules.requests, rules.minutes) == (2000, 99.0)
     assert run(settings, "canary", "--conclude") == 0
     assert json.loads(capsys.readouterr().out)["outcome"] == "insufficient_data" and registry.canary() == trial
-    trials.set_conditions(registry, trial.started, requests=50, minutes=None)
+    trials.set_conditions(registry, trial.started, "ana", requests=50, minutes=None)
     assert rollout.read_rules(settings, registry, trial.started) == replace(rollout.read_rules(settings), minutes=99.0)
+
+
+def test_a_run_neither_replaces_nor_hurries_a_trial_of_others(settings: Config) -> None:
+    registry, trial = registry_of(settings), start(settings)
+    put_version(settings, "v3")
+    registry.decide("v3", "gate", "promoted", by="a test", why="passed")
+    run: dict[str, Any] = {"by": "dev, run 1", "why": "asked for", "replace": False}
+    for version, share in (("v3", trial.share), ("v2", 0.9)):
+        with pytest.raises(RegistryError, match="trial of v2 .* is running"):
+            rollout.start(registry, settings.events, version, share, **run)
+    assert rollout.start(registry, settings.events, "v2", trial.share, **run) == trial
+    for conditions in ({"minutes": 1.0}, {"requests": 5000}, {"minutes": 1.0, "requests": 5000}):
+        with pytest.raises(RegistryError, match="started by ana; leave"):
+            trials.set_conditions(registry, trial.started, run["by"], **conditions)
+    trials.set_conditions(registry, trial.started, run["by"], minutes=None, requests=None)
+    assert rollout.read_rules(settings, registry, trial.started) == rollout.read_rules(settings)
+    assert registry.canary() == trial
 
 
 def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Config) -> None:

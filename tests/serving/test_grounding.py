@@ -230,6 +230,7 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     assert [path.name for path in (shop.model / "index").glob("*")] == [other.name]
     serve_index(shop.model, make_index(tmp_path / "third"))
     assert shop.post("generate", HOW_LONG)[1] is None, "an empty index is none"
+    assert shop.site.events()[-1]["llmops.retrieval.outcome"] == "no_index"
     assert shop.refused(ground=True) == (404, "no_documents")
     broken = make_index(tmp_path / "fourth", "Delivery never ends.")
     whole = (broken / "index.db").read_bytes()

@@ -356,7 +356,7 @@ def test_a_correction_takes_the_place_of_what_a_source_answers(people: People) -
 
 def test_the_command_line_lists_decides_and_reports(people: People, capsys: pytest.CaptureFixture[str]) -> None:
     people.say("ana", TOPICS[0], "No | only <b>within</b> the *Union*.")
-    people.say("ana", TOPICS[1], make_correction(TOPICS[1]))
+    people.say("ana", TOPICS[1], make_correction(TOPICS[1]) + "\x1b]0;owned\x07")
     file = people.config.home / "llmops.yaml"
     sources = [{"name": "said", "kind": "feedback"}]
     file.write_text(json.dumps({"home": str(people.config.home), "collect": {"sources": sources}}), encoding="utf-8")
@@ -367,7 +367,8 @@ def test_the_command_line_lists_decides_and_reports(people: People, capsys: pyte
         out, error = capsys.readouterr()
         return str(error if status else out)
 
-    assert "waiting: 1 person says so  (user " in command("feedback", "list")
+    listed = command("feedback", "list")
+    assert "waiting: 1 person says so  (user " in listed and "\x1b" not in listed and "owned" in listed
     first, second = json.loads(command("feedback", "list", "--json"))
     assert command("feedback", "accept", first["id"][:8]) == "accepted\n"
     assert "no correction 'nothing'" in command("feedback", "accept", "nothing", status=1)

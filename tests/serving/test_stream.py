@@ -3,9 +3,11 @@
 import asyncio
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.clock import wait_until
 from tests.serving.echo import EchoEngine
 
 
@@ -55,6 +57,23 @@ def test_what_goes_wrong_before_the_first_piece_has_a_status_and_later_it_is_the
     assert event["gen_ai.usage.output_tokens"] == 1
     assert event["llmops.queue_time"] > 0 and event["llmops.canary.side"] == "champion"
     assert not {"llmops.answer.digest", "llmops.guard.verdict"} & event.keys()
+
+
+def test_a_revoked_key_gets_its_running_answer_and_no_other(site):
+    secret, key = site.store.create("user", "shop")
+    with site.client() as client, ThreadPoolExecutor() as pool:
+        site.ready(client)
+        site.engines["v1"].may_step.clear()
+
+        def ask():
+            return client.post("/generate", json={"prompt": "a b", "stream": True}, headers={"X-API-Key": secret})
+
+        running = pool.submit(ask)
+        wait_until(lambda: site.engines["v1"].get_stats().running)
+        client.app.state.parts.keys.revoke(key.prefix)
+        assert ask().json()["code"] == "key_revoked"
+        site.go()
+        assert parse_events(running.result().text)[-1][1]["finish_reason"] == "stop"
 
 
 # --- callers who leave

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 from llmops.cli.command import Add, get_user
+from llmops.cli.output import print_line
 from llmops.config import Config
 from llmops.config.alerts import Rule
 from llmops.frame.errors import ConfigError
@@ -36,20 +37,22 @@ def _list(settings: Config, options: argparse.Namespace) -> int:
 
     found = list_alerts(settings, datetime.now(UTC))
     if options.json:
-        print(json.dumps(found))
+        print_line(json.dumps(found))
         return 0
     for row in found["open"]:
         silenced = "" if row["told"] else "  (silenced)"
-        print(f"{row['severity']:<8}  {row['rule']}  {row['subject'] or '-'}  since {row['raised']}{silenced}")
-        print(f"          {row['finding']['message']}  {settings.alerts.runbook}#{row['rule']}")
+        print_line(f"{row['severity']:<8}  {row['rule']}  {row['subject'] or '-'}  since {row['raised']}{silenced}")
+        print_line(f"          {row['finding']['message']}  {settings.alerts.runbook}#{row['rule']}")
     for row in found["over"]:
-        print(f"over      {row['rule']}  {row['subject'] or '-'}  {row['raised']} to {row['resolved']}")
+        print_line(f"over      {row['rule']}  {row['subject'] or '-'}  {row['raised']} to {row['resolved']}")
     for row in found["silences"]:
-        print(f"silence {row['id']}  {row['rule']}  {row['subject'] or 'any'}  until {row['until']}: {row['reason']}")
+        print_line(
+            f"silence {row['id']}  {row['rule']}  {row['subject'] or 'any'}  until {row['until']}: {row['reason']}"
+        )
     for row in found["deliveries"]:
-        print(f"{row['outcome']}  {row['receiver']}  {row['id']}  {row['tries']} tries: {row['error']}")
+        print_line(f"{row['outcome']}  {row['receiver']}  {row['id']}  {row['tries']} tries: {row['error']}")
     if not found["open"]:
-        print("No alert is open.")
+        print_line("No alert is open.")
     return 0
 
 
@@ -63,7 +66,7 @@ def _silence(settings: Config, options: argparse.Namespace) -> int:
     now = datetime.now(UTC)
     until = now + timedelta(hours=options.hours)
     made = add_silence(settings, options.what, options.subject, options.reason, get_user(), now, until)
-    print(json.dumps(made) if options.json else f"silence {made['id']} until {made['until']}")
+    print_line(json.dumps(made) if options.json else f"silence {made['id']} until {made['until']}")
     return 0
 
 
@@ -81,9 +84,9 @@ def _test(settings: Config, options: argparse.Namespace) -> int:
 
     results = send_test_message(settings, make_receivers(settings))
     if options.json:
-        print(json.dumps(results))
+        print_line(json.dumps(results))
     for name, error in {} if options.json else results.items():
-        print(f"{name}: {error or 'told'}")
+        print_line(f"{name}: {error or 'told'}")
     return 1 if any(results.values()) else 0
 
 
@@ -95,7 +98,7 @@ def _watch(settings: Config, options: argparse.Namespace) -> int:
     watch = AlertThreads(settings)
     signal.signal(signal.SIGTERM, lambda *_: watch.stop(0.0))
     watch.start()
-    print(f"The rules are judged every {settings.alerts.every_s:g} s until this is stopped.", file=sys.stderr)
+    print_line(f"The rules are judged every {settings.alerts.every_s:g} s until this is stopped.", to=sys.stderr)
     try:
         watch.wait()
     finally:

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from llmops.cli.command import Add
+from llmops.cli.output import print_line
 from llmops.config import Config
 
 
@@ -20,7 +21,7 @@ def elk(settings: Config, options: argparse.Namespace) -> int:
     for result in run_setup(settings.monitoring):
         results.append(result)
         if not options.json:
-            print(f"{result.outcome:9}  {result.step}" + (f": {result.reason}" if result.reason else ""), flush=True)
+            print_line(f"{result.outcome:9}  {result.step}" + (f": {result.reason}" if result.reason else ""))
     if options.json:
-        print(json.dumps([{"thing": one.step, "what": one.outcome, "why": one.reason} for one in results]))
+        print_line(json.dumps([{"thing": one.step, "what": one.outcome, "why": one.reason} for one in results]))
     return EXIT_INCOMPLETE if any(result.outcome == "cannot" for result in results) else 0

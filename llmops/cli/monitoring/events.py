@@ -8,6 +8,7 @@ import sys
 import threading
 
 from llmops.cli.command import Add
+from llmops.cli.output import print_line
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -31,7 +32,9 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
         if options.action == "dead":
             for sink, letter in spool.read_rejected(options.sink):
                 found = {"sink": sink, "id": letter.id, "reason": letter.reason}
-                print(json.dumps({**found, "event": letter.document}) if options.json else "  ".join(found.values()))
+                print_line(
+                    json.dumps({**found, "event": letter.document}) if options.json else "  ".join(found.values())
+                )
             return None
         if options.action == "forget":
             if not options.sink or options.sink in settings.monitoring.sinks:
@@ -53,14 +56,14 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
             if options.sink in ("", sink)
         ]
         if options.json:
-            print(json.dumps({"bytes": spool.count_bytes(), "sinks": rows}))
+            print_line(json.dumps({"bytes": spool.count_bytes(), "sinks": rows}))
             return None
     for row in rows:
-        print(f"{row['sink']}  {row['waiting']} wait" + (f", since {row['oldest']}" if row["waiting"] else ""), end="")
-        print(f"  {row['dead']} dead letters" if row["dead"] else "", end="")
-        print("" if row["configured"] else "  (monitoring.sinks does not name it)")
+        line = f"{row['sink']}  {row['waiting']} wait" + (f", since {row['oldest']}" if row["waiting"] else "")
+        line += f"  {row['dead']} dead letters" if row["dead"] else ""
+        print_line(line + ("" if row["configured"] else "  (monitoring.sinks does not name it)"))
         if row["reason"]:
-            print(f"  fails since {row['failing_since']}: {row['reason']}")
+            print_line(f"  fails since {row['failing_since']}: {row['reason']}")
     return None
 
 
@@ -73,7 +76,7 @@ def _ship(settings: Config, options: argparse.Namespace) -> int:
     shipper, stop = make_shipper(settings.events, settings.monitoring), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     shipper.start()
-    print(f"Events are shipped to {', '.join(settings.monitoring.sinks)} until this is stopped.", file=sys.stderr)
+    print_line(f"Events are shipped to {', '.join(settings.monitoring.sinks)} until this is stopped.", to=sys.stderr)
     try:
         stop.wait()
     finally:
@@ -97,11 +100,11 @@ def _retry(settings: Config, options: argparse.Namespace) -> int:
         for sink in sinks:
             sink.close()
     if options.json:
-        print(json.dumps({name: asdict(shipment) for name, shipment in done.items()}))
+        print_line(json.dumps({name: asdict(shipment) for name, shipment in done.items()}))
     else:
         for name, shipment in done.items():
             taken = shipment.sent - shipment.rejected
-            print(f"{name}  {taken} taken  {shipment.rejected} refused again" + f"  {shipment.error}".rstrip())
+            print_line(f"{name}  {taken} taken  {shipment.rejected} refused again" + f"  {shipment.error}".rstrip())
     if any(shipment.error for shipment in done.values()):
         return os.EX_TEMPFAIL
     return 1 if any(shipment.rejected for shipment in done.values()) else 0

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from llmops.cli.command import Add, get_user
+from llmops.cli.output import print_line, print_text
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -34,30 +35,30 @@ def feedback(settings: Config, options: argparse.Namespace) -> None:
         review.refresh(settings)
         entries = review.list_entries(database_of(settings), options.state or ["waiting"])
         if options.json:
-            print(json.dumps(entries))
+            print_line(json.dumps(entries))
         for entry in [] if options.json else entries:
             _print_entry(entry)
         if not (entries or options.json):
-            print("nothing waits")
+            print_line("nothing waits")
         return
     if options.key and not options.id and options.action == "refuse":
         refused = review.refuse_all(settings, options.key, by=get_user(), why=options.why, who={})
-        print(json.dumps({"refused": refused}) if options.json else f"refused {refused}")
+        print_line(json.dumps({"refused": refused}) if options.json else f"refused {refused}")
         return
     if not options.id:
         raise ConfigError(f"feedback {options.action}: say which one; `llmops feedback list` has their ids.")
     decision = {"by": get_user(), "text": options.text, "why": options.why}
     row = review.decide(settings, options.id, options.action, **decision, who={})
-    print(json.dumps({"id": row.id, "state": row.state, "text": row.text}) if options.json else row.state)
+    print_line(json.dumps({"id": row.id, "state": row.state, "text": row.text}) if options.json else row.state)
 
 
 def _print_entry(entry: dict[str, Any]) -> None:
     people = ", ".join(f"{p['role']} {p['prefix']}" for p in entry["people"][:3])
     more = f" and {len(entry['people']) - 3} more" if len(entry["people"]) > 3 else ""
-    print(f"{entry['id']}  {entry['state']}: {entry['why']}  ({people}{more})")
+    print_line(f"{entry['id']}  {entry['state']}: {entry['why']}  ({people}{more})")
     for name in ("question", "answer", "correction", "edited", "comment"):
         if entry[name]:
-            print(f"  {name:<10} {' '.join(entry[name].split())}")
+            print_line(f"  {name:<10} {' '.join(entry[name].split())}")
 
 
 def improve(settings: Config, options: argparse.Namespace) -> None:
@@ -67,7 +68,7 @@ def improve(settings: Config, options: argparse.Namespace) -> None:
     dates = _check_dates(options)
     since, until = (datetime.fromisoformat(f"{text}T00:00:00+00:00") if text else None for text in dates)
     made = report.build_improvement_report(settings, since=since, until=until)
-    print(json.dumps(made) if options.json else rendering.render_markdown(made))
+    print_text(json.dumps(made) if options.json else rendering.render_markdown(made))
 
 
 def _check_dates(options: argparse.Namespace) -> tuple[str, str]:

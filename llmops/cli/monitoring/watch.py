@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime
 
 from llmops.cli.command import Add
+from llmops.cli.output import print_line
 from llmops.config import Config
 from llmops.frame.errors import ConfigError
 
@@ -25,20 +26,22 @@ def drift(settings: Config, options: argparse.Namespace) -> None:
     drain_spool(settings.events, settings.monitoring)
     found = watch_drift(settings, _parse_time(options.until), options.against)
     if options.json:
-        print(json.dumps(found))
+        print_line(json.dumps(found))
         return
     if found["state"] != "judged":
-        print(f"Nothing is judged: {found['why']}.")
+        print_line(f"Nothing is judged: {found['why']}.")
         return
-    print(f"{found['requests']} requests to {found['version']}, {found['since']} to {found['until']}, beside what was")
-    print({"training": "in its training data:", "served": "asked in its first days:"}[found["reference"]])
+    print_line(
+        f"{found['requests']} requests to {found['version']}, {found['since']} to {found['until']}, beside what was"
+    )
+    print_line({"training": "in its training data:", "served": "asked in its first days:"}[found["reference"]])
     for one in found["comparisons"]:
         drifts, differs = one["windows"] >= settings.alerts.drift_windows, one["drifted"]
         state = f"DRIFT, {one['windows']} windows" if drifts else "differs" if differs else "as before"
         figures = f"{one['test']:<18} effect {one['effect']:6.3f}  q {one['q_value']:.3g}"
-        print(f"{one['side']:<7} {one['feature']:<14} {figures:<46} {state}")
+        print_line(f"{one['side']:<7} {one['feature']:<14} {figures:<46} {state}")
         if one["drifted"] and one["topics"]:
-            print(f"{'':<22} {', '.join(one['topics'])}")
+            print_line(f"{'':<22} {', '.join(one['topics'])}")
 
 
 def decay(settings: Config, options: argparse.Namespace) -> None:
@@ -49,14 +52,14 @@ def decay(settings: Config, options: argparse.Namespace) -> None:
     drain_spool(settings.events, settings.monitoring)
     found = watch_decay(settings)
     if options.json:
-        print(json.dumps(found))
+        print_line(json.dumps(found))
         return
     if found["state"] != "measured":
-        print(f"Nothing is measured: {found['why']}.")
+        print_line(f"Nothing is measured: {found['why']}.")
         return
-    print(f"{found['version']}, {found['day']}")
+    print_line(f"{found['version']}, {found['day']}")
     for figure in found["figures"]:
-        print(describe_figure(figure))
+        print_line(describe_figure(figure))
 
 
 def _parse_time(text: str) -> datetime | None:

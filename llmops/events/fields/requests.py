@@ -45,7 +45,11 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.schema.digest", "keyword", "keyed digest of the answer's JSON schema without descriptions"),
             ("llmops.retrieval.passages", "keyword", "ids of the passages that a grounded answer rests on"),
             ("llmops.retrieval.documents", "keyword", "ids of the documents that they are of"),
-            ("llmops.retrieval.outcome", "keyword", "`found`, `refused`, `none` (answered without passages) or `down`"),
+            (
+                "llmops.retrieval.outcome",
+                "keyword",
+                "`found`, `refused`, `none` (answered without passages), `no_index` or `down`",
+            ),
             ("llmops.guard.verdict", "keyword", "`passed`, or `cut` by the guard"),
             ("llmops.guard.rules", "keyword", "rules by which the guard cut the answer"),
             (

@@ -10,6 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llmops.frame.errors import DiskFullError, TrainingError
+from llmops.frame.printable import configure_logging
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def run_parallel(processes: int, function: Callable[..., T], *args: Any) -> T:
 
 @record
 def _run_process(level: int, processes: int, function: Callable[..., Any], *args: Any) -> Any:
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    configure_logging("%(asctime)s %(message)s", datefmt="%H:%M:%S", level=level)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:

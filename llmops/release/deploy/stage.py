@@ -7,14 +7,17 @@ named the champion, because an app that is loading answers 503, which would coun
     python -m llmops run deploy
 """
 
+import ctypes
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,8 @@ from llmops.state.database import database_at
 log = logging.getLogger(__name__)
 
 _FINAL_STATUSES = {400, 401, 403, 404, 405, 422}  #: responses that do not change by waiting
+_KEY_MARGIN_S = 60.0  #: validity of the key beyond the timeouts
+_SET_PDEATHSIG = 1  #: prctl(2): the signal that a process gets when the thread that started it ends
 _LOG_TAIL = 2000  #: characters of the app's log in an error message
 
 
@@ -93,8 +98,12 @@ def run(
             )
         proof = prove(config, config.url, key, champion.name, clock=clock)
     else:
-        with run_app(registry, model, home, events, database, out / "serving.log") as (url, key, process):
-            proof = prove(config, url, key, champion.name, process, out / "serving.log", clock)
+        output = out / "serving.log"
+        with (
+            lend_key(KeyStore(database_at(database), events), config.timeout_s) as key,
+            run_app(registry, model, home, database, output) as (url, process),
+        ):
+            proof = prove(config, url, key, champion.name, process, output, clock)
     write_json(out / "deployment.json", {"state": "served", **held, **proof})
     return {"state": "served", **held, **proof}
 
@@ -188,15 +197,26 @@ def _ask_documents(client: httpx.Client, config: Deploy) -> dict[str, Any]:
 
 
 @contextmanager
-def run_app(
-    registry: Path, model: str, home: Path, events: Path, database: str, output: Path
-) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
-    """Start a serving app; yield its URL, an API key and the process. At the end stop the process and revoke the key.
+def lend_key(store: KeyStore, timeout_s: float) -> Iterator[str]:
+    """Yield an API key for a proof, and revoke it at the end. If this process is killed, the key soon expires."""
+    days = (2 * timeout_s + _KEY_MARGIN_S) / 86_400  # the documents are asked after the proof
+    key, entry = store.create("user", "deploy: proof of the champion", days=days, requests_per_minute=0)
+    try:
+        yield key
+    finally:
+        store.revoke(entry.prefix)
 
-    The app takes no part in trials, because a canary's failures here do not concern real callers.
+
+@contextmanager
+def run_app(
+    registry: Path, model: str, home: Path, database: str, output: Path
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start a serving app; yield its URL and the process. At the end stop the process.
+
+    If this process is killed, the kernel stops the app; only Linux can. The app takes no part in trials, because a
+    canary's failures here do not concern real callers.
     """
-    port, store = _find_free_port(), KeyStore(database_at(database), events)
-    key, entry = store.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
+    port = _find_free_port()
     environ = {
         **os.environ,
         "LLMOPS_HOME": str(home),
@@ -208,17 +228,21 @@ def run_app(
         "LLMOPS_STATE__URL": database,
         "PYTHONPATH": python_path(),
     }
-    try:
-        with output.open("wb") as log_file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "serving"], env=environ, stdout=log_file, stderr=subprocess.STDOUT
-            )
-            try:
-                yield f"http://127.0.0.1:{port}", key, process
-            finally:
-                _stop(process)
-    finally:
-        store.revoke(entry.prefix)
+    end_with_parent = (
+        partial(ctypes.CDLL(None).prctl, _SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) if sys.platform == "linux" else None
+    )
+    with output.open("wb") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving"],
+            env=environ,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent,
+        )
+        try:
+            yield f"http://127.0.0.1:{port}", process
+        finally:
+            _stop(process)
 
 
 def _read_decision(release: Path) -> dict[str, Any]:

@@ -72,11 +72,12 @@ class RegistryMoves(RegistryView):
         why: str = "started by hand",
         override: str = "",
         kind: Literal["canary", "ab_test"] = "canary",
+        replace: bool = True,
     ) -> Canary:
-        """Let a version answer a share of the callers. It replaces an existing canary.
+        """Let a version answer a share of the callers. It replaces an existing canary if `replace` allows it.
 
-        A repetition changes nothing, except that a new override is recorded. Another share restarts the trial. A trial
-        of another kind must be ended first.
+        A repetition changes nothing, except that a new override is recorded. Another share restarts the trial, as a
+        replacement. A trial of another kind must be ended first.
 
         Raises:
             NotPassed: if the gate did not pass it and there is no override.
@@ -98,6 +99,10 @@ class RegistryMoves(RegistryView):
                     f"{other} of {running.version} is running; there is one trial at a time, so end it first."
                 )
             same = running if running and (running.version, running.share) == (chosen.name, share) else None
+            if running and not same and not replace:
+                raise RegistryError(
+                    f"The trial of {running.version} with a share of {running.share:g} is running; an admin can end it."
+                )
             known = aliases.read_trial_settings(connection, self.name, same.started).get("override", "") if same else ""
             reason = self._check_passed(connection, chosen, override or known, "canary", by, known)
             change = AliasChange(f"{kind}_start", chosen.name, by, why, override=reason, kind=kind)

@@ -115,6 +115,14 @@ class RegistryView:
         """Return all changes of aliases, oldest first: time, by, why, aliases afterwards, numbers and override."""
         return [{**change, "aliases": get_versions(change["aliases"])} for change in self._read_changes()]
 
+    def find_starter(self, trial: str) -> str:
+        """Return who started a canary's trial or A/B test; empty if there never was such a trial."""
+        for change in self._read_changes():
+            canary = aliases.get_canary(change["aliases"])
+            if canary and canary.started == trial:
+                return str(change["by"])
+        return ""
+
     def find_end(self, trial: str) -> dict[str, Any]:
         """Return the change that ended a canary's trial, as in `history`; empty if it is running or never was."""
         changes = self._read_changes()

@@ -2,11 +2,14 @@
 
 import json
 import subprocess
+import sys
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from llmops.access.keys import KeyStore
@@ -21,9 +24,10 @@ from llmops.release.deploy import stage as deploy
 from llmops.release.registry.indexes import find_served_index, is_served
 from llmops.release.registry.registry import Registry
 from llmops.state.database import database_at
-from tests.clock import FakeClock
+from tests.clock import FakeClock, wait_until
 from tests.release.conftest import facts
 
+ROOT = Path(__file__).parents[3]
 Said = tuple[int, dict[str, Any]]
 
 
@@ -212,5 +216,26 @@ def test_of_an_app_that_is_started_for_the_proof_nothing_stays(
     assert started[0].returncode is not None
     (key,) = KeyStore(database_at(url(tmp_path)), tmp_path / "events").list()
     assert (key.role, bool(key.revoked)) == ("user", True)
+    expires, created = datetime.fromisoformat(key.expires), datetime.fromisoformat(key.created)
+    assert (expires - created).total_seconds() == 2 * 50 + 60, "a killed deploy leaves no key for long"
     log = (tmp_path / "out" / "serving.log").read_text()
     assert "llmops_" not in log and (does != "exit 3" or "trials false" in log)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_a_killed_deploy_leaves_no_app(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    code = (
+        "import sys, time; from pathlib import Path; from llmops.release.deploy import stage\n"
+        "home, sys.executable = Path(sys.argv[1]), sys.argv[2]\n"
+        "with stage.run_app(home, 'bot', home, 'sqlite:///x', home / 'serving.log') as (_, process):\n"
+        "    print(process.pid, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as killed:
+        assert killed.stdout
+        app = psutil.Process(int(killed.stdout.readline()))
+        killed.kill()
+    wait_until(lambda: not app.is_running() or app.status() == psutil.STATUS_ZOMBIE)

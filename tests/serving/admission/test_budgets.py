@@ -12,10 +12,11 @@ from llmops.access.roles import Key
 from llmops.access.usage import read_usage
 from llmops.config import Config
 from llmops.frame.errors import StateUnavailable
+from llmops.privacy.erasure.feedback import forget_reviews
 from llmops.state.database import Database, database_of
 from serving.admission import budgets as module
 from serving.admission.budgets import Budgets
-from serving.errors import BudgetUsed
+from serving.errors import BudgetUsed, LimitExceeded
 from tests.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -156,9 +157,42 @@ async def test_nothing_is_lost_while_the_database_is_away(
         budgets.check(key)
 
 
+async def test_the_usage_of_an_erased_key_is_not_written_back(database: Database, key: Key, clock: FakeClock) -> None:
+    budgets = Budgets(database, "bot", clock)
+    budgets.count(make_event(key, 10))
+    await budgets.synchronize()
+    budgets.count(make_event(key, 10))
+    forget_reviews(database, [], [key.prefix])
+    await budgets.synchronize()
+    assert read_usage(database, "2026-01").keys == []
+
+
 async def test_a_stop_adds_the_last_counts(database: Database, key: Key, clock: FakeClock) -> None:
     budgets = Budgets(database, "bot", clock)
     budgets.start()
     budgets.count(make_event(key, 10))
     await budgets.stop()
     assert read_usage(database, "2026-01").keys[0].requests == 1
+
+
+async def test_requests_at_once_cannot_share_the_rest_of_a_budget(
+    database: Database, key: Key, clock: FakeClock
+) -> None:
+    budgets = Budgets(database, "bot", clock)
+    budgets.count(make_event(key, 96))
+    budgets.reserve(key, "first", 50)  # alone it may pass the budget, by this one answer
+    for number in range(49):
+        with pytest.raises(LimitExceeded, match="4 tokens of this month left, .* reserved 50") as refused:
+            budgets.reserve(key, f"other {number}", 50)
+        assert refused.value.retry_after_s == 1 and not isinstance(refused.value, BudgetUsed)
+    budgets.reserve(replace(key, prefix="other"), "of another key", 50)
+    budgets.count(make_event(key, 2, **{"event.id": "first"}))
+    budgets.reserve(key, "second", 1)
+    budgets.reserve(key, "third", 1)
+    budgets.release("second")
+    budgets.reserve(key, "fourth", 1)
+    with pytest.raises(LimitExceeded):
+        budgets.reserve(key, "fifth", 1)
+    budgets.count(make_event(key, 2))
+    with pytest.raises(BudgetUsed):
+        budgets.reserve(key, "sixth", 1)

@@ -145,7 +145,7 @@ async def test_many_at_once_from_two_replicas_get_in_exactly_as_often_as_allowed
 
 def make_allowance(limiter: Limiter, who: Key, request: str = "r0") -> tuple[RequestAllowance, dict[str, Any]]:
     event: dict[str, Any] = {}
-    return RequestAllowance(limiter, who, request, event), event
+    return RequestAllowance(limiter, None, who, request, event), event
 
 
 def make_limiter(windows: Windows | None = None, **config: int) -> Limiter:
