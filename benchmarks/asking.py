@@ -53,7 +53,8 @@ async def ask_all(
     seen = [Seen() for _ in questions]
     left = iter(range(len(questions)))
     ask = {"openai": _openai, "whole": _whole}[style]
-    limits = httpx.Limits(max_connections=streams, max_keepalive_connections=streams)
+    # A connection for each request, for all servers: llama.cpp's closes one now and then as the next request comes.
+    limits = httpx.Limits(max_connections=streams, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=600, limits=limits) as client:
 
         async def work() -> None:

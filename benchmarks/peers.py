@@ -15,12 +15,14 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = Path(__file__).parent / ".environments"
@@ -81,11 +83,11 @@ def in_process(
 
 @dataclass(frozen=True)
 class Peer:
-    """An environment of its own: what is installed in it, and what is taken out again."""
+    """An environment of its own: what is installed in it, and what is left out."""
 
     name: str
     packages: Sequence[str]  #: the peer itself first
-    without: Sequence[str] = ()
+    without: Sequence[str] = ()  #: dependencies of the first package that are not installed, or as `packages` says
     beside: bool = False  #: sees the project's packages; others come in the versions of constraints.txt
     project: bool = False  #: with this project in it, without what the pipeline needs
     build: Mapping[str, str] = field(default_factory=dict)  #: environment variables for packages that are compiled
@@ -125,9 +127,11 @@ class Peer:
             paths = "".join(f"import site; site.addsitedir({path!r})\n" for path in _project_packages())
             (self._packages() / "project.pth").write_text(paths)
             pinned = ["-c", ROOT / "constraints.txt"]
-        self._pip("install", *pinned, *self.packages)
+        packages = list(self.packages)
         if self.without:
-            self._pip("uninstall", "--yes", *self.without)
+            self._pip("install", "--no-deps", packages.pop(0))
+            packages += self._list_dependencies()
+        self._pip("install", *pinned, *packages)
         if self.project:
             self._pip("install", "--no-deps", "--editable", ROOT)
         done.write_text(belongs)
@@ -137,8 +141,17 @@ class Peer:
         """The peer's name on the registry and its version; nothing where it is not installed."""
         if not (self.folder / "done").is_file():
             return {}
-        found = Distribution.discover(path=[str(self._packages())], name=re.match(r"[\w.-]+", self.packages[0])[0])
-        return {one.name: one.version for one in found}
+        return {one.name: one.version for one in self._find_installed()}
+
+    def _find_installed(self) -> Iterable[Distribution]:
+        """The first package, where it is installed."""
+        name = re.match(r"[\w.-]+", self.packages[0])[0]
+        return Distribution.discover(path=[str(self._packages())], name=name)
+
+    def _list_dependencies(self) -> list[str]:
+        """What the first package needs, but for `without`."""
+        needed = [line for one in self._find_installed() for line in one.requires or ()]
+        return [line for line in needed if Requirement(line).name not in self.without]
 
     def _packages(self) -> Path:
         base = {"base": str(self.folder), "platbase": str(self.folder)}
