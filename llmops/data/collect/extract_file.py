@@ -55,7 +55,8 @@ def write_items(path: Path, read_items: Callable[[], Items], origin: Origin, for
 def read_extract(path: Path) -> Iterator[pa.RecordBatch]:
     """Yield the rows of one extract, in its order."""
     with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(ARROW_BATCH)
+        for group in range(file.num_row_groups):  # one at a time, because its text is limited; a batch spans several
+            yield from file.iter_batches(ARROW_BATCH, row_groups=[group])
 
 
 def parse_row(values: dict[str, str]) -> Document | DroppedRow:

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.config import Collect, Source
+from llmops.data import row_file
 from llmops.data.collect import extract_file
 from llmops.data.collect import stage as collect
 from llmops.data.collect.readers import sql_rows
+from llmops.data.collect.readers.origin import Origin
 from llmops.frame import intervals
 from llmops.frame.records import Document, DroppedRow, read_rows
 
@@ -152,6 +154,16 @@ def test_any_order_of_intervals_gives_the_same_bytes(rows: Rows, order: list[str
         for interval in reversed(order):  # and in the other order, from nothing
             run_collect(root, interval)
             assert read_files(root, interval) == first_bytes[interval]
+
+
+def test_long_texts_of_an_extract_come_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_file, "GROUP_BYTES", 1000)
+    origin = Origin(Source(name="s", kind="text", location="x"), "x")
+    texts = ["same" * 100] * 20  # stored once by Parquet, which counts it once
+    extract_file.write_extract(tmp_path / "x", (origin.make_document(f"line {n}", text=t) for n, t in enumerate(texts)))
+    batches = list(extract_file.read_extract(tmp_path / "x"))
+    assert [text for batch in batches for text in batch["text"].to_pylist()] == texts
+    assert max(batch["text"].nbytes for batch in batches) < 1500
 
 
 def test_runs_at_once_share_what_they_read(tmp_path: Path, queried_periods: list[tuple[str, str]]) -> None:

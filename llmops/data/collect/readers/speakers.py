@@ -61,9 +61,8 @@ ASKER_WORDS, ANSWERER_WORDS, SERVICE_WORDS, NON_NAMES = (
 _PARTICLES = frozenset(["al", "à", "aux", "de", "del", "du", "do", "da", "di", "ao", "of", "for", "a", "q"])
 IGNORED_ROLES = frozenset(["system", "tool", "function", "developer"])
 
-LABEL_CHARS, LABEL_WORDS = 40, 4
-#: Characters of a line in which its stamps and its label end. The pattern tries many divisions of a longer one.
-HEAD_CHARS = 300
+# A line's stamps and label are sought in its head alone: the pattern tries many divisions of a longer text.
+LABEL_CHARS, LABEL_WORDS, HEAD_CHARS = 40, 4, 300
 # The half of the day, or a word for "o'clock", before or after a time.
 _DAY_HALF = (
     r"(?:(?:[APap]\.?\s?[Mm]|[πμ]\.?\s?μ|ص|م|klo|Uhr)\b\.?|Z|UTC|[上下]午|凌晨|清晨|早上|中午|晚上|午[前後]|오[전후])"
@@ -82,10 +81,9 @@ _STAMP = (
 )
 _PHONE = r"\+\d[\d\s()/.\u2011-]{5,20}\d"
 _INVISIBLE = r"\s\u200e\u200f\u202a-\u202c\u2066-\u2069"  # space, and messengers' marks of the writing direction
-_LABEL_CHAR = r"[^:：<>\[\](){}\n]"
 _LINE = re.compile(
-    rf"[{_INVISIBLE}*_]*(?:(?P<before>{_STAMP})[{_INVISIBLE}–—-]+(?:~[{_INVISIBLE}]*)?)?[*_<]*"
-    rf"(?P<label>[^\W\d_](?:{_LABEL_CHAR}{{0,{LABEL_CHARS - 2}}}?(?!\s){_LABEL_CHAR})??|(?(before){_PHONE}|(?!)))"
+    rf"[{_INVISIBLE}*_]*(?:(?P<before>{_STAMP})[{_INVISIBLE}–—-]+(?:~[{_INVISIBLE}]*)?)?[*_<]*(?P<label>"
+    rf"[^\W\d_](?:[^:：<>\[\](){{}}\n]{{0,{LABEL_CHARS - 2}}}?[^\s:：<>\[\](){{}}])??|(?(before){_PHONE}|(?!)))"
     rf"[{_INVISIBLE}]*(?:(?P<after>{_STAMP})|\([^)\n]{{0,40}}\))?[*_]*+\s*+[:：>](?!//)[*_]*[{_INVISIBLE}]*"
 )
 _NOTICE = re.compile(rf"[{_INVISIBLE}]*(?P<before>{_STAMP})[{_INVISIBLE}–—-]+\S")
