@@ -15,7 +15,7 @@ from typing import Any
 from llmops.config import Release
 from llmops.data.feedback.documents import LOCATION as FEEDBACK
 from llmops.data.retrieval.file_store import is_extension
-from llmops.data.text.normalization import normalize_text
+from llmops.data.text.normalization import hash_wording
 from llmops.events.datasets import GATE
 from llmops.events.events import emit
 from llmops.frame import artifacts
@@ -287,8 +287,8 @@ def _count_new_topics(version: Path, annotate: Path) -> tuple[int, Record] | Non
         return None
     now, then = ({row.id: row for row in read_rows(path / lineage.DATASET, Example)} for path in (annotate, before))
     new = [row for row in now.values() if row.id not in then]
-    corrected = {normalize_text(row.question, keep_closing=False) for row in new}
-    missing = {normalize_text(row.question, keep_closing=False) for row in then.values() if row.id not in now}
+    corrected = {hash_wording(row.question, row.context) for row in new}
+    missing = {hash_wording(row.question, row.context) for row in then.values() if row.id not in now}
     if missing - corrected or not all(row.location == FEEDBACK and row.position.startswith(KEY_PREFIX) for row in new):
         return None
     return len({row.group for row in new}), artifacts.read_record(before)

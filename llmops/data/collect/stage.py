@@ -25,7 +25,7 @@ from llmops.data.credentials import read_environment
 from llmops.data.feedback import documents as feedback
 from llmops.data.feedback.rows import Review
 from llmops.data.row_file import RowFile
-from llmops.data.text.normalization import normalize_text
+from llmops.data.text.normalization import hash_wording
 from llmops.frame import machine
 from llmops.frame.errors import SourceError, SourceUnavailableError, TransientError
 from llmops.frame.records import Document, DroppedRow, get_schema, write_table
@@ -95,7 +95,8 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
                 log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, result.get_metrics())
                 if result.quoted:
                     log.warning("source %s: quarantined %s", source.name, _quote_rows(result))
-                if not result.documents and source.kind != "feedback":  # there may be no feedback yet
+                is_empty = not result.documents and not result.rules[CORRECTED]
+                if is_empty and source.kind != "feedback":  # there may be no feedback yet
                     problems.append(SourceError(_explain_no_documents(source, result)))
         if problems:
             are_transient = all(isinstance(problem, TransientError) for problem in problems)
@@ -183,7 +184,7 @@ def _copy_rows(
     counts: SourceCounts,
     corrected: Mapping[str, str],
 ) -> None:
-    """Copy rows of extracts to documents or quarantine. Rows whose question is in `corrected` are quarantined."""
+    """Copy rows of extracts to documents or quarantine. Rows that `corrected` names are quarantined."""
     for batch in batches:
         table = pa.Table.from_batches([batch])
         is_document, is_left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
@@ -204,11 +205,16 @@ def _copy_rows(
 
 
 def _split_corrected(rows: pa.Table, corrected: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
-    """Split rows into those without corrections by users, and corrected ones as quarantined rows."""
-    questions = [normalize_text(question) for question in rows["question"].to_pylist()]
-    is_corrected = pa.array([question in corrected for question in questions], pa.bool_())
+    """Split rows into those without corrections by users, and corrected ones as quarantined rows.
+
+    A row is corrected if somebody has corrected the answer to its question with its context. Another context, such as
+    another product, makes it another question.
+    """
+    pairs = zip(rows["question"].to_pylist(), rows["context"].to_pylist(), strict=True)
+    wordings = [hash_wording(question, context) if question else "" for question, context in pairs]
+    is_corrected = pa.array([wording in corrected for wording in wordings], pa.bool_())
     corrected_rows = rows.filter(is_corrected)
-    details = [f"users have corrected its answer: {corrected[q]}" for q in questions if q in corrected]
+    details = [f"users have corrected its answer: {corrected[w]}" for w in wordings if w in corrected]
     content = corrected_rows["question"].to_pylist()
     columns = {"rule": [CORRECTED] * len(content), "detail": details, "content": content}
     for name, values in columns.items():

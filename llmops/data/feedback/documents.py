@@ -9,7 +9,7 @@ import pyarrow as pa
 from llmops.data.feedback import rows
 from llmops.data.feedback.intake import get_interval_end
 from llmops.data.feedback.rows import Review
-from llmops.data.text.normalization import normalize_text
+from llmops.data.text.normalization import hash_wording
 from llmops.events.events import format_timestamp
 from llmops.frame.records import KEY_PREFIX, make_content_id
 from llmops.state.database import database_at
@@ -25,8 +25,9 @@ def read_accepted(database: str, interval: str) -> list[Review]:
 
 
 def map_corrections(reviews: Iterable[Review]) -> dict[str, str]:
-    """Return comparable question → position of the correction, for questions with a corrected answer."""
-    return {normalize_text(row.question): make_position(row) for row in reviews if row.kind == "correction"}
+    """Return the hash of question and context → position of the correction, for corrected answers."""
+    corrections = (row for row in reviews if row.kind == "correction")
+    return {hash_wording(row.question, row.context): make_position(row) for row in corrections}
 
 
 def read_version(database: str, interval: str) -> str:

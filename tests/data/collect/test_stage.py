@@ -16,9 +16,11 @@ from llmops.data.collect import stage as collect
 from llmops.data.collect.forgotten_list import ForgottenList
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.feedback.rows import Review, add
 from llmops.frame import intervals
 from llmops.frame.errors import SourceError
 from llmops.frame.records import Document, DroppedRow, read_rows
+from llmops.state.database import database_at
 
 DAY = "2026-01-31"
 
@@ -211,6 +213,52 @@ def test_an_interruption_changes_no_byte(root: Path, monkeypatch: pytest.MonkeyP
     metrics, _, _ = run_collect(root, *sources)
     assert (root / "out" / "documents.parquet").read_bytes() == expected
     assert sum(counts["unchanged"] for counts in metrics["sources"].values()) == unchanged
+
+
+def correct(root: Path, *corrections: tuple[str, str]) -> str:
+    """Accept a correction for each question and context. Return the URL of the database."""
+    database = database_at(f"sqlite:///{root / 'state.db'}")
+    when = {"time": "2026-01-30T00:00:00Z", "decided": "2026-01-30T00:00:00Z"}
+    reviews = [
+        Review(
+            **{"id": f"r{n}", "kind": "correction", "key": "", "role": "user", "state": "accepted", **when},
+            **{"question": question, "context": context, "correction": "right"},
+        )
+        for n, (question, context) in enumerate(corrections)
+    ]
+    with database.change() as connection:
+        add(connection, reviews)
+    return database.url
+
+
+def collect_corrected(root: Path, database: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the answers of the remaining rows of `in/shop.csv`, and position and rule of the others."""
+    fields = {"question": "q", "context": "c", "answer": "a"}
+    config = make_config(
+        root, make_source("said", "feedback", ""), make_source("shop", "csv", "in/shop.csv", fields=fields)
+    )
+    (root / "out").mkdir(exist_ok=True)
+    collect.run(config, interval=DAY, out=root / "out", database=database)
+    documents = read_rows(root / "out" / "documents.parquet", Document)
+    dropped = read_rows(root / "out" / "quarantine.parquet", DroppedRow)
+    return [d.answer for d in documents if d.source == "shop"], [(d.position, d.rule) for d in dropped]
+
+
+def test_a_correction_takes_out_its_question_and_context(root: Path) -> None:
+    lines = (
+        ["q,c,a"]
+        + [f"What colour is it?,Product {n},{n}" for n in (6, 7, 8)]
+        + ["What colour is it?,,none", ",A page,"]
+    )
+    (root / "in" / "shop.csv").write_text("\n".join(lines), encoding="utf-8")
+    database = correct(root, ("what colour  is it", "product 7"), ("\u200b", "A page"))
+    answers, dropped = collect_corrected(root, database)
+    assert (answers, dropped) == (["6", "8", "none", ""], [("row 3", "corrected")])
+
+
+def test_a_source_whose_rows_are_all_corrected_is_read(root: Path) -> None:
+    (root / "in" / "shop.csv").write_text("q,c,a\nWho pays?,,You\n", encoding="utf-8")
+    assert collect_corrected(root, correct(root, ("Who pays?", ""))) == ([], [("row 2", "corrected")])
 
 
 @pytest.mark.parametrize(
