@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -63,7 +62,7 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
     from llmops.data.retrieval.grounding import MIN_ROOM, REFUSAL, compute_room, describe_source, retrieve_context
     from llmops.data.retrieval.search import open_index
     from llmops.model.base.inference import answer_questions, open_model
-    from llmops.release.batch.batch import find_servable
+    from llmops.release.batch.batch import find_answer_mode, find_servable
     from llmops.release.registry.indexes import find_served_index
     from llmops.release.registry.registry import registry_of
 
@@ -74,7 +73,7 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
         room = compute_room(settings.serving.max_context, options.max_new_tokens, options.question)
         if room < MIN_ROOM:
             raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")
-        mode = _find_answer_mode(settings, version, model_folder)
+        mode = find_answer_mode(settings, version, model_folder)
         found = retrieve_context(opened, options.question, settings.grounding.with_answer(mode), room)
     text = found.quote or REFUSAL
     if found.hits and not found.quote:
@@ -93,15 +92,6 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
         print_line(f"[{number}] {source['title']}")
         print_line(f"    {source['source']}: {source['location']}, {source['position']}")
         print_text(indent(source.get("text") or source["snippet"], "    "))
-
-
-def _find_answer_mode(settings: Config, version: str, model_folder: Path) -> str:
-    from llmops.model.base.shape import choose_answer_mode, measure_shape, read_stored_config
-    from llmops.release.registry.registry import registry_of
-
-    if version == "base":
-        return choose_answer_mode(measure_shape(read_stored_config(model_folder)).parameters)
-    return registry_of(settings).get(version).answer
 
 
 def _format_stats(stats: dict[str, object]) -> str:

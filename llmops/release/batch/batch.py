@@ -1,9 +1,11 @@
 """Batch answers for a Parquet file of questions: `llmops batch in.parquet out.parquet`.
 
-The output has the input's rows in order, with all their columns, and `answer`, `error` and `model_version`. A row that
-cannot be answered gets an error. Finished parts are stored beside the output; after an interruption the same command
-continues with them.
+The output has the input's rows in order, with all their columns, and `answer`, `error` and `model_version`. With
+`grounding.enabled` it has `from_documents` and `sources`, too. A row that cannot be answered gets an error. Finished
+parts are stored beside the output; after an interruption the same command continues with them.
 """
+
+from __future__ import annotations
 
 import json
 import logging
@@ -12,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,10 +25,16 @@ from llmops.frame.errors import ConfigError, SourceError
 from llmops.frame.records import write_table
 from llmops.release.batch.engine import LocalEngine, RowReply
 
+if TYPE_CHECKING:
+    from llmops.release.batch.documents import GroundedEngine
+
+    Engine = LocalEngine | GroundedEngine
+
 log = logging.getLogger(__name__)
 
 PART_ROWS = 256  #: half a minute of work on two cores, the most that an interruption can lose
 ADDED = ("answer", "error", "model_version")
+ADDED_WITH_DOCUMENTS = (*ADDED, "from_documents", "sources")
 
 _JOB = b"llmops.batch"  #: key of the job in the output's schema metadata
 
@@ -61,8 +69,22 @@ def run_batch(
     if reserved := [folder for folder in own if output.resolve().is_relative_to(folder.resolve())]:
         raise ConfigError(f"{output} lies in {reserved[0]}, a folder of the platform; name another output.")
     name, folder = find_servable(settings, version)
-    engine = LocalEngine(folder, name, max_new_tokens, size, settings.serving.classify_threshold)
+    local = LocalEngine(folder, name, max_new_tokens, size, settings.serving.classify_threshold)
+    engine = _add_documents(settings, local, folder) if settings.grounding.enabled else local
     return answer_file(engine, source, output)
+
+
+def _add_documents(settings: Config, engine: LocalEngine, folder: Path) -> GroundedEngine:
+    from llmops.data.retrieval.grounding import compute_window
+    from llmops.release.batch.documents import GroundedEngine
+    from llmops.release.registry.indexes import find_served_index
+    from llmops.release.registry.registry import registry_of
+
+    registry = registry_of(settings)
+    system_prompt = "" if engine.version == "base" else registry.get(engine.version).system_prompt
+    grounding = settings.grounding.with_answer(find_answer_mode(settings, engine.version, folder))
+    window = compute_window(settings.serving.max_context, system_prompt)
+    return GroundedEngine(engine, grounding, window, find_served_index(registry.folder), settings.search_server)
 
 
 def find_servable(settings: Config, version: str) -> tuple[str, Path]:
@@ -78,9 +100,19 @@ def find_servable(settings: Config, version: str) -> tuple[str, Path]:
     return registered.name, registered.servable
 
 
-def answer_file(engine: LocalEngine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
+def find_answer_mode(settings: Config, version: str, model_folder: Path) -> str:
+    """Return how a version, or `base`, answers from documents, see `Grounding.with_answer`."""
+    from llmops.model.base.shape import choose_answer_mode, measure_shape, read_stored_config
+    from llmops.release.registry.registry import registry_of
+
+    if version == "base":
+        return choose_answer_mode(measure_shape(read_stored_config(model_folder)).parameters)
+    return registry_of(settings).get(version).answer
+
+
+def answer_file(engine: Engine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
     """Answer the unanswered rows of `source`. Write `output` when all are answered."""
-    rows = _check_files(source, output)
+    rows = _check_files(source, output, ADDED_WITH_DOCUMENTS if engine.grounded else ADDED)
     job = {"input": compute_sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
     parts = output.with_name(f"{output.name}.parts")
     start = time.monotonic()
@@ -103,7 +135,7 @@ def answer_file(engine: LocalEngine, source: Path, output: Path, part_rows: int 
     return Summary(rows, failed, round(time.monotonic() - start, 1), str(output))
 
 
-def _check_files(source: Path, output: Path) -> int:
+def _check_files(source: Path, output: Path, added: Sequence[str]) -> int:
     """Return the number of rows of `source`. Raise if it cannot be answered or `output` cannot be written."""
     if source.absolute() == output.absolute():
         raise ConfigError(f"{source} cannot be input and output; name another output.")
@@ -120,7 +152,7 @@ def _check_files(source: Path, output: Path) -> int:
     for name in {"question", "context"} & set(schema.names):
         if not _is_text(schema.field(name).type):
             raise SourceError(f"The column `{name}` of {source} is {schema.field(name).type}; it must be text.")
-    if reserved := [name for name in ADDED if name in schema.names]:
+    if reserved := [name for name in added if name in schema.names]:
         raise SourceError(f"{source} has a column `{reserved[0]}`, which the output adds; rename it.")
     if not metadata.num_rows:
         raise SourceError(f"{source} has no row.")
@@ -140,7 +172,7 @@ def _check_same_job(job: dict[str, Any], known: dict[str, Any], where: Path) -> 
         )
 
 
-def _answer_parts(engine: LocalEngine, source: Path, parts: Path, rows: int, part_rows: int) -> None:
+def _answer_parts(engine: Engine, source: Path, parts: Path, rows: int, part_rows: int) -> None:
     done, before, failed, start, logged_s = 0, 0, 0, time.monotonic(), 0.0
     for number, table in enumerate(_read_slices(source, part_rows)):
         path = parts / f"part-{number:08d}.parquet"
@@ -149,7 +181,7 @@ def _answer_parts(engine: LocalEngine, source: Path, parts: Path, rows: int, par
         else:
             replies = _answer_table(engine, table)
             failed += sum(bool(reply.error) for reply in replies)
-            write_table(path, _add_reply_columns(table, replies))
+            write_table(path, _add_reply_columns(table, replies, engine.grounded))
             done += table.num_rows
         elapsed_s = time.monotonic() - start
         if done and (elapsed_s - logged_s > 5 or before + done == rows):
@@ -174,7 +206,7 @@ def _read_slices(source: Path, part_rows: int) -> Iterator[pa.Table]:
             yield pa.concat_tables(waiting)
 
 
-def _answer_table(engine: LocalEngine, table: pa.Table) -> list[RowReply]:
+def _answer_table(engine: Engine, table: pa.Table) -> list[RowReply]:
     questions = table.column("question").to_pylist()
     contexts = table.column("context").to_pylist() if "context" in table.column_names else [None] * len(questions)
     filled = [i for i, question in enumerate(questions) if question and question.strip()]
@@ -185,13 +217,18 @@ def _answer_table(engine: LocalEngine, table: pa.Table) -> list[RowReply]:
     return replies
 
 
-def _add_reply_columns(table: pa.Table, replies: Sequence[RowReply]) -> pa.Table:
+def _add_reply_columns(table: pa.Table, replies: Sequence[RowReply], grounded: bool) -> pa.Table:
     for name, values in (
         ("answer", [None if r.error else r.answer for r in replies]),
         ("error", [r.error or None for r in replies]),
         ("model_version", [r.version or None for r in replies]),
     ):
         table = table.append_column(pa.field(name, pa.string()), pa.array(values, pa.string()))
+    if grounded:
+        flags = [r.from_documents for r in replies]
+        table = table.append_column(pa.field("from_documents", pa.bool_()), pa.array(flags, pa.bool_()))
+        places = pa.array([list(r.sources) for r in replies], pa.list_(pa.string()))
+        table = table.append_column(pa.field("sources", places.type), places)
     return table
 
 

@@ -22,6 +22,8 @@ class RowReply:
     answer: str = ""
     error: str = ""  #: why there is no answer; else empty
     version: str = ""
+    from_documents: bool | None = None  #: see `GroundedEngine`; None: grounding is off
+    sources: tuple[str, ...] = ()  #: where the passages stand that the answer rests on
 
 
 class LocalEngine:
@@ -30,6 +32,8 @@ class LocalEngine:
     With `threshold`, a classifier gives a label from this probability on, in place of its own threshold.
     """
 
+    grounded = False  #: True if replies say whether they are from documents
+
     def __init__(
         self, folder: Path, version: str, max_new_tokens: int, size: int, threshold: float | None = None
     ) -> None:
@@ -37,8 +41,8 @@ class LocalEngine:
         self.name = f"{version} at {folder.absolute()}, {max_new_tokens} tokens, {size} at a time"
         if threshold is not None:
             self.name += f", labels from {threshold:g} on"
-        self._folder, self._version, self._threshold = folder, version, threshold
-        self._tokens, self._size = max_new_tokens, size
+        self._folder, self.version, self._threshold = folder, version, threshold
+        self.max_new_tokens, self._size = max_new_tokens, size
 
     @cached_property
     def _model(self) -> InferenceModel:
@@ -51,7 +55,7 @@ class LocalEngine:
         from llmops.model.base.classifier import Classifier
 
         if isinstance(self._model, Classifier):
-            return [RowReply(answer=label, version=self._version) for label in self._model.give_labels(requests)]
+            return [RowReply(answer=label, version=self.version) for label in self._model.give_labels(requests)]
         tokenizer, context_tokens = self._model.tokenizer, self._model.window
         replies: list[RowReply] = [RowReply()] * len(requests)
         ids: dict[int, list[int]] = {}
@@ -59,13 +63,13 @@ class LocalEngine:
             try:
                 ids[i] = prompts.encode_question(tokenizer, question, context)
             except ArtifactError as error:
-                replies[i] = RowReply(error=str(error), version=self._version)
+                replies[i] = RowReply(error=str(error), version=self.version)
                 continue
-            if len(ids[i]) + self._tokens > context_tokens:
+            if len(ids[i]) + self.max_new_tokens > context_tokens:
                 replies[i] = RowReply(
-                    error=f"the prompt has {len(ids.pop(i))} tokens and the answer may take {self._tokens}; together "
-                    f"the model takes {context_tokens}",
-                    version=self._version,
+                    error=f"the prompt has {len(ids.pop(i))} tokens and the answer may take {self.max_new_tokens}; "
+                    f"together the model takes {context_tokens}",
+                    version=self.version,
                 )
         order = sorted(ids, key=lambda i: -len(ids[i]))
         for start in range(0, len(order), self._size):
@@ -81,11 +85,11 @@ class LocalEngine:
         model: Any = self._model
         try:
             return [
-                RowReply(answer=decode(model.tokenizer, tokens), version=self._version)
-                for tokens in model.generate(ids, self._tokens, len(ids))
+                RowReply(answer=decode(model.tokenizer, tokens), version=self.version)
+                for tokens in model.generate(ids, self.max_new_tokens, len(ids))
             ]
         except (RuntimeError, ValueError, IndexError) as error:  # including out of memory
             if len(ids) == 1:
-                return [RowReply(error=f"{type(error).__name__}: {error}", version=self._version)]
+                return [RowReply(error=f"{type(error).__name__}: {error}", version=self.version)]
             half = len(ids) // 2
             return self._generate(ids[:half]) + self._generate(ids[half:])

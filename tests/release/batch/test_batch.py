@@ -10,16 +10,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmops import cli
-from llmops.config import Config
+from llmops.config import Config, Grounding
+from llmops.data.retrieval.file_store import write_passages
+from llmops.data.retrieval.grounding import REFUSAL
+from llmops.frame import artifacts
+from llmops.frame.artifacts import Record
 from llmops.frame.errors import ConfigError, DeployError, LlmopsError, RegistryError, SourceError
+from llmops.frame.records import Passage
 from llmops.release.batch.batch import answer_file, run_batch
+from llmops.release.batch.documents import GroundedEngine
 from llmops.release.batch.engine import LocalEngine, RowReply
+from llmops.release.registry.indexes import serve_index
+from llmops.release.registry.registry import registry_of
+from tests.release.conftest import put_version
 
 
 class Echo:
     """Answers with what it was asked, and remembers it; breaks down when told to."""
 
-    name = "echo"
+    name, version, max_new_tokens, grounded = "echo", "v1", 20, False
 
     def __init__(self, breaks_at: str = "") -> None:
         self.asked: list[tuple[str, str]] = []
@@ -167,3 +176,56 @@ def test_the_command_says_in_one_line_what_is_wrong_and_prints_json(
     printed = json.loads(capsys.readouterr().out)
     assert (printed["rows"], printed["errors"], printed["output"]) == (2, 0, str(output))
     assert {r["model_version"] for r in read(output)} == {"v1"}
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    """Return an index of one passage, which is found by its words."""
+    place = {"source": "help", "location": "a.html", "position": "1", "title": "Help", "headings": ""}
+    return make_index(tmp_path / "index", Passage(id="p", document="d", text="Delivery takes a week.", **place))
+
+
+def make_index(folder: Path, *passages: Passage) -> Path:
+    folder.mkdir()
+    metrics = {"passages": write_passages(folder, passages), "model": ""}
+    artifacts.commit(folder, Record("index", folder.name, {}, {}, "", "", metrics, {}, "", "", ""))
+    return folder
+
+
+def answer_grounded(source: Path, output: Path, index: Path | None, answer: str = "model") -> list[dict[str, Any]]:
+    engine = GroundedEngine(Echo(), Grounding(enabled=True, answer=answer), 2048, index, None)
+    answer_file(engine, source, output)
+    return read(output)
+
+
+def test_with_grounding_a_row_without_a_passage_is_refused(tmp_path: Path, documents: Path) -> None:
+    questions = ["How long is delivery?", "Who won at chess?", "Who?", f"Delivery? {'x' * 7_000}"]
+    source = write(tmp_path / "in.parquet", questions, context=["", "", "Ana.", ""])
+    for mode, said in (("model", "How long is delivery?|Delivery takes a week."), ("quote", "Delivery takes a week.")):
+        found, refused, own, long = answer_grounded(source, tmp_path / f"{mode}.parquet", documents, mode)
+        assert (found["answer"], found["from_documents"], found["sources"]) == (said, True, ["a.html, 1"])
+        assert (refused["answer"], refused["from_documents"], refused["sources"]) == (REFUSAL, True, [])
+        assert (own["answer"], own["from_documents"], own["sources"]) == ("Who?|Ana.", False, [])
+        assert bool(long["error"]) == (mode == "model"), "a quote needs no room"
+
+
+def test_a_batch_without_served_documents_says_so(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", ["a"])
+    (row,) = answer_grounded(source, tmp_path / "out.parquet", None)
+    assert (row["answer"], row["from_documents"], row["sources"]) == ("a|", False, [])
+
+
+def test_a_batch_is_not_continued_with_other_documents(tmp_path: Path, documents: Path) -> None:
+    source, output = write(tmp_path / "in.parquet", ["a"]), tmp_path / "out.parquet"
+    answer_grounded(source, output, documents)
+    with pytest.raises(ConfigError, match="engine"):
+        answer_grounded(source, output, make_index(tmp_path / "other"))
+
+
+def test_the_command_reads_the_served_documents(tmp_path: Path, documents: Path) -> None:
+    config = Config(home=tmp_path / "home", grounding={"enabled": True, "answer": "quote"})
+    put_version(config)
+    serve_index(registry_of(config).folder, documents)
+    source = write(tmp_path / "in.parquet", ["How long is delivery?", "Who won at chess?"])
+    run_batch(config, source, tmp_path / "out.parquet", version="v1")
+    assert [row["answer"] for row in read(tmp_path / "out.parquet")] == ["Delivery takes a week.", REFUSAL]
