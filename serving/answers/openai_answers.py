@@ -45,7 +45,7 @@ async def respond(
 ) -> Completion | EventStream:
     """Return the response to one HTTP request, with an answer to each engine request, complete or as a stream.
 
-    `caller` is the prefix of the caller's key. All answers come from the same side, see `Models.choose`; the champion
+    `caller` is the key's `answered_to`. All answers come from the same side, see `Models.choose`; the champion
     takes over if a canary fails. The answers rest on the passages of `grounds`, if there are any.
 
     Raises:

@@ -68,7 +68,7 @@ class EngineRequest:
     seed: int | None = None  #: makes sampling repeatable
     stop: tuple[str, ...] = ()  #: the answer ends before the first of these
     schema: str = ""  #: the JSON schema that the answer follows, as JSON; empty: the answer is free text
-    caller: str = ""  #: the prefix of the caller's key; in the queue, callers take turns
+    key: str = ""  #: the prefix of the caller's key; in the queue, keys take turns
     logprobs: bool = False  #: the answer comes with the log-probabilities of its tokens
 
 

@@ -48,15 +48,18 @@ async def classify(
     record_settings(request, Sampling(), model=name, max_tokens=1, n=len(texts))
     record_prompts(request, questions)
     side = await provide_side(app, key, side)
-    chosen = app.models.choose(key.prefix, side)
+    chosen = app.models.choose(key.answered_to, side)
     if not isinstance(chosen.engine, ClassifierEngine):
         raise NotClassifier(chosen.version.name)
-    requests = [replace(make_engine_request(question, 1, Sampling(), limits), logprobs=True) for question in questions]
+    requests = [
+        replace(make_engine_request(question, 1, Sampling(), limits, key.prefix), logprobs=True)
+        for question in questions
+    ]
     await reserve(request, requests)
     streams = list[GuardedStream]()
     try:
         for one in requests:
-            streams.append(app.models.generate(one, caller=key.prefix, side=side))
+            streams.append(app.models.generate(one, caller=key.answered_to, side=side))
         request.state.event["llmops.model.version"] = streams[0].version.name
         answers = [await deliver_whole(request, stream, limits.timeout_s) for stream in streams]
         if not all(answer.logprobs for answer in answers):  # a language model has become the champion meanwhile
