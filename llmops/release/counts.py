@@ -1,6 +1,6 @@
 """Counts of one side of a trial, by group of callers. They take the same memory after a million requests.
 
-A caller belongs to one of `GROUPS` groups by a digest of its key's prefix, so that counts name nobody. Sides are drawn
+A caller belongs to one of `GROUPS` groups by a digest of its key's owner, so that counts name nobody. Sides are drawn
 by group, so a group is on one side only, and the tests treat it as one caller. The counts of several replicas are added
 up. Pure functions, no files.
 """
@@ -28,7 +28,7 @@ GroupCounts = Counter[str]
 
 
 def assign_group(caller: str) -> str:
-    """Return the group of a caller, from the prefix of its key."""
+    """Return the group of a caller, from the owner of its key, see `Key.answered_to`."""
     return str(int.from_bytes(hashlib.sha256(caller.encode()).digest()[:8], "big") % GROUPS)
 
 
@@ -54,7 +54,7 @@ def list_latencies(counts: GroupCounts) -> Iterator[tuple[str, int, int]]:
 class SideCounts:
     """Counts of one side."""
 
-    callers: dict[str, GroupCounts] = field(default_factory=dict)  #: by group; a caller is named by its key's prefix
+    callers: dict[str, GroupCounts] = field(default_factory=dict)  #: by group
 
     @property
     def requests(self) -> int:

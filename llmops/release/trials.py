@@ -82,7 +82,7 @@ def write_counts(registry: Registry, trial: Canary, replica: str, own: TrialCoun
 def make_mark(trial: Canary, side: str, caller: str) -> str:
     """Return the mark of a request: hex digits of the trial (8), the side (1) and the group of callers (3).
 
-    `side` is `canary` or `champion`; `caller` is the prefix of the caller's key.
+    `side` is `canary` or `champion`; `caller` is its key's `answered_to`.
     """
     return f"{_hash(trial.started, 8)}{_SIDES.index(side)}{int(assign_group(caller)):03x}"
 
@@ -90,7 +90,7 @@ def make_mark(trial: Canary, side: str, caller: str) -> str:
 def rate(registry: Registry, mark: str, request: str, by: str, rating: tuple[int, int, int]) -> str:
     """Write the rating of an answer, and return the version that answered.
 
-    If the trial is over, write nothing and return "". `by` is the prefix of a key; its last rating of a request
+    If the trial is over, write nothing and return "". `by` is a key's `answered_to`; its last rating of a request
     replaces the one before. `rating` is thumbs up, thumbs down and corrections. Two thumbs of 0 keep the earlier thumb.
     """
     running = registry.canary()

@@ -166,7 +166,7 @@ async def provide_side(app: AppParts, key: Key, side: str) -> str:
     known = {"", "champion", "canary", *(one.version.name for one in app.models.loaded)}
     if side in known or not key.allows("test_versions"):
         return side
-    return await app.models.tested.provide(key.prefix, side, app.config.serving.timeout_s)
+    return await app.models.tested.provide(key.answered_to, side, app.config.serving.timeout_s)
 
 
 async def _record_if_limited(request: Request, take: Coroutine[Any, Any, None]) -> None:

@@ -65,7 +65,7 @@ async def find_grounds(
         app: the parts of the app.
         wanted: the request's `ground`; None: ground the answer if an index is served.
         plain: the request to the engine, without passages.
-        caller: the prefix of the caller's key.
+        caller: the key's `answered_to`.
         side: the side that the caller asks for, see `Models.choose`.
 
     Raises:

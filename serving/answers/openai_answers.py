@@ -46,7 +46,7 @@ async def respond(
 ) -> Completion | EventStream:
     """Return the response to one HTTP request, with an answer to each engine request, complete or as a stream.
 
-    `caller` is the prefix of the caller's key. All answers come from one version, see `Models.choose`; the champion
+    `caller` is the key's `answered_to`. All answers come from one version, see `Models.choose`; the champion
     gives them all if a canary fails before each of its answers has begun. The answers rest on the passages of
     `grounds`, if there are any.
 

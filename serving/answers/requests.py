@@ -19,11 +19,11 @@ MIN_TEMPERATURE = 1e-4
 
 
 def make_engine_request(
-    prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving, schema: str = ""
+    prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving, key: str, schema: str = ""
 ) -> EngineRequest:
     """Return the request to an engine for one answer, of at most `limits.max_new_tokens`.
 
-    Without a temperature it is greedy. With a `schema`, the answer follows it.
+    Without a temperature it is greedy. `key` is the prefix of the caller's key. With a `schema`, the answer follows it.
 
     Raises:
         PromptRefused: if the prompt is empty or too long.
@@ -39,7 +39,7 @@ def make_engine_request(
     temperature = sampling.temperature or 0.0
     temperature = temperature if temperature >= MIN_TEMPERATURE and sampling.top_p != 0 else 0.0
     tokens = min(max_new_tokens, limits.max_new_tokens)
-    return EngineRequest(prompt, tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop, schema)
+    return EngineRequest(prompt, tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop, schema, key)
 
 
 def repeat_request(request: EngineRequest, n: int) -> list[EngineRequest]:

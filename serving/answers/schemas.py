@@ -201,7 +201,7 @@ class Problem(BaseModel):
 
 
 #: A side is `champion` or `canary`, which a canary's trial compares, or the name of a loaded version. If it is empty,
-#: the caller's key decides, see `serving.models.trial`.
+#: the owner of the caller's key decides, see `serving.models.trial`.
 SideDep = Annotated[
     str,
     Header(

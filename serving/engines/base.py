@@ -71,7 +71,7 @@ class EngineRequest:
     seed: int | None = None  #: makes sampling repeatable
     stop: tuple[str, ...] = ()  #: the answer ends before the first of these
     schema: str = ""  #: the JSON schema, or the structural tag of XGrammar, that the answer follows; empty: free text
-    caller: str = ""  #: the prefix of the caller's key; in the queue, callers take turns
+    key: str = ""  #: the prefix of the caller's key; in the queue, keys take turns
     logprobs: bool = False  #: the answer comes with the log-probabilities of its tokens
 
 

@@ -115,8 +115,8 @@ class SteppingEngine(ABC, Generic[R]):
             if self._error or self._closed:
                 job.stream.push(EngineDied())
                 return job.stream
-            self._refuse_without_room(request.caller)
-            self._waiting.add(request.caller, job)
+            self._refuse_without_room(request.key)
+            self._waiting.add(request.key, job)
             self._changed.notify()
         return job.stream
 
@@ -146,7 +146,7 @@ class SteppingEngine(ABC, Generic[R]):
     def _cancel(self, job: Job) -> None:
         with self._changed:
             job.cancelled = True
-            self._waiting.remove(job.request.caller, job)
+            self._waiting.remove(job.request.key, job)
 
     def _run(self) -> None:
         try:
@@ -178,10 +178,10 @@ class SteppingEngine(ABC, Generic[R]):
                 raise self._error
             joining: list[Job] = []
             if room := min(len(self._waiting), self._max_batch - len(self._rows)):  # not so between most steps
-                running = Counter(row.job.request.caller for row in self._rows)
+                running = Counter(row.job.request.key for row in self._rows)
                 for _ in range(room):
                     joining.append(self._waiting.take(running))
-                    running[joining[-1].request.caller] += 1
+                    running[joining[-1].request.key] += 1
         for job in joining:
             job.joined_at = time.monotonic()
             job.stream.begin()

@@ -29,11 +29,11 @@ class TestedVersion:
         self._registry, self._idle_s = registry, idle_s
         self._loader = Loader(make_engine, report)
         self._wanted = ""  #: name of the version that was asked for last
-        self._callers: set[str] = set()  #: prefixes of the keys that asked for it
+        self._callers: set[str] = set()  #: those who asked for it, see `Key.answered_to`
         self._last_request_at = 0.0
 
     async def provide(self, caller: str, name: str, timeout_s: float) -> str:
-        """Load a version, by name or alias, for the caller with this key's prefix; return the version's name.
+        """Load a version, by name or alias, for a caller, see `Key.answered_to`; return the version's name.
 
         There is memory for one tested version: the previous one answers its accepted requests and is closed first.
 

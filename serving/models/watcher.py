@@ -15,7 +15,6 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -85,8 +84,9 @@ class Models:
         return max((one.version.system_prompt for one in self.loaded), key=lambda text: len(text.encode()), default="")
 
     def choose(self, caller: str, side: str = "") -> LoadedVersion:
-        """Return the version and engine that answer the caller with this key's prefix now.
+        """Return the version and engine that answer a caller now. `caller` is the key's `answered_to`.
 
+        Keys of one owner are one caller: otherwise one owner with ten keys would weigh as ten callers in a trial.
         If the caller asks for no `side`, the caller is drawn to one.
 
         Raises:
@@ -131,7 +131,6 @@ class Models:
             QueueShareFull: if too many requests of this caller wait. It does not count in a trial.
             EngineDied: if the engine has died and is being restarted.
         """
-        request = replace(request, caller=caller)
         chosen, trial, fallback, mark = self.choose(caller, side), self._trial, None, ""
         if side:
             return self._start_stream(chosen, request, _skip_count, caller_prompt=caller_prompt)

@@ -48,13 +48,16 @@ async def classify(
     record_settings(request, Sampling(), model=name, max_tokens=1, n=len(texts))
     record_prompts(request, questions)
     side = await provide_side(app, key, side)
-    requests = [replace(make_engine_request(question, 1, Sampling(), limits), logprobs=True) for question in questions]
+    requests = [
+        replace(make_engine_request(question, 1, Sampling(), limits, key.prefix), logprobs=True)
+        for question in questions
+    ]
     await reserve(request, requests)
-    side = _find_classifying_side(app, key.prefix, side)
+    side = _find_classifying_side(app, key.answered_to, side)
     streams = list[GuardedStream]()
     try:
         for one in requests:
-            streams.append(app.models.generate(one, caller=key.prefix, side=side))
+            streams.append(app.models.generate(one, caller=key.answered_to, side=side))
         streams = await unite(request, streams, limits.timeout_s)
         request.state.event["llmops.model.version"] = streams[0].version.name
         answers = [await deliver_whole(request, stream, limits.timeout_s) for stream in streams]

@@ -73,7 +73,7 @@ def _store(body: FeedbackRequest, app: AppParts, key: Key, mark: str, conversati
     version = ""
     if mark:
         try:
-            version = trials.rate(app.registry, mark, body.id, key.prefix, counts)
+            version = trials.rate(app.registry, mark, body.id, key.answered_to, counts)
         except StateError:  # the event is stored nevertheless
             log.warning("The feedback to request %s does not count in its trial", body.id, exc_info=True)
     texts = {name: text for name in TEXTS if (text := getattr(body, name).strip())}

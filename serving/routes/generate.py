@@ -56,14 +56,14 @@ async def generate(
     side = await provide_side(app, key, side)
     engine_prompt = await _read_prompt(body, app, key, side)
     record_prompts(request, [engine_prompt])
-    engine_request = make_engine_request(engine_prompt, tokens, body, limits)
-    grounds = await find_grounds(request, app, body.ground, engine_request, caller=key.prefix, side=side)
+    engine_request = make_engine_request(engine_prompt, tokens, body, limits, key.prefix)
+    grounds = await find_grounds(request, app, body.ground, engine_request, caller=key.answered_to, side=side)
     if grounds and grounds.ready_answer:
-        stream = stream_ready_answer(app, grounds.ready_answer, engine_prompt, key.prefix, side)
+        stream = stream_ready_answer(app, grounds.ready_answer, engine_prompt, key.answered_to, side)
     else:
         engine_request = grounds.add_passages(engine_request) if grounds else engine_request
         await reserve(request, [engine_request])
-        stream = app.models.generate(engine_request, caller=key.prefix, side=side, caller_prompt=engine_prompt)
+        stream = app.models.generate(engine_request, caller=key.answered_to, side=side, caller_prompt=engine_prompt)
     request.state.event["llmops.model.version"] = stream.version.name
     described = describe_grounds(app, grounds)
 
@@ -96,14 +96,14 @@ async def _read_prompt(body: GenerateRequest, app: AppParts, key: Key, side: str
     Token ids belong to one version's tokenizer, so they are read again if another version is chosen meanwhile.
     """
     while body.input_id is not None:
-        chosen = app.models.choose(key.prefix, side)
+        chosen = app.models.choose(key.answered_to, side)
         try:
             tokens = await app.inputs.read(chosen.version, body.input_id)
         except FeaturesDown as error:
             if not side:  # the draw chose the version
-                app.models.count_failure(chosen, key.prefix, error)
+                app.models.count_failure(chosen, key.answered_to, error)
             raise
-        if app.models.choose(key.prefix, side).version.name == chosen.version.name:
+        if app.models.choose(key.answered_to, side).version.name == chosen.version.name:
             return tokens
     if body.prompt is None:
         raise PromptRefused("Give a prompt, or the input_id of an example.")

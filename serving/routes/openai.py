@@ -70,10 +70,11 @@ async def create_chat_completion(
             request.state.event["gen_ai.output.type"] = "json"
     if schema and body.ground:
         raise PromptRefused("An answer from the documents is text: leave ground out, or response_format and tools.")
-    plain = replace(make_engine_request(chat, tokens, body, limits, schema), logprobs=bool(body.logprobs))
+    plain = make_engine_request(chat, tokens, body, limits, key.prefix, schema)
+    plain = replace(plain, logprobs=bool(body.logprobs))
     requests = repeat_request(plain, body.n or 1)
     side = await provide_side(app, key, choose_side(app, body.model, side))
-    chosen = {"caller": key.prefix, "side": side}
+    chosen = {"caller": key.answered_to, "side": side}
     grounds = None if schema else await find_grounds(request, app, body.ground, requests[0], **chosen)
     return await respond(request, app, body, requests, **chosen, chat=True, grounds=grounds)
 
@@ -94,10 +95,10 @@ async def create_completion(
     record_request(request, body, tokens, prompts, conversation)
     if len(prompts) * n > MAX_ANSWERS:
         raise PromptRefused(f"{len(prompts) * n} answers are requested; at most {MAX_ANSWERS} are allowed at a time.")
-    single = [make_engine_request(prompt, tokens, body, limits) for prompt in prompts]
+    single = [make_engine_request(prompt, tokens, body, limits, key.prefix) for prompt in prompts]
     requests = [copy for engine_request in single for copy in repeat_request(engine_request, n)]
     side = await provide_side(app, key, choose_side(app, body.model, side))
-    return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=False)
+    return await respond(request, app, body, requests, caller=key.answered_to, side=side, chat=False)
 
 
 @router.post("/embeddings", name="embeddings")
@@ -110,7 +111,7 @@ async def create_embeddings(
     record_prompts(request, [Text(text) for text in texts])
     if body.model != MODEL_NAME:
         raise VersionNotLoaded(f"There is no embedding model {body.model!r}; only {MODEL_NAME} can be served.")
-    asked = [make_engine_request(Text(text), 0, Sampling(), app.config.serving) for text in texts]
+    asked = [make_engine_request(Text(text), 0, Sampling(), app.config.serving, key.prefix) for text in texts]
     # A token has at least one character, so the first MAX_TOKENS characters bound the tokens that the model reads.
     await reserve(
         request, [replace(one, prompt=Text(text[:MAX_TOKENS])) for one, text in zip(asked, texts, strict=True)]
@@ -157,7 +158,7 @@ def record_request(
 def choose_side(app: AppParts, model: str, side: str) -> str:
     """Return the side that is to answer: the version in the request's `model` (`name:v3`), else the side in its header.
 
-    A side is `champion`, `canary` or a version; if it is empty, the caller's key decides.
+    A side is `champion`, `canary` or a version; if it is empty, the owner of the caller's key decides.
 
     Raises:
         VersionNotLoaded: if `model` is not the name of the model that is served here.

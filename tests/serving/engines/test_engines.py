@@ -111,7 +111,7 @@ async def test_joining_and_leaving_in_any_order_changes_no_answer(
     async def one(n: int) -> None:
         for _ in range(order.randrange(100)):
             await asyncio.sleep(0)
-        stream = engine.generate(replace(REQUESTS[n], caller=str(n)))
+        stream = engine.generate(replace(REQUESTS[n], key=str(n)))
         if order.random() < 0.3:
             async for _ in stream:
                 return  # and leave

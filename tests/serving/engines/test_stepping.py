@@ -54,7 +54,7 @@ async def test_what_does_not_fit_into_the_batch_waits_and_a_full_queue_refuses()
     engine = EchoEngine(max_queue=2, max_batch=3)
     engine.may_step.clear()
     async with run_engine(engine):
-        streams = [engine.generate(make_request(str(n), caller=str(n))) for n in range(5)]  # before any could join
+        streams = [engine.generate(make_request(str(n), key=str(n))) for n in range(5)]  # before any could join
         with pytest.raises(QueueFull) as refusal:
             engine.generate(make_request("x"))
         assert refusal.value.retry_after_s >= 1
@@ -77,9 +77,9 @@ async def test_one_caller_holds_up_no_other() -> None:
     engine = EchoEngine(max_queue=100, max_batch=1)
     engine.may_step.clear()
     async with run_engine(engine):
-        streams = [engine.generate(make_request("w w", caller="greedy")) for _ in range(41)]
+        streams = [engine.generate(make_request("w w", key="greedy")) for _ in range(41)]
         await wait_until(lambda: engine.get_stats().running == 1)
-        streams += [engine.generate(make_request("hi", caller=caller)) for caller in ("modest", "modest", "other")]
+        streams += [engine.generate(make_request("hi", key=caller)) for caller in ("modest", "modest", "other")]
         engine.may_step.set()
         for stream in streams:
             await stream.collect()
@@ -90,9 +90,9 @@ async def test_places_in_the_batch_go_to_the_caller_with_the_fewest() -> None:
     engine = EchoEngine(max_queue=100, max_batch=4)
     engine.may_step.clear()
     async with run_engine(engine):
-        first = [engine.generate(make_request("w w", caller="a")) for _ in range(4)]
+        first = [engine.generate(make_request("w w", key="a")) for _ in range(4)]
         await wait_until(lambda: engine.get_stats().running == 4)
-        streams = [engine.generate(make_request("w w", caller=caller)) for caller in "aaaabbc"]
+        streams = [engine.generate(make_request("w w", key=caller)) for caller in "aaaabbc"]
         engine.may_step.set()
         for stream in [*first, *streams]:
             await stream.collect()
@@ -107,7 +107,7 @@ async def test_a_caller_has_no_more_places_in_the_queue_than_it_leaves_free() ->
         """Return how many requests of a caller are taken until one is refused."""
         for taken in range(99):
             try:
-                streams.append(engine.generate(make_request(caller, caller=caller)))
+                streams.append(engine.generate(make_request(caller, key=caller)))
             except QueueShareFull as refusal:
                 assert refusal.retry_after_s >= 1 and "other keys" in str(refusal)
                 return taken
@@ -118,9 +118,9 @@ async def test_a_caller_has_no_more_places_in_the_queue_than_it_leaves_free() ->
         assert [fill("a"), fill("b"), fill("c")] == [2 + 4, 2, 1]  # two of the batch and half of the queue; of the rest
         await wait_until(lambda: engine.get_stats().running == 2)
         assert fill("a") == fill("b") == fill("c") == 0
-        streams.append(engine.generate(make_request("d", caller="d")))  # the last place is a newcomer's
+        streams.append(engine.generate(make_request("d", key="d")))  # the last place is a newcomer's
         with pytest.raises(QueueFull):
-            engine.generate(make_request("e", caller="e"))
+            engine.generate(make_request("e", key="e"))
         leaving = [stream for stream in streams if not stream.begun_at][:3]  # of `a`, which has four
         for stream in leaving:
             stream.cancel()

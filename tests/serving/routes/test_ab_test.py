@@ -28,8 +28,8 @@ def rate(client: Any, id: str, headers: dict[str, str], **feedback: str) -> None
 
 
 def make_callers(site: Any, number: int) -> list[dict[str, str]]:
-    """Headers of so many callers; the prefixes of their keys decide their sides, and of the first eight both occur."""
-    return [{"X-API-Key": site.add_key(f"{n:08x}")} for n in range(16, 16 + number)]
+    """Headers of so many callers; the owners of their keys decide their sides, and of the first eight both occur."""
+    return [{"X-API-Key": site.add_key(f"{n:08x}", owner=f"{n:08x}")} for n in range(16, 16 + number)]
 
 
 def count_ratings(site: Any, client: Any, *words: str) -> list[int]:
@@ -57,6 +57,17 @@ def test_users_who_like_a_version_make_it_win_and_a_command_makes_it_champion(si
         assert done["decision"]["outcome"] == "no_regression" and "like it better" in done["decision"]["why"]
         assert done["aliases"]["champion"] == "v2" and done["ab_test"] is None
         site.ready(client, "v2")
+
+
+def test_ten_keys_of_one_owner_are_one_caller_with_one_vote(site: Any, client: Any) -> None:
+    start_test(site, client)
+    keys = [{"X-API-Key": site.add_key(f"{n:08x}", owner="shop")} for n in range(16, 26)]
+    answers = [client.post("/generate", json={"prompt": "one two"}, headers=key).json() for key in keys]
+    assert len({answer["model_version"] for answer in answers}) == 1
+    for key in keys:
+        rate(client, answers[0]["id"], key, rating="down")
+    site.until(lambda: sum(count_ratings(site, client, "requests")) == 10)
+    assert sum(count_ratings(site, client, "callers")) == 1 and sum(count_ratings(site, client, "down")) == 1
 
 
 def test_a_changed_mind_counts_once_and_a_comment_or_a_side_asked_for_nothing(site: Any, client: Any) -> None:
