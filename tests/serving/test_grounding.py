@@ -134,6 +134,20 @@ def test_a_quote_is_the_answer_without_the_model_and_the_guard_reads_it(shop: Sh
     assert not shop.asked and shop.site.events()[-1]["gen_ai.usage.output_tokens"] == 0
 
 
+@pytest.mark.parametrize(("answer", "named"), [("quote", ["p0"]), ("model", ["p0", "p1"])])
+def test_only_passages_that_an_answer_rests_on_are_named(shop: Shop, tmp_path: Path, answer: Any, named: Any) -> None:
+    """The model reads both passages. The quote has the four sentences of one of them."""
+    whole = "Delivery takes three days. Delivery takes longer at Christmas. Delivery takes a van. Delivery takes care."
+    serve_index(shop.model, make_index(tmp_path / "both", whole, "Shops close early. A delivery is fun."))
+    shop.site.config = shop.site.config.model_copy(update={"grounding": Grounding(enabled=True, answer=answer)})
+    with shop.site.client() as client:
+        shop.site.ready(client)
+        _, sources = Shop(shop.site, client).post("generate", HOW_LONG)
+    event = shop.site.events()[-1]
+    assert [source["id"] for source in sources] == event["llmops.retrieval.passages"] == named
+    assert event["llmops.retrieval.documents"] == [name.replace("p", "d") for name in named]
+
+
 @pytest.mark.parametrize("way", ["generate", "chat"])
 def test_the_guard_takes_a_passage_for_nobodys_words(shop: Shop, way: str) -> None:
     answer, sources = shop.post(way, "Where do refunds of vouchers go?")
