@@ -398,12 +398,3 @@ def test_langchain_completes_texts_and_knows_too_long_a_prompt(langchain):
     assert model.batch(["a", "b b"]) == ["a", "b b"] and "".join(model.stream("one two")) == "one two"
     with pytest.raises(ContextOverflowError):
         ChatOpenAI(**langchain).invoke(LONG)
-
-
-def test_langchain_is_told_that_the_model_chooses_no_function(langchain):
-    def search(words: str) -> str:
-        """Search the shop."""
-        return words
-
-    with pytest.raises(openai.BadRequestError, match="name one in tool_choice"):
-        ChatOpenAI(**langchain, max_retries=0).bind_tools([search]).invoke("one two")
