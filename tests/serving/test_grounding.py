@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from langchain_openai import OpenAIEmbeddings
 
 from llmops.config import Grounding, Monitoring, Serving
 from llmops.data.retrieval import elasticsearch_store
@@ -370,6 +371,15 @@ def test_a_request_for_vectors_that_cannot_be_answered_says_why(
     with pytest.raises(openai.APIStatusError, match=words) as refusal:
         vectors.post("/embeddings", body={"model": MODEL_NAME, "input": "a", **body}, cast_to=dict[str, Any])
     assert refusal.value.status_code == status
+
+
+def test_langchain_embeds_texts_and_is_told_how(shop: Shop, vectors: openai.OpenAI) -> None:
+    common: Any = {"base_url": "http://testserver/v1", "api_key": vectors.api_key, "http_client": shop.client}
+    model = OpenAIEmbeddings(model=MODEL_NAME, max_retries=0, check_embedding_ctx_length=False, **common)
+    (first, second), query = model.embed_documents([HOW_LONG, "a"]), model.embed_query(HOW_LONG)
+    assert len(second) == DIMENSIONS and np.allclose(first, query, atol=1e-5)
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        vectors.post("/embeddings", body={"model": MODEL_NAME, "input": [[1, 2]]}, cast_to=dict[str, Any])
 
 
 def test_vectors_are_off_without_grounding_or_an_index_that_has_them(shop: Shop) -> None:

@@ -13,6 +13,7 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
+from llmops.data.retrieval.minilm import MODEL_NAME
 from llmops.events.datasets import FEEDBACK, TEXT
 from serving.answers.openai_answers import OpenAIReply
 from serving.answers.openai_schemas import UNSUPPORTED
@@ -21,13 +22,14 @@ from tests.serving.echo import EchoEngine
 
 HELLO = [{"role": "user", "content": "one two three"}]
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+CLIENTS = re.findall(r"^\| \w[\w-]* \d+ \| .* \| (.*) \|$", PAGE, re.MULTILINE)  #: names of tests
 REFUSALS = re.findall(r"^\| `/([\w/]+)` \| `(.*)` \| (.*) \|$", PAGE, re.MULTILINE)
 LONG = "w " * 31  #: more tokens than the engine takes
 
 
 @pytest.fixture(scope="module")
 def served(new_site, stepwise, tmp_path_factory):
-    site = new_site(tmp_path_factory.mktemp("site")).release()
+    site = new_site(tmp_path_factory.mktemp("site"), max_prompt_chars=1000).release()
     with site.live(lambda v: site.engines.setdefault(v.name, stepwise(fail_on="bad", max_context=30))) as url:
         yield site, f"{url}/v1"
 
@@ -216,10 +218,20 @@ def test_what_is_not_done_is_refused_as_the_page_says(url, site, row):
     more, base = json.loads(setting), {"model": "support-bot", "messages": HELLO}
     if route == "completions":
         base = {"model": "support-bot", "prompt": "one two three"}
+    elif route == "embeddings":
+        base = {"model": MODEL_NAME, "input": "one"}
     answer = httpx.post(f"{url}/{route}", json={**base, **more}, headers=site.headers())
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["type"] == "invalid_request_error" and error["code"]
     assert said in error["message"] and any(name in error["message"] for name in more)
+
+
+def test_each_row_of_a_client_names_its_tests():
+    code = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    tests = {*re.findall(r"^(?:async )?def (test_\w+)", code, re.MULTILINE)}
+    assert len(CLIENTS) == PAGE.count("\n| openai 3 ") + PAGE.count("-openai 1 ") + PAGE.count("\n| litellm 1 ") > 10
+    for names in CLIENTS:
+        assert names and {name.strip("`") for name in names.split(", ")} <= tests
 
 
 def test_the_page_has_every_refused_setting():
@@ -281,8 +293,8 @@ def test_log_probabilities_leave_with_their_text_and_never_before_the_guard():
 @pytest.mark.parametrize(
     ("sizes", "refused"),
     [
-        ([200], ""), ([100, 100], ""), ([100, 100, 1], "conversation has 201 characters; at most 200"),
-        ([201], "201 characters"), ([1] + [0] * 999, ""), ([1] + [0] * 1000, "messages"),
+        ([1000], ""), ([500, 500], ""), ([500, 500, 1], "conversation has 1001 characters; at most 1000"),
+        ([1001], "1001 characters"), ([1] + [0] * 999, ""), ([1] + [0] * 1000, "messages"),
     ],
 )  # fmt: skip
 def test_all_messages_of_a_conversation_together_have_a_limit_and_so_has_their_number(ours, sizes, refused):

@@ -42,7 +42,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.queue_time", "long", "from the request to its start in the engine, in nanoseconds"),
             ("llmops.prompt.digest", "keyword", "keyed digest of the prompt: equal for equal texts, irreversible"),
             ("llmops.answer.digest", "keyword", "keyed digest of the answer"),
-            ("llmops.schema.digest", "keyword", "keyed digest of the answer's JSON schema without descriptions"),
+            ("llmops.schema.digest", "keyword", "keyed digest of the JSON schema of the answer, or of its functions"),
             ("llmops.retrieval.passages", "keyword", "ids of the passages that a grounded answer rests on"),
             ("llmops.retrieval.documents", "keyword", "ids of the documents that they are of"),
             (

@@ -13,6 +13,7 @@ import json
 
 import pytest
 
+from serving.answers.openai_tools import CallReader, Function, make_structural_tag
 from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.vllm import VllmEngine
 from serving.errors import EngineDied, PromptRefused
@@ -117,6 +118,15 @@ def test_an_answer_follows_a_schema_and_a_bad_one_is_refused_alone(engine):
     with pytest.raises(PromptRefused, match="response_format"):
         read_answer(engine, EngineRequest(Question("Which?"), 30, schema='{"type":"banana"}'))
     assert read_answer(engine, EngineRequest(Question("Which?"), FEW)).output_tokens <= FEW
+
+
+def test_an_answer_is_the_call_of_a_function(engine):
+    parameters = {"properties": {"x": {"enum": ["a", "b"]}}, "required": ["x"], "additionalProperties": False}
+    tag = make_structural_tag([Function(name="f", parameters=parameters)], must_call=True)
+    answer = read_answer(engine, EngineRequest(Question("Which?"), 120, 1.0, seed=1, schema=tag))
+    reader = CallReader()
+    piece = reader.read(answer.text, last=True)
+    assert reader.complete and piece.name == "f" and json.loads(piece.arguments)["x"] in ("a", "b")
 
 
 def test_tokens_come_with_their_log_probabilities(engine):
