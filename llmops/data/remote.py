@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from llmops.data import credentials, web_session
+from llmops.data import credentials
 from llmops.frame.errors import SourceError, SourceUnavailableError
 from llmops.frame.records import make_content_id
 from llmops.frame.variables import VARIABLE, fill_variables
@@ -63,21 +62,15 @@ class Address:
 
         Raises:
             OSError: if there is no such file.
-            SourceError: if the filesystem refuses, or a redirect leads to an internal address. The message has its
-                words, without the credentials.
+            SourceError: if the filesystem refuses. The message has its words, without the credentials.
             SourceUnavailableError: if the filesystem cannot be reached.
         """
         for pause in (*PAUSES, None):
             try:
                 return call()
+            except _NOT_FOUND:
+                raise
             except Exception as error:  # each filesystem has its own dozens of errors without a common base
-                if redirect := web_session.find_internal_redirect(error):
-                    raise SourceError(
-                        f"{self.location} redirects to {redirect.host}:{redirect.port}, which is an internal address, "
-                        "so it was not followed. If you trust it, write it into the source's location."
-                    ) from None
-                if isinstance(error, _NOT_FOUND):
-                    raise
                 refused = isinstance(error, PermissionError | ValueError) or 400 <= getattr(error, "status", 0) < 500
                 words = self.hide_secrets(" ".join(str(error).split()))[:300] or "no reason given"
                 refused = refused or type(error).__name__ in _NO_CREDENTIALS
@@ -164,8 +157,6 @@ def connect(location: str, environ: Mapping[str, str]) -> Address:
         "use_listings_cache": False,
         **credentials.make_filesystem_options(scheme, environ),
     }
-    if scheme in ("http", "https"):
-        options["get_client"] = partial(web_session.open_session, url)
     filesystem, path = address.retry(lambda: url_to_fs(url, **options))
     return Address(location, path, filesystem, secrets)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llmops.data.collect.local_files import copy_file, get_size, resolve_inside
+from llmops.data.collect.local_files import copy_file, get_size
 from llmops.frame.errors import SourceError, SourceUnavailableError, is_busy
 from llmops.frame.records import make_content_id
 from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
@@ -33,25 +33,18 @@ class DatasetFolder:
     def get_version(self, sha256: Callable[[Path], str]) -> str:
         """Return a hash of names and content of all files; empty if one cannot be read (reading will report it)."""
         try:
-            return self._combine_hashes([sha256(self._resolve(file)) for file in self.files])
+            return self._combine_hashes(list(map(sha256, self.files)))
         except OSError:
             return ""
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """Copy the folder. Return the copy, and the version of the copied bytes.
-
-        Raises:
-            OSError: if a file cannot be read, or is a link that leads out of the folder.
-        """
+        """Copy the folder. Return the copy, and the version of the copied bytes."""
         target, digests = folder / make_content_id(self.location) / "data", []
         for file in self.files:
             copy = target / file.relative_to(self.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            digests.append(copy_file(self._resolve(file), copy))
+            digests.append(copy_file(file, copy))
         return target, self._combine_hashes(digests)
-
-    def _resolve(self, file: Path) -> Path:
-        return resolve_inside(file, self.folder.resolve())
 
     def _combine_hashes(self, digests: Sequence[str]) -> str:
         names = (file.relative_to(self.folder).as_posix() for file in self.files)

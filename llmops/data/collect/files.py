@@ -7,7 +7,6 @@ or the tag under which a server returned them. Extracts and artifacts are named 
 import glob
 import os
 from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -80,17 +79,14 @@ def find_source_files(source: Source, root: Path, interval: str) -> Sequence[Sou
         contained = (p for p in path.rglob("*") if p.is_file())
         visible = (p for p in contained if not any(part.startswith(".") for part in p.relative_to(path).parts))
         return [DatasetFolder(_format_location(path, root), path, tuple(sorted(visible)))]
-    folder = None
     if path.is_file():
         paths = [path]
     else:  # the root is not part of the pattern: its name may contain `[`; the set is for `**/**`, which repeats files
-        pattern = Path(location).expanduser()
-        names = glob.glob(str(pattern), root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute one
+        pattern = str(Path(location).expanduser())
+        names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         paths = sorted({root / name for name in names})
-        plain_parts = takewhile(lambda part: not glob.has_magic(part), pattern.parts)
-        folder = root.joinpath(*plain_parts).resolve()
     if files := [p for p in paths if not p.is_dir()]:
-        return [LocalFile(_format_location(p, root), p, folder) for p in files]
+        return [LocalFile(_format_location(p, root), p) for p in files]
     hint = "it is a folder; name the files in it, as in `folder/*.html`" if path.is_dir() else "check the path"
     raise SourceError(f"Source {source.name}: no file matches {location}, looked for in {root}; {hint}.")
 
