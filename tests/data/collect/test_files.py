@@ -8,10 +8,12 @@ import json
 import logging
 import os
 import re
+import socket
 import sqlite3
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -30,8 +32,9 @@ from llmops.data.collect import libraries, local_files
 from llmops.data.collect import stage as collect
 from llmops.data.collect.files import find_source_files, hash_content
 from llmops.data.collect.readers.kinds import READERS
+from llmops.data.web_session import InternalAddressError, make_socket
 from llmops.frame import artifacts
-from llmops.frame.errors import DiskFullError, SourceError
+from llmops.frame.errors import DiskFullError, SourceError, SourceUnavailableError
 from llmops.frame.records import Document, DroppedRow, read_rows
 from llmops.pipeline.pipeline import plan_stage, run_stage
 from llmops.state import file_hashes, tables
@@ -206,6 +209,92 @@ def test_a_damaged_copy_is_found_by_its_md5(azure: str, tmp_path: Path, objects:
     with pytest.raises(SourceError, match="MD5"):
         replace(file, md5="0" * 32).fetch(tmp_path / "copies")
     assert file.fetch(tmp_path / "copies")[0].read_bytes() == b"q\n1\n"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("redirected", ["HEAD and GET", "GET"])
+def test_a_redirect_reaches_no_internal_address(
+    no_credentials: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, redirected: str
+) -> None:
+    inner_requests: list[str] = []
+    monkeypatch.setattr(remote, "PAUSES", ())
+
+    def answer_inside(method: str, *_: object) -> Answer:
+        inner_requests.append(method)
+        return 200, {}, b"q\nhidden\n"
+
+    with served(answer_inside) as inner_url:
+        inner = inner_url.replace("127.0.0.1", host)
+
+        def answer(method: str, *_: object) -> Answer:
+            if method in redirected:
+                return 302, {"Location": f"{inner}/hidden"}, b""
+            return 200, {"ETag": '"1"', "Content-Length": "2"}, b""
+
+        with served(answer) as url, pytest.raises(SourceError) as caught:
+            run_collect(tmp_path, f"{url}/a.csv")
+    assert inner_requests == []
+    assert inner.removeprefix("http://") in str(caught.value) and f"{url}/a.csv" in str(caught.value)
+    assert not isinstance(caught.value, SourceUnavailableError)  # another try would not help
+
+
+def test_a_redirect_within_its_host_is_followed(no_credentials: None, tmp_path: Path) -> None:
+    def answer(_: str, path: str, *__: object) -> Answer:
+        return (302, {"Location": "/new.csv"}, b"") if path == "/old.csv" else (200, {"ETag": '"1"'}, b"q\n1\n")
+
+    with served(answer) as url:
+        _, documents = run_collect(tmp_path, f"{url}/old.csv")
+    assert [d.fields for d in documents] == ['{"q": "1"}']
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "allowed"),
+    [
+        ("https://203.0.113.9/a", ("93.184.216.34", 443), True),
+        ("https://203.0.113.9/a", ("203.0.113.9", 443), True),  # the source itself
+        ("http://203.0.113.9/a", ("203.0.113.9", 443), True),  # now by https
+        ("https://203.0.113.9/a", ("203.0.113.9", 9200), False),
+        ("https://203.0.113.9/a", ("169.254.169.254", 80), False),
+        ("https://203.0.113.9/a", ("10.0.0.1", 443), False),
+        ("https://203.0.113.9/a", ("::1", 443, 0, 0), False),
+        ("https://203.0.113.9/a", ("::ffff:127.0.0.1", 443, 0, 0), False),
+    ],
+)
+def test_public_addresses_and_the_source_are_connected(url: str, address: tuple[Any, ...], allowed: bool) -> None:
+    family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
+    with nullcontext() if allowed else pytest.raises(InternalAddressError):
+        make_socket(url, (family, socket.SOCK_STREAM, 0, "", address)).close()
+
+
+def test_a_link_that_leaves_the_folder_is_quarantined(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "[root]"
+    (tmp_path / "real" / "2026").mkdir(parents=True)
+    (tmp_path / "in").symlink_to("real")  # the folder itself may be a link
+    for name in ("hidden.csv", "real/a.csv", "real/2026/b.csv"):
+        (tmp_path / name).write_text(f"q\n{name}\n")
+    (tmp_path / "real" / "c.csv").symlink_to("2026/b.csv")
+    (tmp_path / "real" / "d.csv").symlink_to("../hidden.csv")
+    (tmp_path / "real" / "loop.csv").symlink_to("loop.csv")
+    (tmp_path / "real" / "out").symlink_to("..")
+    _, documents = run_collect(tmp_path, "in/**/*.csv")
+    assert {d.location for d in documents} == {"in/a.csv", "in/2026/b.csv", "in/c.csv"}
+    dropped = read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
+    assert {(row.location, "leads out of" in row.detail) for row in dropped} >= {
+        ("in/d.csv", True),
+        ("in/loop.csv", False),
+    }
+    assert {row.rule for row in dropped} == {"unreadable"}
+    _, documents = run_collect(tmp_path, "in/d.csv")  # a link that is named itself
+    assert [d.fields for d in documents] == ['{"q": "hidden.csv"}']
+
+
+def test_a_data_set_has_no_link_that_leaves_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "hidden.csv").write_text("q\nhidden\n")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.csv").symlink_to("../hidden.csv")
+    (tmp_path / "set" / "README.md").write_text("---\nconfigs:\n- {config_name: default, data_files: a.csv}\n---\n")
+    with pytest.raises(SourceError, match="leads out of"):
+        run_collect(tmp_path, "set", kind="dataset")
 
 
 def test_a_full_disk_makes_no_file_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
