@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from llmops.data import credentials
+from llmops.data import credentials, web_session
 from llmops.frame.errors import SourceError, SourceUnavailableError
 from llmops.frame.records import make_content_id
 from llmops.frame.variables import VARIABLE, fill_variables
@@ -68,12 +69,14 @@ class Address:
         for pause in (*PAUSES, None):
             try:
                 return call()
-            except _NOT_FOUND:
-                raise
-            except Exception as error:  # each filesystem has its own dozens of errors without a common base
+            except Exception as caught:  # each filesystem has its own dozens of errors without a common base
+                redirect = web_session.find_internal_redirect(caught)
+                if not redirect and isinstance(caught, _NOT_FOUND):
+                    raise
+                error = redirect or caught
                 refused = isinstance(error, PermissionError | ValueError) or 400 <= getattr(error, "status", 0) < 500
                 words = self.hide_secrets(" ".join(str(error).split()))[:300] or "no reason given"
-                refused = refused or type(error).__name__ in _NO_CREDENTIALS
+                refused = refused or error is redirect or type(error).__name__ in _NO_CREDENTIALS
                 if pause is None or refused:
                     kind = SourceError if refused else SourceUnavailableError
                     raise kind(f"{self.location} cannot be reached: {type(error).__name__}: {words}") from None
@@ -157,6 +160,8 @@ def connect(location: str, environ: Mapping[str, str]) -> Address:
         "use_listings_cache": False,
         **credentials.make_filesystem_options(scheme, environ),
     }
+    if scheme.startswith("http"):
+        options["get_client"] = partial(web_session.open_session, url)
     filesystem, path = address.retry(lambda: url_to_fs(url, **options))
     return Address(location, path, filesystem, secrets)
 

@@ -42,7 +42,7 @@ def make_socket(url: str, target: tuple[Any, ...]) -> socket.socket:
     ip = ip_address(address[0])
     ip = ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
     if not ip.is_global and address[:2] not in _find_server(url):
-        raise InternalAddressError(errno.EACCES, "an internal address")  # the same words for all addresses of a name
+        raise InternalAddressError(errno.EACCES, "a redirect may not lead to an internal address")
     return socket.socket(family, kind, protocol)
 
 

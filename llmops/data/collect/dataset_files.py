@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llmops.data.collect.local_files import copy_file, get_size
+from llmops.data.collect.local_files import check_links, copy_file, get_size
 from llmops.frame.errors import SourceError, SourceUnavailableError, is_busy
 from llmops.frame.records import make_content_id
 from llmops.scans.signed_urls import keep_queries_out_of_logs, remove_queries
@@ -33,18 +33,24 @@ class DatasetFolder:
     def get_version(self, sha256: Callable[[Path], str]) -> str:
         """Return a hash of names and content of all files; empty if one cannot be read (reading will report it)."""
         try:
+            self._check_links()
             return self._combine_hashes(list(map(sha256, self.files)))
         except OSError:
             return ""
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
         """Copy the folder. Return the copy, and the version of the copied bytes."""
+        self._check_links()
         target, digests = folder / make_content_id(self.location) / "data", []
         for file in self.files:
             copy = target / file.relative_to(self.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             digests.append(copy_file(file, copy))
         return target, self._combine_hashes(digests)
+
+    def _check_links(self) -> None:
+        for file in self.files:
+            check_links(file, self.folder)
 
     def _combine_hashes(self, digests: Sequence[str]) -> str:
         names = (file.relative_to(self.folder).as_posix() for file in self.files)

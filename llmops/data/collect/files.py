@@ -6,7 +6,9 @@ or the tag under which a server returned them. Extracts and artifacts are named 
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +16,7 @@ from llmops.config import Collect, Source
 from llmops.data import remote
 from llmops.data.collect.dataset_files import DatasetFolder, HubDataset
 from llmops.data.collect.libraries import list_versions
-from llmops.data.collect.local_files import LocalFile
+from llmops.data.collect.local_files import LocalFile, leads_out
 from llmops.data.collect.readers.origin import make_printable
 from llmops.data.credentials import read_environment
 from llmops.data.feedback import documents
@@ -80,15 +82,32 @@ def find_source_files(source: Source, root: Path, interval: str) -> Sequence[Sou
         visible = (p for p in contained if not any(part.startswith(".") for part in p.relative_to(path).parts))
         return [DatasetFolder(_format_location(path, root), path, tuple(sorted(visible)))]
     if path.is_file():
-        paths = [path]
-    else:  # the root is not part of the pattern: its name may contain `[`; the set is for `**/**`, which repeats files
-        pattern = str(Path(location).expanduser())
-        names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        paths = sorted({root / name for name in names})
-    if files := [p for p in paths if not p.is_dir()]:
-        return [LocalFile(_format_location(p, root), p) for p in files]
+        return [LocalFile(_format_location(path, root), path)]
+    folder, paths = _match_pattern(Path(location).expanduser(), root)
+    if paths:
+        return [LocalFile(_format_location(p, root), p, folder) for p in paths]
     hint = "it is a folder; name the files in it, as in `folder/*.html`" if path.is_dir() else "check the path"
     raise SourceError(f"Source {source.name}: no file matches {location}, looked for in {root}; {hint}.")
+
+
+def _match_pattern(pattern: Path, root: Path) -> tuple[Path, list[Path]]:
+    """Return the folder before a pattern's first wildcard, and the files in it that match, sorted.
+
+    A name that begins with a dot is only matched by a dot. `**` enters no link to a folder. One that leads out of the
+    folder is returned as if it were a file, so that reading reports it.
+    """
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.parts]
+    fixed = list(takewhile(lambda part: not glob.has_magic(part), parts[:-1]))
+    folder, rest = root.joinpath(*fixed), parts[len(fixed) :]  # the root may contain `[`
+    if rest[-1] == "**":
+        rest.append("*")
+    paths = {path for path in folder.glob("/".join(rest)) if not path.is_dir()}  # `**/**` repeats files
+    if "**" in rest:
+        links = (path for path in folder.glob("/".join((*rest[: rest.index("**")], "**/*"))) if path.is_symlink())
+        paths |= {link for link in links if link.is_dir() and leads_out(link, folder)}
+    if not any(part.startswith(".") for part in rest):
+        paths = {p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts)}
+    return folder, sorted(paths)
 
 
 def _format_location(path: Path, root: Path) -> str:

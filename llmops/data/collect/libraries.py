@@ -7,7 +7,7 @@ TEXT_LIBRARIES = ("charset-normalizer",)
 HTML_LIBRARIES = ("beautifulsoup4", "lxml", *TEXT_LIBRARIES)
 LIBRARIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("csv", "json", "jsonl", "chat", "text"), TEXT_LIBRARIES),
-    "dataset": ("datasets", "huggingface-hub", "pyarrow"),
+    "dataset": ("datasets", "huggingface-hub", "pyarrow", "pyyaml"),
     **dict.fromkeys(("html", "eml"), HTML_LIBRARIES),
     "docx": ("mammoth", *HTML_LIBRARIES),
     "pptx": ("python-pptx", *HTML_LIBRARIES),

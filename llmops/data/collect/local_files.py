@@ -1,6 +1,8 @@
 """Local files, and copies with the hash of their bytes."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ class LocalFile:
 
     location: str
     path: Path
+    folder: Path | None = None  #: links of the path must stay in it; None: they may lead anywhere
 
     @property
     def size(self) -> int | None:
@@ -25,6 +28,7 @@ class LocalFile:
     def get_version(self, sha256: Callable[[Path], str]) -> str:
         """Return the SHA-256 of the content; empty if the file cannot be read (reading will report it)."""
         try:
+            check_links(self.path, self.folder)
             return sha256(self.path)
         except OSError:
             return ""
@@ -33,7 +37,23 @@ class LocalFile:
         """Return a copy, and the SHA-256 of the copied bytes."""
         copy = folder / make_content_id(self.location) / self.path.name
         copy.parent.mkdir(parents=True, exist_ok=True)
+        check_links(self.path, self.folder)
         return copy, copy_file(self.path, copy)
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Return True if links of `path` lead out of `folder`, which may be a link itself."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def check_links(path: Path, folder: Path | None) -> None:
+    """Check that links of `path` stay in `folder`, if there is one.
+
+    Raises:
+        OSError: if one leads out of it.
+    """
+    if folder and leads_out(path, folder):
+        raise OSError(errno.EACCES, f"a link leads out of {folder.name or folder}; name the place that it leads to")
 
 
 def copy_file(path: Path, copy: Path) -> str:
