@@ -104,9 +104,9 @@ class Key:
 
     @property
     def answered_to(self) -> str:
-        """Return the name that an answer's id is signed for: a key's owner, or the prefix of a person.
+        """Return the caller, to whom answers are signed and who counts once in a trial: a key's owner, or a person.
 
-        A provider's name of a person may be the owner of somebody's key.
+        A person is named by the prefix. A provider's name of a person may be the owner of somebody's key.
         """
         return self.prefix if self.is_person else self.owner
 

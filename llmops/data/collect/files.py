@@ -83,7 +83,7 @@ def find_source_files(source: Source, root: Path, interval: str) -> Sequence[Sou
         return [DatasetFolder(_format_location(path, root), path, tuple(sorted(visible)))]
     if path.is_file():
         return [LocalFile(_format_location(path, root), path)]
-    folder, paths = _match_pattern(Path(location).expanduser(), root)
+    folder, paths = _match_pattern(Path(location).expanduser(), root) if glob.has_magic(location) else (path, [])
     if paths:
         return [LocalFile(_format_location(p, root), p, folder) for p in paths]
     hint = "it is a folder; name the files in it, as in `folder/*.html`" if path.is_dir() else "check the path"
@@ -101,7 +101,8 @@ def _match_pattern(pattern: Path, root: Path) -> tuple[Path, list[Path]]:
     folder, rest = root.joinpath(*fixed), parts[len(fixed) :]  # the root may contain `[`
     if rest[-1] == "**":
         rest.append("*")
-    paths = {path for path in folder.glob("/".join(rest)) if not path.is_dir()}  # `**/**` repeats files
+    found = set(folder.glob("/".join(rest)))  # `**/**` repeats files
+    paths = {path for path in found if path.is_file() or not path.exists()}  # a broken link is reported
     if "**" in rest:
         links = (path for path in folder.glob("/".join((*rest[: rest.index("**")], "**/*"))) if path.is_symlink())
         paths |= {link for link in links if link.is_dir() and leads_out(link, folder)}
