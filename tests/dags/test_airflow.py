@@ -43,7 +43,7 @@ class Stand:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "LLMOPS"))}
         settings = {
             "LLMOPS_HOME": str(folder / "home"),
-            "LLMOPS_SCHEDULE__LATE_HOURS": "0.004",  # 14 s
+            "LLMOPS_SCHEDULE__LATE_HOURS": "0.001",  # 3.6 s: every run is late
             "CONTROL": str(self.control),
             "PYTHONPATH": str(REPLACED),
         }
@@ -234,7 +234,7 @@ def test_a_scheduler_that_is_killed_in_mid_run_goes_on_and_builds_nothing_twice(
         assert airflow.api._call("GET", f"/api/v2/pools/{POOL}")["slots"] == 2  # what somebody has set stays
         airflow.until(lambda: airflow.raised(run, "run_late"), "the alert")
         [late] = airflow.raised(run, "run_late")
-        assert late["rule.name"] == "run_late" and "has not ended 0.004 h" in late["message"]
+        assert late["rule.name"] == "run_late" and "has not ended 0.001 h" in late["message"]
     finally:
         os.killpg(second.pid, signal.SIGKILL)
         second.wait()
