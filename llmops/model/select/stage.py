@@ -61,7 +61,7 @@ def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str
     `selection.json` has the hashes of the model's files. The database with this URL caches them.
 
     Raises:
-        ConfigError: with each model's objection, if no model passes.
+        ConfigError: with each model's objection, if no model passes; or if `select.model` is a folder without a model.
     """
     items = nsmallest(config.score_items, read_examples(annotate / "validation.parquet"), key=lambda item: item.id)
     if encoders := weights.list_encoders(config):
@@ -123,6 +123,11 @@ def choose_base(
 
 
 def _choose_folder(folder: Path, items: Sequence[Example]) -> tuple[dict[str, str], str, list[dict[str, str]]]:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"select.model: the folder {folder} has no config.json, so it holds no model; name a folder that "
+            "transformers has saved, or a model of the catalogue."
+        )
     score = score_untuned(folder, items, four_bits=False) if items else None
     rows = [{"model": folder.name, **_format_score(score), "why": "named: a local folder"}]
     return {"model": folder.name, "revision": "local", "licence": "unknown"}, str(folder), rows

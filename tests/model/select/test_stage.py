@@ -137,6 +137,13 @@ def test_a_base_that_is_gone_says_which_revision_to_get(tmp_path: Path) -> None:
         get_base_path(tmp_path)
 
 
+def test_a_folder_without_a_model_is_no_choice(tmp_path: Path) -> None:
+    write_rows(tmp_path / "validation.parquet", [make_example(0)], Example)
+    config = Select(model=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        select.run(config, annotate=tmp_path, database="", out=tmp_path)
+
+
 def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     load = select.load_model
