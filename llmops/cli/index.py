@@ -59,7 +59,14 @@ def index(settings: Config, options: argparse.Namespace) -> None:
 
 def ask(settings: Config, options: argparse.Namespace) -> None:
     """Answer a question from the served documents with a model on this machine, and name the passages."""
-    from llmops.data.retrieval.grounding import MIN_ROOM, REFUSAL, compute_room, describe_source, retrieve_context
+    from llmops.data.retrieval.grounding import (
+        MIN_ROOM,
+        REFUSAL,
+        TIGHT_ROOM,
+        compute_room,
+        describe_source,
+        retrieve_context,
+    )
     from llmops.data.retrieval.search import open_index
     from llmops.model.base.inference import answer_questions, open_model
     from llmops.release.batch.batch import find_answer_mode, find_servable
@@ -71,10 +78,10 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
     version, model_folder = find_servable(settings, options.version)
     with open_index(folder, server=settings.search_server) as opened:
         room = compute_room(settings.serving.max_context, options.max_new_tokens, options.question)
-        if room < MIN_ROOM:
-            raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")
         mode = find_answer_mode(settings, version, model_folder)
-        found = retrieve_context(opened, options.question, settings.grounding.with_answer(mode), room)
+        found = retrieve_context(
+            opened, options.question, settings.grounding.with_answer(mode), room if room >= MIN_ROOM else TIGHT_ROOM
+        )
     text = found.quote or REFUSAL
     if found.hits and not found.quote:
         model = open_model(model_folder)

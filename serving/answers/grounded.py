@@ -16,6 +16,7 @@ from fastapi import Request
 from llmops.data.retrieval.grounding import (
     MIN_ROOM,
     REFUSAL,
+    TIGHT_ROOM,
     RetrievedContext,
     compute_room,
     describe_source,
@@ -26,7 +27,7 @@ from serving.admission.dependencies import AppParts
 from serving.admission.limits import MESSAGE_TOKENS
 from serving.answers.schemas import Source
 from serving.engines.base import Chat, Chunk, EngineRequest, Prompt, Question, Stream
-from serving.errors import DocumentsDown, NoDocuments, PromptRefused, PromptTooLong, QueueFull, TimedOut
+from serving.errors import DocumentsDown, NoDocuments, PromptRefused, QueueFull, TimedOut
 from serving.guard import Guard
 from serving.models.stream import GuardedStream
 
@@ -71,19 +72,16 @@ async def find_grounds(
     Raises:
         NotReady, VersionNotLoaded: see `Models.choose`.
         PromptRefused: if `wanted` is true for a prompt that has its own context or asks nothing.
-        PromptTooLong: if documents are served, and the prompt leaves no room for passages.
         NoDocuments: if `wanted` is true and `grounding.enabled` is off or no index is served.
         DocumentsDown, QueueFull, TimedOut: if `wanted` is true, see `Documents.look_up`.
     """
     question, event, config = _extract_question(plain.prompt), request.state.event, app.config.grounding
+    note_no_documents(request, app)
     if wanted and not question:
         raise PromptRefused("With `ground: true`, ask a question without a context, or end with the user's turn.")
     if wanted and not config.enabled:
         raise NoDocuments
-    if not config.enabled:
-        return None
-    event["llmops.retrieval.outcome"] = "none"
-    if not question or wanted is False:
+    if not config.enabled or not question or wanted is False:
         return None
     mode = config.with_answer(app.models.choose(caller, side).version.answer).answer
     room = config.room if mode == "quote" else _compute_room(app, plain)  # a quote is in no prompt
@@ -99,15 +97,17 @@ async def find_grounds(
             raise NoDocuments
         event["llmops.retrieval.outcome"] = "no_index"
         return None
-    if room < MIN_ROOM:
-        raise PromptTooLong(
-            "The prompt leaves no room for passages of the documents: shorten it, or send `ground: false`."
-        )
     hits = found.hits
     event["llmops.retrieval.passages"] = [hit.passage.id for hit in hits]
     event["llmops.retrieval.documents"] = list(dict.fromkeys(hit.passage.document for hit in hits))
     event["llmops.retrieval.outcome"] = "found" if hits else "refused"
     return Grounds(found, [_make_source(app.guard, plain.prompt, hit) for hit in hits])
+
+
+def note_no_documents(request: Request, app: AppParts) -> None:
+    """Note in the request's event that its answer rests on no documents, if `grounding.enabled` is on."""
+    if app.config.grounding.enabled:
+        request.state.event["llmops.retrieval.outcome"] = "none"
 
 
 def describe_grounds(app: AppParts, grounds: Grounds | None) -> dict[str, Any]:
@@ -118,12 +118,13 @@ def describe_grounds(app: AppParts, grounds: Grounds | None) -> dict[str, Any]:
 
 
 def _compute_room(app: AppParts, plain: EngineRequest) -> int:
-    """Return the bytes that a prompt leaves for passages."""
+    """Return the bytes for passages beside a prompt. The engine refuses a prompt that does not fit with them."""
     turns = [_extract_question(plain.prompt)]
     if isinstance(plain.prompt, Chat):
         turns = [message.content for message in plain.prompt.messages]
     taken = plain.max_new_tokens + MESSAGE_TOKENS * len(turns)
-    return compute_room(app.config.serving.max_context, taken, app.models.system_prompt + "\n".join(turns))
+    room = compute_room(app.config.serving.max_context, taken, app.models.system_prompt + "\n".join(turns))
+    return room if room >= MIN_ROOM else TIGHT_ROOM
 
 
 def _make_source(guard: Guard, prompt: Prompt, hit: Hit) -> Source:

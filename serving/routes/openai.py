@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from llmops.access.roles import Key
 from llmops.data.retrieval.minilm import MAX_TOKENS, MODEL_NAME
 from serving.admission.dependencies import AppParts, AppPartsDep, provide_side, require, require_within_limits, reserve
-from serving.answers.grounded import find_grounds
+from serving.answers.grounded import find_grounds, note_no_documents
 from serving.answers.openai_answers import respond
 from serving.answers.openai_bodies import (
     Completion,
@@ -70,6 +70,7 @@ async def create_chat_completion(
             request.state.event["gen_ai.output.type"] = "json"
     if schema and body.ground:
         raise PromptRefused("An answer from the documents is text: leave ground out, or response_format and tools.")
+    note_no_documents(request, app)
     plain = make_engine_request(chat, tokens, body, limits, key.prefix, schema)
     plain = replace(plain, logprobs=bool(body.logprobs))
     requests = repeat_request(plain, body.n or 1)
@@ -93,6 +94,7 @@ async def create_completion(
     tokens = body.max_tokens or min(COMPLETION_TOKENS, limits.max_new_tokens)
     prompts, n = _split_prompts(body.prompt), body.n or 1
     record_request(request, body, tokens, prompts, conversation)
+    note_no_documents(request, app)
     if len(prompts) * n > MAX_ANSWERS:
         raise PromptRefused(f"{len(prompts) * n} answers are requested; at most {MAX_ANSWERS} are allowed at a time.")
     single = [make_engine_request(prompt, tokens, body, limits, key.prefix) for prompt in prompts]

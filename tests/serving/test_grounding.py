@@ -177,6 +177,7 @@ def test_other_answers_say_that_no_document_backs_them(shop: Shop) -> None:
     assert (reply["sources"], reply["from_documents"]) == ([], False)
     text = shop.client.post("/v1/completions", json=body | {"stream": True}, headers=shop.site.headers()).text
     assert text.count('"from_documents":false') == text.count('"sources":[]') == 2
+    assert {one["llmops.retrieval.outcome"] for one in shop.site.events()} == {"none"}
 
 
 def test_who_says_so_or_brings_a_context_gets_an_answer_without_documents(shop: Shop) -> None:
@@ -197,16 +198,17 @@ def test_where_it_is_off_documents_are_never_given_out(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("wanted", [None, True])
-def test_a_question_that_leaves_no_room_is_refused(shop: Shop, wanted: bool | None) -> None:
-    long = f"{HOW_LONG} {'x' * 6_971}"
+def test_a_prompt_that_seems_to_leave_no_room_gets_a_short_passage(shop: Shop, wanted: bool | None) -> None:
+    """The room is an estimate. The engine counts the tokens, and refuses a prompt that does not fit with it."""
     shop.site.config = shop.site.config.model_copy(update={"serving": Serving(requests_per_minute=0)})
     with shop.site.client() as client:
         shop.site.ready(client)
         wide = Shop(shop.site, client)
-        assert wide.refused(prompt=long, ground=wanted) == (422, "prompt_too_long")
-        assert wide.post("generate", long, ground=False)[1] is None
-        serve_index(shop.model, make_index(shop.site.config.home, *()))
-        assert wide.post("generate", long)[1] is None, "nothing is served that needs room"
+        answer, sources = wide.post("generate", f"{HOW_LONG} {'x' * 6_971}", ground=wanted)
+        assert DELIVERY in answer and sources
+    with shop.site.client(lambda version: echo.EchoEngine(max_context=3)) as client:
+        shop.site.ready(client)
+        assert Shop(shop.site, client).refused(prompt=HOW_LONG, ground=wanted) == (422, "prompt_too_long")
 
 
 def test_a_quote_needs_no_room_in_the_prompt(shop: Shop) -> None:
@@ -221,7 +223,7 @@ def test_a_system_prompt_takes_as_much_room_as_in_the_evaluation(shop: Shop, mon
     asked: list[str] = []
     monkeypatch.setattr(Models, "system_prompt", "Be kind. ")
     monkeypatch.setattr("serving.answers.grounded.compute_room", lambda *given: asked.append(given[2]) or 79)
-    assert shop.refused(prompt=HOW_LONG) == (422, "prompt_too_long")
+    assert shop.post("generate", HOW_LONG)[1]
     assert asked == [f"Be kind. {HOW_LONG}"]
 
 

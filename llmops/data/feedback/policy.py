@@ -1,7 +1,8 @@
 """The policy that decides which feedback may train without a reviewer. It is a function of all feedback.
 
 A correction by a trusted role trains. Others' words train if enough different people gave the same text to the same
-question. People are counted, not keys: several keys of one owner are one person. All else waits for a reviewer.
+question with the same context: the same question about another product has another answer. People are counted, not
+keys: several keys of one owner are one person. All else waits for a reviewer.
 
 Two texts are the same if they differ only in how they were typed (`normalize_text`). Nearly the same is not the same:
 one word can be a trigger (Wan et al. 2023, Poisoning language models during instruction tuning).
@@ -19,6 +20,7 @@ from llmops.config import Improve
 from llmops.data.text.normalization import normalize_text
 
 State = Literal["waiting", "accepted", "refused", "useless"]
+Asked = tuple[str, str]  #: question and context, both in normal form
 POLICY = "policy"  #: name of the decider if it was not a person
 
 
@@ -53,7 +55,7 @@ class Verdict(NamedTuple):
 class _Opinion:
     """Unreviewed entries with the same question, context and text."""
 
-    question: str  #: in normal form
+    asked: Asked
     members: list[FeedbackEntry]  #: earliest first
 
     def find_supporters(self, agreeing: int, spent: Collection[str] = ()) -> list[FeedbackEntry]:
@@ -89,46 +91,46 @@ def judge(entries: Iterable[FeedbackEntry], rules: Improve) -> dict[str, Verdict
     """Return the verdicts on all unreviewed feedback. They do not depend on the order of the input."""
     entries = sorted(entries, key=lambda one: (one.time, one.id))
     verdicts: dict[str, Verdict] = {}
-    decided: dict[tuple[str, str], FeedbackEntry] = {}  #: (question, text) → reviewed entry
-    opinions: dict[tuple[str, str, str], _Opinion] = {}
+    decided: dict[tuple[Asked, str], FeedbackEntry] = {}  #: (question and context, text) → reviewed entry
+    opinions: dict[tuple[Asked, str], _Opinion] = {}
     for one in entries:
         if one.reviewed:
             for text in filter(None, (one.text, one.edited)):
-                decided.setdefault((_normalize(one.question), _normalize(text)), one)
+                decided.setdefault((_normalize_asked(one), _normalize(text)), one)
     for one in entries:
         if one.reviewed:
             continue
-        question, context, text = (_normalize(part) for part in (one.question, one.context, one.text))
+        asked, text = _normalize_asked(one), _normalize(one.text)
         if one.kind == "correction" and normalize_text(one.text) == normalize_text(one.answer):
             verdicts[one.id] = Verdict("useless", "the correction is the answer itself")
-        elif (same := decided.get((question, text))) and same.reviewed:
+        elif (same := decided.get((asked, text))) and same.reviewed:
             why = f"the same as what a person has {same.reviewed}"
             verdicts[one.id] = Verdict(same.reviewed, why, one.time, same.id)
         else:
-            opinions.setdefault((question, context, text), _Opinion(question, [])).members.append(one)
-    answered = {question for (question, _), one in decided.items() if one.reviewed == "accepted"}
+            opinions.setdefault((asked, text), _Opinion(asked, [])).members.append(one)
+    answered = {asked for (asked, _), one in decided.items() if one.reviewed == "accepted"}
     return verdicts | _judge_opinions([*opinions.values()], answered, rules)
 
 
-def _judge_opinions(opinions: Sequence[_Opinion], answered: Collection[str], rules: Improve) -> dict[str, Verdict]:
+def _judge_opinions(opinions: Sequence[_Opinion], answered: Collection[Asked], rules: Improve) -> dict[str, Verdict]:
     verdicts: dict[str, Verdict] = {}
-    by_question: defaultdict[str, list[_Opinion]] = defaultdict(list)
+    by_asked: defaultdict[Asked, list[_Opinion]] = defaultdict(list)
     for opinion in opinions:
-        by_question[opinion.question].append(opinion)
+        by_asked[opinion.asked].append(opinion)
     ready: list[_Opinion] = []
-    for question, rivals in by_question.items():
+    for asked, rivals in by_asked.items():
         agreed = [opinion for opinion in rivals if opinion.find_supporters(rules.agreeing)]
         for opinion in rivals:
             people = len({one.person for one in opinion.members})
             why = f"{people} {'person says' if people == 1 else 'people say'} so"
-            if question in answered:
+            if asked in answered:
                 why = "a person has accepted another answer to this question"
             elif len(agreed) > 1 and opinion in agreed:
                 why = "people who may train the model say different things"
             elif len(rivals) > 1:
                 why += ", and somebody says something else"
             verdicts |= opinion.let_wait(why)
-        if len(agreed) == 1 and question not in answered:
+        if len(agreed) == 1 and asked not in answered:
             ready += agreed
     return verdicts | _accept_within_caps(ready, rules)
 
@@ -155,6 +157,10 @@ def _accept_within_caps(ready: Iterable[_Opinion], rules: Improve) -> dict[str, 
 def _choose_head(entries: Sequence[FeedbackEntry]) -> FeedbackEntry:
     """Return the entry that represents all: a trusted person's, else the shortest, which hides no characters."""
     return min(entries, key=lambda one: (not one.trusted, len(one.question + one.context + one.text), one.time, one.id))
+
+
+def _normalize_asked(entry: FeedbackEntry) -> Asked:
+    return _normalize(entry.question), _normalize(entry.context)
 
 
 def _normalize(text: str) -> str:

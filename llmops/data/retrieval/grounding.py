@@ -33,7 +33,10 @@ RARE_WORD = 0.12
 MAX_RARE_WORDS = 2.0
 TOKEN_BYTES = 2  #: least bytes of a token, except that digits and bytes outside of ASCII count as a token each
 TEMPLATE_TOKENS = 128  #: tokens of a chat template and of the prompt's markers
-MIN_ROOM = 80  #: bytes for passages; a prompt with less room is answered without passages
+MIN_ROOM = 80  #: bytes for passages, the least that are worth it
+#: Bytes for passages beside a prompt that seems to leave no room. `compute_room` counts about twice the tokens that a
+#: prompt has. So most such prompts fit with a short passage, and the engine, which counts, refuses the others.
+TIGHT_ROOM = 600
 
 #: kinds of sources whose contexts a caller sends with a question
 _CALLER_CONTEXT_KINDS = ("csv", "parquet", "json", "jsonl", "xml", "sql", "chat", "dataset", "feedback")
@@ -100,7 +103,7 @@ def retrieve_for_item(
         window: tokens of a prompt and its answer in serving, without the system prompt.
         max_new_tokens: of an answer.
     """
-    room = compute_room(window, max_new_tokens, item.question)
+    room = config.room if config.answer == "quote" else compute_room(window, max_new_tokens, item.question)
     if (item.context and item.source in context_sources) or room < MIN_ROOM:
         return None
     return retrieve_context(index, item.question, config, room)

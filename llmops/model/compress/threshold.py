@@ -47,7 +47,7 @@ def choose_threshold(confidence: Confidence, config: Compress) -> float:
     threshold = find_highest_threshold(found.labelled, share)
     if len(found.examples):
         threshold = separate(found.labelled, found.examples, threshold)
-    return max(threshold, find_precise_threshold(found.labelled, found.right, config.precision))
+    return find_precise_threshold(found.labelled, found.right, config.precision, threshold)
 
 
 def find_highest_threshold(confidence: Floats, share: float) -> float:
@@ -70,19 +70,20 @@ def separate(labelled: Floats, out_of_scope: Floats, highest: float) -> float:
     return float(thresholds[np.argmax(gained - lost)])
 
 
-def find_precise_threshold(confidence: Floats, right: Floats, precision: float) -> float:
-    """Return the lowest confidence from which so large a share of the labels is right.
+def find_precise_threshold(confidence: Floats, right: Floats, precision: float, lowest: float = 0.0) -> float:
+    """Return the lowest threshold, from `lowest` on, from which so large a share of the labels is right.
 
-    Texts of the same confidence get a label together. 0: every text gets one, `NEVER`: no confidence is enough.
+    It is `lowest` or one of the confidences: texts of the same confidence get a label together. 0: every text gets one,
+    `NEVER`: no confidence is enough. The share need not grow with the threshold, because the surest labels may be wrong.
     """
-    levels = np.unique(confidence)
+    levels = np.unique(confidence[confidence >= lowest])
     order = np.argsort(confidence, kind="stable")
     start = np.searchsorted(confidence[order], levels)
     right_from = np.cumsum(right[order][::-1])[::-1][start]
     precise = np.flatnonzero(right_from / (len(confidence) - start) >= precision)
     if not len(precise):
         return NEVER
-    return 0.0 if precise[0] == 0 else min(float(levels[precise[0]]), SURE)
+    return lowest if precise[0] == 0 else min(float(levels[precise[0]]), SURE)
 
 
 def make_curve(confidence: Confidence, threshold: float) -> list[CurvePoint]:

@@ -8,13 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmops.config import Grounding, SearchServer
-from llmops.data.retrieval.grounding import MIN_ROOM, REFUSAL, RetrievedContext, compute_room, retrieve_context
+from llmops.data.retrieval.grounding import (
+    MIN_ROOM,
+    REFUSAL,
+    TIGHT_ROOM,
+    RetrievedContext,
+    compute_room,
+    retrieve_context,
+)
 from llmops.data.retrieval.search import Index, open_index
 from llmops.frame import artifacts
 from llmops.frame.records import make_content_id
 from llmops.release.batch.engine import LocalEngine, RowReply
-
-NO_ROOM = "the question leaves no room for passages of the documents: shorten it, or raise serving.max_context"
 
 
 class GroundedEngine:
@@ -63,9 +68,7 @@ class GroundedEngine:
         """Return the passages for a question, or the reply that needs no model."""
         quotes, version = self._grounding.answer == "quote", self._engine.version
         room = self._grounding.room if quotes else compute_room(self._window, self._engine.max_new_tokens, question)
-        if room < MIN_ROOM:
-            return RowReply(error=NO_ROOM, version=version)
-        found = retrieve_context(index, question, self._grounding, room)
+        found = retrieve_context(index, question, self._grounding, room if room >= MIN_ROOM else TIGHT_ROOM)
         if ready := found.quote if found.hits else REFUSAL:
             return RowReply(ready, version=version, from_documents=True, sources=_list_sources(found))
         return found

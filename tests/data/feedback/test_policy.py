@@ -150,3 +150,17 @@ def test_a_trusted_correction_waits_if_two_others_say_something_else() -> None:
     differ = [make_entry("dev", trusted=True, text="Nowhere at all."), make_entry("ana"), make_entry("bo")]
     assert {v.state for v in judge(differ, RULES).values()} == {"waiting"}
     assert judge([], RULES) == {}
+
+
+def test_the_same_question_with_another_context_is_another_question() -> None:
+    """What colour product 7 has says nothing of product 8."""
+    colour = "Which colour does it have?"
+    seven = make_entry("dev", colour, "It is red.", context="product 7", trusted=True)
+    eight = [make_entry(name, colour, "It is blue.", context="product 8") for name in ("ana", "bo")]
+    verdicts = judge([seven, *eight], RULES)
+    assert {verdict.state for verdict in verdicts.values()} == {"accepted"}
+    assert [id for id, verdict in verdicts.items() if not verdict.joined] == [seven.id, eight[0].id]
+    reviewed = make_entry("cy", colour, "It is red.", context="product 7", reviewed="accepted")
+    same = [make_entry(name, colour, "It is red.", context="product 9") for name in ("ana", "bo")]
+    verdicts = judge([reviewed, *same], RULES)
+    assert [verdict.joined for verdict in verdicts.values()] == ["", same[0].id]

@@ -84,6 +84,16 @@ def test_precision_raises_the_threshold_and_never_lowers_it() -> None:
     assert choose_threshold(confidence, Compress(precision=0.99, max_refused=0.6)) == pytest.approx(0.61)
 
 
+@pytest.mark.parametrize("limit", [None, 0.05, 0.3])
+def test_the_precision_holds_where_the_surest_labels_are_wrong(limit: float | None) -> None:
+    """A higher threshold may give worse labels, so the one that refusals ask for may be less precise than a lower one."""
+    right = [*[1.0] * 190, *[0.0] * 10]
+    confidence = make_confidence(np.linspace(0.01, 1, 200).tolist(), right=right)
+    calibration = Calibration(threshold=choose_threshold(confidence, Compress(precision=0.95, max_refused=limit)))
+    given = [is_right for value, is_right in zip(confidence.labelled, right, strict=True) if calibration.is_sure(value)]
+    assert not given or np.mean(given) >= 0.95
+
+
 def test_the_curve_measures_on_texts_that_did_not_choose() -> None:
     labelled = np.linspace(0.01, 1, 100).tolist()
     confidence = make_confidence(labelled, right=[0.0] * 10 + [1.0] * 90, examples=[0.0], held_out=[0.005, 0.5])
