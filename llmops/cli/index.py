@@ -79,9 +79,8 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
     with open_index(folder, server=settings.search_server) as opened:
         room = compute_room(settings.serving.max_context, options.max_new_tokens, options.question)
         mode = find_answer_mode(settings, version, model_folder)
-        found = retrieve_context(
-            opened, options.question, settings.grounding.with_answer(mode), room if room >= MIN_ROOM else TIGHT_ROOM
-        )
+        room = room if room >= MIN_ROOM else TIGHT_ROOM
+        found = retrieve_context(opened, options.question, settings.grounding.with_answer(mode), room)
     text = found.quote or REFUSAL
     if found.hits and not found.quote:
         model = open_model(model_folder)

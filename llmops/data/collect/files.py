@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Protocol
 
 from llmops.config import Collect, Source
 from llmops.data import remote
 from llmops.data.collect.dataset_files import DatasetFolder, HubDataset
 from llmops.data.collect.libraries import list_versions
-from llmops.data.collect.local_files import LocalFile, leads_out
+from llmops.data.collect.local_files import LocalFile, get_mode, leads_out
 from llmops.data.collect.readers.origin import make_printable
 from llmops.data.credentials import read_environment
 from llmops.data.feedback import documents
@@ -78,7 +79,7 @@ def find_source_files(source: Source, root: Path, interval: str) -> Sequence[Sou
                 f"Source {source.name}: {location} is no folder, looked for in {root}. Read files by their own kind: "
                 "`csv`, `parquet` or `jsonl`; to read a repository of the Hub, name its `revision`."
             )
-        contained = (p for p in path.rglob("*") if p.is_file())
+        contained = (p for p in path.rglob("*") if S_ISREG(get_mode(p)))
         visible = (p for p in contained if not any(part.startswith(".") for part in p.relative_to(path).parts))
         return [DatasetFolder(_format_location(path, root), path, tuple(sorted(visible)))]
     if path.is_file():
@@ -102,10 +103,11 @@ def _match_pattern(pattern: Path, root: Path) -> tuple[Path, list[Path]]:
     if rest[-1] == "**":
         rest.append("*")
     found = set(folder.glob("/".join(rest)))  # `**/**` repeats files
-    paths = {path for path in found if path.is_file() or not path.exists()}  # a broken link is reported
+    modes = {path: get_mode(path) for path in found}
+    paths = {path for path, mode in modes.items() if S_ISREG(mode) or not mode}  # a broken link is reported
     if "**" in rest:
         links = (path for path in folder.glob("/".join((*rest[: rest.index("**")], "**/*"))) if path.is_symlink())
-        paths |= {link for link in links if link.is_dir() and leads_out(link, folder)}
+        paths |= {link for link in links if S_ISDIR(get_mode(link)) and leads_out(link, folder)}
     if not any(part.startswith(".") for part in rest):
         paths = {p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts)}
     return folder, sorted(paths)

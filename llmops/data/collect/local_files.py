@@ -73,6 +73,14 @@ def copy_file(path: Path, copy: Path) -> str:
     return digest.hexdigest()
 
 
+def get_mode(path: Path) -> int:
+    """Return the mode of what a path leads to; 0 if nothing is there, or a link cannot be followed."""
+    try:
+        return path.stat().st_mode
+    except OSError:  # `Path.is_file` raises some of these
+        return 0
+
+
 def get_size(path: Path) -> int | None:
     """Return the bytes of a file; None if it cannot be read."""
     try:

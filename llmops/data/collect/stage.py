@@ -25,7 +25,6 @@ from llmops.data.credentials import read_environment
 from llmops.data.feedback import documents as feedback
 from llmops.data.feedback.rows import Review
 from llmops.data.row_file import RowFile
-from llmops.data.text.normalization import hash_wording
 from llmops.frame import machine
 from llmops.frame.errors import SourceError, SourceUnavailableError, TransientError
 from llmops.frame.records import Document, DroppedRow, get_schema, write_table
@@ -51,6 +50,11 @@ class SourceCounts:
     rules: Counter[str] = field(default_factory=Counter)
     quoted: list[DroppedRow] = field(default_factory=list)
     versions: list[tuple[str, str]] = field(default_factory=list)  #: location and version of its files
+
+    @property
+    def has_only_corrected(self) -> bool:
+        """Return True if users have corrected every row, except those of forgotten persons."""
+        return 0 < self.rules[CORRECTED] == self.quarantined - self.forgotten
 
     def get_metrics(self) -> dict[str, int]:
         """Return the counts."""
@@ -95,7 +99,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
                 log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, result.get_metrics())
                 if result.quoted:
                     log.warning("source %s: quarantined %s", source.name, _quote_rows(result))
-                is_empty = not result.documents and not result.rules[CORRECTED]
+                is_empty = not result.documents and not result.has_only_corrected
                 if is_empty and source.kind != "feedback":  # there may be no feedback yet
                     problems.append(SourceError(_explain_no_documents(source, result)))
         if problems:
@@ -132,8 +136,8 @@ def _collect_source(
     extractor: Extractor,
 ) -> SourceCounts:
     counts, location = SourceCounts(), source.location.replace("{date}", interval)
-    corrected = feedback.map_corrections(reviews) if source.kind != "feedback" else {}
-    copy_rows = partial(_copy_rows, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
+    corrections = feedback.Corrections(reviews if source.kind != "feedback" else ())
+    copy_rows = partial(_copy_rows, documents=documents, quarantine=quarantine, counts=counts, corrections=corrections)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
         extractor = replace(extractor, scratch=scratch)
@@ -182,16 +186,16 @@ def _copy_rows(
     documents: RowFile,
     quarantine: RowFile,
     counts: SourceCounts,
-    corrected: Mapping[str, str],
+    corrections: feedback.Corrections,
 ) -> None:
-    """Copy rows of extracts to documents or quarantine. Rows that `corrected` names are quarantined."""
+    """Copy rows of extracts to documents or quarantine. Rows whose answer users have corrected are quarantined."""
     for batch in batches:
         table = pa.Table.from_batches([batch])
         is_document, is_left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
         good_rows, bad_rows = table.filter(is_document), table.filter(pc.invert(pc.or_(is_document, is_left_out)))
         left_out_rows = len(table) - len(good_rows) - len(bad_rows)
-        if corrected:
-            good_rows, corrected_rows = _split_corrected(good_rows, corrected)
+        if corrections:
+            good_rows, corrected_rows = _split_corrected(good_rows, corrections)
             bad_rows = pa.concat_tables([bad_rows, corrected_rows])
         documents.add(good_rows)
         quarantine.add(bad_rows)
@@ -204,17 +208,17 @@ def _copy_rows(
             counts.quoted.append(DroppedRow(**{f.name: row[f.name] for f in fields(DroppedRow)}))
 
 
-def _split_corrected(rows: pa.Table, corrected: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
+def _split_corrected(rows: pa.Table, corrections: feedback.Corrections) -> tuple[pa.Table, pa.Table]:
     """Split rows into those without corrections by users, and corrected ones as quarantined rows.
 
     A row is corrected if somebody has corrected the answer to its question with its context. Another context, such as
     another product, makes it another question.
     """
     pairs = zip(rows["question"].to_pylist(), rows["context"].to_pylist(), strict=True)
-    wordings = [hash_wording(question, context) if question else "" for question, context in pairs]
-    is_corrected = pa.array([wording in corrected for wording in wordings], pa.bool_())
+    positions = [corrections.find(question, context) for question, context in pairs]
+    is_corrected = pa.array(list(map(bool, positions)), pa.bool_())
     corrected_rows = rows.filter(is_corrected)
-    details = [f"users have corrected its answer: {corrected[w]}" for w in wordings if w in corrected]
+    details = [f"users have corrected its answer: {position}" for position in positions if position]
     content = corrected_rows["question"].to_pylist()
     columns = {"rule": [CORRECTED] * len(content), "detail": details, "content": content}
     for name, values in columns.items():

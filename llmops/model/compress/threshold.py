@@ -73,8 +73,8 @@ def separate(labelled: Floats, out_of_scope: Floats, highest: float) -> float:
 def find_precise_threshold(confidence: Floats, right: Floats, precision: float, lowest: float = 0.0) -> float:
     """Return the lowest threshold, from `lowest` on, from which so large a share of the labels is right.
 
-    It is `lowest` or one of the confidences: texts of the same confidence get a label together. 0: every text gets one,
-    `NEVER`: no confidence is enough. The share need not grow with the threshold, because the surest labels may be wrong.
+    It is `lowest` or one of the confidences: texts of the same confidence get a label together. 0: every text gets
+    one, `NEVER`: no confidence is enough. The share may fall as the threshold rises: the surest labels may be wrong.
     """
     levels = np.unique(confidence[confidence >= lowest])
     order = np.argsort(confidence, kind="stable")

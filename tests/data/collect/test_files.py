@@ -288,6 +288,15 @@ def test_a_link_that_leaves_the_folder_is_quarantined(tmp_path: Path) -> None:
     assert [d.fields for d in documents] == ['{"q": "hidden.csv"}']
 
 
+def test_a_link_that_cannot_be_followed_is_quarantined(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.csv").write_text("q\ngood\n")
+    (tmp_path / "in" / "long.csv").symlink_to("a" * 300)
+    _, documents = run_collect(tmp_path, "in/*.csv")
+    (dropped,) = read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
+    assert (len(documents), dropped.location, dropped.rule) == (1, "in/long.csv", "unreadable")
+
+
 def test_a_data_set_has_no_link_that_leaves_its_folder(tmp_path: Path) -> None:
     (tmp_path / "hidden.csv").write_text("q\nhidden\n")
     (tmp_path / "set").mkdir()

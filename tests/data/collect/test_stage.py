@@ -16,6 +16,7 @@ from llmops.data.collect import stage as collect
 from llmops.data.collect.forgotten_list import ForgottenList
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.feedback.documents import Corrections
 from llmops.data.feedback.rows import Review, add
 from llmops.frame import intervals
 from llmops.frame.errors import SourceError
@@ -259,6 +260,39 @@ def test_a_correction_takes_out_its_question_and_context(root: Path) -> None:
 def test_a_source_whose_rows_are_all_corrected_is_read(root: Path) -> None:
     (root / "in" / "shop.csv").write_text("q,c,a\nWho pays?,,You\n", encoding="utf-8")
     assert collect_corrected(root, correct(root, ("Who pays?", ""))) == ([], [("row 2", "corrected")])
+
+
+def test_corrected_rows_do_not_hide_a_broken_source(root: Path) -> None:
+    (root / "in" / "shop.csv").write_text("q,c,a\nWho pays?,,You\n" + "x,y\n" * 9, encoding="utf-8")
+    with pytest.raises(SourceError, match="all 10 rows of it were quarantined"):
+        collect_corrected(root, correct(root, ("Who pays?", "")))
+
+
+def test_a_correction_without_personal_data_takes_out_the_row_that_has_it(root: Path) -> None:
+    """Feedback is stored with marks in place of names and addresses."""
+    contexts = ["Mail ana@shop.example or 0171 2345.", "Mail ana@shop.example or Bo.", "Ring 0171 2345."]
+    (root / "in" / "shop.csv").write_text(
+        "\n".join(["q,c,a", *(f"Where to?,{context},{n}" for n, context in enumerate(contexts))]), encoding="utf-8"
+    )
+    database = correct(root, ("Where to?", "Mail <EMAIL_ADDRESS> or <PHONE_NUMBER>."))
+    assert collect_corrected(root, database)[0] == ["2"]
+    assert Corrections([]).find("Where to?", "") == ""
+
+
+@pytest.mark.parametrize(
+    ("context", "text", "fits"),
+    [
+        ("Call <PERSON>", "Call Ana", True),
+        ("<PERSON> pays", "ana  pays.", True),
+        ("<A> and <A> of <B>", "Ana and Bo of Rome", True),
+        ("See <URL> now", "See it", False),
+        ("See <URL> now", "Look now", False),
+        ("a<X>" * 40 + "c", "a" * 400, False),
+    ],
+)
+def test_a_mark_stands_for_any_text(context: str, text: str, fits: bool) -> None:
+    row = Review(id="r", kind="correction", time="", key="", role="user", question="Q", context=context, correction="x")
+    assert bool(Corrections([row]).find("q", text)) == fits
 
 
 @pytest.mark.parametrize(

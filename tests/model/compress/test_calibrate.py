@@ -86,7 +86,7 @@ def test_precision_raises_the_threshold_and_never_lowers_it() -> None:
 
 @pytest.mark.parametrize("limit", [None, 0.05, 0.3])
 def test_the_precision_holds_where_the_surest_labels_are_wrong(limit: float | None) -> None:
-    """A higher threshold may give worse labels, so the one that refusals ask for may be less precise than a lower one."""
+    """A higher threshold may be less precise, also the one that refusals ask for."""
     right = [*[1.0] * 190, *[0.0] * 10]
     confidence = make_confidence(np.linspace(0.01, 1, 200).tolist(), right=right)
     calibration = Calibration(threshold=choose_threshold(confidence, Compress(precision=0.95, max_refused=limit)))

@@ -26,7 +26,8 @@ def read(path: Path, origin: Origin) -> Items:
     number = 0
     seen: dict[str, None] = {}
     try:
-        with pq.ParquetFile(path) as file:
+        # Otherwise the bytes of a whole row group are read at once, and many programs write one group.
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
             names = file.schema_arrow.names
             if duplicate := next((name for name, times in Counter(names).items() if times > 1), None):
                 raise SourceError(

@@ -1,6 +1,7 @@
 """Parquet."""
 
 import json
+import random
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,17 @@ def test_the_rows_before_the_damage_are_read(tmp_path: Path) -> None:
         for _ in items:
             got += 1
     assert got == 2000
+
+
+def test_a_row_group_is_not_read_at_once(tmp_path: Path) -> None:
+    """Many programs write one group, however large the file is."""
+    texts = [random.Random(n).randbytes(1 << 14).hex() for n in range(1500)]  # 48 MiB, which do not shrink
+    pq.write_table(pa.table({"q": texts}), tmp_path / "x", use_dictionary=False, compression="none")
+    del texts
+    before = pa.total_allocated_bytes()
+    items = parquet_rows.read(tmp_path / "x", Origin(Source(name="s", kind="parquet", location="x"), "x"))
+    assert next(items) and pa.total_allocated_bytes() - before < 40 << 20
+    items.close()
 
 
 @pytest.mark.parametrize(("chars", "largest"), [(1, 1000), (1 << 20, 16)])
