@@ -33,7 +33,7 @@ from llmops.data.collect.libraries import list_versions
 from llmops.data.collect.readers import feedback_rows, sql_rows
 from llmops.data.collect.readers.kinds import READERS, read_file
 from llmops.data.collect.readers.origin import Item, Origin
-from llmops.data.collect.workers import LimitExceededError, Records, Workers, replay
+from llmops.data.collect.workers import LimitExceededError, ReaderCrashedError, Records, Workers, replay
 from llmops.data.feedback.rows import Review
 from llmops.data.remote import RemoteFile, expand_variables
 from llmops.frame import intervals
@@ -173,8 +173,9 @@ class Extractor:
         seconds = self.file_timeout_s * max(1, ceil(_measure_size(copy) / TIMED_BYTES))
         try:
             is_complete, records = self.workers.call(file.location, write, seconds)
-        except LimitExceededError as error:
-            dropped = origin.make_dropped("file", LIMIT, str(error))
+        except (LimitExceededError, ReaderCrashedError) as error:
+            rule = LIMIT if isinstance(error, LimitExceededError) else "unreadable"
+            dropped = origin.make_dropped("file", rule, str(error))
             write_extract(path, self.forgotten.quarantine_rows([dropped]))
             is_complete, records = False, ()
         if copy.is_relative_to(copy_folder):  # no longer needed

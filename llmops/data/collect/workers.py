@@ -1,8 +1,8 @@
 """Worker processes that read files, each file within limits of time and memory.
 
-A file may be made so that its reader, or a library behind it, takes hours or gigabytes. In native code only the end of
-the process stops that. So every file is read in a worker; one that exceeds a limit is killed, and only its file is
-lost. A worker starts when it is needed, and reads file after file.
+A file may be made so that its reader, or a library behind it, takes hours or gigabytes, or crashes. In native code only
+the end of the process stops that. So every file is read in a worker; one that exceeds a limit is killed, and only its
+file is lost. A worker starts when it is needed, and reads file after file.
 
 A worker is `python -m llmops.data.collect.workers`, which gets pickled calls on its standard input and answers on its
 standard output. So no process with threads is forked, and the caller's main module is not run again, as the standard
@@ -28,6 +28,8 @@ from llmops.frame.errors import SourceUnavailableError
 T = TypeVar("T")
 Records = Sequence[logging.LogRecord]
 
+#: Signals of a process that a library has crashed, as on a damaged file. All others come from the machine or a person.
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 WATCH_S = 0.05  #: seconds between two looks at a worker's memory; an allocation may go beyond the limit for so long
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ log = logging.getLogger(__name__)
 
 class LimitExceededError(Exception):
     """A call has exceeded its time or memory. The message says which."""
+
+
+class ReaderCrashedError(Exception):
+    """A call has crashed its process in native code. The message says how."""
 
 
 class _MemoryExceededError(Exception):
@@ -68,6 +74,7 @@ class Workers:
 
         Raises:
             LimitExceededError: if it takes more than `seconds`, or more memory than allowed in a fresh process.
+            ReaderCrashedError: if it crashes a fresh process.
             SourceUnavailableError: if the process was killed, naming the call.
             Exception: the function's own.
         """
@@ -85,7 +92,9 @@ class Workers:
                         "`collect.file_memory_mb`, or split it"
                     ) from None
             except (EOFError, OSError, pickle.UnpicklingError):
-                raise _explain_end(name, worker.wait(), seconds) from None
+                status = worker.wait()
+                if is_fresh or -status not in CRASHES:  # an earlier file may have damaged a process's memory
+                    raise _explain_end(name, status, seconds) from None
             else:
                 self._idle.append(worker)
                 if succeeded:
@@ -155,6 +164,8 @@ def _explain_end(name: str, status: int, seconds: float) -> Exception:
             f"reading it takes more than {seconds:g} s; if it is sound, raise `collect.file_timeout_s`, or split it"
         )
     cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    if -status in CRASHES:
+        return ReaderCrashedError(f"it crashes the library that reads it ({cause}); save it anew")
     cause += ", as when memory runs out" if -status == signal.SIGKILL else ""
     return SourceUnavailableError(
         f"The process that was reading {name} ended with {cause}. Give this machine or container "

@@ -24,7 +24,7 @@ from llmops.data.collect import extracts
 from llmops.data.collect import stage as collect
 from llmops.data.collect.readers import kinds
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.workers import LimitExceededError, Workers
+from llmops.data.collect.workers import LimitExceededError, ReaderCrashedError, Workers
 from llmops.frame.errors import SourceError, SourceUnavailableError
 from llmops.frame.machine import count_cores
 from llmops.frame.records import Document, DroppedRow, read_rows
@@ -117,12 +117,50 @@ def raise_signal(number: int, shared: object) -> None:
     signal.raise_signal(number)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_is_reported_with_its_file(signal_number: int) -> None:
     with Workers(LIMIT) as workers:
         workers.call("a.csv", print, 60)
         with pytest.raises(SourceUnavailableError, match=rf"b\.csv ended with {signal.Signals(signal_number).name}"):
             workers.call("b.csv", partial(raise_signal, signal_number), 60)
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"])
+def test_a_crash_is_the_fault_of_its_file(name: str) -> None:
+    with Workers(LIMIT) as workers:
+        workers.call("a.csv", print, 60)
+        with pytest.raises(ReaderCrashedError, match=rf"crashes .*{name}"):
+            workers.call("b.csv", partial(raise_signal, signal.Signals[name]), 60)
+        assert workers.call("c.csv", str, 60) == ("None", [])
+
+
+def crash_if_used(shared: object) -> str:
+    if KEPT:
+        signal.raise_signal(signal.SIGSEGV)
+    return "read by a fresh process"
+
+
+def test_a_crash_after_other_files_is_tried_afresh() -> None:
+    with Workers(LIMIT) as workers:
+        workers.call("a.csv", partial(keep_memory, 1), 60)
+        assert workers.call("b.csv", crash_if_used, 60)[0] == "read by a fresh process"
+
+
+def read_and_crash(path: Path, origin: Origin) -> Items:
+    """Read a file. One named `bad…` crashes the process, as a damaged data set crashes Arrow."""
+    yield from kinds.read_file(path, origin)
+    if path.name.startswith("bad"):
+        signal.raise_signal(signal.SIGBUS)
+
+
+def test_a_file_that_crashes_its_reader_is_lost_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bad.csv", "good.csv"):
+        (tmp_path / name).write_text("q,a\n1,2\n")
+    monkeypatch.setattr(extracts, "read_file", read_and_crash)
+    run_collect(tmp_path, make_source())
+    dropped = read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
+    assert [(row.location, row.position, row.rule) for row in dropped] == [("bad.csv", "file", "unreadable")]
+    assert [row.location for row in read_rows(tmp_path / "out" / "documents.parquet", Document)] == ["good.csv"]
 
 
 def test_an_interruption_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
