@@ -53,11 +53,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_collect(root: Path, *sources: Source) -> tuple[bytes, ...]:
+def run_collect(root: Path, *sources: Source, **limits: float) -> tuple[bytes, ...]:
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    config = Collect(root=root, sources=sources, cache=root / "cache")
+    config = Collect(root=root, sources=sources, cache=root / "cache", **limits)
     metrics = collect.run(config, interval="2026-01-31", out=out)
     files = [out / "documents.parquet", out / "quarantine.parquet", *sorted((root / "cache").glob("*.parquet"))]
     return repr(metrics).encode(), *(path.read_bytes() for path in files)
@@ -253,7 +253,23 @@ def test_a_file_without_end_is_lost_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert "more than 120 s" in dropped[0].detail and "`collect.file_timeout_s`" in dropped[0].detail
     assert [row.location for row in read_rows(tmp_path / "out" / "documents.parquet", Document)] == ["good.csv"]
 
-    run_collect(tmp_path, make_source())  # the limit may have been raised, or the machine been busy
+
+@pytest.mark.parametrize("change", [{"file_timeout_s": 240.0}, {"file_memory_mb": 4096}, {"libraries": "lxml 99"}])
+def test_a_failed_file_is_read_again_only_after_a_change(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bad.csv", "good.csv"):
+        (tmp_path / name).write_text("q,a\n1,2\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(extracts, "read_file", read_and_crash)
+        run_collect(tmp_path, make_source())
+    run_collect(tmp_path, make_source())
+    (dropped,) = read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
+    assert (dropped.location, dropped.rule) == ("bad.csv", "unreadable")
+
+    if libraries := change.pop("libraries", ""):
+        monkeypatch.setattr(extracts, "list_versions", lambda kind: libraries)
+    run_collect(tmp_path, make_source(), **change)
     assert not read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
 
 
