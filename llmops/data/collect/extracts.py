@@ -5,7 +5,7 @@ excluded by `where` (rule `left_out`). A file's extract is `{cache}/{key}.parque
 its location, its reading settings, and the code of the reader and its libraries. If a file exceeds a limit or crashes
 its reader, the limits in force follow the key, so that other limits read it again.
 
-A database table with a `cursor` column has extracts of periods, `{cache}/{key}/{first day}_{day after the last}.parquet`.
+A database table with a `cursor` has extracts of periods, `{cache}/{key}/{first day}_{day after the last}.parquet`.
 The rows of an interval are those of consecutive periods from the first row on; only the missing days are queried.
 
 The folder may be deleted at any time. The next run reads the sources again.
