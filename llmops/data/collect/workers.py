@@ -6,7 +6,8 @@ file is lost. A worker starts when it is needed, and reads file after file.
 
 A worker is `python -m llmops.data.collect.workers`, which gets pickled calls on its standard input and answers on its
 standard output. So no process with threads is forked, and the caller's main module is not run again, as the standard
-library's pools would do in an Airflow task or a script.
+library's pools would do in an Airflow task or a script. The caller logs what libraries print, with its control
+characters escaped.
 """
 
 import logging
@@ -17,13 +18,16 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import wait
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import psutil
 
 from llmops.frame.errors import SourceUnavailableError
+from llmops.frame.printable import escape_controls
 
 T = TypeVar("T")
 Records = Sequence[logging.LogRecord]
@@ -31,6 +35,7 @@ Records = Sequence[logging.LogRecord]
 #: Signals of a process that a library has crashed, as on a damaged file. All others come from the machine or a person.
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 WATCH_S = 0.05  #: seconds between two looks at a worker's memory; an allocation may go beyond the limit for so long
+LARGEST_LINE = 10_000  #: bytes of a worker's standard error that are logged at a time
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,7 @@ class Workers:
         self.shared = shared
         self._started: list[subprocess.Popen[bytes]] = []
         self._idle: list[subprocess.Popen[bytes]] = []
+        self._loggers: list[threading.Thread] = []
         self._is_stopped = False
 
     def __enter__(self) -> Self:
@@ -114,16 +120,19 @@ class Workers:
                     pipe.close()
                 except OSError:  # a broken pipe with unwritten data
                     log.debug("a worker left something unread")
+        for thread in self._loggers:
+            thread.join(10)  # a process that a library has started may keep the stream open
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         if self._is_stopped:
             raise SourceUnavailableError("Reading was interrupted; run again.")
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        worker = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
-        )
+        pipe = subprocess.PIPE
+        worker = subprocess.Popen([sys.executable, "-m", __name__], stdin=pipe, stdout=pipe, stderr=pipe, env=environ)
         self._started.append(worker)
-        assert worker.stdin
+        assert worker.stdin and worker.stderr
+        self._loggers.append(threading.Thread(target=_log_lines, args=(worker.stderr,), daemon=True))
+        self._loggers[-1].start()
         pickle.dump(self.shared, worker.stdin)
         return worker
 
@@ -158,6 +167,13 @@ def replay(records: Records) -> None:
         logging.getLogger(record.name).handle(record)
 
 
+def _log_lines(stream: IO[bytes]) -> None:
+    """Log what libraries print, which may hold names and text of the files."""
+    with stream:
+        for line in iter(partial(stream.readline, LARGEST_LINE), b""):
+            log.warning("a library prints: %s", escape_controls(line.decode(errors="replace").rstrip()))
+
+
 def _explain_end(name: str, status: int, seconds: float) -> Exception:
     if status == -signal.SIGALRM:
         return LimitExceededError(
@@ -173,11 +189,18 @@ def _explain_end(name: str, status: int, seconds: float) -> Exception:
     )
 
 
+class _Logger(logging.Logger):
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 -- the name is logging's
+        """Add none: a library's own handler would print what the caller logs."""
+
+
 def _serve_calls() -> None:
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with answers
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logging.getLogger().addHandler(logging.handlers.QueueHandler(records))
+    logging.setLoggerClass(_Logger)
+    logging.captureWarnings(True)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends its workers itself
     shared = pickle.load(calls)

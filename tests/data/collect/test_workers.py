@@ -4,9 +4,11 @@ These tests start real workers.
 """
 
 import ctypes
+import logging
 import os
 import shutil
 import signal
+import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -161,6 +163,29 @@ def test_a_file_that_crashes_its_reader_is_lost_alone(tmp_path: Path, monkeypatc
     dropped = read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
     assert [(row.location, row.position, row.rule) for row in dropped] == [("bad.csv", "file", "unreadable")]
     assert [row.location for row in read_rows(tmp_path / "out" / "documents.parquet", Document)] == ["good.csv"]
+
+
+def print_controls(shared: object) -> None:
+    library = logging.getLogger("library")
+    library.addHandler(logging.StreamHandler())
+    library.warning("\x1b[2J\nby its logger")
+    warnings.warn("\x1b[2J\nas a warning", stacklevel=1)
+    os.write(2, b"\x1b[2Jby native code\n")
+    os.write(1, b"\x1b[2Jto its output\n")
+
+
+def test_libraries_print_nothing_past_the_log(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Workers(LIMIT) as workers:
+        _, records = workers.call("a.csv", print_controls, 60)
+    assert [(record.name, record.getMessage().count("\x1b")) for record in records] == [
+        ("library", 1),
+        ("py.warnings", 1),
+    ], "escaped by the formatter of the caller"
+    printed = [record.getMessage() for record in caplog.records if "prints" in record.getMessage()]
+    assert [text.partition(": ")[2] for text in printed] == [r"\x1b[2Jby native code", r"\x1b[2Jto its output"]
+    assert capfd.readouterr().err == ""
 
 
 def test_an_interruption_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
