@@ -2,9 +2,11 @@
 
 An extract is one Parquet file with a reader's rows in order: documents, quarantined rows (with their `rule`), and rows
 excluded by `where` (rule `left_out`). A file's extract is `{cache}/{key}.parquet`. The key hashes the file's content,
-its location, its reading settings, and the code of the reader and its libraries. A database table with a `cursor`
-column has extracts of periods, `{cache}/{key}/{first day}_{day after the last}.parquet`. The rows of an interval are
-those of consecutive periods from the first row on; only the missing days are queried.
+its location, its reading settings, and the code of the reader and its libraries. If a file exceeds a limit or crashes
+its reader, the limits in force follow the key, so that other limits read it again.
+
+A database table with a `cursor` has extracts of periods, `{cache}/{key}/{first day}_{day after the last}.parquet`.
+The rows of an interval are those of consecutive periods from the first row on; only the missing days are queried.
 
 The folder may be deleted at any time. The next run reads the sources again.
 """
@@ -33,7 +35,7 @@ from llmops.data.collect.libraries import list_versions
 from llmops.data.collect.readers import feedback_rows, sql_rows
 from llmops.data.collect.readers.kinds import READERS, read_file
 from llmops.data.collect.readers.origin import Item, Origin
-from llmops.data.collect.workers import LimitExceededError, Records, Workers, replay
+from llmops.data.collect.workers import LimitExceededError, ReaderCrashedError, Records, Workers, replay
 from llmops.data.feedback.rows import Review
 from llmops.data.remote import RemoteFile, expand_variables
 from llmops.frame import intervals
@@ -97,8 +99,8 @@ class Extractor:
 
         Files that take long to read are read in several processes if allowed. The result is the same.
         """
-        unread = [(file, version) for file, version in files if not self._get_path(file, version, source).is_file()]
-        seconds = sum(file.size or 0 for file, _ in unread) / BYTES_PER_S.get(source.kind, BYTES_PER_S[""])
+        unread = [file for file, version in files if not self._find_extract(self._get_path(file, version, source))]
+        seconds = sum(file.size or 0 for file in unread) / BYTES_PER_S.get(source.kind, BYTES_PER_S[""])
         threads = max(1, min(processes, len(unread))) if seconds > MIN_PARALLEL_S else 1
         extracts: list[Extract] = []
 
@@ -126,6 +128,14 @@ class Extractor:
             self.cache / f"{_compute_key(source, reader, file.location, version, list_versions(source.kind))}.parquet"
         )
 
+    def _get_failed_path(self, path: Path) -> Path:
+        """Return the path that replaces a file's extract if the file cannot be read within the limits in force."""
+        return path.with_name(f"{path.stem}_{self.file_timeout_s}_{self.workers.memory}.parquet")
+
+    def _find_extract(self, path: Path) -> Path | None:
+        """Return what earlier runs have stored for a file whose extract is `path`."""
+        return next(filter(Path.is_file, (path, self._get_failed_path(path))), None)
+
     def extract_file(self, file: SourceFile, version: str, source: Source) -> Extract:
         """Return the extract of one file in one version.
 
@@ -137,18 +147,29 @@ class Extractor:
             _, records = self._write_file(file, version, source, path)
             return Extract(path, True, records)
         with hold_lock(path):
-            if path.is_file():
-                os.utime(path)  # unused extracts are removed after a while
-                return Extract(path, False)
+            if known := self._find_extract(path):
+                os.utime(known)  # unused extracts are removed after a while
+                return Extract(known, False)
             unfinished = path.with_name(f".{path.name}.new")
-            is_complete, records = self._write_file(file, version, source, unfinished)
+            try:
+                is_complete, records = self._write_file(file, version, source, unfinished)
+            except (LimitExceededError, ReaderCrashedError) as error:
+                rule = LIMIT if isinstance(error, LimitExceededError) else "unreadable"
+                dropped = Origin(source, file.location).make_dropped("file", rule, str(error))
+                write_extract(unfinished, self.forgotten.quarantine_rows([dropped]))
+                return Extract(unfinished.replace(self._get_failed_path(path)), True)
             if not is_complete:
                 return Extract(Path(shutil.move(unfinished, self.scratch / path.name)), True, records)
             unfinished.replace(path)
             return Extract(path, True, records)
 
     def _write_file(self, file: SourceFile, version: str, source: Source, path: Path) -> tuple[bool, Records]:
-        """Write the extract of a file to `path`. Return True if the file was read to the end, and its log records."""
+        """Write the extract of a file to `path`. Return True if the file was read to the end, and its log records.
+
+        Raises:
+            LimitExceededError, ReaderCrashedError: if the file cannot be read within the limits.
+            SourceError: see `extract_file`.
+        """
         origin = Origin(source, file.location)
         copy_folder = self.cache / "downloads" if isinstance(file, RemoteFile) else self.scratch / "copies"
 
@@ -172,14 +193,10 @@ class Extractor:
         write = partial(write_items, path, partial(read_file, copy, origin), origin)
         seconds = self.file_timeout_s * max(1, ceil(_measure_size(copy) / TIMED_BYTES))
         try:
-            is_complete, records = self.workers.call(file.location, write, seconds)
-        except LimitExceededError as error:
-            dropped = origin.make_dropped("file", LIMIT, str(error))
-            write_extract(path, self.forgotten.quarantine_rows([dropped]))
-            is_complete, records = False, ()
-        if copy.is_relative_to(copy_folder):  # no longer needed
-            shutil.rmtree(copy.parent)
-        return is_complete, records
+            return self.workers.call(file.location, write, seconds)
+        finally:
+            if copy.is_relative_to(copy_folder):  # no longer needed
+                shutil.rmtree(copy.parent)
 
     def extract_query(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> Path:
         """Return the extract of a query without a cursor, which runs each time.

@@ -1,12 +1,13 @@
 """Worker processes that read files, each file within limits of time and memory.
 
-A file may be made so that its reader, or a library behind it, takes hours or gigabytes. In native code only the end of
-the process stops that. So every file is read in a worker; one that exceeds a limit is killed, and only its file is
-lost. A worker starts when it is needed, and reads file after file.
+A file may be made so that its reader, or a library behind it, takes hours or gigabytes, or crashes. In native code only
+the end of the process stops that. So every file is read in a worker; one that exceeds a limit is killed, and only its
+file is lost. A worker starts when it is needed, and reads file after file.
 
 A worker is `python -m llmops.data.collect.workers`, which gets pickled calls on its standard input and answers on its
 standard output. So no process with threads is forked, and the caller's main module is not run again, as the standard
-library's pools would do in an Airflow task or a script.
+library's pools would do in an Airflow task or a script. The caller logs what libraries print, with its control
+characters escaped.
 """
 
 import logging
@@ -17,24 +18,34 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import wait
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import psutil
 
 from llmops.frame.errors import SourceUnavailableError
+from llmops.frame.printable import escape_controls
 
 T = TypeVar("T")
 Records = Sequence[logging.LogRecord]
 
+#: Signals of a process that a library has crashed, as on a damaged file. All others come from the machine or a person.
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 WATCH_S = 0.05  #: seconds between two looks at a worker's memory; an allocation may go beyond the limit for so long
+LARGEST_LINE = 10_000  #: bytes of a worker's standard error that are logged at a time
 
 log = logging.getLogger(__name__)
 
 
 class LimitExceededError(Exception):
     """A call has exceeded its time or memory. The message says which."""
+
+
+class ReaderCrashedError(Exception):
+    """A call has crashed its process in native code. The message says how."""
 
 
 class _MemoryExceededError(Exception):
@@ -55,6 +66,7 @@ class Workers:
         self.shared = shared
         self._started: list[subprocess.Popen[bytes]] = []
         self._idle: list[subprocess.Popen[bytes]] = []
+        self._loggers: list[threading.Thread] = []
         self._is_stopped = False
 
     def __enter__(self) -> Self:
@@ -68,6 +80,7 @@ class Workers:
 
         Raises:
             LimitExceededError: if it takes more than `seconds`, or more memory than allowed in a fresh process.
+            ReaderCrashedError: if it crashes a fresh process.
             SourceUnavailableError: if the process was killed, naming the call.
             Exception: the function's own.
         """
@@ -85,7 +98,9 @@ class Workers:
                         "`collect.file_memory_mb`, or split it"
                     ) from None
             except (EOFError, OSError, pickle.UnpicklingError):
-                raise _explain_end(name, worker.wait(), seconds) from None
+                status = worker.wait()
+                if is_fresh or -status not in CRASHES:  # an earlier file may have damaged a process's memory
+                    raise _explain_end(name, status, seconds) from None
             else:
                 self._idle.append(worker)
                 if succeeded:
@@ -105,16 +120,19 @@ class Workers:
                     pipe.close()
                 except OSError:  # a broken pipe with unwritten data
                     log.debug("a worker left something unread")
+        for thread in self._loggers:
+            thread.join(10)  # a process that a library has started may keep the stream open
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         if self._is_stopped:
             raise SourceUnavailableError("Reading was interrupted; run again.")
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        worker = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
-        )
+        pipe = subprocess.PIPE
+        worker = subprocess.Popen([sys.executable, "-m", __name__], stdin=pipe, stdout=pipe, stderr=pipe, env=environ)
         self._started.append(worker)
-        assert worker.stdin
+        assert worker.stdin and worker.stderr
+        self._loggers.append(threading.Thread(target=_log_lines, args=(worker.stderr,), daemon=True))
+        self._loggers[-1].start()
         pickle.dump(self.shared, worker.stdin)
         return worker
 
@@ -149,12 +167,21 @@ def replay(records: Records) -> None:
         logging.getLogger(record.name).handle(record)
 
 
+def _log_lines(stream: IO[bytes]) -> None:
+    """Log what libraries print, which may hold names and text of the files."""
+    with stream:
+        for line in iter(partial(stream.readline, LARGEST_LINE), b""):
+            log.warning("a library prints: %s", escape_controls(line.decode(errors="replace").rstrip()))
+
+
 def _explain_end(name: str, status: int, seconds: float) -> Exception:
     if status == -signal.SIGALRM:
         return LimitExceededError(
             f"reading it takes more than {seconds:g} s; if it is sound, raise `collect.file_timeout_s`, or split it"
         )
     cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    if -status in CRASHES:
+        return ReaderCrashedError(f"it crashes the library that reads it ({cause}); save it anew")
     cause += ", as when memory runs out" if -status == signal.SIGKILL else ""
     return SourceUnavailableError(
         f"The process that was reading {name} ended with {cause}. Give this machine or container "
@@ -162,11 +189,18 @@ def _explain_end(name: str, status: int, seconds: float) -> Exception:
     )
 
 
+class _Logger(logging.Logger):
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 -- the name is logging's
+        """Add none: a library's own handler would print what the caller logs."""
+
+
 def _serve_calls() -> None:
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with answers
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logging.getLogger().addHandler(logging.handlers.QueueHandler(records))
+    logging.setLoggerClass(_Logger)
+    logging.captureWarnings(True)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends its workers itself
     shared = pickle.load(calls)

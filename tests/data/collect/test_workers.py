@@ -4,9 +4,11 @@ These tests start real workers.
 """
 
 import ctypes
+import logging
 import os
 import shutil
 import signal
+import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +26,7 @@ from llmops.data.collect import extracts
 from llmops.data.collect import stage as collect
 from llmops.data.collect.readers import kinds
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.workers import LimitExceededError, Workers
+from llmops.data.collect.workers import LimitExceededError, ReaderCrashedError, Workers
 from llmops.frame.errors import SourceError, SourceUnavailableError
 from llmops.frame.machine import count_cores
 from llmops.frame.records import Document, DroppedRow, read_rows
@@ -53,11 +55,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_collect(root: Path, *sources: Source) -> tuple[bytes, ...]:
+def run_collect(root: Path, *sources: Source, **limits: float) -> tuple[bytes, ...]:
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    config = Collect(root=root, sources=sources, cache=root / "cache")
+    config = Collect(root=root, sources=sources, cache=root / "cache", **limits)
     metrics = collect.run(config, interval="2026-01-31", out=out)
     files = [out / "documents.parquet", out / "quarantine.parquet", *sorted((root / "cache").glob("*.parquet"))]
     return repr(metrics).encode(), *(path.read_bytes() for path in files)
@@ -117,12 +119,73 @@ def raise_signal(number: int, shared: object) -> None:
     signal.raise_signal(number)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_is_reported_with_its_file(signal_number: int) -> None:
     with Workers(LIMIT) as workers:
         workers.call("a.csv", print, 60)
         with pytest.raises(SourceUnavailableError, match=rf"b\.csv ended with {signal.Signals(signal_number).name}"):
             workers.call("b.csv", partial(raise_signal, signal_number), 60)
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"])
+def test_a_crash_is_the_fault_of_its_file(name: str) -> None:
+    with Workers(LIMIT) as workers:
+        workers.call("a.csv", print, 60)
+        with pytest.raises(ReaderCrashedError, match=rf"crashes .*{name}"):
+            workers.call("b.csv", partial(raise_signal, signal.Signals[name]), 60)
+        assert workers.call("c.csv", str, 60) == ("None", [])
+
+
+def crash_if_used(shared: object) -> str:
+    if KEPT:
+        signal.raise_signal(signal.SIGSEGV)
+    return "read by a fresh process"
+
+
+def test_a_crash_after_other_files_is_tried_afresh() -> None:
+    with Workers(LIMIT) as workers:
+        workers.call("a.csv", partial(keep_memory, 1), 60)
+        assert workers.call("b.csv", crash_if_used, 60)[0] == "read by a fresh process"
+
+
+def read_and_crash(path: Path, origin: Origin) -> Items:
+    """Read a file. One named `bad…` crashes the process, as a damaged data set crashes Arrow."""
+    yield from kinds.read_file(path, origin)
+    if path.name.startswith("bad"):
+        signal.raise_signal(signal.SIGBUS)
+
+
+def test_a_file_that_crashes_its_reader_is_lost_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bad.csv", "good.csv"):
+        (tmp_path / name).write_text("q,a\n1,2\n")
+    monkeypatch.setattr(extracts, "read_file", read_and_crash)
+    run_collect(tmp_path, make_source())
+    dropped = read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
+    assert [(row.location, row.position, row.rule) for row in dropped] == [("bad.csv", "file", "unreadable")]
+    assert [row.location for row in read_rows(tmp_path / "out" / "documents.parquet", Document)] == ["good.csv"]
+
+
+def print_controls(shared: object) -> None:
+    library = logging.getLogger("library")
+    library.addHandler(logging.StreamHandler())
+    library.warning("\x1b[2J\nby its logger")
+    warnings.warn("\x1b[2J\nas a warning", stacklevel=1)
+    os.write(2, b"\x1b[2Jby native code\n")
+    os.write(1, b"\x1b[2Jto its output\n")
+
+
+def test_libraries_print_nothing_past_the_log(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Workers(LIMIT) as workers:
+        _, records = workers.call("a.csv", print_controls, 60)
+    assert [(record.name, record.getMessage().count("\x1b")) for record in records] == [
+        ("library", 1),
+        ("py.warnings", 1),
+    ], "escaped by the formatter of the caller"
+    printed = [record.getMessage() for record in caplog.records if "prints" in record.getMessage()]
+    assert [text.partition(": ")[2] for text in printed] == [r"\x1b[2Jby native code", r"\x1b[2Jto its output"]
+    assert capfd.readouterr().err == ""
 
 
 def test_an_interruption_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +278,23 @@ def test_a_file_without_end_is_lost_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert "more than 120 s" in dropped[0].detail and "`collect.file_timeout_s`" in dropped[0].detail
     assert [row.location for row in read_rows(tmp_path / "out" / "documents.parquet", Document)] == ["good.csv"]
 
-    run_collect(tmp_path, make_source())  # the limit may have been raised, or the machine been busy
+
+@pytest.mark.parametrize("change", [{"file_timeout_s": 240.0}, {"file_memory_mb": 4096}, {"libraries": "lxml 99"}])
+def test_a_failed_file_is_read_again_only_after_a_change(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bad.csv", "good.csv"):
+        (tmp_path / name).write_text("q,a\n1,2\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(extracts, "read_file", read_and_crash)
+        run_collect(tmp_path, make_source())
+    run_collect(tmp_path, make_source())
+    (dropped,) = read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
+    assert (dropped.location, dropped.rule) == ("bad.csv", "unreadable")
+
+    if libraries := change.pop("libraries", ""):
+        monkeypatch.setattr(extracts, "list_versions", lambda kind: libraries)
+    run_collect(tmp_path, make_source(), **change)
     assert not read_rows(tmp_path / "out" / "quarantine.parquet", DroppedRow)
 
 

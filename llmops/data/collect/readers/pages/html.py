@@ -57,8 +57,7 @@ NOTE_WORDS = {"admonition", "callout", "caution", "danger", "hint", "important",
 CONTROL_SELECTOR = "[aria-expanded][aria-controls], [role=tab][aria-controls]"
 LINK_SHARE = 0.6  #: share of links in a box's text from which it is navigation
 LARGEST_TAGS = 1 << 20  #: most tags of a page; each takes some hundred bytes of memory
-#: Most elements inside each other. The time of a search grows with the depth; browsers go to 512.
-LARGEST_DEPTH = 1000
+LARGEST_DEPTH = 512  #: most elements inside each other, as in browsers; the time of a search grows with the depth
 LINK_MARKS = "¶#§🔗"  #: texts of a heading's link to itself
 LARGEST_BOX_SHARE = 0.5  #: a box with a larger share of the page's text is the page, whatever its name
 
@@ -101,7 +100,7 @@ def parse_html(data: bytes, encoding: str = "") -> BeautifulSoup:
     warnings.filterwarnings("ignore", category=XMLParsedAsHTMLWarning)  # XHTML is read as browsers do
     soup = BeautifulSoup(data, "lxml", from_encoding=encoding or None)
     if _measure_depth(soup) > LARGEST_DEPTH:
-        raise UnreadableError(f"it nests more than {LARGEST_DEPTH:,} elements; close its tags")
+        raise UnreadableError(f"it nests more than {LARGEST_DEPTH} elements; close its tags")
     return soup
 
 
