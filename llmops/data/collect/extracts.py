@@ -84,9 +84,7 @@ class Extractor:
     """A maker of extracts. It reuses those that earlier runs left in a cache."""
 
     cache: Path  #: folder of extracts for later runs
-    scratch: (
-        Path  #: folder for extracts that later runs must not use: of files without a version or not read to the end
-    )
+    scratch: Path  #: folder of extracts for this run alone: of files without a version or not read to the end
     database: str  #: URL of the database that caches the hashes of local files
     forgotten: ForgottenList
     workers: Workers  #: processes that read files; they share the list of forgotten persons
@@ -123,17 +121,13 @@ class Extractor:
         """Return the path of a file's extract; in `scratch` if the file has no version."""
         if not version:
             return self.scratch / f"{make_content_id(file.location)}.parquet"
-        reader = READERS[source.kind].__module__
-        return (
-            self.cache / f"{_compute_key(source, reader, file.location, version, list_versions(source.kind))}.parquet"
-        )
+        reader, libraries = READERS[source.kind].__module__, list_versions(source.kind)
+        return self.cache / f"{_compute_key(source, reader, file.location, version, libraries)}.parquet"
 
-    def _get_failed_path(self, path: Path) -> Path:
-        """Return the path that replaces a file's extract if the file cannot be read within the limits in force."""
+    def _get_failed_path(self, path: Path) -> Path:  # of the extract that says that the limits in force are exceeded
         return path.with_name(f"{path.stem}_{self.file_timeout_s}_{self.workers.memory}.parquet")
 
     def _find_extract(self, path: Path) -> Path | None:
-        """Return what earlier runs have stored for a file whose extract is `path`."""
         return next(filter(Path.is_file, (path, self._get_failed_path(path))), None)
 
     def extract_file(self, file: SourceFile, version: str, source: Source) -> Extract:
@@ -192,11 +186,16 @@ class Extractor:
             )
         write = partial(write_items, path, partial(read_file, copy, origin), origin)
         seconds = self.file_timeout_s * max(1, ceil(_measure_size(copy) / TIMED_BYTES))
+        answer: tuple[bool, Records] | Exception
         try:
-            return self.workers.call(file.location, write, seconds)
-        finally:
-            if copy.is_relative_to(copy_folder):  # no longer needed
-                shutil.rmtree(copy.parent)
+            answer = self.workers.call(file.location, write, seconds)
+        except (LimitExceededError, ReaderCrashedError) as error:  # after others the next run needs the copy
+            answer = error
+        if copy.is_relative_to(copy_folder):
+            shutil.rmtree(copy.parent)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def extract_query(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> Path:
         """Return the extract of a query without a cursor, which runs each time.
