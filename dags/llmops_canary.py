@@ -11,7 +11,8 @@ Waits, without holding a worker, until the canary has answered `requests` reques
 and `insufficient_data` withdraw it, and after an `error` it stays and an alert is raised. The serving app withdraws a
 canary by itself at a regression; the run then ends with the outcome `over`. A version that the gate did not pass is
 refused: only an admin can override that, by `--override` on the command line or by the API. So is a run that would
-replace a running trial, or change the `requests` or `minutes` of one that it did not start.
+replace a running trial, go on with one that neither it nor the gate started, or change the `requests` or `minutes` of
+the gate's.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from llmops.pipeline.trial_tasks import decide, start, wait
     max_active_runs=1,
     params={
         "version": Param(
-            None, type=["null", "string"], description="Version or alias to try; none: the canary that goes on."
+            None, type=["null", "string"], description="Version or alias to try; none: the canary of the gate."
         ),
         "share": Param(0.1, type="number", exclusiveMinimum=0, exclusiveMaximum=1, description="Of the callers."),
         "minutes": Param(

@@ -95,7 +95,8 @@ def create_app(
         session_secret=secret,
     )
 
-    texts, traces = TextRecorder(config, parts.metrics.count_lost), make_traces(config.monitoring.traces_url)
+    texts = TextRecorder(config, parts.metrics.count_lost, is_erased=parts.keys.is_erased)
+    traces = make_traces(config.monitoring.traces_url)
 
     def count(event: Mapping[str, Any]) -> None:
         parts.metrics.count(event)

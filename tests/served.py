@@ -10,7 +10,7 @@ Answer = tuple[int, dict[str, str], bytes]  #: status, headers, body
 
 
 @contextmanager
-def served(answer: Callable[[str, str, Mapping[str, str], bytes], Answer]) -> Iterator[str]:
+def served(answer: Callable[[str, str, Mapping[str, str], bytes], Answer], at: str = "127.0.0.1") -> Iterator[str]:
     """Yield the URL of a server that answers each method, path, headers and body so.
 
     A body shorter than its `Content-Length` is a broken line.
@@ -36,7 +36,7 @@ def served(answer: Callable[[str, str, Mapping[str, str], bytes], Answer]) -> It
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((at, 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()

@@ -23,7 +23,7 @@ from llmops.config import Config
 from llmops.events.datasets import AUDIT
 from llmops.events.events import emit
 from llmops.frame.clock import SYSTEM_CLOCK, Clock
-from llmops.frame.errors import AccessError, StateUnavailable
+from llmops.frame.errors import AccessError, StateError, StateUnavailable
 from llmops.state import audit
 from llmops.state.database import Database, database_of
 
@@ -187,6 +187,13 @@ class KeyStore:
     def is_cached(self, prefix: str) -> bool:
         """Return True if the key was found less than `FRESH_S` ago, so that `check` asks no database."""
         return self._clock.monotonic() - self._cache.get(prefix, (-math.inf, NOBODY))[0] < FRESH_S
+
+    def is_erased(self, prefix: object) -> bool:
+        """Return True if no key has this prefix any more: only an erasure deletes keys. False while nobody can tell."""
+        try:
+            return bool(prefix) and self._find(str(prefix)) is NOBODY
+        except StateError:
+            return False
 
     def identify(self, presented: str) -> Key:
         """Return the presented key, even if it is expired or revoked. Known and unknown prefixes take the same work.

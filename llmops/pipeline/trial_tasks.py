@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 def start(kind: Any) -> str:
     """Start the trial of the run's `version`; without one, go on with the trial there is, or skip.
 
-    A developer may start runs, but only an admin may end a trial. So a run neither replaces a running trial nor changes
-    the conditions of one that it did not start.
+    A developer may start runs, but only an admin may end a trial. So a run goes on only with a trial that it or the
+    gate started, and changes the conditions of its own trial only. A run after a new version is skipped instead.
     """
     context = get_current_context()
     params = context["params"]
@@ -40,7 +40,12 @@ def start(kind: Any) -> str:
             trial = rollout.get_running(registry, kind).started
         except RegistryError as error:
             raise AirflowSkipException(str(error)) from error
-    trials.set_conditions(registry, trial, by, requests=params["requests"], minutes=params["minutes"])
+    try:
+        trials.set_conditions(registry, trial, by, requests=params["requests"], minutes=params["minutes"])
+    except RegistryError as error:
+        if context["dag_run"].run_type != "asset_triggered":
+            raise
+        raise AirflowSkipException(str(error)) from error
     return trial
 
 

@@ -117,13 +117,13 @@ def set_conditions(registry: Registry, started: str, by: str, **conditions: floa
     """Write a run's conditions of a trial: `minutes` to its deadline, number of `requests`; None: as configured.
 
     Raises:
-        RegistryError: if `by` did not start the trial: a near deadline would end the trial of somebody else.
+        RegistryError: if neither `by` nor the gate started the trial, because the run would end or promote it; or the
+            gate did, and there are conditions: a near deadline would end it.
     """
     settings = {name: value for name, value in conditions.items() if value}
-    if settings and (starter := registry.find_starter(started)) != by:
-        raise RegistryError(
-            f"The trial that began at {started} was started by {starter}; leave {' and '.join(settings)} out."
-        )
+    if (starter := registry.find_starter(started)) != by and (settings or starter != "gate"):
+        advice = f"leave {' and '.join(settings)} out" if starter == "gate" else "an admin can end it, no run"
+        raise RegistryError(f"The trial that began at {started} was started by {starter}; {advice}.")
     with registry.database.change() as connection:
         if settings and (known := _select_trial(connection, registry, started)):
             update = sa.update(trials).where(_match_trial(trials, registry, started))

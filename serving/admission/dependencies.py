@@ -89,6 +89,7 @@ class AppParts:
     session_secret: bytes = field(repr=False)
     #: One thread at a time, because recognisers of personal data are Python: each further one would slow all answers.
     storing_feedback: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reading_dashboard: asyncio.Lock = field(default_factory=asyncio.Lock)  #: one thread at a time, as above
 
 
 def get_parts(request: Request) -> AppParts:

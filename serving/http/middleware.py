@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmops.access.keys import KeyStore
 from llmops.events.datasets import SERVING
 from llmops.events.events import build_event, format_timestamp
 from llmops.events.spool import Spool
@@ -107,6 +108,8 @@ class RequestMiddleware:
             if "llmops.key.prefix" not in event and status < 500:  # it was refused before its key was checked
                 scope["app"].state.parts.audit.record_decision(scope, "invalid")
                 return
+            if await _is_erased(scope["app"].state.parts.keys, str(event.get("llmops.key.prefix", ""))):
+                return
             try:
                 await self._recorder.record(fields)
             except Exception:  # answer callers even while the disk is full
@@ -145,6 +148,10 @@ class RequestMiddleware:
             if trace:
                 trace.end(fields, exchange, time.perf_counter_ns())
             self._texts.offer(fields, exchange)
+
+
+async def _is_erased(keys: KeyStore, prefix: str) -> bool:
+    return keys.is_erased(prefix) if keys.is_cached(prefix) else await asyncio.to_thread(keys.is_erased, prefix)
 
 
 def _limit_body(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:

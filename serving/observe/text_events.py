@@ -55,6 +55,7 @@ class TextRecorder:
         config: the whole configuration.
         count_lost: called, from any thread, with a reason and the number of answers whose features are lost.
         load_lexicon: returns the words of a version's training data, if they are known.
+        is_erased: returns True for the prefix of a key that an erasure has deleted; its events are dropped.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class TextRecorder:
         config: Config,
         count_lost: Callable[[str, int], None],
         load_lexicon: Callable[[Version], Lexicon | None] | None = None,
+        is_erased: Callable[[object], bool] = lambda prefix: False,
     ) -> None:
-        self._config, self._count_lost = config, count_lost
+        self._config, self._count_lost, self._is_erased = config, count_lost, is_erased
         self._load_lexicon = load_lexicon or (lambda version: load_version_lexicon(version, config.artifacts))
         self._lexicons: dict[str, Lexicon | None] = {}
         self._waiting: queue.Queue[_Waiting] = queue.Queue(MAX_WAITING)
@@ -131,7 +133,8 @@ class TextRecorder:
         if now >= self._pruned_at + PRUNE_S:
             self._pruned_at = now
             prune_texts(self._config.events, self._config.monitoring.keep_text_days)
-        events, self._ready = self._ready, []
+        events = [event for event in self._ready if not self._is_erased(event.get("llmops.key.prefix"))]
+        self._ready = []
         try:
             if events:
                 emit_all(self._config.events, TEXT, events)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from llmops.access.roles import Key
 from llmops.access.usage import format_month, read_usage
@@ -23,6 +25,7 @@ from serving.admission.dependencies import (
     make_person_cookie,
     make_session_cookie,
     require,
+    require_within_limits,
 )
 from serving.admission.signing import SESSION_S
 from serving.errors import STATUS, EventsUnreadable, SignInUnavailable
@@ -63,19 +66,14 @@ async def show_dashboard(request: Request, key: Annotated[Key, Depends(require("
     return render_page(request, "dashboard.html", key=key)
 
 
-@router.get("/dashboard/data", dependencies=[Depends(require("view_dashboard"))])
-def get_dashboard_data(app: AppPartsDep, span: TimeSpan = "1h") -> dict[str, Any]:
+_limited = [Depends(require_within_limits("view_dashboard", budgeted=False)), Depends(require("view_dashboard"))]
+
+
+@router.get("/dashboard/data", dependencies=_limited)
+async def get_dashboard_data(app: AppPartsDep, span: TimeSpan = "1h") -> Response:
     """Return the figures of the dashboard and the state of serving."""
-    champion = app.models.champion
-    serving = {
-        "version": champion.version.name if champion else None,
-        "detail": app.models.explain_with_error(),
-        "canary": _read_trial(app),
-        "changes": _read_changes(app),
-    }
-    objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
-    figures = read_dashboard(_get_reader(app), span, app.config.alerts.drift_windows)
-    return {**figures, "serving": serving, "objectives": objectives, "usage": _read_usage(app)}
+    async with app.reading_dashboard:
+        return await asyncio.to_thread(lambda: JSONResponse(jsonable_encoder(_read_data(app, span))))
 
 
 @router.get("/dashboard/stages/{stage}")
@@ -178,6 +176,19 @@ def _get_reader(app: AppParts) -> Reader:
     if not app.reader:
         raise EventsUnreadable("No sink of events can be read; add local or elasticsearch to monitoring.sinks.")
     return app.reader
+
+
+def _read_data(app: AppParts, span: TimeSpan) -> dict[str, Any]:
+    champion = app.models.champion
+    serving = {
+        "version": champion.version.name if champion else None,
+        "detail": app.models.explain_with_error(),
+        "canary": _read_trial(app),
+        "changes": _read_changes(app),
+    }
+    objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
+    figures = read_dashboard(_get_reader(app), span, app.config.alerts.drift_windows)
+    return {**figures, "serving": serving, "objectives": objectives, "usage": _read_usage(app)}
 
 
 def _read_trial(app: AppParts) -> dict[str, Any] | None:

@@ -172,10 +172,14 @@ from airflow.dag_processing.dagbag import DagBag
 runs = []
 none = dict.fromkeys(("version", "requests", "minutes"))
 for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version": "v2", "requests": 1200},
-             {"version": "v3", "requests": 30, "minutes": 60}, {"version": "v9"}, none, "the gate's", none):
+             {"version": "v3", "requests": 30, "minutes": 60}, {"version": "v9"}, none, "the gate's", none,
+             "an admin's", none, {"version": "v4"}):
     if conf == "the gate's":  # as the pipeline begins it where `release.canary` is on
         facts |= {"compress": "5", "status": "promoted", "compared_with": registry.aliases()["champion"]}
         registry.publish(facts, {"servable": source}, lambda v: {}, by="gate", why="better", canary=0.1)
+        continue
+    if conf == "an admin's":
+        rollout.start(registry, settings.events, "v4", 0.1, by="ana", why="look at it", override="only to look at it")
         continue
     # a DAG keeps what a run was given
     dag = DagBag(dag_folder=sys.argv[1] + "/llmops_canary.py").dags["llmops_canary"]
@@ -185,10 +189,20 @@ for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version
     decision = tasks["decide"].xcom_pull(task_ids="decide") or {}
     runs.append([run.state, decision.get("outcome"), tasks["start"].try_number, registry.aliases()["champion"]])
 events = [h["by"] for h in registry.history() if "canary" in h["why"]]
-begun = [h["by"] for h in registry.history() if "canary" in h["aliases"]][-1]
+begun = [h["by"] for h in registry.history() if h["aliases"].get("canary") == "v5"][-1]
+from types import SimpleNamespace
+from airflow.sdk.exceptions import AirflowSkipException
+from llmops.pipeline import trial_tasks
+scheduled = SimpleNamespace(run_id="asset", run_type="asset_triggered")
+trial_tasks.get_current_context = lambda: {"params": {**none, "share": 0.1}, "dag": dag, "dag_run": scheduled}
+try:
+    trial_tasks.start.function("canary")
+except AirflowSkipException as error:
+    skipped = str(error)
 reschedules = dag.get_task("wait").reschedule
 print("RESULT" + json.dumps({"runs": runs, "pokes": pokes, "by": events, "reschedules": reschedules,
-                            "begun": begun, "kind": registry.decisions("v5")[-1]["outcome"]}))
+                            "begun": begun, "skipped": skipped, "running": registry.canary().version,
+                            "kind": registry.decisions("v5")[-1]["outcome"]}))
 """
 
 
@@ -196,7 +210,7 @@ def test_a_canary_is_started_waited_for_without_a_worker_and_decided(environ: di
     result = python(
         CANARY, {**environ, "LLMOPS_HOME": str(tmp_path / "home")}, str(ROOT / "dags"), str(tmp_path / "home")
     )
-    rejected, with_a_reason, good, bad, unknown, none, going = result["runs"]
+    rejected, with_a_reason, good, bad, unknown, none, going, *others = result["runs"]
     assert good == ["success", "no_regression", 1, "v2"]
     assert bad == ["success", "regression", 1, "v2"]
     for refused in (rejected, with_a_reason):  # who may trigger runs may not deploy what the gate did not pass
@@ -207,6 +221,8 @@ def test_a_canary_is_started_waited_for_without_a_worker_and_decided(environ: di
         "gate",
         "no_regression",
     )
+    assert others == [["failed", None, 1, "v5"]] * 2 and result["running"] == "v4"  # an admin's trial goes on
+    assert "started by ana" in result["skipped"]
     assert result["pokes"] == [*[[1200, 1440]] * 6, [1000, 60], [1000, 1440]] and result["reschedules"]
     assert result["by"] and all(by.startswith("dag_test, run ") for by in result["by"])  # who triggered it
 

@@ -138,7 +138,7 @@ def test_a_trial_goes_by_what_its_run_has_asked_for_whoever_concludes_it(setting
     assert rollout.read_rules(settings, registry, trial.started) == replace(rollout.read_rules(settings), minutes=99.0)
 
 
-def test_a_run_neither_replaces_nor_hurries_a_trial_of_others(settings: Config) -> None:
+def test_a_run_neither_replaces_nor_ends_a_trial_of_others(settings: Config) -> None:
     registry, trial = registry_of(settings), start(settings)
     put_version(settings, "v3")
     registry.decide("v3", "gate", "promoted", by="a test", why="passed")
@@ -147,12 +147,19 @@ def test_a_run_neither_replaces_nor_hurries_a_trial_of_others(settings: Config) 
         with pytest.raises(RegistryError, match="trial of v2 .* is running"):
             rollout.start(registry, settings.events, version, share, **run)
     assert rollout.start(registry, settings.events, "v2", trial.share, **run) == trial
-    for conditions in ({"minutes": 1.0}, {"requests": 5000}, {"minutes": 1.0, "requests": 5000}):
-        with pytest.raises(RegistryError, match="started by ana; leave"):
+    for conditions in ({"minutes": 1.0}, {"requests": 5000}, {"minutes": None, "requests": None}):
+        with pytest.raises(RegistryError, match="started by ana; an admin can end it"):
             trials.set_conditions(registry, trial.started, run["by"], **conditions)
-    trials.set_conditions(registry, trial.started, run["by"], minutes=None, requests=None)
     assert rollout.read_rules(settings, registry, trial.started) == rollout.read_rules(settings)
     assert registry.canary() == trial
+
+
+def test_a_run_goes_on_with_the_trial_of_the_gate_as_it_is(settings: Config) -> None:
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.5, by="gate", why="passed")
+    trials.set_conditions(registry, trial.started, "dev, run 1", minutes=None, requests=None)
+    with pytest.raises(RegistryError, match="started by gate; leave minutes out"):
+        trials.set_conditions(registry, trial.started, "dev, run 1", minutes=1.0, requests=None)
 
 
 def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Config) -> None:

@@ -2,9 +2,14 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from llmops.access import keys
+from llmops.events.datasets import TEXT
+from llmops.privacy.erasure.feedback import forget_reviews
+from llmops.state.database import database_of
 from serving.observe.exchange import Digests
 
 ROUTES = {
@@ -61,3 +66,21 @@ def test_no_field_of_a_request_fills_its_event(shared_site, shared_client, path)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
     [event] = shared_site.events()
     assert event["error.type"] == "invalid" and len(json.dumps(event)) < 2000
+
+
+def test_a_running_request_writes_nothing_of_an_erased_key(site, monkeypatch):
+    """An erasure deletes the key while the model answers."""
+    monkeypatch.setattr(keys, "FRESH_S", 0.0)  # the second is over, in which the app may still know the key
+    site.config = site.config.model_copy(
+        update={"monitoring": site.config.monitoring.model_copy(update={"keep_text": True})}
+    )
+    with site.client() as client, ThreadPoolExecutor(1) as pool:
+        site.ready(client)
+        site.ask(client, "developer")
+        site.engines["v1"].may_step.clear()
+        answer = pool.submit(site.ask, client)
+        site.until(lambda: site.engines["v1"].get_stats().running)
+        forget_reviews(database_of(site.config), [], ["00000001"])
+        site.go()
+        assert answer.result().status_code == 200
+    assert [event["llmops.key.prefix"] for event in [*site.events(), *site.events(TEXT)]] == ["00000002"] * 2

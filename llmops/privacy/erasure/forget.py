@@ -11,6 +11,7 @@ finished.
 
 import json
 import shutil
+import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import polars as pl
 import sqlalchemy as sa
 
+from llmops.access.keys import FRESH_S
 from llmops.config import Config
 from llmops.data.collect import forgotten_list
 from llmops.data.collect.extract_file import erase_persons
@@ -138,6 +140,8 @@ def _execute_plan(config: Config, plan: ErasurePlan, subject: Subject, number: i
     feedback.forget_reviews(
         database, plan.reviews, plan.keys
     )  # before their events: no event comes with these keys any more
+    if plan.keys:
+        time.sleep(2 * FRESH_S)  # until then a running app may still know the keys, and write events of their requests
     for path in sorted(config.events.glob("*.db")):
         feedback.forget_events(path, subject, plan.keys)
     split_entries.forget_entries(database, plan.entries)

@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -179,6 +180,11 @@ def site(built: Path, tmp_path: Path) -> Path:
     return copy_site(built, tmp_path / "site")
 
 
+@pytest.fixture(autouse=True)
+def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "FRESH_S", 0.0)
+
+
 class Erased(NamedTuple):
     """A copy of `built` without the person, to be read only, and what a dry run and the erasure said."""
 
@@ -190,11 +196,14 @@ class Erased(NamedTuple):
 @pytest.fixture(scope="module")
 def erased(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Erased:
     site = copy_site(built, tmp_path_factory.mktemp("erased") / "site")
-    return Erased(
-        site,
-        forget_person(load_site(site), MAIL, dry_run=True),
-        forget_person(load_site(site), MAIL.upper(), by="admin"),
-    )
+    config = load_site(site)
+    (key,) = keys_of(config).list()
+    text = {"llmops.key.prefix": key.prefix, "llmops.prompt.text": "my cat Momo"}
+    would = forget_person(config, MAIL, dry_run=True)
+    with pytest.MonkeyPatch.context() as patch:  # an app that still knows the key writes a text meanwhile
+        waiting = SimpleNamespace(sleep=lambda _: emit(config.events, "llmops.text", text))
+        patch.setattr(forgetting, "time", waiting)
+        return Erased(site, would, forget_person(config, MAIL.upper(), by="admin"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from llmops.events.datasets import ALERT, CANARY, DRIFT, FEEDBACK, GATE, HUB, PI
 from llmops.events.events import build_event, format_timestamp
 from llmops.events.sinks.local import LocalStore
 from serving.observe.dashboard import SPANS, read_dashboard
+from serving.routes import pages
 
 NOW = datetime(2026, 1, 7, 12, 0, 30, tzinfo=UTC)
 
@@ -187,3 +188,13 @@ def test_the_page_is_of_the_store_that_all_processes_share(site, free_port):
         answer = client.get("/dashboard/data", headers=site.headers("developer"))
     assert (answer.status_code, answer.json()["code"]) == (503, "events_unavailable")
     assert "from Elasticsearch" in answer.json()["detail"]
+
+
+def test_the_data_have_limits_and_are_read_one_at_a_time(site, monkeypatch):
+    key, _ = site.store.create("developer", "ana", requests_per_minute=2)
+    locked = []
+    with site.client() as client:
+        lock = client.app.state.parts.reading_dashboard
+        monkeypatch.setattr(pages, "read_dashboard", lambda *_: locked.append(lock.locked()) or {})
+        answers = [client.get("/dashboard/data", headers={"X-API-Key": key}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429] and locked == [True, True]
