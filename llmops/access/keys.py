@@ -17,8 +17,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from llmops.access.presented import hash_secret, make_secret, split_key
-from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, NoSuchKey, RevokedKey, Role, UnknownKey
-from llmops.access.rows import find, insert, list_all, update
+from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, RevokedKey, Role, UnknownKey
+from llmops.access.rows import find, get, insert, list_all, update
 from llmops.config import Config
 from llmops.events.datasets import AUDIT
 from llmops.events.events import emit
@@ -114,7 +114,7 @@ class KeyStore:
             Forbidden: if its role is above `by_role`.
         """
         with self._transaction(prefix) as connection:
-            key = _get(connection, prefix)
+            key = get(connection, prefix)
             _check_not_above(key, by_role, "revoke")
             if not key.revoked:
                 key = update(connection, replace(key, revoked=_format_time(self._clock.now())))
@@ -136,7 +136,7 @@ class KeyStore:
             raise KeyRefused(f"The old secret can be good for 0 to {24 * MAX_DAYS} hours, not {hours}.")
         secret = make_secret()
         with self._transaction(prefix) as connection:
-            key = _get(connection, prefix)
+            key = get(connection, prefix)
             _check_not_above(key, by_role, "rotate")
             if key.is_person:
                 raise KeyRefused(f"{prefix} is a person who signs in by OpenID Connect, and has no secret to rotate.")
@@ -289,13 +289,6 @@ class KeyStore:
 def keys_of(config: Config) -> KeyStore:
     """Return the key store of a configuration."""
     return KeyStore(database_of(config), config.events)
-
-
-def _get(connection: sa.Connection, prefix: str) -> Key:
-    key = find(connection, prefix)
-    if key is None:
-        raise NoSuchKey(f"No key has the prefix {prefix!r}; `llmops keys list` shows them.")
-    return key
 
 
 def _check_not_above(key: Key, by_role: Role, action: str) -> None:

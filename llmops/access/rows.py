@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.access.roles import Key
+from llmops.access.roles import Key, NoSuchKey
 from llmops.state.tables import keys
 
 _FIND = sa.select(keys).where(keys.c.prefix == sa.bindparam("prefix"))  #: built once: every request looks up a key
@@ -21,6 +21,18 @@ def find(connection: sa.Connection, prefix: str) -> Key | None:
     """Return the key with this prefix, if there is one."""
     row = connection.execute(_FIND, {"prefix": prefix}).first()
     return _make_key(row) if row else None
+
+
+def get(connection: sa.Connection, prefix: str) -> Key:
+    """Return the key with this prefix.
+
+    Raises:
+        NoSuchKey: if there is none.
+    """
+    key = find(connection, prefix)
+    if key is None:
+        raise NoSuchKey(f"No key has the prefix {prefix!r}; `llmops keys list` shows them.")
+    return key
 
 
 def insert(connection: sa.Connection, key: Key) -> None:
