@@ -257,9 +257,13 @@ CASES = [
     Case("eml", "no e-mail", b"text", [("unreadable", "file")], "it has no header From, Date or Subject"),
     Case("eml", "an encrypted e-mail", b"Subject: x\nContent-Type: application/pkcs7-mime\n\nMIAG",
          [("encrypted", "file")], "it is encrypted (S/MIME or PGP)"),
-    Case("eml", "an attachment", b"Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\ntext\n"
-         b"--b\nContent-Type: application/pdf\nContent-Disposition: attachment\n\n%PDF\n--b--\n",
-         [("attachment", "attachment 1")], "save it as a file, and name that in a source", 1),
+    *(Case("eml", what, b"Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\ntext\n"
+           b"--b\nContent-Type: application/" + kind + b"\nContent-Disposition: attachment\n\n%PDF\n--b--\n",
+           [(rule, position)], says, 1)
+      for what, kind, rule, position, says in (
+          ("an attachment that cannot be read", b"pdf", "unreadable", "attachment 1, file", "no readable PDF"),
+          ("an attachment of a kind that is not read", b"zip", "attachment", "attachment 1",
+           "save it as a file, and name that in a source"))),
     Case("text", "a binary file", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", [("unreadable", "file")],
          "it holds zero bytes: a binary file"),
     Case("text", "an empty file", b" \n", [("empty", "file")], "the file is empty"),

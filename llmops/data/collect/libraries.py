@@ -5,10 +5,11 @@ from importlib.metadata import version
 
 TEXT_LIBRARIES = ("charset-normalizer",)
 HTML_LIBRARIES = ("beautifulsoup4", "lxml", *TEXT_LIBRARIES)
+ATTACHED = ("html", "markdown", "text", "pdf", "docx", "pptx", "xlsx", "epub")  #: kinds that e-mails have attached
 LIBRARIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("csv", "json", "jsonl", "chat", "text"), TEXT_LIBRARIES),
     "dataset": ("datasets", "huggingface-hub", "pyarrow", "pyyaml"),
-    **dict.fromkeys(("html", "eml"), HTML_LIBRARIES),
+    "html": HTML_LIBRARIES,
     "docx": ("mammoth", *HTML_LIBRARIES),
     "pptx": ("python-pptx", *HTML_LIBRARIES),
     "xlsx": ("openpyxl", *HTML_LIBRARIES),
@@ -18,6 +19,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "pdf": ("pdfplumber", "pdfminer.six"),
     "xml": ("defusedxml", *TEXT_LIBRARIES),
 }  #: kind of file → packages; the rows of databases do not depend on a package
+LIBRARIES["eml"] = tuple(dict.fromkeys(name for kind in ATTACHED for name in LIBRARIES[kind]))
 
 
 @cache

@@ -14,6 +14,7 @@ from llmops.data.collect.readers import (
 )
 from llmops.data.collect.readers.decoding import UnreadableError
 from llmops.data.collect.readers.office import docx, eml, epub, pptx, xlsx
+from llmops.data.collect.readers.office.archive_checks import convert_failures
 from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages import html, markdown, pdf
 
@@ -36,6 +37,11 @@ def catch_errors(reader: Reader) -> Reader:
     return read
 
 
+@convert_failures
+def _read_mail(path: Path, origin: Origin) -> Items:
+    return eml.read(path, origin, _ATTACHED)
+
+
 _READERS: dict[str, Reader] = {
     "csv": csv_rows.read,
     "parquet": parquet_rows.read,
@@ -49,12 +55,15 @@ _READERS: dict[str, Reader] = {
     "pptx": pptx.read,
     "xlsx": xlsx.read,
     "epub": epub.read,
-    "eml": eml.read,
+    "eml": _read_mail,
     "chat": chat_turns.read,
     "markdown": markdown.read,
     "text": plain_text.read,
 }
 READERS = {kind: catch_errors(reader) for kind, reader in _READERS.items()}
+#: readers of what is attached to an e-mail, by the end of its name: of the kinds that need no settings
+_ATTACHED = {f".{kind}": READERS[kind] for kind in ("html", "pdf", "docx", "pptx", "xlsx", "epub", "eml")}
+_ATTACHED |= {".htm": READERS["html"], ".md": READERS["markdown"], ".txt": READERS["text"]}
 
 
 def read_file(path: Path, origin: Origin) -> Items:

@@ -27,6 +27,7 @@ class Origin:
     location: str  #: for documents and messages: relative to the configuration, without secrets
     interval: str = ""  #: ISO date of the interval of a query
     encoding: str = ""  #: encoding of the text, once known
+    within: str = ""  #: part of the file that holds the rows, such as `chapter 2, `; begins each position
 
     def make_document(
         self, position: str, fields: Mapping[str, str] | None = None, /, **parts: str
@@ -40,6 +41,7 @@ class Origin:
             if detail := explain_undecodable(value, self.encoding) or explain_undecodable(name, self.encoding):
                 content = "\n".join(f"{n}: {v}" for n, v in values.items() if v)
                 return self.make_dropped(position, "encoding", f"{make_printable(name)}: {detail}", content)
+        position = f"{self.within}{position}"
         return Document(
             id=make_content_id(self.source.name, self.location, position),
             source=self.source.name,
@@ -67,6 +69,7 @@ class Origin:
 
     def make_dropped(self, position: str, rule: str, detail: str, content: str = "") -> DroppedRow:
         """Return the quarantined row at `position`."""
+        position = f"{self.within}{position}"
         cut = content[: CONTENT_CHARS + 1]
         content = make_printable(cut if len(cut) <= CONTENT_CHARS else cut[:-1] + "…")
         return DroppedRow(
@@ -95,6 +98,10 @@ class Origin:
                     f"Source {self.source.name}: {self.location} has no field {name!r}, which `{key}` names; "
                     f"it has {', '.join(map(make_printable, existing)) or 'none'}."
                 )
+
+    def enter(self, part: str) -> Origin:
+        """Return the origin of the rows in a part of the file, such as `chapter 2`."""
+        return replace(self, within=f"{self.within}{part}, ")
 
     def replace_encoding(self, encoding: str) -> Origin:
         """Return the same origin with this encoding."""

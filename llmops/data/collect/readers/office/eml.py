@@ -1,15 +1,21 @@
-"""E-mails (`.eml`): the text of a message, with its subject as context. Its addresses are not read."""
+"""E-mails (`.eml`): the text of a message, with its subject as context, and its attachments.
+
+Its addresses are not read. An attachment is read by the reader of its kind, which the end of its name tells, or else
+its type.
+"""
 
 import codecs
+import mimetypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email import message_from_bytes, policy
 from email.message import MIMEPart
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from llmops.data.collect.readers.decoding import UnreadableError, make_size_error, open_bytes
-from llmops.data.collect.readers.office.archive_checks import LARGEST_ARCHIVE, convert_failures
-from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.office.archive_checks import LARGEST_ARCHIVE
+from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages import html
 from llmops.data.collect.readers.pages.sections import PageSection, make_texts
 
@@ -21,9 +27,10 @@ _SIGNATURE = re.compile(r"\n-- \n.*?(?=\n\s*\n|\n>|\n-{4}|\Z)", re.DOTALL)  # en
 _ENCRYPTED_TYPES = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 
 
-@convert_failures
-def read(path: Path, origin: Origin) -> Items:
-    """Yield the text of the message, in parts if it is long, then a quarantined row per attachment.
+def read(path: Path, origin: Origin, readers: Mapping[str, Reader]) -> Items:
+    """Yield the text of the message, in parts if it is long, then the rows of its attachments.
+
+    `readers` are those of attachments, by the ends of their names, such as `.pdf`. Other attachments are quarantined.
 
     A subject never becomes a question: the text below it is as often a question as an answer. If a text is there in
     plain and in HTML, the plain one is read, without the signature.
@@ -41,18 +48,35 @@ def read(path: Path, origin: Origin) -> Items:
         yield origin.make_dropped("file", "encrypted", "it is encrypted (S/MIME or PGP); save it decrypted")
         return
     bodies: list[str] = []
-    attachments: list[str] = []
+    attachments: list[MIMEPart] = []
     for part in _yield_parts(message):
         if _is_file(part):
             if not _EMBEDDED_TYPES.search(part.get_content_type()):
-                attachments.append(part.get_filename() or part.get_content_type())
+                attachments.append(part)
         elif part.get_content_type() in ("text/plain", "text/html"):
             bodies.append(_decode_text(part, origin.source.encoding or "utf-8"))
     subject = " ".join(str(message["Subject"] or "").split())
     yield from make_texts(PageSection("body", 1, subject, "\n\n".join(filter(None, bodies))), subject, origin)
-    for number, name in enumerate(attachments, start=1):
-        detail = f"{name} is not read; save it as a file, and name that in a source of its kind"
-        yield origin.make_dropped(f"attachment {number}", "attachment", detail)
+    for number, part in enumerate(attachments, start=1):
+        name = part.get_filename() or part.get_content_type()
+        suffix = Path(name).suffix.lower() or mimetypes.guess_extension(part.get_content_type()) or ""
+        if reader := readers.get(suffix):
+            yield from _read_attachment(part, path, reader, origin.enter(f"attachment {number}"))
+        else:
+            detail = f"{name} is not read; save it as a file, and name that in a source of its kind"
+            yield origin.make_dropped(f"attachment {number}", "attachment", detail)
+
+
+def _read_attachment(part: MIMEPart, mail: Path, reader: Reader, origin: Origin) -> Items:
+    # Beside the mail: if this process is killed, the copy goes with that of the mail.
+    with NamedTemporaryFile(dir=mail.parent, suffix=".attachment") as file:
+        content = part.get_payload(decode=True)
+        file.write(content if isinstance(content, bytes) else part.get_content().as_bytes())
+        file.flush()
+        try:
+            yield from reader(Path(file.name), origin)
+        except OSError as error:
+            yield origin.make_dropped("file", "unreadable", error.strerror or str(error))
 
 
 def _yield_parts(message: MIMEPart) -> Iterator[MIMEPart]:

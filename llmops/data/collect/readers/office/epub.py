@@ -34,4 +34,4 @@ def read(path: Path, origin: Origin) -> Items:
                     f"chapter {number}", "encrypted", "it has copy protection; use a copy without it"
                 )
                 continue
-            yield from html.convert_book(html.parse_html(archive.read(file)), origin, title, f"chapter {number}, ")
+            yield from html.convert_book(html.parse_html(archive.read(file)), origin.enter(f"chapter {number}"), title)

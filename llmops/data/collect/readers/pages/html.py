@@ -117,20 +117,14 @@ def extract_text(soup: BeautifulSoup) -> str:
     return "\n\n".join(filter(None, (f"{part.heading}\n{part.text}".strip() for part in _read_sections(soup, ""))))
 
 
-def convert_book(soup: BeautifulSoup, origin: Origin, title: str, position_prefix: str = "") -> Items:
-    """Yield one item per heading with text below it. `position_prefix` begins each position.
-
-    `title` is above all headings of the page.
-    """
+def convert_book(soup: BeautifulSoup, origin: Origin, title: str) -> Items:
+    """Yield one item per heading with text below it. `title` is above all headings of the page."""
     for link in soup.select(", ".join(f"{name} a" for name in HEADING_LEVELS)):  # bookmarks, and links to the contents
         link.unwrap()
     for box in soup.find_all(lambda tag: tag.name in ("aside", "form") or tag.has_attr("class")):  # notes of a book
         box.name = "div" if box.name in ("aside", "form") else box.name
         del box["class"]
-    parts = (
-        PageSection(position_prefix + s.position, s.level and s.level + 1, s.heading, s.text)
-        for s in _read_sections(soup, title)
-    )
+    parts = (PageSection(s.position, s.level and s.level + 1, s.heading, s.text) for s in _read_sections(soup, title))
     yield from _convert_sections(soup, parts, origin, title)
 
 

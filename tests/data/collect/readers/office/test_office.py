@@ -110,8 +110,21 @@ SHEET = """<x:worksheet xmlns:x="http://schemas.openxmlformats.org/spreadsheetml
 <x:c r="A2" t="str"><x:f>D9</x:f><x:v></x:v></x:c><x:c r="B2"><x:f t="shared" si="0"/><x:v>2</x:v></x:c>
 <x:c r="C2"><x:f>B2+1</x:f><x:v></x:v></x:c><x:c r="D2"><x:v>7</x:v></x:c></x:row></x:sheetData>
 <x:mergeCells><x:mergeCell ref="B1:C1"/></x:mergeCells></x:worksheet>"""
+
+
+def attach_files(message: EmailMessage) -> EmailMessage:
+    word = save_document(docx.Document, write_word)
+    message.add_attachment(word, "application", "vnd.openxmlformats", filename="Returns.DOCX")
+    message.add_attachment(b"<h1>Who pays?</h1>We do.", "text", "html", filename="a.htm")
+    message.add_attachment(b"Notes.", "text", "plain")  # without a name
+    message.add_attachment(SIGNED, "application", "octet-stream", filename="pegs.eml")
+    message.add_attachment(b"PK", "application", "zip", filename="all.zip")
+    return message
+
+
 ENTITIES = "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"
 TABLE = "| Size | Price | Price |\n|---|---|---|\n"
+WORD_ANSWER = f"Thirty days:\n- unused\n  - packed\n\nSizes\nAll sizes\n{TABLE}| S | 10 | 11 |\n| S | 12 | a\\|b |"
 BOOK = make_epub(
     "<nav>Contents</nav>",
     "<h1>Care</h1><h2 id='a'><a href='nav.xhtml'>How do I dry it?</a></h2><p>In the &nbsp;sun.</p>"
@@ -122,8 +135,7 @@ LOCKED = make_epub(
 )
 FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
     "Word": ("docx", save_document(docx.Document, write_word), [
-        ("section 1", "Returns › Refunds", "How long do I have?",
-         f"Thirty days:\n- unused\n  - packed\n\nSizes\nAll sizes\n{TABLE}| S | 10 | 11 |\n| S | 12 | a\\|b |")]),
+        ("section 1", "Returns › Refunds", "How long do I have?", WORD_ANSWER)]),
     "PowerPoint": ("pptx", save_document(pptx.Presentation, write_slides), [
         ("slide 1", "Tents", "", "All of ours"),
         ("slide 2", "Tents", "Which are light?",
@@ -143,8 +155,16 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]]]] = {
     "e-book with a locked chapter": ("epub", LOCKED, [
         ("chapter 1, section 1", "The Book", "", "text"), ("chapter 2", "encrypted")]),
     "mail": ("eml", bytes(WITH_FILES), [
-        ("body", "How do I täke it back?", "", "Hello,\n\nsee the file."), ("attachment 1", "attachment")]),
-    "signed mail": ("eml", SIGNED, [("body", "Pegs", "", "Für\n\nafter"), ("attachment 1", "attachment")]),
+        ("body", "How do I täke it back?", "", "Hello,\n\nsee the file."), ("attachment 1, file", "unreadable")]),
+    "signed mail": ("eml", SIGNED, [("body", "Pegs", "", "Für\n\nafter"), ("attachment 1, file", "unreadable")]),
+    "mail with attachments of many kinds": ("eml", bytes(attach_files(make_mail("See the files."))), [
+        ("body", "How do I täke it back?", "", "See the files."),
+        ("attachment 1, section 1", "Returns › Refunds", "How long do I have?", WORD_ANSWER),
+        ("attachment 2, section 1", "", "Who pays?", "We do."),
+        ("attachment 3, line 1", "", "", "Notes."),
+        ("attachment 4, body", "Pegs", "", "Für\n\nafter"),
+        ("attachment 4, attachment 1, file", "unreadable"),
+        ("attachment 5", "attachment")]),
     "HTML mail": ("eml", bytes(make_mail("<div style='display:none'>x</div><p>Hello</p><p>you</p>", "html")), [
         ("body", "How do I täke it back?", "", "Hello\nyou")]),
     "HTML mail with a plain footer": ("eml", bytes(WITH_FOOTER), [
