@@ -89,6 +89,11 @@ class Source(Section):
         "unknown speakers the one who asks first.",
     )
     encoding: str = Field("", description="Encoding of text files; empty detects it.")
+    languages: tuple[str, ...] = Field(
+        ("eng",),
+        min_length=1,
+        description="For `pdf` and `eml`: languages of scanned pages by tesseract's names, the likeliest first.",
+    )
     licence: str = Field("", description="Licence of the texts, carried to every example.")
     owner: str = Field("", description="Who is responsible for this source.")
 

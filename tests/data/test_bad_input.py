@@ -213,7 +213,8 @@ CASES = [
     Case("pdf", "a file cut off", cut(pdf("text")), [("unreadable", "file")], "no readable PDF"),
     Case("pdf", "a password", pdf("text", encrypt=StandardEncryption("secret", "owner")), [("encrypted", "file")],
          "it needs a password"),
-    Case("pdf", "a scanned page", pdf("text", "scan"), [("scanned", "page 2")], "an image without text; run OCR", 1),
+    Case("pdf", "a scanned page, without tesseract", pdf("text", "scan"), [("scanned", "page 2")],
+         "an image without text; install tesseract", 1),
     Case("pdf", "an empty page", pdf("text", ""), [("empty", "page 2")], "no text on this page", 1),
     Case("chat", "a line without a speaker", b"Ticket 12\nCustomer: Q?\nAgent: A.", [("malformed", "line 1")],
          "no speaker", 1, suffix="txt"),
@@ -305,7 +306,8 @@ def run(case: Case, root: Path) -> tuple[list[Document], list[DroppedRow]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.what}")
-def test_bad_input(case: Case, tmp_path: Path) -> None:
+def test_bad_input(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no tesseract
     if case.becomes == STOPS:
         with pytest.raises(SourceError) as caught:
             run(case, tmp_path)

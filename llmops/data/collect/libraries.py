@@ -3,6 +3,8 @@
 from functools import cache
 from importlib.metadata import version
 
+from llmops.data.collect.readers.pages import ocr
+
 TEXT_LIBRARIES = ("charset-normalizer",)
 HTML_LIBRARIES = ("beautifulsoup4", "lxml", *TEXT_LIBRARIES)
 ATTACHED = ("html", "markdown", "text", "pdf", "docx", "pptx", "xlsx", "epub")  #: kinds that e-mails have attached
@@ -24,8 +26,9 @@ LIBRARIES["eml"] = tuple(dict.fromkeys(name for kind in ATTACHED for name in LIB
 
 @cache
 def list_versions(kind: str) -> str:
-    """Return the packages of a kind's reader, with their versions.
+    """Return the packages of a kind's reader, with their versions, and tesseract, which may come later.
 
     Patch versions count, too: one of pdfplumber may bring another pdfminer, and reading again is cheap.
     """
-    return ", ".join(f"{name} {version(name)}" for name in LIBRARIES.get(kind, ()))
+    versions = [f"{name} {version(name)}" for name in LIBRARIES.get(kind, ())]
+    return ", ".join([*versions, ocr.get_version()] if kind in ("pdf", "eml") else versions)

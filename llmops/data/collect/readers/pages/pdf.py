@@ -17,11 +17,13 @@ from pdfplumber.utils.exceptions import PdfminerException
 
 from llmops.data.collect.readers.decoding import make_size_error
 from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.pages import ocr
 from llmops.data.collect.readers.pages.pdf_edges import remove_edges
 from llmops.data.collect.readers.pages.pdf_layout import PdfLine, Row, build_lines, extract_rows, join_words
 from llmops.data.collect.readers.pages.pdf_text import join_lines
 from llmops.data.collect.readers.pages.sections import TERM_LEVEL, PageSection, make_documents
 from llmops.data.text.headings import compute_depth, find_section_numbers, has_final_question_mark
+from llmops.frame.errors import SourceError
 from llmops.frame.records import DroppedRow
 
 HEADING_CHARS = 120  #: a longer line is text, whatever its font
@@ -109,6 +111,8 @@ def _read_pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | s
                 for number, page in enumerate(pdf.pages, start=1):
                     yield number, _read_page(page, number, origin)
                     page.close()
+        except SourceError:
+            raise
         except Exception as error:
             cause = error.args[0] if isinstance(error, PdfminerException) and error.args else error
             if isinstance(cause, PDFEncryptionError | PDFPasswordIncorrect):
@@ -124,11 +128,18 @@ def _read_page(page: Page, number: int, origin: Origin) -> list[Row] | DroppedRo
     position = f"page {number}"
     try:
         page_rows = extract_rows(page)
-        is_scanned = not page_rows and bool(page.images)
+        is_scanned, confidence = not page_rows and bool(page.images), 0.0
+        if is_scanned and ocr.is_installed():
+            page_rows, confidence = ocr.recognize(page, origin.source.languages)
+    except SourceError:
+        raise
     except Exception as error:
         return origin.make_dropped(position, "unreadable", f"{type(error).__name__}: {error}")
-    if is_scanned:
-        return origin.make_dropped(position, "scanned", "an image without text; run OCR on the file first")
+    if is_scanned and not page_rows and not ocr.is_installed():
+        return origin.make_dropped(position, "scanned", "an image without text; install tesseract, which reads it")
+    if is_scanned and page_rows and confidence < ocr.MIN_CONFIDENCE:
+        detail = f"tesseract is sure of {confidence:.0f} % only; scan it anew, or name its `languages`"
+        return origin.make_dropped(position, "scanned", detail, "\n".join(map(join_words, page_rows)))
     if not page_rows:
         return origin.make_dropped(position, "empty", "no text on this page")
     words = "".join(map(join_words, page_rows))

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import pdfplumber
 import pytest
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate
 
 from llmops.data.collect.readers.origin import Item
-from tests.data.collect.readers.reading import get_document, get_documents, read_file
+from llmops.data.collect.readers.pages import ocr
+from llmops.frame.errors import SourceError
+from tests.data.collect.readers.reading import get_document, get_documents, list_dropped, read_file
 
 STYLES = getSampleStyleSheet()
 
@@ -140,6 +143,53 @@ def test_tables_are_read_by_row(tmp_path: Path) -> None:
 def test_words_cut_at_the_end_of_a_line_are_joined(tmp_path: Path) -> None:
     path = draw_lines(tmp_path / "x.pdf", "We deliv-\ner on week-\ndays, 5 -\n6 days, for A-\nB too.")
     assert get_document(read_pdf(path)).text == "We deliver on weekdays, 5 - 6 days, for A- B too."
+
+
+def scan(path: Path) -> Path:
+    """Replace each page of a PDF by its image."""
+    with pdfplumber.open(path) as pdf:
+        images = [page.to_image(resolution=200).original for page in pdf.pages]
+    images[0].save(path, save_all=True, append_images=images[1:], resolution=200)
+    return path
+
+
+def write_table(lines: list[tuple[str, int, float]]) -> str:
+    """Return tesseract's table of lines, each with its height in dots and its confidence."""
+    rows = [
+        "\t".join(map(str, (5, 1, 1, 1, number, at, 100 + 90 * at, 100 * number, 80, height, sure, word)))
+        for number, (text, height, sure) in enumerate(lines, 1)
+        for at, word in enumerate(text.split())
+    ]
+    return "\n".join(["level", *rows, "4\t1\t1\t1\t9\t0\t0\t0\t9\t9\t-1\t"])
+
+
+def test_words_of_a_scanned_page_have_one_font_but_for_large_lines() -> None:
+    lines = [("Returns", 60, 90.0), ("Send it", 30, 80.0), ("back soon.", 34, 70.0)]
+    rows, confidence = ocr._convert_table(write_table(lines), 0.5)
+    assert [[word.text for word in row] for row in rows] == [["Returns"], ["Send", "it"], ["back", "soon."]]
+    assert [row[0].size for row in rows] == [30, 17, 17] and rows[1][1].left == 95
+    assert confidence == pytest.approx((7 * 90 + 6 * 80 + 9 * 70) / 22)
+    assert ocr._convert_table("level", 1.0) == ([], 0.0)
+
+
+@pytest.mark.skipif(not ocr.is_installed(), reason="needs tesseract")
+def test_a_scanned_page_is_read_with_its_headings(tmp_path: Path) -> None:
+    lines = ["*Returns policy", "", "1. Who pays for the return?", "The shop pays for what was wrong."]
+    page = "\n".join([*lines, "2. How long do I have?", "You have 14 days."])
+    items = get_documents(read_pdf(scan(draw_lines(tmp_path / "x.pdf", page))))
+    assert [(i.question, i.answer) for i in items][-2:] == [
+        ("Who pays for the return?", "The shop pays for what was wrong."),
+        ("How long do I have?", "You have 14 days."),
+    ]
+
+
+@pytest.mark.skipif(not ocr.is_installed(), reason="needs tesseract")
+def test_a_page_that_tesseract_is_not_sure_of_is_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocr, "MIN_CONFIDENCE", 101.0)
+    path = scan(draw_lines(tmp_path / "x.pdf", "Some text."))
+    assert list_dropped(read_pdf(path)) == [("scanned", "page 1")]
+    with pytest.raises(SourceError, match=r"lacks a language of `languages: \[xyz\]`"):
+        read_file("pdf", tmp_path, None, name="x.pdf", languages=("xyz",))
 
 
 CHAPTERS = ["Getting support for the shop", "How to return what was wrong", "Orders that never came to you", "Paying"]
