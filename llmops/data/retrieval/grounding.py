@@ -91,7 +91,12 @@ def retrieve_context(
 
 
 def retrieve_for_item(
-    index: Index, item: Example, config: Grounding, context_sources: Collection[str], window: int, max_new_tokens: int
+    index: Index,
+    item: Example,
+    config: Grounding,
+    context_sources: Collection[str],
+    window: int | None,
+    max_new_tokens: int,
 ) -> RetrievedContext | None:
     """Return the passages that the app would find for an item of a test; None if it is asked without documents.
 
@@ -100,10 +105,11 @@ def retrieve_for_item(
         item: the item. Its context stays if a caller would send it.
         config: see `retrieve_context`.
         context_sources: see `find_sources_with_contexts`.
-        window: tokens of a prompt and its answer in serving, without the system prompt.
+        window: tokens of a prompt and its answer in serving, without the system prompt; None: answers are quotes, so
+            that passages are in no prompt.
         max_new_tokens: of an answer.
     """
-    room = config.room if config.answer == "quote" else compute_room(window, max_new_tokens, item.question)
+    room = config.room if window is None else compute_room(window, max_new_tokens, item.question)
     if (item.context and item.source in context_sources) or room < MIN_ROOM:
         return None
     return retrieve_context(index, item.question, config, room)

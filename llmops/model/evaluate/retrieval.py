@@ -63,12 +63,13 @@ def ground_test(
         max_new_tokens: of an answer.
     """
     context_sources, quoting = find_sources_with_contexts(collect), config.model_copy(update={"answer": "quote"})
+    room_window = None if config.answer == "quote" else window
     system_items, right_passages = list(items), list(items)
     columns: Columns = {name: [None] * len(items) for name in (*RETRIEVAL_METRICS, WRONGLY_REFUSED, RIGHTLY_REFUSED)}
     quotes: dict[int, str] = {}
     with open_index(index) as opened, closing(ExamplePassages(index, annotate)) as own:
         for n, item in enumerate(items):
-            retrieved = retrieve_for_item(opened, item, quoting, context_sources, window, max_new_tokens)
+            retrieved = retrieve_for_item(opened, item, quoting, context_sources, room_window, max_new_tokens)
             if retrieved is None:
                 continue
             own_passages = own.find_passages(item)

@@ -101,7 +101,8 @@ def _ground_items(config: Config, version: Version, items: Sequence[Example]) ->
     if (folder := find_documents(config)) is None:
         return QuestionSet(items)
     grounding, context_sources = config.grounding.with_answer(version.answer), _list_context_sources(config)
-    window = compute_window(config.serving.max_context, version.system_prompt)
+    quotes = grounding.answer == "quote"
+    window = None if quotes else compute_window(config.serving.max_context, version.system_prompt)
     asked, known = list(items), dict[int, str]()
     with open_index(folder, server=config.search_server) as opened:
         for n, item in enumerate(items):

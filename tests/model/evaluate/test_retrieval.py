@@ -92,6 +92,8 @@ def test_quotes_are_known_answers(data_paths: dict[str, Path]) -> None:
     assert test.right_passages.known_answers == {2: REFUSAL} and test.other_mode == replace(
         test.system, known_answers={2: REFUSAL, 4: REFUSAL}
     )
+    narrow = ground_test(**data_paths, items=ITEMS, collect=COLLECT, max_new_tokens=96, config=config, window=250)
+    assert narrow.system.known_answers == test.system.known_answers, "a quote needs no room in the prompt"
     config = Grounding(passages=1)
     other = ground_test(**data_paths, items=ITEMS, collect=COLLECT, max_new_tokens=96, config=config, window=2048)
     assert (other.system, other.other_mode) == (test.other_mode, test.system)
