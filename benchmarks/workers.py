@@ -76,7 +76,7 @@ def main() -> None:
         f"rows/s, {name}, two over one": ((arm.format(2), "rows/s"), (arm.format(1), "rows/s"))
         for name, arm in names.items()
     }
-    finish(told, arms, divided(arms, claims), failed, ("polars", "pyspark", "pdfplumber", "beautifulsoup4"))
+    finish(told, arms, divided(arms, claims), failed, ("polars", "pyspark", "pypdfium2", "beautifulsoup4"))
 
 
 def asked(arm: str, what: str, folder: Path, workers: int, *more: str) -> dict[str, Any]:

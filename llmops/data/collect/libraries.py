@@ -18,7 +18,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "epub": ("defusedxml", *HTML_LIBRARIES),
     "markdown": ("markdown-it-py", *TEXT_LIBRARIES),
     "parquet": ("pyarrow",),
-    "pdf": ("pdfplumber", "pdfminer.six"),
+    "pdf": ("pypdfium2",),
     "xml": ("defusedxml", *TEXT_LIBRARIES),
 }  #: kind of file → packages; the rows of databases do not depend on a package
 LIBRARIES["eml"] = tuple(dict.fromkeys(name for kind in ATTACHED for name in LIBRARIES[kind]))
@@ -28,7 +28,7 @@ LIBRARIES["eml"] = tuple(dict.fromkeys(name for kind in ATTACHED for name in LIB
 def list_versions(kind: str) -> str:
     """Return the packages of a kind's reader, with their versions, and tesseract, which may come later.
 
-    Patch versions count, too: one of pdfplumber may bring another pdfminer, and reading again is cheap.
+    Patch versions count, too: one of pypdfium2 brings another PDFium, and reading again is cheap.
     """
     versions = [f"{name} {version(name)}" for name in LIBRARIES.get(kind, ())]
     return ", ".join([*versions, ocr.get_version()] if kind in ("pdf", "eml") else versions)

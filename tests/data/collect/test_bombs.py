@@ -119,7 +119,7 @@ BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
     ],
     "chat": [(make_gzip_writer((b"Customer: Q?\nAgent: ", 0), (b"x", BOMB_MIB)), "malformed: longer than")],
     "text": [(make_gzip_writer((b"x", BOMB_MIB)), "malformed: longer than")],
-    "pdf": [(write_pdf, "unreadable: it holds more than 67,108,864 bytes in one stream")],
+    "pdf": [(write_pdf, "empty: no text on this page")],
     "docx": [(make_archive_writer("docx", b"x", BOMB_MIB), "unreadable: it holds more than 67,108,864 bytes")],
     "pptx": [(make_archive_writer("pptx", b"x", BOMB_MIB), "unreadable: it holds more than 67,108,864 bytes")],
     "xlsx": [(make_archive_writer("xlsx", b"<a/>", 30), "unreadable: it holds more than 1,048,576 tags")],

@@ -13,9 +13,10 @@ from itertools import groupby
 from math import sqrt
 from statistics import median
 
-from pdfplumber.page import Page
+from pypdfium2 import PdfPage
 
-from llmops.data.collect.readers.pages.pdf_layout import Row, Word
+from llmops.data.collect.readers.pages.pdf_layout import Row
+from llmops.data.collect.readers.pages.pdf_words import Word
 from llmops.frame.errors import SourceError
 
 MIN_CONFIDENCE = 60.0  #: least confidence of a page, in percent
@@ -43,7 +44,7 @@ def get_version() -> str:
     return ", ".join([*told[0][:1], *sorted(told[1][1:])])
 
 
-def recognize(page: Page, languages: Sequence[str]) -> tuple[list[Row], float]:
+def recognize(page: PdfPage, languages: Sequence[str]) -> tuple[list[Row], float]:
     """Return the words of a page, as `pdf_layout.extract_rows` does, and how sure tesseract is of them, in percent.
 
     Args:
@@ -54,10 +55,9 @@ def recognize(page: Page, languages: Sequence[str]) -> tuple[list[Row], float]:
         SourceError: if the data of a language are not installed.
         OSError: if tesseract fails, or takes too long.
     """
-    size = max(1.0, float(page.width) * float(page.height))
-    resolution = max(1, min(DOTS_PER_INCH, int(_POINTS * sqrt(LARGEST_IMAGE / size))))
+    resolution = min(DOTS_PER_INCH, _POINTS * sqrt(LARGEST_IMAGE / max(1.0, page.get_width() * page.get_height())))
     png = io.BytesIO()
-    page.to_image(resolution=resolution).original.convert("L").save(png, "PNG")
+    page.render(scale=resolution / _POINTS, grayscale=True).to_pil().save(png, "PNG", dpi=(resolution, resolution))
     command = ["tesseract", "-", "-", "-l", "+".join(languages), "tsv"]
     environ = {**os.environ, "OMP_THREAD_LIMIT": "1"}  # several pages are read at a time, in as many processes
     try:

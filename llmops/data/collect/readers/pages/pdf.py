@@ -1,21 +1,15 @@
 """PDF files, cut at their headings. A heading that asks is a question. Without headings, one text per page."""
 
 import re
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-import pdfplumber
-from pdfminer.pdfdocument import PDFEncryptionError, PDFPasswordIncorrect
-from pdfplumber.page import Page
-from pdfplumber.utils.exceptions import PdfminerException
+from pypdfium2 import PdfDocument, PdfiumError, PdfPage
+from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_PAGEOBJ_IMAGE
 
-from llmops.data.collect.readers.decoding import make_size_error
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages import ocr
 from llmops.data.collect.readers.pages.pdf_edges import remove_edges
@@ -23,13 +17,10 @@ from llmops.data.collect.readers.pages.pdf_layout import PdfLine, Row, build_lin
 from llmops.data.collect.readers.pages.pdf_text import join_lines
 from llmops.data.collect.readers.pages.sections import TERM_LEVEL, PageSection, make_documents
 from llmops.data.text.headings import compute_depth, find_section_numbers, has_final_question_mark
-from llmops.frame.errors import SourceError
 from llmops.frame.records import DroppedRow
 
 HEADING_CHARS = 120  #: a longer line is text, whatever its font
 HEADING_LINES = 4  #: most lines of a heading whose first line ends like text
-CHUNK_BYTES = 1 << 20  #: bytes inflated at a time
-LARGEST_STREAM = 1 << 26  #: most bytes of an inflated stream
 QUESTION_DEPTH = 9  #: depth of a question without number among numbered headings
 HEADING_FACTOR = 1.1  #: a line with a font larger than the body's by this factor is a heading
 
@@ -41,8 +32,7 @@ _DEFAULT_TITLE = re.compile(
 _NUMBERED = re.compile(
     r"(?:(?:section|chapter|article|part|§)\s*\d{1,2}|\d{1,2}[.):]|\d{1,2}(?:\.\d{1,2})+)[.):]?\s+[A-Z].*"
 )
-_UNMAPPED_GLYPH = re.compile(r"\(cid:\d+\)|[\ue000-\uf8ff\ufffd]")  # a glyph's number or private code
-_STREAM = re.compile(rb"stream\r?\n(?=[\x08-\x78])")
+_UNMAPPED_GLYPH = re.compile(r"[\ue000-\uf8ff\ufffd]")  # a private code, or none
 
 
 @dataclass(slots=True)
@@ -60,7 +50,6 @@ def read(path: Path, origin: Origin) -> Items:
     Headings are short lines in a larger or bolder font. If all text has one font, they are numbered lines and
     questions. Running heads and feet are removed (`pdf_edges`). Footnotes stay where they stand.
     """
-    _check_streams(path)
     pages: dict[int, list[Row]] = {}
     title = ""
     for page, content in _read_pages(path, origin):
@@ -80,72 +69,56 @@ def read(path: Path, origin: Origin) -> Items:
     yield from make_documents(_convert_sections(_split_sections(all_lines, headings)), origin, title)
 
 
-def _check_streams(path: Path) -> None:
-    """Inflate every stream of the file except images, in pieces. The parser would hold a whole one in memory."""
-    if not path.stat().st_size:
-        return
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        for match in _STREAM.finditer(data):
-            if b"/Image" in data[max(0, match.start() - 500) : match.start()].rpartition(b"obj")[2]:
-                continue
-            inflater, size, offset = zlib.decompressobj(), 0, match.end()
-            with suppress(zlib.error):  # not a zlib stream, or a damaged one, which the parser will report
-                while not inflater.eof and (part := inflater.unconsumed_tail or data[offset : offset + CHUNK_BYTES]):
-                    offset += 0 if inflater.unconsumed_tail else CHUNK_BYTES
-                    size += len(inflater.decompress(part, CHUNK_BYTES))
-                    if size > LARGEST_STREAM:
-                        raise make_size_error(LARGEST_STREAM, "bytes in one stream", "save it anew, or split it")
-
-
 def _read_pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | str | DroppedRow]]:
     """Yield the file's title, if any, then each page's number with its rows, or with a quarantined row."""
-    # A damaged file makes the parser raise nearly anything (its own errors, KeyError, RecursionError, zlib.error). Each
-    # means that this file or page is unreadable, and the quarantined row says so.
-    with path.open("rb") as file:
-        try:
-            with pdfplumber.open(file) as pdf:
-                count = len(pdf.pages)
-                title = str(pdf.metadata.get("Title") or "").strip()
-                if title and not _DEFAULT_TITLE.search(title):
-                    yield 0, title
-                for number, page in enumerate(pdf.pages, start=1):
-                    yield number, _read_page(page, number, origin)
-                    page.close()
-        except SourceError:
-            raise
-        except Exception as error:
-            cause = error.args[0] if isinstance(error, PdfminerException) and error.args else error
-            if isinstance(cause, PDFEncryptionError | PDFPasswordIncorrect):
-                yield 0, origin.make_dropped("file", "encrypted", "it needs a password; save it without one")
-            else:
-                yield 0, origin.make_dropped("file", "unreadable", f"no readable PDF: {type(cause).__name__}: {cause}")
-            return
-    if not count:
-        yield 0, origin.make_dropped("file", "unreadable", "no readable PDF: it has no pages")
+    try:
+        pdf = PdfDocument(path)
+    except PdfiumError as error:
+        if error.err_code == FPDF_ERR_PASSWORD:
+            yield 0, origin.make_dropped("file", "encrypted", "it needs a password; save it without one")
+        else:
+            yield 0, origin.make_dropped("file", "unreadable", f"no readable PDF: {error}")
+        return
+    with pdf:
+        title = pdf.get_metadata_value("Title").strip()
+        if title and not _DEFAULT_TITLE.search(title):
+            yield 0, title
+        for number in range(1, len(pdf) + 1):
+            yield number, _read_page(pdf, number, origin)
+        if not len(pdf):
+            yield 0, origin.make_dropped("file", "unreadable", "no readable PDF: it has no pages")
 
 
-def _read_page(page: Page, number: int, origin: Origin) -> list[Row] | DroppedRow:
+def _read_page(pdf: PdfDocument, number: int, origin: Origin) -> list[Row] | DroppedRow:
     position = f"page {number}"
     try:
-        page_rows = extract_rows(page)
-        is_scanned, confidence = not page_rows and bool(page.images), 0.0
-        if is_scanned and ocr.is_installed():
-            page_rows, confidence = ocr.recognize(page, origin.source.languages)
-    except SourceError:
-        raise
-    except Exception as error:
-        return origin.make_dropped(position, "unreadable", f"{type(error).__name__}: {error}")
-    if is_scanned and not page_rows and not ocr.is_installed():
-        return origin.make_dropped(position, "scanned", "an image without text; install tesseract, which reads it")
-    if is_scanned and page_rows and confidence < ocr.MIN_CONFIDENCE:
-        detail = f"tesseract is sure of {confidence:.0f} % only; scan it anew, or name its `languages`"
-        return origin.make_dropped(position, "scanned", detail, "\n".join(map(join_words, page_rows)))
+        page = pdf[number - 1]
+    except PdfiumError as error:
+        return origin.make_dropped(position, "unreadable", str(error))
+    page_rows = extract_rows(page)
+    if not page_rows and any(page.get_objects([FPDF_PAGEOBJ_IMAGE])):
+        return _read_scan(page, position, origin)
     if not page_rows:
         return origin.make_dropped(position, "empty", "no text on this page")
     words = "".join(map(join_words, page_rows))
     if len(_UNMAPPED_GLYPH.sub("", words)) < len(words) / 2:
         detail = "its fonts do not tell which characters they show; run OCR on the file, or save it anew"
         return origin.make_dropped(position, "encoding", detail, words)
+    return page_rows
+
+
+def _read_scan(page: PdfPage, position: str, origin: Origin) -> list[Row] | DroppedRow:
+    if not ocr.is_installed():
+        return origin.make_dropped(position, "scanned", "an image without text; install tesseract, which reads it")
+    try:
+        page_rows, confidence = ocr.recognize(page, origin.source.languages)
+    except OSError as error:
+        return origin.make_dropped(position, "unreadable", str(error))
+    if not page_rows:
+        return origin.make_dropped(position, "empty", "no text on this page")
+    if confidence < ocr.MIN_CONFIDENCE:
+        detail = f"tesseract is sure of {confidence:.0f} % only; scan it anew, or name its `languages`"
+        return origin.make_dropped(position, "scanned", detail, "\n".join(map(join_words, page_rows)))
     return page_rows
 
 

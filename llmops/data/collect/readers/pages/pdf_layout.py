@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import median
-from typing import Any
 
-from pdfplumber.page import Page
+from pypdfium2 import PdfPage
+
+from llmops.data.collect.readers.pages.pdf_words import RAISED_SIZE, Word, read_words
 
 # In font sizes of most of the page's text:
 GUTTER_WIDTH = 1.0  #: least width of the strip between columns; spaces between words are about 0.3, stretched ones 0.6
@@ -18,35 +19,15 @@ MIN_COLUMN_WIDTH = 12.0  #: least width of a column, some 25 characters; bullets
 BREAK_DISTANCE = 2.0  #: distance of two lines from which they do not belong together
 SAME_LINE_DISTANCE = 0.4  #: largest distance of the baselines of two words on one line
 
-MAX_SLOPE = 0.1  #: slope from which a line is not horizontal
 MIN_COLUMN_LINES = 4  #: least lines of a column
 FILLED_SHARE = 0.6  #: share of a column's width that most of its lines fill: true for running text, not for table cells
-RAISED_SIZE = 0.8  #: largest relative size or width of a digit that is a footnote's mark or an exponent
-RAISED_HEIGHT = 0.15  #: least height of such a digit
 MARK_DISTANCE = 0.5  #: largest distance of such a digit from its word
 LEVEL_TOLERANCE = 0.05  #: largest difference of equal baselines
-JOIN_DISTANCE = 0.15  #: largest distance without a space
+JOIN_DISTANCE = 0.15  #: largest distance of a mark without a space
+TOUCH_DISTANCE = 0.05  #: largest distance of two parts of one word, as of an address in a line from right to left
 
-_MARK = re.compile(r"\d{1,3}")
-_CODE_FONT = re.compile(
-    r"mono(?!type)|courier|consolas|typewriter|menlo|inconsolata|(?:^|\+)(?:cmtt|sftt|lmtt)", re.IGNORECASE
-)
+_RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One word and its position, in points from the upper left corner of the page."""
-
-    text: str
-    left: float
-    right: float
-    bottom: float
-    size: float  #: font size in points
-    bold: bool
-    monospaced: bool = False  #: all its letters have equal width, as in code
-    raised: bool = False  #: it is a number that may be an exponent or a footnote's mark
-    narrow: bool = False  #: only the width of its glyphs shows that it is raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +47,9 @@ Row = list[Word]  #: the words at one height, from left to right
 Span = tuple[float, float]  #: left and right edge, in points
 
 
-def extract_rows(page: Page) -> list[Row]:
+def extract_rows(page: PdfPage) -> list[Row]:
     """Return the words of a page, from top to bottom, each row from left to right."""
-    # Letters further apart than 0.15 font sizes belong to two words; a fixed distance fails for small print.
-    raw_words = page.filter(_is_horizontal).extract_words(x_tolerance_ratio=0.15, return_chars=True)
-    usual_size = median(sizes) if (sizes := [letter["size"] for word in raw_words for letter in word["chars"]]) else 0.0
-    widths: dict[str, float] = {}  # font → width of its widest digit
-    for letter in (letter for word in raw_words for letter in word["chars"] if letter["text"].isdigit()):
-        widths[letter["fontname"]] = max(widths.get(letter["fontname"], 0.0), _compute_width(letter))
-    words = [part for word in raw_words for part in _split_word(word, usual_size, widths)]
+    words = read_words(page)
     rows = _group_rows(word for word in words if not word.raised)
     return _group_rows(_attach_mark(word, rows) if word.raised else word for word in words)
 
@@ -113,54 +88,24 @@ def build_lines(rows: Sequence[Row], number: int) -> list[PdfLine]:
 
 
 def join_words(row: Row) -> str:
-    """Return the words of a row as one line."""
+    """Return the words of a row as one line, in the order of reading."""
     joined, end, was_raised = "", 0.0, False
-    for word in row:
-        is_joined = not joined or ((word.raised or was_raised) and word.left - end <= JOIN_DISTANCE * word.size)
+    for word in _order_words(row):
+        space = (word.left - end) / word.size
+        is_joined = not joined or abs(space) <= TOUCH_DISTANCE or ((word.raised or was_raised) and space <= JOIN_DISTANCE)
         joined += ("" if is_joined else " ") + word.text
         end, was_raised = word.right, word.raised
     return joined
 
 
-def _is_horizontal(item: Mapping[str, Any]) -> bool:
-    if item["object_type"] != "char":
-        return True
-    along, up, *_ = item["matrix"]
-    return bool(abs(up) < MAX_SLOPE * abs(along))
-
-
-def _compute_width(letter: Mapping[str, Any]) -> float:
-    return float((letter["x1"] - letter["x0"]) / letter["size"])
-
-
-def _split_word(word: Mapping[str, Any], usual_size: float, widths: Mapping[str, float]) -> Iterator[Word]:
-    """Yield the word, with each raised number in it as a separate word."""
-    letters = word["chars"]
-    size = max(letter["size"] for letter in letters)
-    bottom = max(letter["bottom"] for letter in letters if letter["size"] == size)
-
-    def is_raised(letter: Mapping[str, Any]) -> bool:
-        is_small = letter["size"] <= RAISED_SIZE * size and bottom - letter["bottom"] > RAISED_HEIGHT * size
-        # Some fonts have small raised digits of the same size. A small digit alone may be a page number in the body.
-        return letter["text"].isdigit() and (
-            is_small or _compute_width(letter) <= RAISED_SIZE * widths[letter["fontname"]]
-        )
-
-    if all(map(is_raised, letters)) or (_MARK.fullmatch(word["text"]) and size <= RAISED_SIZE * usual_size):
-        yield replace(_build_word(letters), raised=True, narrow=size > RAISED_SIZE * usual_size)
-        return
-    for raised, part_letters in groupby(letters, is_raised):
-        part = _build_word([*part_letters])
-        yield replace(part, raised=raised, narrow=raised and part.size > RAISED_SIZE * size)
-
-
-def _build_word(letters: Sequence[Mapping[str, Any]]) -> Word:
-    size = max(letter["size"] for letter in letters)
-    is_bold = all("bold" in letter["fontname"].lower() for letter in letters)
-    monospaced = all(_CODE_FONT.search(letter["fontname"]) for letter in letters)
-    left, right = min(letter["x0"] for letter in letters), max(letter["x1"] for letter in letters)
-    bottom = max(letter["bottom"] for letter in letters)
-    return Word("".join(letter["text"] for letter in letters), left, right, bottom, round(size, 1), is_bold, monospaced)
+def _order_words(row: Row) -> Row:
+    """Return the words of a row from right to left if most of them are in such a script; others keep theirs."""
+    flags = [bool(_RIGHT_TO_LEFT.search(word.text)) for word in row]
+    if sum(flags) * 2 <= sum(any(map(str.isalpha, word.text)) for word in row):
+        return row
+    parts = groupby(zip(flags, row, strict=True), lambda pair: pair[0])
+    runs = [[word for _, word in (reversed([*pairs]) if is_reversed else pairs)] for is_reversed, pairs in parts]
+    return [word for run in reversed(runs) for word in run]
 
 
 def _order_rows(rows: Sequence[Row], size: float) -> Iterator[Row]:

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pdfplumber
+import matplotlib
 import pytest
+from pypdfium2 import PdfDocument
 from reportlab.lib.styles import getSampleStyleSheet
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate
 
@@ -145,10 +148,37 @@ def test_words_cut_at_the_end_of_a_line_are_joined(tmp_path: Path) -> None:
     assert get_document(read_pdf(path)).text == "We deliver on weekdays, 5 - 6 days, for A- B too."
 
 
+def test_a_line_from_right_to_left_is_in_the_order_of_reading(tmp_path: Path) -> None:
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    pdfmetrics.registerFont(TTFont("DejaVu", fonts / "DejaVuSans.ttf"))
+    lines = ["מי משלם על המשלוח?", "החנות, עד 20 ימים.", "כתבו אל shop@example.com לפני כן."]
+    drawn = [
+        " ".join(word if word.isascii() else word[::-1] for word in reversed(line.split()))  # as it is seen
+        for line in lines
+    ]
+    texts = [(72, 700 - 14 * number, line, "DejaVu", 10) for number, line in enumerate(drawn)]
+    item = get_document(read_pdf(draw_texts(tmp_path / "x.pdf", texts)))
+    assert item.text == " ".join(lines)
+
+
+def test_a_turned_page_is_read_as_it_is_shown(tmp_path: Path) -> None:
+    lines = ["Returns are free,", "for two weeks."]
+    for turn in (90, 180, 270):
+        canvas = Canvas(str(tmp_path / "x.pdf"), pagesize=(400, 400))
+        canvas.setPageRotation(turn)
+        canvas.translate(200, 200)
+        canvas.rotate(turn)
+        for number, line in enumerate(lines):
+            canvas.drawString(-150, 100 - 14 * number, line)
+        canvas.showPage()
+        canvas.save()
+        assert get_document(read_pdf(tmp_path / "x.pdf")).text == " ".join(lines)
+
+
 def scan(path: Path) -> Path:
     """Replace each page of a PDF by its image."""
-    with pdfplumber.open(path) as pdf:
-        images = [page.to_image(resolution=300).original for page in pdf.pages]
+    with PdfDocument(path) as pdf:
+        images = [page.render(scale=300 / 72).to_pil() for page in pdf]
     images[0].save(path, save_all=True, append_images=images[1:], resolution=300)
     return path
 
