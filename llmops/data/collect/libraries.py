@@ -15,6 +15,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "docx": ("mammoth", *HTML_LIBRARIES),
     "pptx": ("python-pptx", *HTML_LIBRARIES),
     "xlsx": ("openpyxl", *HTML_LIBRARIES),
+    **dict.fromkeys(("odt", "odp", "ods"), ("xberg", "markdown-it-py", *HTML_LIBRARIES)),
+    **dict.fromkeys(("rtf", "doc", "ppt", "xls"), ("xberg", "markdown-it-py", *TEXT_LIBRARIES)),
     "epub": ("defusedxml", *HTML_LIBRARIES),
     "markdown": ("markdown-it-py", *TEXT_LIBRARIES),
     "parquet": ("pyarrow",),
