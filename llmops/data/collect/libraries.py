@@ -7,7 +7,11 @@ from llmops.data.collect.readers.pages import ocr
 
 TEXT_LIBRARIES = ("charset-normalizer",)
 HTML_LIBRARIES = ("beautifulsoup4", "lxml", *TEXT_LIBRARIES)
-ATTACHED = ("html", "markdown", "text", "pdf", "docx", "pptx", "xlsx", "epub")  #: kinds that e-mails have attached
+#: kinds that e-mails have attached
+ATTACHED = (
+    *("html", "markdown", "text", "pdf", "docx", "pptx", "xlsx", "epub"),
+    *("odt", "odp", "ods", "rtf", "doc", "ppt", "xls"),
+)
 LIBRARIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("csv", "json", "jsonl", "chat", "text"), TEXT_LIBRARIES),
     "dataset": ("datasets", "huggingface-hub", "pyarrow", "pyyaml"),

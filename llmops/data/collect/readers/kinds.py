@@ -64,7 +64,13 @@ _READERS: dict[str, Reader] = {
 }
 READERS = {kind: catch_errors(reader) for kind, reader in _READERS.items()}
 #: readers of what is attached to an e-mail, by the end of its name: of the kinds that need no settings
-_ATTACHED = {f".{kind}": READERS[kind] for kind in ("html", "pdf", "docx", "pptx", "xlsx", "epub", "eml")}
+_ATTACHED = {
+    f".{kind}": READERS[kind]
+    for kind in (
+        *("html", "pdf", "docx", "pptx", "xlsx", "epub", "eml"),
+        *("odt", "odp", "ods", "rtf", "doc", "ppt", "xls"),
+    )
+}
 _ATTACHED |= {".htm": READERS["html"], ".md": READERS["markdown"], ".txt": READERS["text"]}
 
 

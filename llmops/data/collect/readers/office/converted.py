@@ -54,6 +54,8 @@ def _read_binary(path: Path, origin: Origin) -> Items:
         return
     if not data.lstrip().startswith(SIGNATURES[kind]):
         raise UnreadableError(f"it is no {kind} file; name the kind that it is, or save it as {kind}")
+    if kind == "rtf" and not data.rstrip(b"\0 \t\r\n").endswith(b"}"):
+        raise UnreadableError("it is cut off: its last bracket is missing; save it anew")
     if kind in _STREAMS:
         if any(name.encode("utf-16-le") in data for name in _ENCRYPTED_STREAMS) or _has_password(data, kind):
             yield origin.make_dropped("file", "encrypted", "it needs a password; save it without one")
@@ -68,7 +70,7 @@ read_binary: Reader = convert_failures(_read_binary)
 
 
 def _has_password(data: bytes, kind: str) -> bool:
-    """Return True if a flag of Word's header, or Excel's record FILEPASS, says so. Both begin at a sector of 512 bytes."""
+    """Return True if a flag of Word's header, or Excel's record FILEPASS, says so. A sector begins with it."""
     for start in range(512, len(data) - 16, 512):
         if kind == "doc" and data[start : start + 2] == b"\xec\xa5":  # FibBase, [MS-DOC] 2.5.2
             return bool(data[start + 11] & 1)
@@ -120,7 +122,7 @@ def _split_sheets(document: Any) -> Iterator[PageSection]:
 
 
 def _split_slides(text: str) -> Iterator[PageSection]:
-    """Yield the slides. The first line of an untitled one, whose heading is a name in OpenDocument, is its title."""
+    """Yield the slides, which begin with a rule and mostly a title."""
     for number, slide in enumerate(_SLIDE_END.split(text)[1:], start=1):
         blocks = [part.strip() for part in re.split(r"\n{2,}", slide) if part.strip()]
         heading = ""

@@ -24,7 +24,7 @@ def is_encrypted(path: Path) -> bool:
 
 
 def copy_text(path: Path, kind: str) -> bytes:
-    """Return the file without pictures, comments and hidden slides. Merged cells become cells, most of them empty.
+    """Return the file without pictures, comments and the text of hidden slides. Covered cells become empty ones.
 
     Raises:
         UnreadableError: if it is another kind of file.
@@ -39,9 +39,10 @@ def copy_text(path: Path, kind: str) -> bytes:
     _remove_hidden(root)
     _name_slides(root)
     _unmerge_cells(root)
+    parts |= {"mimetype": MIMES[kind].encode(), "content.xml": etree.tostring(root)}
     out = io.BytesIO()
     with ZipFile(out, "w", ZIP_DEFLATED) as archive:
-        for name, part in {"mimetype": MIMES[kind], **parts, "content.xml": etree.tostring(root)}.items():
+        for name, part in parts.items():
             archive.writestr(name, part)
     return out.getvalue()
 
@@ -58,7 +59,9 @@ def _remove_hidden(root: Any) -> None:
         if _get(style.find("{*}drawing-page-properties"), "visibility") == "hidden"
     }
     slides = [page for page in root.iterfind(".//{*}page") if _get(page, "style-name") in hidden]
-    for element in [*root.iterfind(".//{*}annotation"), *root.iterfind(".//{*}image"), *slides]:
+    for slide in slides:
+        del slide[:]  # the slides behind it keep their numbers
+    for element in [*root.iterfind(".//{*}annotation"), *root.iterfind(".//{*}image")]:
         parent, previous = element.getparent(), element.getprevious()
         if previous is not None:
             previous.tail = (previous.tail or "") + (element.tail or "")
