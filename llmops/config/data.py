@@ -33,8 +33,8 @@ class Source(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Short name, used in artifacts and reports.")
     kind: Literal[
-        "csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "docx", "pptx", "xlsx", "epub", "eml", "sql", "chat",
-        "markdown", "text", "dataset", "feedback",
+        "csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "docx", "pptx", "xlsx", "odt", "odp", "ods",
+        "rtf", "doc", "ppt", "xls", "epub", "eml", "sql", "chat", "markdown", "text", "dataset", "feedback",
     ] = Field(
         description="Format. `csv` includes TSV; `chat` is transcripts (.txt) and OpenAI-style messages (.jsonl); "
         "`dataset` is what the library `datasets` saved, or what a card describes; `feedback` is what users say about "

@@ -95,7 +95,7 @@ LINE = '{"q": "1", "a": "2"}\n'
 TALK = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'
 BOMB = gzip.compress(b"<h1>Q?</h1>" + b"x" * (17 << 20))
 CUT_GZ = gzip.compress(LINE.encode() * 3) + gzip.compress(LINE.encode())[:12]
-OFFICE = ("docx", "pptx", "xlsx", "epub")
+OFFICE = ("docx", "pptx", "xlsx", "odt", "odp", "ods", "epub")
 ENTITIES = {"x.xml": "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>"}
 SHOP = script(
     "create table o (id, at, q);insert into o values (1, '2026-01-31', 'x'), (2, null, 'y'), (null, '2026-01-30', 'z')"
@@ -249,7 +249,19 @@ CASES = [
            [("unsafe", "file")], "x.xml declares entities") for kind in OFFICE),
     Case("docx", "a password", office.ENCRYPTED, [("encrypted", "file")], "it needs a password"),
     Case("docx", "a file of Word before 2007", office.ENCRYPTED[:8], [("unreadable", "file")],
-         "it is an Office document from before 2007; save it as docx"),
+         "it is an Office document from before 2007; name the kind `doc`, `xls` or `ppt`, or save it as docx"),
+    *(Case(kind, "a file cut off", cut(office.GOOD[kind])[:512], [("unreadable", "file")], "cut off; save it anew")
+      for kind in ("doc", "xls")),
+    Case("rtf", "a file cut off", cut(office.GOOD["rtf"]), [("unreadable", "file")],
+         "it is cut off: its last bracket is missing"),
+    *(Case(kind, "another format", b"%PDF-1.7", [("unreadable", "file")],
+           f"it is no {kind} file; name the kind that it is") for kind in ("doc", "xls", "rtf")),
+    Case("odt", "another format", office.GOOD["docx"], [("unreadable", "file")],
+         "it is no odt file; name the kind that it is"),
+    *(Case(kind, "an empty file", b"", [("empty", "file")], "the file is empty") for kind in ("doc", "xls", "rtf")),
+    Case("doc", "a password", office.ENCRYPTED, [("encrypted", "file")], "it needs a password"),
+    Case("odt", "a password", office.make_archive({"META-INF/manifest.xml": "<encryption-data/>"}, office.GOOD["odt"]),
+         [("encrypted", "file")], "it needs a password"),
     Case("pptx", "slides without text", office.save_document(pptx.Presentation, office.add_slide), [("empty", "file")],
          "it holds no text"),
     Case("epub", "a chapter with copy protection",

@@ -7,7 +7,11 @@ from llmops.data.collect.readers.pages import ocr
 
 TEXT_LIBRARIES = ("charset-normalizer",)
 HTML_LIBRARIES = ("beautifulsoup4", "lxml", *TEXT_LIBRARIES)
-ATTACHED = ("html", "markdown", "text", "pdf", "docx", "pptx", "xlsx", "epub")  #: kinds that e-mails have attached
+#: kinds that e-mails have attached
+ATTACHED = (
+    *("html", "markdown", "text", "pdf", "docx", "pptx", "xlsx", "epub"),
+    *("odt", "odp", "ods", "rtf", "doc", "ppt", "xls"),
+)
 LIBRARIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("csv", "json", "jsonl", "chat", "text"), TEXT_LIBRARIES),
     "dataset": ("datasets", "huggingface-hub", "pyarrow", "pyyaml"),
@@ -15,6 +19,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "docx": ("mammoth", *HTML_LIBRARIES),
     "pptx": ("python-pptx", *HTML_LIBRARIES),
     "xlsx": ("openpyxl", *HTML_LIBRARIES),
+    **dict.fromkeys(("odt", "odp", "ods"), ("xberg", "markdown-it-py", *HTML_LIBRARIES)),
+    **dict.fromkeys(("rtf", "doc", "ppt", "xls"), ("xberg", "markdown-it-py", *TEXT_LIBRARIES)),
     "epub": ("defusedxml", *HTML_LIBRARIES),
     "markdown": ("markdown-it-py", *TEXT_LIBRARIES),
     "parquet": ("pyarrow",),

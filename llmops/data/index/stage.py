@@ -37,7 +37,10 @@ VECTOR_LIBRARIES = ("tokenizers", "openvino")  #: libraries whose version change
 
 _TEXT_FIELDS = ("text", "question", "answer", "context", "location", "position")
 #: kinds of sources that have neither rows nor turns
-_UNSTRUCTURED = ("html", "pdf", "docx", "pptx", "epub", "markdown", "text", "feedback")
+_UNSTRUCTURED = (
+    *("html", "pdf", "docx", "pptx", "odt", "odp", "rtf", "doc", "ppt", "epub"),
+    *("markdown", "text", "feedback"),
+)
 _DEFAULT_ANNOTATE, _DEFAULT_COLLECT = Annotate(), Collect()
 
 

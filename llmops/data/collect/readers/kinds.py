@@ -13,7 +13,7 @@ from llmops.data.collect.readers import (
     xml_records,
 )
 from llmops.data.collect.readers.decoding import UnreadableError
-from llmops.data.collect.readers.office import docx, eml, epub, pptx, xlsx
+from llmops.data.collect.readers.office import converted, docx, eml, epub, pptx, xlsx
 from llmops.data.collect.readers.office.archive_checks import convert_failures
 from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages import html, markdown, pdf
@@ -54,6 +54,8 @@ _READERS: dict[str, Reader] = {
     "docx": docx.read,
     "pptx": pptx.read,
     "xlsx": xlsx.read,
+    **dict.fromkeys(("odt", "odp", "ods"), converted.read_opendocument),
+    **dict.fromkeys(("rtf", "doc", "ppt", "xls"), converted.read_binary),
     "epub": epub.read,
     "eml": _read_mail,
     "chat": chat_turns.read,
@@ -62,7 +64,13 @@ _READERS: dict[str, Reader] = {
 }
 READERS = {kind: catch_errors(reader) for kind, reader in _READERS.items()}
 #: readers of what is attached to an e-mail, by the end of its name: of the kinds that need no settings
-_ATTACHED = {f".{kind}": READERS[kind] for kind in ("html", "pdf", "docx", "pptx", "xlsx", "epub", "eml")}
+_ATTACHED = {
+    f".{kind}": READERS[kind]
+    for kind in (
+        *("html", "pdf", "docx", "pptx", "xlsx", "epub", "eml"),
+        *("odt", "odp", "ods", "rtf", "doc", "ppt", "xls"),
+    )
+}
 _ATTACHED |= {".htm": READERS["html"], ".md": READERS["markdown"], ".txt": READERS["text"]}
 
 

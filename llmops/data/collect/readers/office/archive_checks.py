@@ -72,7 +72,10 @@ def _find_refusal(path: Path, origin: Origin) -> DroppedRow | None:
             with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
                 if data.find(_ENCRYPTED_PACKAGE) >= 0:
                     return encrypted_row
-            raise UnreadableError(f"it is an Office document from before 2007; save it as {origin.source.kind}")
+            raise UnreadableError(
+                "it is an Office document from before 2007; name the kind `doc`, `xls` or `ppt`, or save it as "
+                f"{origin.source.kind}"
+            )
     if not is_zipfile(path):
         raise UnreadableError(f"it is no {origin.source.kind} file, or it is cut off; save it anew")
     bytes_left, tags_left = max(LARGEST_ARCHIVE, path.stat().st_size), LARGEST_TAGS

@@ -36,7 +36,7 @@ def read(path: Path, origin: Origin) -> Items:
         return
     front = _find_front_matter(text)
     title = _TITLE.search(front[0]) if front else None
-    items = list(make_documents(_split_sections(text), origin, title["title"] if title else ""))
+    items = list(make_documents(split_sections(text), origin, title["title"] if title else ""))
     yield from items
     if not items:
         yield origin.make_dropped("file", "empty", "it holds no text besides headings, front matter and comments", text)
@@ -54,7 +54,8 @@ def _find_front_matter(text: str) -> re.Match[str] | None:
     )
 
 
-def _split_sections(text: str) -> Iterator[PageSection]:
+def split_sections(text: str) -> Iterator[PageSection]:
+    """Yield every heading of Markdown with its text up to the next one. Positions are lines."""
     front = _find_front_matter(text)
     # The line breaks stay, so that positions are those of the file.
     body = "\n" * front[0].count("\n") + text[front.end() :] if front else text

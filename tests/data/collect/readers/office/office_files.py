@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -13,6 +14,7 @@ import pptx
 
 #: the beginning of a file that Office has encrypted
 ENCRYPTED = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le")
+MADE_BY_LIBREOFFICE = Path(__file__).parent / "made_by_libreoffice"
 CONTAINER = '<container xmlns="urn:x"><rootfiles><rootfile full-path="in/book.opf"/></rootfiles></container>'
 
 
@@ -54,10 +56,35 @@ def make_epub(*chapters: str, **more: str) -> bytes:
     return make_archive({"META-INF/container.xml": CONTAINER, "in/book.opf": package, **files, **more})
 
 
+def make_opendocument(mime: str, body: str) -> bytes:
+    """Return an OpenDocument file with this body."""
+    base = "urn:oasis:names:tc:opendocument:xmlns"
+    names = " ".join(f'xmlns:{name}="{base}:{end}:1.0"' for name, end in [
+        ("office", "office"), ("text", "text"), ("table", "table"), ("draw", "drawing"),
+    ])  # fmt: skip
+    content = f"<office:document-content {names}><office:body>{body}</office:body></office:document-content>"
+    return make_archive({"mimetype": f"application/vnd.oasis.opendocument.{mime}", "content.xml": content})
+
+
+_TEXT = "<text:p>text</text:p>"
 GOOD = {
     "docx": save_document(docx.Document, lambda file: file.add_paragraph("text")),
     "pptx": save_document(pptx.Presentation, lambda file: setattr(add_slide(file).shapes.title, "text", "Who?")),
     "xlsx": save_document(openpyxl.Workbook, lambda file: file.active.append(["text"])),
     "epub": make_epub("<p>text</p>"),
+    "odt": make_opendocument("text", f"<office:text>{_TEXT}</office:text>"),
+    "ods": make_opendocument(
+        "spreadsheet",
+        '<office:spreadsheet><table:table table:name="A"><table:table-row><table:table-cell office:value-type="string">'
+        f"{_TEXT}</table:table-cell></table:table-row></table:table></office:spreadsheet>",
+    ),
+    "odp": make_opendocument(
+        "presentation",
+        "<office:presentation><draw:page><draw:frame><draw:text-box>"
+        f"{_TEXT}</draw:text-box></draw:frame></draw:page></office:presentation>",
+    ),
+    "rtf": b"{\\rtf1 text}",
+    "doc": (MADE_BY_LIBREOFFICE / "one.doc").read_bytes(),
+    "xls": (MADE_BY_LIBREOFFICE / "one.xls").read_bytes(),
     "eml": b"Subject: Tents\n\ntext",
 }  #: kind → a file of one document
