@@ -3,6 +3,7 @@
 from functools import wraps
 from pathlib import Path
 
+from llmops.data.collect.libraries import ATTACHED
 from llmops.data.collect.readers import (
     chat_turns,
     csv_rows,
@@ -64,13 +65,7 @@ _READERS: dict[str, Reader] = {
 }
 READERS = {kind: catch_errors(reader) for kind, reader in _READERS.items()}
 #: readers of what is attached to an e-mail, by the end of its name: of the kinds that need no settings
-_ATTACHED = {
-    f".{kind}": READERS[kind]
-    for kind in (
-        *("html", "pdf", "docx", "pptx", "xlsx", "epub", "eml"),
-        *("odt", "odp", "ods", "rtf", "doc", "ppt", "xls"),
-    )
-}
+_ATTACHED = {f".{kind}": READERS[kind] for kind in (*ATTACHED, "eml")}
 _ATTACHED |= {".htm": READERS["html"], ".md": READERS["markdown"], ".txt": READERS["text"]}
 
 

@@ -92,7 +92,9 @@ def join_words(row: Row) -> str:
     joined, end, was_raised = "", 0.0, False
     for word in _order_words(row):
         space = (word.left - end) / word.size
-        is_joined = not joined or abs(space) <= TOUCH_DISTANCE or ((word.raised or was_raised) and space <= JOIN_DISTANCE)
+        is_joined = (
+            not joined or abs(space) <= TOUCH_DISTANCE or ((word.raised or was_raised) and space <= JOIN_DISTANCE)
+        )
         joined += ("" if is_joined else " ") + word.text
         end, was_raised = word.right, word.raised
     return joined

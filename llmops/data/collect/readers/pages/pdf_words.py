@@ -17,6 +17,8 @@ MAX_SLOPE = 0.1  #: slope from which a line is not horizontal
 WORD_SPACE = 0.15  #: space between two letters, in font sizes, from which they belong to two words
 SAME_HEIGHT = 0.5  #: distance of the baselines of two letters, in font sizes, from which they belong to two words
 UNMAPPED = "\ufffd"  #: a glyph whose font does not tell its character
+FARTHEST = 14_400.0  #: largest side of a page, in points; a letter farther from its origin is not read
+SMALLEST = 0.1  #: size of the smallest font that is read, in points
 NAME_BYTES = 256  #: most bytes of a font's name
 RAISED_SIZE = 0.8  #: largest relative size or width of a digit that is a footnote's mark or an exponent
 RAISED_HEIGHT = 0.15  #: least height of such a digit
@@ -30,6 +32,17 @@ _CODE_FONT = re.compile(
 _TURNS = {0: (1, 0, 0, -1), 90: (0, 1, 1, 0), 180: (-1, 0, 0, 1), 270: (0, -1, -1, 0)}
 
 
+@dataclass(frozen=True, slots=True)
+class Font:
+    """The font of a text object."""
+
+    name: str
+    size: float  #: in points
+    bold: bool
+    monospaced: bool  #: all its letters have equal width, as in code
+    is_horizontal: bool  #: the text object's lines are horizontal
+
+
 @dataclass(slots=True)
 class Letter:
     """One character and its position, in points to the right of and below the page's origin."""
@@ -38,21 +51,11 @@ class Letter:
     left: float
     right: float
     bottom: float  #: height of the baseline
-    size: float  #: font size in points
-    font: str  #: name of the font
+    font: Font
 
     def compute_width(self) -> float:
         """Return the width in font sizes."""
-        return (self.right - self.left) / self.size
-
-
-@dataclass(frozen=True, slots=True)
-class _Font:
-    """The font of a text object."""
-
-    name: str
-    size: float  #: in points
-    is_horizontal: bool
+        return (self.right - self.left) / self.font.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Word:
     bottom: float
     size: float  #: font size in points
     bold: bool
-    monospaced: bool = False  #: all its letters have equal width, as in code
+    monospaced: bool = False  #: all its letters are in a font for code
     raised: bool = False  #: it is a number that may be an exponent or a footnote's mark
     narrow: bool = False  #: only the width of its glyphs shows that it is raised
 
@@ -74,11 +77,11 @@ def read_words(page: PdfPage) -> list[Word]:
     """Return the horizontal words of a page, in the order of the file."""
     words = _group_letters(page)
     letters = [letter for word in words for letter in word]
-    usual_size = median(letter.size for letter in letters) if letters else 0.0
+    usual_size = median(letter.font.size for letter in letters) if letters else 0.0
     widths: dict[str, float] = {}  # font → width of its widest digit
     for letter in letters:
         if letter.text.isdigit():
-            widths[letter.font] = max(widths.get(letter.font, 0.0), letter.compute_width())
+            widths[letter.font.name] = max(widths.get(letter.font.name, 0.0), letter.compute_width())
     return [part for word in words for part in _split_word(word, usual_size, widths)]
 
 
@@ -104,7 +107,7 @@ def _group_letters(page: PdfPage) -> list[list[Letter]]:
 
 def _read_letters(page: PdfTextPage, turn: tuple[int, int, int, int]) -> Iterator[Letter | None]:
     """Yield the horizontal letters, and None for white space."""
-    fonts: dict[int | None, _Font] = {}
+    fonts: dict[int | None, Font] = {}
     box, x, y = pdfium.FS_RECTF(), c_double(), c_double()
 
     for i in range(page.count_chars()):
@@ -117,13 +120,14 @@ def _read_letters(page: PdfTextPage, turn: tuple[int, int, int, int]) -> Iterato
         if address not in fonts:
             fonts[address] = _get_font(page, i, turn)
         font = fonts[address]
-        if font.is_horizontal:
+        if font.is_horizontal and font.size >= SMALLEST:
             pdfium.FPDFText_GetLooseCharBox(page, i, byref(box))
             pdfium.FPDFText_GetCharOrigin(page, i, byref(x), byref(y))
             start = turn[0] * box.left + turn[1] * box.bottom
             end = turn[0] * box.right + turn[1] * box.top
             height = turn[2] * x.value + turn[3] * y.value
-            yield Letter(text, min(start, end), max(start, end), height, font.size, font.name)
+            if max(map(abs, (start, end, height))) <= FARTHEST:
+                yield Letter(text, min(start, end), max(start, end), height, font)
 
 
 def _get_text(page: PdfTextPage, i: int) -> str:
@@ -136,32 +140,38 @@ def _get_text(page: PdfTextPage, i: int) -> str:
     return chr(code) if code > ord(" ") else " "
 
 
-def _get_font(page: PdfTextPage, i: int, turn: tuple[int, int, int, int]) -> _Font:
-    matrix, name, flags = pdfium.FS_MATRIX(), create_string_buffer(NAME_BYTES), c_int()
-    pdfium.FPDFText_GetFontInfo(page, i, name, NAME_BYTES, byref(flags))
+def _get_font(page: PdfTextPage, i: int, turn: tuple[int, int, int, int]) -> Font:
+    matrix, buffer, flags = pdfium.FS_MATRIX(), create_string_buffer(NAME_BYTES), c_int()
+    pdfium.FPDFText_GetFontInfo(page, i, buffer, NAME_BYTES, byref(flags))
     pdfium.FPDFText_GetMatrix(page, i, byref(matrix))
+    name = buffer.value.decode(errors="replace")
     along = turn[0] * matrix.a + turn[1] * matrix.b
     up = turn[2] * matrix.a + turn[3] * matrix.b
-    size = pdfium.FPDFText_GetFontSize(page, i) * hypot(matrix.c, matrix.d)
-    return _Font(name.value.decode(errors="replace"), size, abs(up) < MAX_SLOPE * abs(along))
+    return Font(
+        name,
+        size=pdfium.FPDFText_GetFontSize(page, i) * hypot(matrix.c, matrix.d),
+        bold="bold" in name.lower(),
+        monospaced=bool(_CODE_FONT.search(name)),
+        is_horizontal=abs(up) < MAX_SLOPE * abs(along),
+    )
 
 
 def _is_joined(letter: Letter, following: Letter) -> bool:
     """Return True if two letters belong to one word. A letter may be to the left of the one before."""
-    size = max(letter.size, following.size)
+    size = max(letter.font.size, following.font.size)
     space = max(following.left - letter.right, letter.left - following.right)
     return space <= WORD_SPACE * size and abs(following.bottom - letter.bottom) <= SAME_HEIGHT * size
 
 
 def _split_word(letters: Sequence[Letter], usual_size: float, widths: Mapping[str, float]) -> Iterator[Word]:
     """Yield the word, with each raised number in it as a separate word."""
-    size = max(letter.size for letter in letters)
-    bottom = max(letter.bottom for letter in letters if letter.size == size)
+    size = max(letter.font.size for letter in letters)
+    bottom = max(letter.bottom for letter in letters if letter.font.size == size)
 
     def is_raised(letter: Letter) -> bool:
-        is_small = letter.size <= RAISED_SIZE * size and bottom - letter.bottom > RAISED_HEIGHT * size
+        is_small = letter.font.size <= RAISED_SIZE * size and bottom - letter.bottom > RAISED_HEIGHT * size
         # Some fonts have small raised digits of the same size. A small digit alone may be a page number in the body.
-        return letter.text.isdigit() and (is_small or letter.compute_width() <= RAISED_SIZE * widths[letter.font])
+        return letter.text.isdigit() and (is_small or letter.compute_width() <= RAISED_SIZE * widths[letter.font.name])
 
     is_small_number = size <= RAISED_SIZE * usual_size and _MARK.fullmatch("".join(letter.text for letter in letters))
     if is_small_number or all(map(is_raised, letters)):
@@ -178,7 +188,7 @@ def _build_word(letters: Sequence[Letter]) -> Word:
         left=min(letter.left for letter in letters),
         right=max(letter.right for letter in letters),
         bottom=max(letter.bottom for letter in letters),
-        size=round(max(letter.size for letter in letters), 1),
-        bold=all("bold" in letter.font.lower() for letter in letters),
-        monospaced=all(_CODE_FONT.search(letter.font) for letter in letters),
+        size=round(max(letter.font.size for letter in letters), 1),
+        bold=all(letter.font.bold for letter in letters),
+        monospaced=all(letter.font.monospaced for letter in letters),
     )
