@@ -3,7 +3,7 @@
 from functools import cache
 from importlib.metadata import version
 
-from llmops.data.collect.readers.pages import ocr
+from llmops.data.collect.readers.pdf import ocr
 
 TEXT_LIBRARIES = ("charset-normalizer",)
 HTML_LIBRARIES = ("beautifulsoup4", "lxml", *TEXT_LIBRARIES)

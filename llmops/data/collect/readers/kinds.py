@@ -3,7 +3,6 @@
 from functools import wraps
 from pathlib import Path
 
-from llmops.data.collect.libraries import ATTACHED
 from llmops.data.collect.readers import (
     chat_turns,
     csv_rows,
@@ -17,7 +16,8 @@ from llmops.data.collect.readers.decoding import UnreadableError
 from llmops.data.collect.readers.office import converted, docx, eml, epub, pptx, xlsx
 from llmops.data.collect.readers.office.archive_checks import convert_failures
 from llmops.data.collect.readers.origin import Items, Origin, Reader
-from llmops.data.collect.readers.pages import html, markdown, pdf
+from llmops.data.collect.readers.pages import html, markdown
+from llmops.data.collect.readers.pdf import pdf
 
 
 def catch_errors(reader: Reader) -> Reader:
@@ -65,7 +65,13 @@ _READERS: dict[str, Reader] = {
 }
 READERS = {kind: catch_errors(reader) for kind, reader in _READERS.items()}
 #: readers of what is attached to an e-mail, by the end of its name: of the kinds that need no settings
-_ATTACHED = {f".{kind}": READERS[kind] for kind in (*ATTACHED, "eml")}
+_ATTACHED = {
+    f".{kind}": READERS[kind]
+    for kind in (
+        *("html", "pdf", "docx", "pptx", "xlsx", "epub", "eml"),
+        *("odt", "odp", "ods", "rtf", "doc", "ppt", "xls"),
+    )
+}
 _ATTACHED |= {".htm": READERS["html"], ".md": READERS["markdown"], ".txt": READERS["text"]}
 
 

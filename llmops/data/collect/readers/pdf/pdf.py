@@ -11,11 +11,11 @@ from pypdfium2 import PdfDocument, PdfiumError, PdfPage
 from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_PAGEOBJ_IMAGE
 
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.readers.pages import ocr
-from llmops.data.collect.readers.pages.pdf_edges import remove_edges
-from llmops.data.collect.readers.pages.pdf_layout import PdfLine, Row, build_lines, extract_rows, join_words
-from llmops.data.collect.readers.pages.pdf_text import join_lines
 from llmops.data.collect.readers.pages.sections import TERM_LEVEL, PageSection, make_documents
+from llmops.data.collect.readers.pdf import ocr
+from llmops.data.collect.readers.pdf.pdf_edges import remove_edges
+from llmops.data.collect.readers.pdf.pdf_layout import PdfLine, Row, build_lines, extract_rows, join_words
+from llmops.data.collect.readers.pdf.pdf_text import join_lines
 from llmops.data.text.headings import compute_depth, find_section_numbers, has_final_question_mark
 from llmops.frame.records import DroppedRow
 

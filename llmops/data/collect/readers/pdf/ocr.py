@@ -15,8 +15,8 @@ from statistics import median
 
 from pypdfium2 import PdfPage
 
-from llmops.data.collect.readers.pages.pdf_layout import Row
-from llmops.data.collect.readers.pages.pdf_words import Word
+from llmops.data.collect.readers.pdf.pdf_layout import Row
+from llmops.data.collect.readers.pdf.pdf_words import Word
 from llmops.frame.errors import SourceError
 
 MIN_CONFIDENCE = 60.0  #: least confidence of a page, in percent

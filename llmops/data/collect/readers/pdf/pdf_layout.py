@@ -11,7 +11,7 @@ from statistics import median
 
 from pypdfium2 import PdfPage
 
-from llmops.data.collect.readers.pages.pdf_words import RAISED_SIZE, Word, read_words
+from llmops.data.collect.readers.pdf.pdf_words import RAISED_SIZE, Word, read_words
 
 # In font sizes of most of the page's text:
 GUTTER_WIDTH = 1.0  #: least width of the strip between columns; spaces between words are about 0.3, stretched ones 0.6

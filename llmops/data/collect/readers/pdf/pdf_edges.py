@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from statistics import median
 
-from llmops.data.collect.readers.pages.pdf_layout import Row, join_words
+from llmops.data.collect.readers.pdf.pdf_layout import Row, join_words
 
 EDGE_ROWS = 2  #: rows checked at each edge of a page
 APART_FACTOR = 1.4  #: distance to the next row, relative to the usual one, from which a row stands apart

@@ -13,7 +13,7 @@ from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate
 
 from llmops.data.collect.readers.origin import Item
-from llmops.data.collect.readers.pages import ocr
+from llmops.data.collect.readers.pdf import ocr
 from llmops.frame.errors import SourceError
 from tests.data.collect.readers.reading import get_document, get_documents, list_dropped, read_file
 

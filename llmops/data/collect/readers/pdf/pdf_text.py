@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from llmops.data.collect.readers.pages.pdf_layout import PdfLine
+from llmops.data.collect.readers.pdf.pdf_layout import PdfLine
 
 LETTER = 0.6  #: width of a letter of code, in font sizes
 
