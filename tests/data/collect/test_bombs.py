@@ -124,6 +124,7 @@ BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
     "pptx": [(make_archive_writer("pptx", b"x", BOMB_MIB), "unreadable: it holds more than 67,108,864 bytes")],
     "xlsx": [(make_archive_writer("xlsx", b"<a/>", 30), "unreadable: it holds more than 1,048,576 tags")],
     "odt": [(make_archive_writer("odt", b"x", BOMB_MIB), "unreadable: it holds more than 67,108,864 bytes")],
+    "odp": [(make_archive_writer("odp", b"x", BOMB_MIB), "unreadable: it holds more than 67,108,864 bytes")],
     "ods": [(make_archive_writer("ods", b"<a/>", 30), "unreadable: it holds more than 1,048,576 tags")],
     "epub": [(make_archive_writer("epub", b"<p></p>", 30), "unreadable: it holds more than 1,048,576 tags")],
     "eml": [

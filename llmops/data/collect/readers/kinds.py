@@ -20,14 +20,17 @@ from llmops.data.collect.readers.pages import html, markdown
 from llmops.data.collect.readers.pdf import pdf
 
 
-def catch_errors(reader: Reader) -> Reader:
-    """Return a reader that quarantines a file if its library raises ValueError or MemoryError.
+def check_file(reader: Reader) -> Reader:
+    """Return a reader that quarantines an empty file, and one whose library raises ValueError or MemoryError.
 
     Each reader has its own checks and limits. This catches the cases that they do not foresee.
     """
 
     @wraps(reader)
     def read(path: Path, origin: Origin) -> Items:
+        if path.is_file() and not path.stat().st_size:
+            yield origin.make_dropped("file", "empty", "the file is empty")
+            return
         try:
             yield from reader(path, origin)
         except MemoryError as error:
@@ -63,7 +66,7 @@ _READERS: dict[str, Reader] = {
     "markdown": markdown.read,
     "text": plain_text.read,
 }
-READERS = {kind: catch_errors(reader) for kind, reader in _READERS.items()}
+READERS = {kind: check_file(reader) for kind, reader in _READERS.items()}
 #: readers of what is attached to an e-mail, by the end of its name: of the kinds that need no settings
 _ATTACHED = {
     f".{kind}": READERS[kind]

@@ -10,7 +10,7 @@ from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages.html import LARGEST_TAGS
 from llmops.frame.records import DroppedRow
 
-LARGEST_ARCHIVE = 1 << 26  #: most unzipped bytes, or the file's size if that is larger: films hardly shrink
+LARGEST_ARCHIVE = 1 << 26  #: most unzipped bytes beyond the file's size: films hardly shrink
 
 _CHUNK = 1 << 20
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0"  # the first bytes of formats before 2007, and of encrypted documents
@@ -78,7 +78,7 @@ def _find_refusal(path: Path, origin: Origin) -> DroppedRow | None:
             )
     if not is_zipfile(path):
         raise UnreadableError(f"it is no {origin.source.kind} file, or it is cut off; save it anew")
-    bytes_left, tags_left = max(LARGEST_ARCHIVE, path.stat().st_size), LARGEST_TAGS
+    bytes_left, tags_left = LARGEST_ARCHIVE + path.stat().st_size, LARGEST_TAGS
     with ZipFile(path) as archive:
         for part in archive.infolist():
             if part.flag_bits & 1:

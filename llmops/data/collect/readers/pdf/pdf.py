@@ -14,7 +14,14 @@ from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages.sections import TERM_LEVEL, PageSection, make_documents
 from llmops.data.collect.readers.pdf import ocr
 from llmops.data.collect.readers.pdf.pdf_edges import remove_edges
-from llmops.data.collect.readers.pdf.pdf_layout import PdfLine, Row, build_lines, extract_rows, join_words
+from llmops.data.collect.readers.pdf.pdf_layout import (
+    HEADING_FACTOR,
+    PdfLine,
+    Row,
+    build_lines,
+    extract_rows,
+    join_words,
+)
 from llmops.data.collect.readers.pdf.pdf_text import join_lines
 from llmops.data.text.headings import compute_depth, find_section_numbers, has_final_question_mark
 from llmops.frame.records import DroppedRow
@@ -22,7 +29,6 @@ from llmops.frame.records import DroppedRow
 HEADING_CHARS = 120  #: a longer line is text, whatever its font
 HEADING_LINES = 4  #: most lines of a heading whose first line ends like text
 QUESTION_DEPTH = 9  #: depth of a question without number among numbered headings
-HEADING_FACTOR = 1.1  #: a line with a font larger than the body's by this factor is a heading
 
 # Titles that programs write by default.
 _DEFAULT_TITLE = re.compile(
@@ -52,19 +58,22 @@ def read(path: Path, origin: Origin) -> Items:
     """
     pages: dict[int, list[Row]] = {}
     title = ""
-    for page, content in _read_pages(path, origin):
-        if isinstance(content, DroppedRow):
-            yield content
-        elif isinstance(content, str):
-            title = content
+    for number, page in _read_pages(path, origin):
+        if isinstance(page, DroppedRow):
+            yield page
+        elif isinstance(page, str):
+            title = page
         else:
-            pages[page] = content
+            pages[number] = page
     body_pages = remove_edges([*pages.values()])
-    all_lines = [line for page, content in zip(pages, body_pages, strict=True) for line in build_lines(content, page)]
+    for number, page_rows in zip(pages, body_pages, strict=True):
+        if not page_rows:
+            yield origin.make_dropped(f"page {number}", "empty", "no text besides running head and foot")
+    all_lines = [line for n, page_rows in zip(pages, body_pages, strict=True) for line in build_lines(page_rows, n)]
     headings = _find_headings(all_lines)
     if not headings:
-        for page, text_lines in groupby(all_lines, lambda line: line.page):
-            yield origin.make_document(f"page {page}", text=join_lines([*text_lines], keep_code=True))
+        for number, text_lines in groupby(all_lines, lambda line: line.page):
+            yield origin.make_document(f"page {number}", text=join_lines([*text_lines], keep_code=True))
         return
     yield from make_documents(_convert_sections(_split_sections(all_lines, headings)), origin, title)
 

@@ -55,7 +55,10 @@ def remove_edges(pages: list[list[Row]]) -> list[list[Row]]:
 
 
 def _remove_repeated(pages: list[list[Row]]) -> list[list[Row]]:
-    """Remove rows that repeat among the outermost rows of most pages, and page numbers there."""
+    """Remove rows that repeat among the outermost rows of most pages, and page numbers there.
+
+    Digits are not compared. So rows of a table are alike, too, but most of them are not at an edge.
+    """
 
     def get_shape(row: Row) -> str:
         return re.sub(r"\d+", "#", join_words(row))
@@ -65,7 +68,8 @@ def _remove_repeated(pages: list[list[Row]]) -> list[list[Row]]:
 
     spacing = _compute_spacing(pages)
     seen = Counter(s for page in pages for s in {get_shape(page[i]) for i in list_edges(page)})
-    repeated = {s for s, n in seen.items() if n > 1 and n > len(pages) / 2}
+    inner = Counter(get_shape(row) for page in pages for row in page[EDGE_ROWS:-EDGE_ROWS])
+    repeated = {s for s, n in seen.items() if n > max(1, len(pages) / 2, inner[s])}
     removed_rows = [
         {i for i in list_edges(page) if get_shape(page[i]) in repeated or _PAGE_NUMBER.fullmatch(join_words(page[i]))}
         | {

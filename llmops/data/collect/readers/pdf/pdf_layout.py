@@ -14,6 +14,7 @@ from pypdfium2 import PdfPage
 from llmops.data.collect.readers.pdf.pdf_words import RAISED_SIZE, Word, read_words
 
 # In font sizes of most of the page's text:
+HEADING_FACTOR = 1.1  #: size from which a line is a heading
 GUTTER_WIDTH = 1.0  #: least width of the strip between columns; spaces between words are about 0.3, stretched ones 0.6
 MIN_COLUMN_WIDTH = 12.0  #: least width of a column, some 25 characters; bullets and most table cells have less
 BREAK_DISTANCE = 2.0  #: distance of two lines from which they do not belong together
@@ -123,7 +124,10 @@ def _order_rows(rows: Sequence[Row], size: float) -> Iterator[Row]:
 
 
 def _find_columns(rows: Sequence[Row], start: int, size: float) -> tuple[int, float | None]:
-    """Return the end of the rows from `start` that leave a common vertical strip free, and the strip's middle."""
+    """Return the end of the rows from `start` that leave a common vertical strip free, and the strip's middle.
+
+    A table below the columns may leave the same strip free. So the rows may also end before a heading.
+    """
     gaps: list[Span] = [(-math.inf, math.inf)]
     end, strips = start + 1, list[Span]()
     for i in range(start, len(rows)):
@@ -145,10 +149,12 @@ def _find_columns(rows: Sequence[Row], start: int, size: float) -> tuple[int, fl
     if distant_rows and distant_rows[0] < start + MIN_COLUMN_LINES:
         return start + 1, None
     end = next((i for i in distant_rows if i > end - MIN_COLUMN_LINES), end)
-    for left, right in sorted(strips, key=lambda span: span[0] - span[1]):
-        middle = (left + right) / 2
-        if all(_is_column(side, size) for side in _split_columns(rows[start:end], middle)):
-            return end, middle
+    headings = [i for i in range(start + 1, end) if max(word.size for word in rows[i]) > size * HEADING_FACTOR]
+    for stop in (end, *reversed(headings)):
+        for left, right in sorted(strips, key=lambda span: span[0] - span[1]):
+            middle = (left + right) / 2
+            if all(_is_column(side, size) for side in _split_columns(rows[start:stop], middle)):
+                return stop, middle
     return start + 1, None
 
 

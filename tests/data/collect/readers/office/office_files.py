@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -86,5 +87,6 @@ GOOD = {
     "rtf": b"{\\rtf1 text}",
     "doc": (MADE_BY_LIBREOFFICE / "one.doc").read_bytes(),
     "xls": (MADE_BY_LIBREOFFICE / "one.xls").read_bytes(),
+    "ppt": gzip.decompress((MADE_BY_LIBREOFFICE / "slides.ppt.gz").read_bytes()),
     "eml": b"Subject: Tents\n\ntext",
-}  #: kind → a file of one document
+}  #: kind → a small file, mostly of one document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from copy import deepcopy
 from datetime import datetime
@@ -10,6 +11,7 @@ from email.mime.message import MIMEMessage
 from email.mime.text import MIMEText
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import docx
 import openpyxl
@@ -229,3 +231,10 @@ def test_sizes_are_counted_and_not_believed(tmp_path: Path) -> None:
     for file in (data, lying):
         with pytest.raises(OSError, match="more than 67,108,864 bytes"):
             read_file("docx", tmp_path, file)
+
+
+def test_a_film_may_be_larger_than_all_other_parts_may(tmp_path: Path) -> None:
+    data = io.BytesIO(GOOD["docx"])
+    with ZipFile(data, "a") as archive:  # stored, not compressed
+        archive.writestr("word/media/film.mp4", bytes(65 << 20))
+    assert [summarize_item(item)[3] for item in read_file("docx", tmp_path, data.getvalue())] == ["text"]

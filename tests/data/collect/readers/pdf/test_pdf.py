@@ -15,6 +15,7 @@ from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate
 from llmops.data.collect.readers.origin import Item
 from llmops.data.collect.readers.pdf import ocr
 from llmops.frame.errors import SourceError
+from llmops.frame.records import DroppedRow
 from tests.data.collect.readers.reading import get_document, get_documents, list_dropped, read_file
 
 STYLES = getSampleStyleSheet()
@@ -143,6 +144,27 @@ def test_tables_are_read_by_row(tmp_path: Path) -> None:
     assert item.text == " ".join(f"{country} {days}" for country, days in rows)
 
 
+def test_no_row_of_a_table_over_several_pages_is_lost(tmp_path: Path) -> None:
+    rows = [f"S{n} {100 + n} EUR" for n in range(90)]
+    pages = [
+        [(72, 800, "Prices of 2026"), *((72, 780 - 16 * i, row) for i, row in enumerate(["Size Price", *rows[n : n + 30]]))]
+        for n in (0, 30, 60)
+    ]  # fmt: skip
+    text = " ".join(item.text for item in get_documents(read_pdf(draw_texts(tmp_path / "x.pdf", *pages))))
+    assert [row for row in rows if row not in text] == []
+    assert "Prices of" not in text
+
+
+def test_a_table_below_columns_does_not_hide_them(tmp_path: Path) -> None:
+    columns = [[f"Column {m} says it in line {n}, so" for n in range(6)] for m in range(2)]
+    lines = [(60 + 260 * m, 700 - 14 * n, line) for m, column in enumerate(columns) for n, line in enumerate(column)]
+    cells = [(60 + 180 * m, 570 - 14 * n, f"cell {n}") for n in range(12) for m in range(3)]
+    items = get_documents(
+        read_pdf(draw_texts(tmp_path / "x.pdf", [*lines, (60, 590, "Prices", "Helvetica", 14), *cells]))
+    )
+    assert items[0].text == " ".join(sum(columns, []))
+
+
 def test_words_cut_at_the_end_of_a_line_are_joined(tmp_path: Path) -> None:
     path = draw_lines(tmp_path / "x.pdf", "We deliv-\ner on week-\ndays, 5 -\n6 days, for A-\nB too.")
     assert get_document(read_pdf(path)).text == "We deliver on weekdays, 5 - 6 days, for A- B too."
@@ -247,6 +269,14 @@ def draw_book(path: Path, lengths: list[int], head: str) -> list[str]:
         pages.append(drawn)
     draw_texts(path, *pages)
     return lines
+
+
+def test_a_page_with_nothing_but_its_running_head_is_quarantined(tmp_path: Path) -> None:
+    pages = [[(72, 800, f"Guide, page {n}"), *([(72, 700, f"{spell_number(n)}.")] * (n != 2))] for n in range(1, 5)]
+    items = read_pdf(draw_texts(tmp_path / "x.pdf", *pages))
+    assert [i.position for i in get_documents(items)] == ["page 1", "page 3", "page 4"]
+    (row,) = [item for item in items if isinstance(item, DroppedRow)]
+    assert (row.position, row.rule) == ("page 2", "empty")
 
 
 @pytest.mark.parametrize("head", ["none", "all", "even"])
