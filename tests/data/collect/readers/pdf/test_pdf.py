@@ -146,11 +146,9 @@ def test_tables_are_read_by_row(tmp_path: Path) -> None:
 
 def test_no_row_of_a_table_over_several_pages_is_lost(tmp_path: Path) -> None:
     rows = [f"S{n} {100 + n} EUR" for n in range(90)]
-    pages = [
-        [(72, 800, "Prices of 2026"), *((72, 780 - 16 * i, row) for i, row in enumerate(["Size Price", *rows[n : n + 30]]))]
-        for n in (0, 30, 60)
-    ]  # fmt: skip
-    text = " ".join(item.text for item in get_documents(read_pdf(draw_texts(tmp_path / "x.pdf", *pages))))
+    pages = [["Prices of 2026", "Size Price", *rows[n : n + 30]] for n in (0, 30, 60)]
+    drawn = [[(72, 800 - 16 * i, line) for i, line in enumerate(page)] for page in pages]
+    text = " ".join(item.text for item in get_documents(read_pdf(draw_texts(tmp_path / "x.pdf", *drawn))))
     assert [row for row in rows if row not in text] == []
     assert "Prices of" not in text
 
