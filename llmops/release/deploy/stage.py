@@ -2,7 +2,8 @@
 
 The app follows the registry's aliases and loads a new champion by itself. This stage asks only after `/readyz` has
 named the champion, because an app that is loading answers 503, which would count as an error of the service. Without a
-`url`, the stage starts an app on a free loopback port with a new API key, and stops it afterwards.
+`url`, the stage starts an app on a free loopback port, and stops it afterwards. It asks with an API key of its own,
+which it revokes; for an app with another database, LLMOPS_API_KEY must be one of its keys.
 
     python -m llmops run deploy
 """
@@ -16,7 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def run(
     """Write `deployment.json`: url, version, question, answer and seconds.
 
     The index is served, so that removed documents are not cited any more, unless it only adds passages and the champion
-    answers worse from it: then `index` is "held back". If the stage starts an app, the app works in `home`, and its API
-    key is in the database at the URL `database`.
+    answers worse from it: then `index` is "held back". If the stage starts an app, the app works in `home`. The API key
+    is LLMOPS_API_KEY for an app at `config.url`, and otherwise a new one in the database at the URL `database`.
 
     Raises:
         DeployError: if there is no champion, if the app refuses or ends (the message quotes it), or if Elasticsearch
@@ -90,20 +91,15 @@ def run(
             f"{decision['outcome']}; `llmops models decisions` has the reasons). To serve it all the same: "
             f"`llmops models promote {version} --override REASON`, then `llmops serve`."
         )
-    if config.url:
-        key = os.environ.get("LLMOPS_API_KEY", "")
-        if not key:
-            raise DeployError(
-                f"To ask {config.url}, deploy needs an API key: set LLMOPS_API_KEY (`llmops keys create` makes one)."
-            )
-        proof = prove(config, config.url, key, champion.name, clock=clock)
-    else:
-        output = out / "serving.log"
-        with (
-            lend_key(KeyStore(database_at(database), events), config.timeout_s) as key,
-            run_app(registry, model, home, database, output) as (url, process),
-        ):
-            proof = prove(config, url, key, champion.name, process, output, clock)
+    own_key = os.environ.get("LLMOPS_API_KEY", "") if config.url else ""
+    key_store = KeyStore(database_at(database), events)
+    with nullcontext(own_key) if own_key else lend_key(key_store, config.timeout_s) as key:
+        if config.url:
+            proof = prove(config, config.url, key, champion.name, clock=clock)
+        else:
+            output = out / "serving.log"
+            with run_app(registry, model, home, database, output) as (url, process):
+                proof = prove(config, url, key, champion.name, process, output, clock)
     write_json(out / "deployment.json", {"state": "served", **held, **proof})
     return {"state": "served", **held, **proof}
 
@@ -174,7 +170,8 @@ def prove(
                     }
                 last_reply = _describe_reply(response, answer)
                 if response.status_code in _FINAL_STATUSES:
-                    raise DeployError(f"The serving app at {url} refuses the question; it said: {last_reply}.")
+                    remedy = " Set LLMOPS_API_KEY to a key of that app." if response.status_code == 401 else ""
+                    raise DeployError(f"The serving app at {url} refuses the question; it said: {last_reply}.{remedy}")
             clock.sleep(min(0.5, max(left, 0)))
     raise NotServedError(
         f"The serving app at {url} did not answer with {version} within {config.timeout_s:g} s (deploy.timeout_s); "

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from llmops.access.keys import KeyStore
+from llmops.access.roles import RevokedKey
 from llmops.config import Deploy
 from llmops.data.retrieval.file_store import write_passages
 from llmops.frame import artifacts
@@ -107,6 +108,7 @@ class App:
         self.ready: list[Said] = [(200, {"status": "ready", "model_version": "v1"})]
         self.answers: list[Said] = []
         self.given: list[Said] = []
+        self.keys: set[str] = set()
         self.documents: Said = (404, {"code": "no_documents", "detail": "No index is served."})
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -114,7 +116,8 @@ class App:
             status, told = self.ready.pop(0) if len(self.ready) > 1 else self.ready[0]
             return httpx.Response(status, json=told)
         assert (request.method, request.url.path) == ("POST", "/generate")
-        assert (request.headers["X-LLMOps-Side"], request.headers["X-API-Key"]) == ("champion", "llmops_key")
+        assert request.headers["X-LLMOps-Side"] == "champion"
+        self.keys.add(request.headers["X-API-Key"])
         body = json.loads(request.content)
         assert body == {"prompt": "Where?", "ground": body["ground"]}
         if body["ground"]:
@@ -145,7 +148,7 @@ def test_the_champion_answers_and_before_the_new_version_is_ready_nothing_is_ask
     assert prove(tmp_path, url=URL, timeout_s=10) == {
         "state": "served", "url": URL, "version": "v1", "question": "Where?", "answer": "Here.", "seconds": 2.5,
     }  # fmt: skip
-    assert app.given == [OLD, V1]
+    assert app.given == [OLD, V1] and app.keys == {"llmops_key"}
 
 
 def test_the_answer_from_the_documents_is_kept_with_the_pages_that_it_names(tmp_path: Path, app: App) -> None:
@@ -180,10 +183,23 @@ def test_in_the_end_it_says_what_the_app_said(
     assert len(app.given) == (0 if not said else 4 if error is NotServedError else 1)
 
 
-@pytest.mark.parametrize(("key", "words"), [("llmops_key", "127.0.0.1:9"), ("", "LLMOPS_API_KEY")])
-def test_it_needs_an_app_and_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, words: str) -> None:
-    monkeypatch.setenv("LLMOPS_API_KEY", key)
-    with pytest.raises(DeployError, match=words):
+def test_without_a_key_it_makes_one_for_the_proof(tmp_path: Path, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLMOPS_API_KEY")
+    app.answers = [V1]
+    prove(tmp_path, url=URL)
+    (key,) = app.keys
+    with pytest.raises(RevokedKey):
+        KeyStore(database_at(url(tmp_path)), tmp_path / "events").check(key)
+
+
+def test_an_app_with_another_database_needs_a_key_of_its_own(tmp_path: Path, app: App) -> None:
+    app.answers = [(401, {"detail": "unknown key"})]
+    with pytest.raises(DeployError, match=r"unknown key.* Set LLMOPS_API_KEY"):
+        prove(tmp_path, url=URL)
+
+
+def test_an_app_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotServedError, match=r"127\.0\.0\.1:9"):
         prove(tmp_path, url="http://127.0.0.1:9")
 
 
