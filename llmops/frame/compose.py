@@ -26,6 +26,7 @@ from llmops.frame.doctor import GIB, Check, format_checks, is_free
 
 DISK_GIB = 10.0  #: model versions, artifacts and events of some weeks
 MEMORY_GIB = {"cpu": 7.0, "gpu": 16.0, "vllm": 16.0, "elk": 4.0}  #: profile → memory of its services
+CPUS = {"cpu": 2.0, "gpu": 4.0, "vllm": 4.0}  #: profile → cores that its worker, and serving, may use each
 PORTS = {"airflow": 8080, "serving": 8000}
 ELK_PORTS = {"logstash": 8088, "kibana": 5601}
 MIN_MAP_COUNT = 262_144  #: memory maps of a process that Elasticsearch asks for
@@ -107,18 +108,26 @@ def check_host(root: Path, profiles: Sequence[str], is_running: bool) -> list[Ch
     return checks
 
 
-def check_container(folders: Sequence[Path], profiles: Sequence[str], proc: Path = Path("/proc")) -> list[Check]:
-    """Check memory, kernel, and the mounted volumes, from within a container.
+def check_container(
+    folders: Sequence[Path], profiles: Sequence[str], cpus: float = 0.0, proc: Path = Path("/proc")
+) -> list[Check]:
+    """Check cores, memory, kernel, and the mounted volumes, from within a container.
 
     Args:
         folders: where volumes are mounted.
         profiles: profiles that are started.
+        cpus: cores that a service may use; 0 for what the profiles say.
         proc: the kernel's folder of processes.
     """
+    cpus = cpus or max((CPUS.get(profile, 0.0) for profile in profiles), default=0.0)
+    there = os.cpu_count() or 1
+    remedy = f"use a host with {cpus:g} cores, or allow fewer with a line LLMOPS_CPUS={there} in .env"
+    # Docker starts no service whose limit is higher.
+    cores = Check("cores", there >= cpus, f"{there} on this host", remedy)
     total = int(re.findall(r"MemTotal:\s+(\d+) kB", (proc / "meminfo").read_text(encoding="ascii"))[0]) * 1024 / GIB
     needed = sum(MEMORY_GIB.get(profile, 0.0) for profile in profiles)
     remedy = f"{' and '.join(profiles)} need {needed:.0f} GiB: use a larger host, or leave a profile out"
-    checks = [Check("memory", total >= needed, f"{total:.1f} GiB on this host", remedy)]
+    checks = [cores, Check("memory", total >= needed, f"{total:.1f} GiB on this host", remedy)]
     if "elk" in profiles:
         count = int((proc / "sys/vm/max_map_count").read_text(encoding="ascii"))
         remedy = f"on the host: `sysctl -w vm.max_map_count={MIN_MAP_COUNT}`, and a line in /etc/sysctl.d to keep it"

@@ -1,10 +1,6 @@
-"""The images of serving that need no GPU, built by podman, started as in production and asked: `make test-images`.
-
-`PYTHON_IMAGE` names another base image than the one that the Dockerfiles pin, where that cannot be pulled.
-"""
+"""The images of serving that need no GPU, built by podman, started as in production and asked: `make test-images`."""
 
 import json
-import os
 import queue
 import shutil
 import subprocess
@@ -21,11 +17,11 @@ import pytest
 
 from tests.clock import wait_until
 
-from .conftest import ROOT, Home
+from .conftest import Home
+from .podman import LIMITS, build, podman
 from .test_lambda import v2
 
 MOST_MIB = 700  #: of packages in the image for CPUs
-LIMITS = ("--ulimit", "nofile=20000:20000", "--ulimit", "nproc=90000:90000")
 #: As Compose and Kubernetes run it: nothing can be written but /tmp and the home, no capability, no way to get one.
 HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 SEEN = """
@@ -33,23 +29,6 @@ import os, pathlib
 print(os.getuid(), *(p for p in ("/", "/opt/venv", "/etc") if not os.statvfs(p).f_flag & os.ST_RDONLY))
 print(sum(p.lstat().st_size for p in pathlib.Path("/opt/venv").rglob("*") if p.is_file()) // 2**20)
 """
-
-
-def podman(*arguments: str | Path, **options: Any) -> str:
-    environ = {**os.environ, "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
-    done = subprocess.run(["podman", *arguments], env=environ, text=True, capture_output=True, **options)
-    assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout.strip()
-
-
-def build(dockerfile: str, tag: str, *more: str) -> str:
-    """Build an image; pip finds packages as it does here."""
-    base = [f"--build-arg=PYTHON={name}" for name in [os.environ.get("PYTHON_IMAGE")] if name]
-    where = ["/etc/pip.conf", "/etc/ssl/certs", *os.environ.get("PIP_FIND_LINKS", "").split()]
-    mounted = [f"--volume={path}:{path}:ro" for path in where if Path(path).exists()]
-    how = ["--network=host", "--isolation=chroot", "--format=docker", *LIMITS, *base, *mounted, *more]
-    podman("build", *how, "--file", ROOT / "docker" / dockerfile, "--tag", tag, ROOT)
-    return tag
 
 
 @pytest.fixture
@@ -69,7 +48,7 @@ def start() -> Iterator[Callable[..., str]]:
 def test_the_image_answers_and_loses_no_request_when_it_is_told_to_stop(
     start: Callable[..., str], released: Home, tmp_path: Path, free_port: int
 ) -> None:
-    image = build("serving-cpu.Dockerfile", "localhost/llmops-test-serving")
+    image = build("docker/serving-cpu.Dockerfile", "localhost/llmops-test-serving")
     home = shutil.copytree(released.path, tmp_path / "home")
     many = 10**9
     settings = {"HOST": "127.0.0.1", "PORT": free_port, "DRAIN_S": 3}
@@ -121,7 +100,7 @@ def ready(client: httpx.Client) -> bool:
 
 def test_the_lambda_image_answers_an_event(start: Callable[..., str], released: Home, tmp_path: Path) -> None:
     home = shutil.copytree(released.path, tmp_path / "home")
-    image = build("lambda/Dockerfile", "localhost/llmops-test-lambda", f"--build-context=home={home}")
+    image = build("docker/lambda/Dockerfile", "localhost/llmops-test-lambda", f"--build-context=home={home}")
     answer, seconds = first_answer(start, image, released.key)
     print(f"first answer {seconds:.1f} s after the process began")
     assert answer["statusCode"] == 200 and json.loads(answer["body"])["model_version"] == "v1"

@@ -66,6 +66,7 @@ PARSED = {
     "make setup": "installs gigabytes; tests/test_makefile.py runs its choice of Python",
     "make stop": "ends what a developer has running; tests/pipeline/test_stack.py stops services",
     "make bench": "takes an hour; tests/benchmarks does a part of it",
+    "make gpu-check": "needs a GPU; without one it says so",
     "make pipeline": "trains for minutes; tests/e2e runs the pipeline in Airflow",
     "make clean": "deletes the home",
     "make help": "prints a list",

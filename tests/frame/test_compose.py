@@ -66,21 +66,26 @@ def test_missing_secrets_and_taken_ports_are_named(root: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("profiles", "kib", "maps", "wrong"),
+    ("profiles", "cpus", "kib", "maps", "wrong"),
     [
-        (["cpu"], 16 << 20, 65530, set()),
-        (["cpu"], 4 << 20, 65530, {"memory"}),
-        (["cpu", "elk"], 8 << 20, 262144, {"memory"}),
-        (["cpu", "elk"], 16 << 20, 65530, {"vm.max_map_count"}),
+        (["cpu"], 0, 16 << 20, 65530, set()),
+        (["cpu"], 0, 4 << 20, 65530, {"memory"}),
+        (["cpu"], 3.5, 16 << 20, 65530, {"cores"}),
+        (["gpu"], 0, 32 << 20, 65530, {"cores"}),
+        (["gpu"], 2, 32 << 20, 65530, set()),
+        (["cpu", "elk"], 0, 8 << 20, 262144, {"memory"}),
+        (["cpu", "elk"], 0, 16 << 20, 65530, {"vm.max_map_count"}),
     ],
 )
 def test_a_container_tells_what_the_host_lacks(
-    tmp_path: Path, profiles: list[str], kib: int, maps: int, wrong: set[str]
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profiles: list[str], cpus: float, kib: int, maps: int,
+    wrong: set[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     (tmp_path / "sys/vm").mkdir(parents=True)
     (tmp_path / "meminfo").write_text(f"MemTotal:       {kib} kB\nMemFree: 1 kB\n")
     (tmp_path / "sys/vm/max_map_count").write_text(f"{maps}\n")
-    checks = check_container([], profiles, proc=tmp_path)
+    checks = check_container([], profiles, cpus, tmp_path)
     assert {check.name for check in checks if not check.ok} == wrong
     assert all(check.remedy for check in checks)
 
@@ -88,7 +93,7 @@ def test_a_container_tells_what_the_host_lacks(
 def test_a_full_disk_and_a_wrong_owner_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmops.frame.compose.DISK_GIB", 1e9)
     monkeypatch.setattr("os.access", lambda *_: False)
-    disk, owner = check_container([tmp_path], [])[1:]
+    disk, owner = check_container([tmp_path], [])[2:]
     assert not disk.ok and "GiB free" in disk.detail
     assert not owner.ok and "belongs to user" in owner.detail and "chown" in owner.remedy
 

@@ -8,8 +8,9 @@ import torch
 from llmops.config import Train
 from llmops.data.features.tokenize import Tokens
 from llmops.frame.machine import GIB
-from llmops.model.base.memory import estimate_activations
+from llmops.model.base.memory import CUDA_CONTEXT_BYTES, MemorySettings, estimate_activations, estimate_need
 from llmops.model.base.packing import compute_answer_loss, pack
+from llmops.model.base.shape import measure_shape, read_stored_config
 from llmops.model.training import fit as fit_module
 from llmops.model.training.attention import SEGMENTS
 from llmops.model.training.fit import fit
@@ -46,6 +47,24 @@ def test_gpu_trains_with_paged_adamw(tiny_base: Path, tmp_path: Path) -> None:
         tmp_path,
     )
     assert history[-1]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(1800)
+def test_a_gpu_takes_what_the_plan_says_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QLoRA of a model in the shape of Llama 3.2 1B, with random weights."""
+    shape = dict(vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16)
+    shape |= dict(num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192, tie_word_embeddings=True)
+    make_causal_model("llama", **shape).to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    base, hyperparameters = str(tmp_path / "base"), Hyperparameters(1e-4, 16, 8)
+    short = Hardware(True, torch.cuda.is_bf16_supported(), GIB)  # so that activations are computed twice, as planned
+    monkeypatch.setattr(fit_module, "detect_hardware", lambda: short)
+    examples = [Tokens(str(i), [20 + (7 * i + j) % 400 for j in range(512)], 256) for i in range(8)]
+    torch.cuda.reset_peak_memory_stats()
+    fit(load_trainable_model(base, Train(), hyperparameters), examples, Train(epochs=2), hyperparameters, tmp_path)
+    taken = (torch.cuda.max_memory_allocated() + CUDA_CONTEXT_BYTES) / GIB
+    planned = estimate_need("train", measure_shape(read_stored_config(Path(base))), MemorySettings(), gpu=True).gpu
+    assert 0.6 < taken / planned < 1.1, (taken, planned)
 
 
 @pytest.mark.parametrize(("family", "width"), [("llama", 512), ("phi3", 1024)])

@@ -1,7 +1,7 @@
 """Our events in a real Elasticsearch: templates, roles, every field, and the query of every panel."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 from elasticsearch import Elasticsearch, helpers
 
 from llmops import cli
-from llmops.config import Monitoring, SearchServer, load
+from llmops.config import Config, Monitoring, SearchServer, load
 from llmops.data.retrieval import elasticsearch_store
 from llmops.data.retrieval.search import open_index
 from llmops.events.datasets import DATASETS, SERVING, TEXT
@@ -330,3 +330,106 @@ def test_every_pod_reads_what_all_of_them_sent(
         hour = first, first + timedelta(hours=1)
         assert build_alert_report(pod, *hour)["requests"] == 2
         assert len(read_event_sample(make_reader(pod), *map(format_timestamp, hour))) == 2  # which drift is judged by
+
+
+# --- Kibana's figures are those of the dashboard
+
+
+LENS = {"sum": "sum", "max": "max", "min": "min", "average": "avg", "unique_count": "cardinality"}
+
+
+def read_panel(ask: Ask, title: str, first: datetime) -> dict[tuple[Any, ...], Any]:
+    """Return a panel's figures of one hour, as Lens counts them: buckets and how a field is counted → value."""
+    ((query, columns),) = [(query, columns) for name, query, columns in list_panels() if name == title]
+    aggs: dict[str, Any] = {}
+    for column in columns:
+        how, field, asked = column["operationType"], column.get("sourceField"), column.get("params") or {}
+        if how in ("percentile", "median"):
+            aggs[f"p{asked.get('percentile', 50)} {field}"] = {
+                "percentiles": {"field": field, "percents": [asked.get("percentile", 50)]}
+            }
+        elif how in LENS:
+            aggs[f"{how} {field}"] = {LENS[how]: {"field": field}}
+    for column in reversed(columns):
+        asked = column.get("params") or {}
+        if column["operationType"] == "terms":
+            missing = {"missing": ""} if asked.get("missingBucket") else {}
+            of: dict[str, Any] = {"terms": {"field": column["sourceField"], "size": asked["size"], **missing}}
+        elif column["operationType"] == "filters":
+            named = {one["label"]: {"query_string": {"query": one["input"]["query"]}} for one in asked["filters"]}
+            of = {"filters": {"filters": named}}
+        else:
+            continue
+        aggs = {"bucket": {**of, "aggs": aggs}}
+    hour = {"gte": format_timestamp(first), "lt": format_timestamp(first + timedelta(hours=1))}
+    within = [{"query_string": {"query": query["query"]}}, {"range": {"@timestamp": hour}}]
+    body = {"size": 0, "query": {"bool": {"filter": within}}, "aggs": aggs}
+    answer = ask("POST", f"/{STREAMS}/_search", body)
+    return dict(list_figures({"doc_count": answer["hits"]["total"]["value"], **answer["aggregations"]}))
+
+
+def list_figures(found: dict[str, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield each figure of an answer's aggregations, with the buckets that it is in."""
+    buckets = found.get("bucket", {}).get("buckets", [])
+    for key, bucket in buckets.items() if isinstance(buckets, dict) else [(one["key"], one) for one in buckets]:
+        yield from list_figures(bucket, (*path, key))
+    yield (*path, "count"), found["doc_count"]
+    for name, figure in found.items():
+        if isinstance(figure, dict) and name != "bucket":
+            yield (*path, name), figure["value"] if "value" in figure else next(iter(figure["values"].values()))
+
+
+def test_panels_and_the_dashboard_give_the_same_figures_for_the_same_requests(
+    secured_server: str, filled: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELASTICSEARCH_USER", WRITES[0])
+    monkeypatch.setenv("ELASTICSEARCH_PASSWORD", WRITES[1])
+    config = Config(
+        home=tmp_path, monitoring=Monitoring(sinks=("local", "elasticsearch"), elasticsearch_url=secured_server)
+    )
+    first = datetime(2026, 6, 1, tzinfo=UTC)
+    for n in range(400):  # of a hundred requests two are refused and eight fail, six of these late in their answer
+        status = {7: 429, 8: 422, 13: 503, 14: 503}.get(n % 100, 500 if n % 100 >= 94 else 200)
+        fields: dict[str, Any] = {
+            "@timestamp": format_timestamp(first + timedelta(seconds=n)),
+            "http.request.id": f"r{n}",
+            "http.response.status_code": status,
+            "event.duration": (n % 100 + 1) * 10**6,
+            "llmops.key.prefix": f"k{n % 3}",
+        }
+        if status in (200, 500):
+            fields |= {"llmops.model.version": f"v{n % 4 // 3}", "llmops.time_to_first_token": (n % 100 + 1) * 10**5}
+            fields |= {"llmops.queue_time": (n % 100 + 1) * 10**4, "gen_ai.usage.input_tokens": n}
+            fields |= {"gen_ai.usage.output_tokens": 2 * n}
+        emit(config.events, SERVING, fields)
+    drain_spool(config.events, config.monitoring)
+    filled("POST", f"/{STREAMS}/_refresh")
+    local = config.model_copy(update={"monitoring": Monitoring()})  # counts by itself, with another histogram
+    shown = read_dashboard(make_reader(local), "1h", 2, first + timedelta(minutes=10))
+    total = shown["totals"]
+
+    by_status = read_panel(filled, "Requests by status", first)
+    assert {key[0]: figure for key, figure in by_status.items()} == {
+        200: 360, 422: 4, 429: 4, 500: 24, 503: 8, "count": 400,
+    }  # fmt: skip
+    assert (total["requests"], total["answered"], total["refused"], total["failed"]) == (400, 360, 8, 32)
+    share = read_panel(filled, "Share of requests that fail", first)
+    assert share["failed", "count"] / (share["failed", "count"] + share["answered", "count"]) == total["error_rate"]
+    tokens = read_panel(filled, "Tokens", first)
+    for side in ("input", "output"):
+        assert tokens[f"sum gen_ai.usage.{side}_tokens",] == total[f"{side}_tokens"]
+    for title, field, name, percents in (
+        ("Latency", "event.duration", "latency_ms", (50, 95, 99)),
+        ("Time to first token", "llmops.time_to_first_token", "first_token_ms", (50, 95)),
+        ("Time in the queue", "llmops.queue_time", "queue_ms", (95,)),
+    ):
+        figures = read_panel(filled, title, first)
+        for p in percents:
+            assert figures[f"p{p} {field}",] / 1e6 == pytest.approx(total[name][f"p{p}"], rel=0.02), (title, p)
+    side_by_side = read_panel(filled, "Versions side by side", first)
+    by_version = read_panel(filled, "Latency by version", first)
+    assert set(shown["versions"]) == {"v0", "v1"}
+    for version, stats in shown["versions"].items():
+        assert side_by_side[version, "", "count"] == stats["answered"]  # of no side of a canary
+        p95 = pytest.approx(stats["latency_ms"]["p95"] * 1e6, rel=0.02)
+        assert side_by_side[version, "", "p95 event.duration"] == p95 == by_version[version, "p95 event.duration"]

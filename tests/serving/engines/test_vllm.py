@@ -17,10 +17,10 @@ from serving.answers.openai_tools import CallReader, Function, make_structural_t
 from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.vllm import VllmEngine
 from serving.errors import EngineDied, PromptRefused
+from tests.serving.wide_base import make_wide_base
 
 pytestmark = pytest.mark.anyio
 
-WINDOW = 512
 FEW = 4  #: tokens that are compared with transformers; later ones of a random model hang on the last bits of a sum
 OPTIONS = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26, "dtype": "float32"}
 
@@ -32,27 +32,7 @@ def vllm():
 
 @pytest.fixture(scope="module")
 def base(vllm, tokenizer, tmp_path_factory):
-    """A Llama of two narrow layers with random weights and heads as wide as vLLM needs them."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vllm") / "base"
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=WINDOW,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return make_wide_base(tmp_path_factory.mktemp("vllm") / "base", tokenizer)
 
 
 @pytest.fixture(scope="module")
