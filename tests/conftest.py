@@ -27,6 +27,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.clock import wait_until
 from tests.hub import hub  # noqa: F401 (a fixture)
+from tests.programs import require_program
 from tests.served import Answer, served
 
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
@@ -200,10 +201,7 @@ def few_open_files() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """A PostgreSQL of its own; gives the URL of its databases, `${TEST_PG_PASSWORD}` in the password's place."""
-    places = [shutil.which("initdb"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))]
-    initdb = next((place for place in places if place), "")
-    if not initdb:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    initdb = require_program("initdb")
     as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # the server refuses to run as root
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:  # not pytest's: only its owner may enter that
         folder, password = Path(name), "p@ss/w%rd"
@@ -285,9 +283,7 @@ def browser() -> Iterator[Any]:
     """A headless Chromium, driven by Playwright."""
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("needs Chromium on the PATH; on Debian, apt-get install chromium")
+    chromium = require_program("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
@@ -297,9 +293,7 @@ def browser() -> Iterator[Any]:
 @contextmanager
 def serve_redis(folder: Path, port: int = 0) -> Iterator[tuple[str, str]]:
     """A Redis server, until the block ends; gives `host:port` and its password."""
-    binary, password = shutil.which("redis-server"), "pässw0rd@/"
-    if not binary:
-        pytest.skip("redis-server is not installed")
+    binary, password = require_program("redis-server"), "pässw0rd@/"
     port = port or find_free_port()
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", password, "--save", ""]
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
@@ -424,7 +418,7 @@ def shared(name: str) -> Path:
     for parent in Path(__file__).resolve().parents:
         if (there := parent / "shared" / name).exists():
             return there
-    pytest.skip(f"there is no shared/{name} beside the project")
+    pytest.skip(f"needs shared/{name} beside the project")
 
 
 @pytest.fixture(scope="session")

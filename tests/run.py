@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,7 +29,8 @@ MOST_FLAKY = 2
 OVER_BUDGET = 2.5  #: a tier that takes more than this multiple of its budget fails
 TOO_LONG = 124  #: exit status of a run that was ended because it took too long
 QUIET_WITHIN_S = 60  #: the time that the machine gets to become quiet before failed tests run again
-NO_GPU = "needs a CUDA device"  #: the start of the only reason that a test may be skipped for
+NO_GPU = "needs a CUDA device"  #: the start of the only reason that CI skips a test for
+LACKS = "needs "  #: the start of the reasons elsewhere: the machine lacks a program that only some tests need
 RUN = "TESTS_RUN"  #: environment variable that names the run which a process belongs to
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",))
 
@@ -234,19 +236,20 @@ def run_tier(name: str, tier: Tier, root: Path = ROOT) -> Result:
 
 def objections(result: Result, limit_s: float) -> list[str]:
     """Return why a tier fails whose tests have run: a sentence each, none if it passes."""
-    wrong = [node for node, reason in result.skipped.items() if not reason.startswith(NO_GPU)]
+    is_ci = os.environ.get("CI") == "true"
+    wrong = [node for node, reason in result.skipped.items() if not reason.startswith(NO_GPU if is_ci else LACKS)]
     found = {
         f"{len(result.broken)} broken": result.broken,
         f"{len(result.flaky)} flaky": len(result.flaky) > MOST_FLAKY,
         f"it took {result.seconds:.0f} s, the most is {limit_s:.0f}": result.seconds > limit_s,
-        f"{len(wrong)} skipped for another reason than a missing GPU": wrong,
+        f"{len(wrong)} skipped for another reason than a missing {'GPU' if is_ci else 'GPU or program'}": wrong,
         "no test passed": not result.passed,
     }
     return [reason for reason, holds in found.items() if holds]
 
 
 def print_results(results: Sequence[Result]) -> None:
-    """Print a table of the tiers, then what was slow, skipped, flaky and broken, and last the sum."""
+    """Print a table of the tiers, then the tests to look at, what is missing here, and last the sum."""
     print("\ntier       seconds  passed  skipped  flaky  broken")
     for r in results:
         counts = f"{r.passed:>7} {len(r.skipped):>8} {len(r.flaky):>6} {len(r.broken):>7}"
@@ -257,6 +260,8 @@ def print_results(results: Sequence[Result]) -> None:
         for r in results:
             for node, text in getattr(r, kind).items():
                 print(f"{kind.upper()} {node}: {text}")
+    for reason, count in Counter(reason for r in results for reason in r.skipped.values()).most_common():
+        print(f"{count} skipped: {reason}")
     failed = sum(len(r.broken) or bool(r.reasons) for r in results)
     passed, skipped = sum(r.passed for r in results), sum(len(r.skipped) for r in results)
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)

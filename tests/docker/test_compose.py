@@ -18,6 +18,7 @@ import yaml
 from llmops.config import load
 from llmops.events.sinks.factory import make_sinks
 from llmops.monitoring.elk.setup import WRITER_USER
+from tests.programs import require_program
 
 from .conftest import ROOT
 
@@ -32,9 +33,9 @@ SERVICES = yaml.safe_load(TEXT.replace("$$", "$"))["services"]  # as Compose han
 
 def compose(*args: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run Debian's docker-compose, or the plugin of the Docker CLI; skip where there is neither."""
-    command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
-    if not shutil.which(command[0]) or subprocess.run([*command, "version"], capture_output=True).returncode:
-        pytest.skip("docker compose is not installed (Debian: apt-get install docker-compose)")
+    command = ["docker", "compose"]
+    if not shutil.which("docker") or subprocess.run([*command, "version"], capture_output=True).returncode:
+        command = [require_program("docker-compose")]
     clean = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
     return subprocess.run(
         [*command, "--env-file", "/dev/null", "-f", ROOT / "docker-compose.yml", *args],

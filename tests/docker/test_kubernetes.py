@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from llmops.config import Config, load
 from serving.app import create_app
+from tests.programs import require_program
 
 from .conftest import ROOT
 
@@ -25,14 +25,12 @@ pytestmark = pytest.mark.service  # kustomize builds the objects
 FOLDER = ROOT / "docker" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "canary")
 ROUTES = "gateway.networking.k8s.io/v1"  #: not part of Kubernetes itself: has a schema of its own
-GATEWAY_API = Path(sys.prefix) / "gateway-api"  #: where `make setup` installs that
+GATEWAY_API = Path(sys.prefix) / "gateway-api"  #: where `make test-services` installs that
 Objects = list[dict[str, Any]]
 
 
 def kustomize(folder: Path) -> Objects:
-    if not shutil.which("kustomize"):
-        pytest.skip("kustomize is not installed (Debian: apt-get install kustomize)")
-    done = subprocess.run(["kustomize", "build", folder], capture_output=True, text=True)
+    done = subprocess.run([require_program("kustomize"), "build", folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
@@ -68,7 +66,7 @@ def test_kubernetes_own_schemas_accept_every_object(objects):
 def test_gateway_api_accepts_the_route(canary):
     package = GATEWAY_API / "node_modules" / "@kubernetes-models" / "gateway-api"
     if not package.is_dir():
-        pytest.skip("@kubernetes-models/gateway-api is not installed; `make setup` does that")
+        pytest.fail(f"the Gateway API's schemas are not at {package}; run `make test-services`", pytrace=False)
     script = (
         f'import {{HTTPRoute}} from "{package}/gateway.networking.k8s.io/v1/HTTPRoute.js";'
         'import {readFileSync} from "fs"; await new HTTPRoute(JSON.parse(readFileSync(0))).validate();'

@@ -1,7 +1,6 @@
 """Every example of docs/serving.md is run as it stands, against an app on a real socket."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from llmops.events.datasets import FEEDBACK, SERVING
 from serving.errors import STATUS
+from tests.programs import require_program
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 EXAMPLES = re.findall(r"^```(sh|python)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -25,8 +25,8 @@ def served(new_site, tmp_path_factory):
 @pytest.mark.service
 @pytest.mark.parametrize(("language", "code"), EXAMPLES, ids=[f"{n}-{kind}" for n, (kind, _) in enumerate(EXAMPLES)])
 def test_an_example_works(served, language, code):
-    if language == "sh" and not shutil.which("curl"):
-        pytest.skip("needs curl")
+    if language == "sh":
+        require_program("curl")
     site, url = served
     site.forget_events()
     code = code.replace("http://127.0.0.1:8000", url)

@@ -259,7 +259,7 @@ def test_nothing_left_and_no_java_fail(tmp_path: Path, session: SparkSession, mo
         run(tmp_path / "nothing", CONFIG, document("a"))
     monkeypatch.setattr(SparkSession, "getActiveSession", classmethod(lambda cls: None))
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
-    with pytest.raises(LlmopsError, match=r"Java 17 or newer: JAVA_HOME is .*openjdk-17"):
+    with pytest.raises(LlmopsError, match=r"Java 17 or newer: JAVA_HOME is .*default-jre-headless"):
         run(tmp_path / "java", CONFIG, document("a", text="Some text."))
 
 

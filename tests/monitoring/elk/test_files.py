@@ -47,7 +47,7 @@ def find_newer_python() -> str:
     for name in (sys.executable, "python3.13", "python3.12", "/usr/bin/python3.13", "/usr/bin/python3.12"):
         if shutil.which(name) and subprocess.run([name, "-c", ask], capture_output=True).returncode == 0:
             return name
-    pytest.skip("there is no Python 3.12 or newer with venv, which kb-dashboard-core needs")
+    pytest.skip("needs Python 3.12 or newer with venv (Debian 13: apt-get install python3-venv)")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from llmops.data.collect.readers.pdf import ocr
 from llmops.frame.errors import SourceError
 from llmops.frame.records import DroppedRow
 from tests.data.collect.readers.reading import get_document, get_documents, list_dropped, read_file
+from tests.programs import require_program
 
 STYLES = getSampleStyleSheet()
 
@@ -222,8 +223,8 @@ def test_words_of_a_scanned_page_have_one_font_but_for_large_lines() -> None:
     assert ocr._convert_table("level", 1.0) == ([], 0.0)
 
 
-@pytest.mark.skipif(not ocr.is_installed(), reason="needs tesseract")
 def test_a_scanned_page_is_read_with_its_headings(tmp_path: Path) -> None:
+    require_program("tesseract")
     lines = ["*Returns policy", "", "1. Who pays for the return?", "The shop pays for what was wrong."]
     page = "\n".join([*lines, "2. How long does it take?", "Two weeks at most."])
     items = get_documents(read_pdf(scan(draw_lines(tmp_path / "x.pdf", page))))
@@ -233,8 +234,8 @@ def test_a_scanned_page_is_read_with_its_headings(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.skipif(not ocr.is_installed(), reason="needs tesseract")
 def test_a_page_that_tesseract_is_not_sure_of_is_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_program("tesseract")
     monkeypatch.setattr(ocr, "MIN_CONFIDENCE", 101.0)
     path = scan(draw_lines(tmp_path / "x.pdf", "Some text."))
     assert list_dropped(read_pdf(path)) == [("scanned", "page 1")]
