@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from llmops.access.keys import keys_of
 from llmops.config import Config
 from llmops.events.reader import Reader, make_reader
 from llmops.events.shipping import make_shipper
-from llmops.frame.errors import ConfigError, LlmopsError
+from llmops.frame.errors import ConfigError, LlmopsError, StateUnavailable
 from llmops.frame.machine import shorten_thread_spin
 from llmops.frame.printable import configure_logging
 from llmops.model.base.classifier import GRAPH_FILE
@@ -162,9 +162,16 @@ def create_app(
 
 
 def serve(config: Config, make_engine: Callable[[Version], Engine] | None = None) -> None:
-    """Run the app until SIGTERM or Ctrl-C. Answer all accepted requests before it ends."""
+    """Run the app until SIGTERM or Ctrl-C. Answer all accepted requests before it ends.
+
+    Raises:
+        ConfigError: if the configuration cannot be served.
+        StateError: if the database answers and can never be used.
+    """
     shorten_thread_spin(os.environ)
     configure_logging("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with suppress(StateUnavailable):  # it may come up later
+        database_of(config).describe()
     app = create_app(config, make_engine)
     settings = uvicorn.Config(
         app,

@@ -69,7 +69,7 @@ class RegistryError(LlmopsError):
 
 
 class StateError(LlmopsError):
-    """The database is damaged, or newer than this code."""
+    """The database is damaged, newer than this code, or of another encoding than UTF-8."""
 
 
 class StateReadOnly(StateError):

@@ -64,7 +64,7 @@ class Database:
         Raises:
             StateReadOnly: if the database can only be read here.
             StateUnavailable: if it cannot be reached, or is locked for too long.
-            StateError: if it is damaged, or newer than this code.
+            StateError: if it is damaged, newer than this code, or of another encoding than UTF-8.
         """
         with self._open(writing=True) as connection, connection.begin():
             if self._file is None:
@@ -187,15 +187,11 @@ class Database:
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or sqlstate == _LOCK_TIMEOUT:
             return StateUnavailable(f"The database {self.name} has been busy for {BUSY_S} s; try again.")
-        if self._file:
-            return StateUnavailable(
-                f"The database {self.name} cannot be used ({reason}); see whether its folder can be written and its "
-                "disk has room. `state.url` says where it is."
-            )
-        return StateUnavailable(
-            f"The database {self.name} cannot be used ({reason}); see whether the server runs, and `state.url` and its "
-            "password are right."
+        look = (
+            "its folder can be written and its disk has room" if self._file else "its server runs and the password fits"
         )
+        reason = f"{self.name} cannot be used ({reason})"
+        return StateUnavailable(f"The database {reason}; see whether {look}. `state.url` says where it is.")
 
 
 def database_of(config: Config) -> Database:
@@ -237,13 +233,23 @@ def _make_postgresql_engine(url: str, environ: Mapping[str, str]) -> sa.Engine:
         if parsed.get_backend_name() not in ("postgresql", "postgres"):
             raise ArgumentError
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return sa.create_engine(
-            parsed, json_serializer=_format_json, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_S}
-        )
+        timeout = {"connect_timeout": CONNECT_S}
+        engine = sa.create_engine(parsed, json_serializer=_format_json, pool_pre_ping=True, connect_args=timeout)
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ConfigError(
             "state.url is neither sqlite:///<file> nor a URL such as postgresql://llmops:${STATE_PASSWORD}@host/llmops."
         ) from None
+
+    @sa.event.listens_for(engine, "connect", insert=True)  # before SQLAlchemy reads texts
+    def _connected(connection: Any, _: object) -> None:
+        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            connection.close()
+            remedy = f"CREATE DATABASE {parsed.database}_utf8 ENCODING 'UTF8' TEMPLATE template0"
+            raise StateError(
+                f"{engine.url!r} is in {encoding}, not in UTF8: let `state.url` name one made by `{remedy}`."
+            )
+
+    return engine
 
 
 def _lock_writers(connection: sa.Connection) -> None:

@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from llmops.frame.errors import StateError
 from llmops.release import rollout, trials
 from llmops.release.registry.registry import Registry
 from llmops.release.registry.version import Version
@@ -59,6 +62,7 @@ class Models:
         self._trial: CanaryTrial | None = None
         self._replica = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # a restart counts for itself
         self._registry_error: Exception | None = None
+        self._registry_read = -math.inf  # when it was read last, in monotonic seconds
         self._last_champion: Version | None = None  # the champion at the last reading of the registry
         self._wake = asyncio.Event()  # ends the pause between two readings of the aliases
         self._task: asyncio.Task[None] | None = None
@@ -82,6 +86,11 @@ class Models:
     def system_prompt(self) -> str:
         """Return the longest system prompt of these versions."""
         return max((one.version.system_prompt for one in self.loaded), key=lambda text: len(text.encode()), default="")
+
+    @property
+    def database_lost_s(self) -> float:
+        """Return the seconds since the registry was last read, if its database cannot be asked now; else 0."""
+        return time.monotonic() - self._registry_read if isinstance(self._registry_error, StateError) else 0.0
 
     def choose(self, caller: str, side: str = "") -> LoadedVersion:
         """Return the version and engine that answer a caller now. `caller` is the key's `answered_to`.
@@ -197,7 +206,7 @@ class Models:
             self._wake.clear()
             try:
                 await self._follow_aliases()
-                self._registry_error = None
+                self._registry_error, self._registry_read = None, time.monotonic()
             except Exception as error:  # go on watching, so that a repaired registry is noticed
                 if not self._registry_error:
                     log.exception("The registry cannot be read or written")

@@ -1,4 +1,4 @@
-"""`GET /healthz`: the process lives. `GET /readyz`: a model is loaded. `GET /metrics`: metrics for Prometheus."""
+"""`GET /healthz`: the process lives. `GET /readyz`: it can answer. `GET /metrics`: metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from llmops.access.keys import STALE_S
 from serving.admission.dependencies import AppPartsDep, allow_anyone, require
 
 router = APIRouter(tags=["health"])
@@ -19,10 +20,15 @@ async def check_liveness() -> dict[str, str]:
 
 
 @router.get("/readyz", name="readyz", dependencies=[Depends(allow_anyone)])
-async def check_readiness(request: Request, app: AppPartsDep, response: Response) -> dict[str, Any]:
-    """Answer 200 with the loaded version, else 503. `detail` has the reason, or why a newer version is not loaded."""
+async def check_readiness(request: Request, app: AppPartsDep, response: Response, model: bool = True) -> dict[str, Any]:
+    """Answer 200 with the loaded version, else 503. `detail` has the reason, or why a newer version is not loaded.
+
+    A database that cannot be asked makes the app unready after `STALE_S`, when no key is known any more. With
+    `model=false` the app is also ready while no model is loaded, as before the first release.
+    """
     champion, draining = app.models.champion, request.app.state.draining
-    ready = champion is not None and champion.alive and not draining
+    ready = app.models.database_lost_s <= STALE_S and not draining
+    ready = ready and (not model or (champion is not None and champion.alive))
     if not ready:
         response.status_code = 503
     return {

@@ -12,7 +12,10 @@ from llmops.config import Config
 from llmops.events.datasets import SERVING, SERVING_MODEL
 from llmops.events.events import emit_all
 from llmops.events.sinks.local import LocalStore
+from llmops.frame.errors import StateUnavailable
+from llmops.release.registry.registry import Registry
 from serving.admission.dependencies import PAGE_HEADER, assert_guarded
+from serving.routes import health
 from tests.serving.echo import EchoEngine
 
 JSON = {"Content-Type": "application/json"}
@@ -199,6 +202,32 @@ def test_without_a_champion_the_app_lives_says_why_and_loads_the_first_one(new_s
         site.ready(client)
         assert ask(client, site.headers()).json()["model_version"] == "v1"
     assert [event["http.response.status_code"] for event in site.events()] == [503, 200]
+
+
+def test_an_app_whose_database_cannot_be_asked_is_not_ready(new_site, tmp_path, monkeypatch):
+    """Neither before the first release, nor when the keys that it knows are too old."""
+
+    def refuse():
+        raise StateUnavailable("gone")
+
+    site = new_site(tmp_path)
+    with site.client() as client:
+        assert client.get("/readyz?model=false").status_code == 200 and client.get("/readyz").status_code == 503
+        read = client.app.state.parts.registry.read_served
+        monkeypatch.setattr(client.app.state.parts.registry, "read_served", refuse)
+        site.until(lambda: "StateUnavailable" in client.get("/readyz").json()["detail"])
+        assert client.get("/readyz?model=false").status_code == 200, "keys are known for a while"
+        monkeypatch.setattr(health, "STALE_S", 0.0)
+        assert client.get("/readyz?model=false").status_code == 503
+        monkeypatch.setattr(client.app.state.parts.registry, "read_served", read)
+        site.until(lambda: client.get("/readyz?model=false").status_code == 200)
+
+
+def test_an_app_that_never_read_its_database_is_not_ready(new_site, tmp_path, monkeypatch):
+    site = new_site(tmp_path)
+    monkeypatch.setattr(Registry, "read_served", Mock(side_effect=StateUnavailable("gone")))
+    with site.client() as client:
+        site.until(lambda: client.get("/readyz?model=false").status_code == 503)
 
 
 def test_an_engine_that_died_is_told_and_not_ready_until_it_is_started_again(site):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -254,6 +255,20 @@ def test_a_server_that_can_only_be_read_is_named(
         pass
     with pytest.raises(StateReadOnly, match="state.url"), reading.change():
         pytest.fail("a change that writes nothing, as on a refusal, may not begin")
+
+
+@pytest.mark.service
+def test_a_database_of_another_encoding_is_refused_with_its_remedy(postgresql: Callable[[], str]) -> None:
+    url, password = postgresql(), os.environ["TEST_PG_PASSWORD"]
+    with psycopg.connect(
+        url.replace("${TEST_PG_PASSWORD}@", "").replace("llmops:", "llmops@"), password=password
+    ) as it:
+        it.autocommit = True
+        it.execute("CREATE DATABASE bytes ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    database = Database(f"{url.rpartition('/')[0]}/bytes")
+    for ask in (database.describe, lambda: database.read().__enter__()):
+        with pytest.raises(StateError, match="is in SQL_ASCII.*CREATE DATABASE bytes_utf8 ENCODING 'UTF8'"):
+            ask()
 
 
 @pytest.mark.parametrize("kind", ["nowhere", pytest.param("postgresql", marks=pytest.mark.service)])
