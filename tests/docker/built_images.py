@@ -18,7 +18,7 @@ import pytest
 from tests.clock import wait_until
 
 from .conftest import Home
-from .podman import LIMITS, build, podman
+from .podman import build, podman
 from .test_lambda import v2
 
 MOST_MIB = 700  #: of packages in the image for CPUs
@@ -36,7 +36,7 @@ def start() -> Iterator[Callable[..., str]]:
     names: list[str] = []
 
     def start(*arguments: str) -> str:
-        names.append(podman("run", "--runtime=runc", "--detach", "--network=host", *LIMITS, *HARDENED, *arguments))
+        names.append(podman("run", "--runtime=runc", "--detach", "--network=host", *HARDENED, *arguments))
         return names[-1]
 
     yield start

@@ -1,5 +1,6 @@
 """What Docker Compose needs before it starts: the secrets, and what the host lacks, each with its remedy."""
 
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -88,6 +89,13 @@ def test_a_container_tells_what_the_host_lacks(
     checks = check_container([], profiles, cpus, tmp_path)
     assert {check.name for check in checks if not check.ok} == wrong
     assert all(check.remedy for check in checks)
+
+
+def test_a_low_hard_limit_of_open_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, enough in ((1024, False), (20_000, True), (resource.RLIM_INFINITY, True)):
+        monkeypatch.setattr("resource.getrlimit", lambda _, limit=limit: (1024, limit))
+        (check,) = [check for check in check_container([], ["elk"]) if check.name == "open files"]
+        assert check.ok == enough and "daemon.json" in check.remedy
 
 
 def test_a_full_disk_and_a_wrong_owner_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
